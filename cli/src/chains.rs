@@ -80,7 +80,7 @@ pub(crate) fn tell_notes(finder: &mut ChainFinder, session: &Session) {
 pub(crate) struct ChainState {
     pub(crate) name: String,
     pub(crate) place: usize,
-    /// When it was last changed, in milliseconds since 1970.
+    /// Time of the last change, in milliseconds since 1970.
     pub(crate) changed_ms: u64,
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn snapshot(name: Name, layer: LayerId, created_ms: u64) -> ArrivingS
     }
 }
 
-/// What was stored of all layers together.
+/// Totals of what was stored of all layers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ForestCounts {
     pub(crate) layers: u64,

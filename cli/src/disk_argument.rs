@@ -25,7 +25,7 @@ pub(crate) enum DiskArgument {
 
 /// A disk that is read, wherever it is.
 pub(crate) struct ReadDisk {
-    /// What people call it.
+    /// The name that users give it.
     pub(crate) name: String,
     pub(crate) source: Arc<dyn ImageSource>,
 }

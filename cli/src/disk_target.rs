@@ -160,7 +160,7 @@ impl OutputArgs {
 }
 
 impl ChosenFormat {
-    /// What an answer says of it behind the file's name: nothing of a raw disk.
+    /// The remark that output prints after the file's name: none for a raw disk.
     pub(crate) fn remark(self) -> String {
         let format = self.format.format();
         match (format, self.is_by_name) {

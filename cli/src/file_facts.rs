@@ -123,7 +123,8 @@ impl FileFacts {
         Ok(shown)
     }
 
-    /// What a qcow2 keeps beside the disk. A fault in there is told, and hides nothing else.
+    /// Adds what a qcow2 file keeps beside the disk: its snapshots and bitmaps. A fault in there is
+    /// reported, and hides nothing else.
     fn add_qcow2(&mut self, file: &dyn ReadAt) {
         match internal_snapshots(file) {
             Ok(found) => self.snapshots = found.into_iter().map(ShownSnapshot::new).collect(),

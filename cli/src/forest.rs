@@ -186,6 +186,7 @@ fn seen_layers(tree: &Tree) -> BTreeMap<LayerId, Vec<Node>> {
 #[cfg(test)]
 mod tests {
     use vellum_core::name::Name;
+    use vellum_core::tree::{PlanError, Planned};
     use vellum_core::units::ChunkLen;
 
     use super::*;
@@ -214,10 +215,7 @@ mod tests {
         tree
     }
 
-    fn apply(
-        tree: &mut Tree,
-        plan: impl FnOnce(&mut Tree) -> Result<vellum_core::tree::Planned, vellum_core::tree::PlanError>,
-    ) -> Node {
+    fn apply(tree: &mut Tree, plan: impl FnOnce(&mut Tree) -> Result<Planned, PlanError>) -> Node {
         let planned = plan(tree).expect("a possible wish");
         tree.apply(&planned.edits);
         planned.node

@@ -388,8 +388,10 @@ pub(crate) fn listen_tcp(
             .map_err(|error| refused(&error))?,
     );
     if endpoint.is_public() && !has_tls {
-        session
-            .warn("whoever reaches this machine can read and write what is offered; --tls-certs and --tls-verify-peer keep strangers out");
+        session.warn(
+            "whoever reaches this machine can read and write what is offered; --tls-certs \
+             and --tls-verify-peer keep strangers out",
+        );
     }
     Ok(endpoint)
 }

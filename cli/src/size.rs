@@ -6,7 +6,8 @@ pub(crate) enum SizeError {
     #[error("a size is a number and perhaps one of k, M, G, T, P, E (powers of 1024), such as 40G")]
     Shape,
     #[error(
-        "{0} could mean powers of 1000 or of 1024: write {1} for powers of 1024, or the number of bytes"
+        "{0} could mean powers of 1000 or of 1024: write {1} for powers of 1024, or the number of \
+         bytes"
     )]
     Doubtful(String, String),
     #[error("that is more bytes than 64 bits can count")]

@@ -10,7 +10,7 @@ use vellum_store::{Input, StoreError, Watch};
 use crate::failure::Failure;
 use crate::output::page::Page;
 
-/// What was left out.
+/// Space that was left out.
 #[derive(Serialize)]
 pub(crate) struct SkippedSpace {
     /// Bytes that nothing on the disk uses.
@@ -69,7 +69,8 @@ fn refuse_unclean(name: &str, space: &FreeSpace) -> Result<(), Failure> {
             "what {name} does not use is not certain: {}",
             reasons.join("; ")
         ),
-        "shut its guest down and import again, or leave out --skip-free: then it is stored as it is",
+        "shut its guest down and import again, or leave out --skip-free: then it is stored as it \
+         is",
     ))
 }
 

@@ -182,15 +182,15 @@ fn unopened(error: StoreError, path: &Path, format: InputFormat, args: &FileArgs
     let facts = format.facts(file, InputChoice::default());
     if facts.is_ok_and(|facts| facts.parent.is_some()) {
         return failure.hinted(
-            "`vellum import --chain FILE NAME` stores it with what it stands on; over a parent that \
-             is stored already: `vellum import FILE NAME -b PARENT`",
+            "`vellum import --chain FILE NAME` stores it with what it stands on; over a parent \
+             that is stored already: `vellum import FILE NAME -b PARENT`",
         );
     }
     failure
 }
 
 impl FileArgs {
-    /// What is known of a file that belongs to no image.
+    /// Returns what is known of a file that belongs to no image.
     pub(crate) fn expected(&self) -> Expected {
         Expected {
             said: self.format,

@@ -92,7 +92,8 @@ impl<'a> SourcePair<'a> {
         }
     }
 
-    /// Tells every range in which they differ, in blocks of 4 KiB, and what only the longer one has.
+    /// Visits every range in which they differ, in blocks of 4 KiB, and what only the longer one
+    /// has.
     pub(crate) fn differences(
         &self,
         watch: &dyn Watch,
@@ -129,7 +130,7 @@ impl<'a> SourcePair<'a> {
         joiner.finish()
     }
 
-    /// What only the longer one has, from `end` on.
+    /// Visits what only the longer one has, from `end` on.
     fn rest(
         &self,
         end: u64,

@@ -104,7 +104,8 @@ impl ChangeMap {
             return Err(ChangeMapError {
                 place: Place::End,
                 reason: format!(
-                    "it covers {len} bytes, and the image has {image_len}: is it the map of another source?"
+                    "it covers {len} bytes, and the image has {image_len}: is it the map of \
+                     another source?"
                 ),
             });
         }
@@ -146,7 +147,8 @@ impl ChangeMap {
         let expected = self.len();
         if start != expected {
             return Err(format!(
-                "the range starts at {start} and should at {expected}: a map is sorted and has no gaps"
+                "the range starts at {start} and should at {expected}: a map is sorted and has no \
+                 gaps"
             ));
         }
         if len > IMAGE_LEN_MAX - start.min(IMAGE_LEN_MAX) {
@@ -208,8 +210,16 @@ fn parse_line(line: &[u8]) -> Result<Option<Parsed>, String> {
     let (start, len, kind) = match [(); 5].map(|()| words.next()) {
         [None, ..] => return Ok(None),
         [Some(start), Some(len), Some(kind), None, _] => (start, len, borg_kind(kind)?),
-        [Some(start), Some(len), Some(code), Some(what), None] => (start, len, nbd_kind(parse_number(code)?, what)?),
-        _ => return Err("a range is START LENGTH data|zero|same, or a line of `nbdinfo --map` (without --totals)".to_owned()),
+        [Some(start), Some(len), Some(code), Some(what), None] => {
+            (start, len, nbd_kind(parse_number(code)?, what)?)
+        }
+        _ => {
+            return Err(
+                "a range is START LENGTH data|zero|same, or a line of `nbdinfo --map` \
+                        (without --totals)"
+                    .to_owned(),
+            );
+        }
     };
     Ok(Some(Parsed {
         start: parse_number(start)?,
@@ -263,7 +273,8 @@ fn nbd_kind(code: u64, what: &str) -> Result<ChangeKind, String> {
         (2, "zero") | (3, "hole,zero") => Ok(ChangeKind::Zero),
         (0, "clean") => Ok(ChangeKind::Same),
         _ => Err(format!(
-            "type {code} {what:?} is not known; use `nbdinfo --map` for content or `nbdinfo --map=qemu:dirty-bitmap:NAME` for changes"
+            "type {code} {what:?} is not known; use `nbdinfo --map` for content or \
+             `nbdinfo --map=qemu:dirty-bitmap:NAME` for changes"
         )),
     }
 }
@@ -344,7 +355,10 @@ mod tests {
                 vec![(3, Data), (1, Zero)],
             ),
             (
-                "         0       65536    0  data\n     65536    10420224    3  hole,zero\n  10485760        4096    1  hole\n",
+                concat!(
+                    "         0       65536    0  data\n     65536    10420224    3  hole,zero\n",
+                    "  10485760        4096    1  hole\n",
+                ),
                 vec![(65536, Data), (10_420_224, Zero), (4096, Data)],
             ),
             (
@@ -353,15 +367,20 @@ mod tests {
             ),
             (
                 "[\n{ \"offset\": 0, \"length\": 65536, \"type\": 0, \"description\": \"data\"},\n\
-                 { \"offset\": 65536, \"length\": 4096, \"type\": 3, \"description\": \"hole,zero\"},\n\
-                 { \"offset\": 69632, \"length\": 4096, \"type\": 0, \"description\": \"clean\"}\n]\n",
+                 { \"offset\": 65536, \"length\": 4096, \"type\": 3, \
+                 \"description\": \"hole,zero\"},\n\
+                 { \"offset\": 69632, \"length\": 4096, \"type\": 0, \
+                 \"description\": \"clean\"}\n]\n",
                 vec![(65536, Data), (4096, Zero), (4096, Same)],
             ),
             (
-                "[{ \"start\": 0, \"length\": 65536, \"depth\": 0, \"present\": true, \"zero\": false, \"data\": true, \"offset\": 327680, \
+                "[{ \"start\": 0, \"length\": 65536, \"depth\": 0, \"present\": true, \
+                 \"zero\": false, \"data\": true, \"offset\": 327680, \
                  \"filename\": \"a \\\"quoted\\\\ name\"},\n\
-                 { \"start\": 65536, \"length\": 10, \"depth\": 1, \"present\": false, \"zero\": true, \"data\": false},\n\
-                 { \"start\": 65546, \"length\": 6, \"depth\": 0, \"present\": false, \"zero\": false, \"data\": false}]",
+                 { \"start\": 65536, \"length\": 10, \"depth\": 1, \"present\": false, \
+                 \"zero\": true, \"data\": false},\n\
+                 { \"start\": 65546, \"length\": 6, \"depth\": 0, \"present\": false, \
+                 \"zero\": false, \"data\": false}]",
                 vec![(65536, Data), (10, Zero), (6, Data)],
             ),
             // qemu-img of an empty image.

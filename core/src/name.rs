@@ -79,7 +79,14 @@ impl fmt::Display for Name {
 fn is_forbidden(character: char) -> bool {
     matches!(
         character,
-        '/' | '\\' | '@' | '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        '/' | '\\'
+            | '@'
+            | '\u{ad}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
     ) || character.is_control()
 }
 

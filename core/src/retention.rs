@@ -140,7 +140,8 @@ pub enum RuleError {
     Limit(String),
     /// No span.
     #[error(
-        "{0:?} is no length of time: write for example `7d` or `1y5m7d2h` (years, months, days, hours; each at most {SPAN_NUMBER_MAX})"
+        "{0:?} is no length of time: write for example `7d` or `1y5m7d2h` (years, months, days, \
+         hours; each at most {SPAN_NUMBER_MAX})"
     )]
     Span(String),
 }

@@ -18,7 +18,7 @@ pub type ChainFile = (Format, Arc<dyn ReadAt>);
 pub struct ChainLayer {
     /// The image, absent where its parent is to be asked.
     pub image: Arc<dyn ImageSource>,
-    /// What its headers say.
+    /// Facts from its headers.
     pub facts: ImageFacts,
 }
 

@@ -1,9 +1,9 @@
-//! How much of a file its tables claim so far.
+//! The part of a file that its tables claim so far.
 //!
-//! A small file could name one block a million times and keep a reader busy for petabytes. No writer
-//! maps a block twice, so all claims together fit the file, and what can be read is no more than the
-//! file holds. Parts of tables are counted when they are read first; their numbers come from tables
-//! that lie inside the file, so the list is shorter than the file.
+//! A small file could name one block a million times and keep a reader busy for petabytes. No
+//! writer maps a block twice, so all claims together fit the file, and what can be read is no more
+//! than the file holds. Parts of tables are counted when they are read first; their numbers come
+//! from tables that lie inside the file, so the list is shorter than the file.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +22,7 @@ pub(crate) struct BlockClaims {
 #[derive(Default)]
 struct ClaimedParts {
     claimed: u64,
-    /// Which parts of the tables were counted already.
+    /// Parts of the tables that were counted already.
     counted: Vec<bool>,
 }
 
@@ -36,7 +36,7 @@ impl BlockClaims {
         }
     }
 
-    /// Whether part `number` was not counted yet.
+    /// True if part `number` was not counted yet.
     pub(crate) fn is_new(&self, number: u64) -> bool {
         let state = self.lock();
         !state.counted.get(number as usize).copied().unwrap_or(false)
@@ -58,7 +58,8 @@ impl BlockClaims {
             return Err(malformed(
                 self.format,
                 format!(
-                    "its tables name {} blocks or more, and the file holds {}: some are named twice",
+                    "its tables name {} blocks or more, and the file holds {}: some are named \
+                     twice",
                     state.claimed, self.room
                 ),
             ));

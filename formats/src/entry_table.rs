@@ -20,7 +20,7 @@ pub(crate) struct EntryTable {
     offset: u64,
     entry_len: u64,
     count: u64,
-    /// What its entries claim of the file, and which of them claim.
+    /// The claims of its entries on the file, and the test of an entry that claims.
     claims: Option<(BlockClaims, fn(&[u8]) -> bool)>,
     /// A page has one slot that it can be in.
     slots: Mutex<Vec<Option<(u64, Arc<Vec<u8>>)>>>,

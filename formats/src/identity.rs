@@ -11,7 +11,7 @@ pub enum DiskIdentity {
     ContentId(u32),
 }
 
-/// What a differencing image says of the image that it stands on. Nothing of it is followed here.
+/// A differencing image's reference to its parent image. No part of it is followed here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParentReference {
     /// The parent's identity, if the format has one.

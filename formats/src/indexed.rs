@@ -132,7 +132,7 @@ impl IndexedExtent {
         self.start + self.len
     }
 
-    /// Whether both are one extent.
+    /// True if both are one extent.
     fn continues(&self, next: &Self) -> bool {
         let is_next = if self.place == ZEROS {
             next.place == ZEROS

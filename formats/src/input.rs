@@ -42,7 +42,7 @@ pub struct ContainedDisk {
 
 /// A disk that was opened.
 pub struct InputDisk {
-    /// What its headers say.
+    /// Facts from its headers.
     pub facts: ImageFacts,
     /// Its content.
     pub source: Box<dyn ImageSource>,
@@ -50,7 +50,7 @@ pub struct InputDisk {
     pub name: Option<String>,
 }
 
-/// How a disk is chosen and opened.
+/// The caller's choice of a disk, and of the way to open it.
 #[derive(Clone, Copy, Default)]
 pub struct InputChoice<'a> {
     /// The disk's name inside an archive; not needed for the only one.

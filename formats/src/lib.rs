@@ -197,7 +197,7 @@ pub fn dirty_bitmaps(file: &dyn ReadAt) -> Result<Vec<DirtyBitmap>, SourceError>
     qcow2::bitmaps::list(file)
 }
 
-/// What changed since a bitmap began, as a change map: the rest is the same.
+/// Changes since a bitmap began, as a change map: the rest is the same.
 ///
 /// # Errors
 ///
@@ -308,7 +308,7 @@ fn refused(format: &'static str, reason: impl Into<String>) -> SourceError {
     }
 }
 
-/// Whether `offset` to `offset + len` lies inside `end`, for numbers that may be of any size.
+/// True if `offset` to `offset + len` lies inside `end`, for numbers that may be of any size.
 fn lies_inside(offset: u64, len: u64, end: u64) -> bool {
     offset.checked_add(len).is_some_and(|last| last <= end)
 }

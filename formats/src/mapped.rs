@@ -14,7 +14,7 @@ use crate::read_exact;
 /// millisecond or so in any image.
 const PIECES_MAX: usize = 1 << 14;
 
-/// Where the bytes of a piece of an image are.
+/// Place of the bytes of a piece of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Location {
     /// The image says nothing: the parent's bytes.
@@ -23,18 +23,18 @@ pub(crate) enum Location {
     Zero,
     /// In file number `file`, from `offset` on.
     Stored {
-        /// Which of the image's files.
+        /// Number of the file among the image's files.
         file: usize,
         /// The first byte of the piece.
         offset: u64,
     },
     /// In a compressed grain that begins at `offset` of file number `file`.
     Packed {
-        /// Which of the image's files.
+        /// Number of the file among the image's files.
         file: usize,
-        /// Where the grain begins.
+        /// Offset of the grain.
         offset: u64,
-        /// How far into the decoded grain the piece begins.
+        /// Bytes of the decoded grain before the piece.
         skip: u64,
     },
 }
@@ -51,7 +51,7 @@ pub(crate) trait BlockMap: Send + Sync {
     /// The image's length in bytes.
     fn image_len(&self) -> u64;
 
-    /// What is at `offset`, which is below the image's length. `len` is never zero, and the piece
+    /// The piece at `offset`, which is below the image's length. `len` is never zero, and the piece
     /// does not leave the image.
     fn piece_at(&self, offset: u64) -> Result<MappedPiece, SourceError>;
 
@@ -170,7 +170,7 @@ impl<M: BlockMap> ImageSource for MappedImage<M> {
     }
 }
 
-/// Whether one read gets `piece` and what comes after it.
+/// True if one read gets `piece` and what comes after it.
 fn continues(piece: &MappedPiece, next: Location) -> bool {
     match (piece.location, next) {
         (

@@ -34,7 +34,7 @@ const RECORD_LEN_MAX: u64 = 64 << 10;
 
 const NAME_LEN_MAX: usize = 100;
 
-/// What ends an archive.
+/// The blocks of zeros that end an archive.
 pub const ARCHIVE_END: [u8; 2 * BLOCK_LEN as usize] = [0; 2 * BLOCK_LEN as usize];
 
 /// A file inside an archive.
@@ -42,7 +42,7 @@ pub const ARCHIVE_END: [u8; 2 * BLOCK_LEN as usize] = [0; 2 * BLOCK_LEN as usize
 pub struct ArchiveMember {
     /// Its name as the archive has it, which may be hostile.
     pub name: String,
-    /// Where its bytes begin in the archive.
+    /// Offset of its bytes in the archive.
     pub offset: u64,
     /// Its length in bytes.
     pub len: u64,
@@ -55,7 +55,7 @@ pub struct MemberFile {
     len: u64,
 }
 
-/// What pax records or a long name say of the next member.
+/// Fields of the next member, from pax records or a long name.
 #[derive(Default)]
 struct NextMember {
     name: Option<String>,
@@ -108,8 +108,9 @@ pub fn members(archive: &dyn ReadAt) -> Result<Vec<ArchiveMember>, SourceError> 
     ))
 }
 
-/// The header of a file of `len` bytes that is written into an archive; behind the bytes go zeros up
-/// to a whole block of 512, behind the last file [`ARCHIVE_END`]. Owner and time are always the same.
+/// The header of a file of `len` bytes that is written into an archive; behind the bytes go zeros
+/// up to a whole block of 512, behind the last file [`ARCHIVE_END`]. Owner and time are always the
+/// same.
 ///
 /// # Errors
 ///
@@ -334,7 +335,7 @@ mod tests {
     #[test]
     fn damage_and_a_cut_are_errors() {
         let whole = archive();
-        // What follows the sum's digits says nothing.
+        // Bytes behind the sum's digits mean nothing.
         for at in (0..154).chain(156..512) {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x40;

@@ -1,5 +1,5 @@
-//! What bytes look like from their signatures, with every doubt: the one place that knows them.
-//! It decides nothing: see the parent module for why a caller should name the format.
+//! Detection of formats from their signatures, with every doubt: the one place that knows them. It
+//! decides nothing: see the parent module for why a caller should name the format.
 //!
 //! A disk that is stored as it is although it is something else is worse than none: it comes back,
 //! and does not boot. So also archives, compressed files and streams are known here, although none
@@ -42,9 +42,9 @@ pub fn probe(file: &dyn ReadAt) -> Result<Probe, SourceError> {
 // | start | 512    | "EFI PART" (4096: 4Kn disks)    | a GPT: a raw disk                        |
 // | start | 32769  | "CD001"                         | ISO 9660: a raw disk                     |
 
-/// How many bytes at the start hold signatures.
+/// Bytes at the start of a file that hold signatures.
 pub const HEAD_LEN: usize = 32_769 + 5;
-/// How many bytes at the end do.
+/// Bytes at the end of a file that hold signatures.
 pub const TAIL_LEN: usize = 512;
 const QCOW_MAGIC: &[u8] = b"QFI\xfb";
 const VDI_MAGIC: &[u8] = &0xbeda_107f_u32.to_le_bytes();
@@ -119,7 +119,7 @@ pub enum Container {
     Dmg,
     /// Proxmox's backup archive.
     Vma,
-    /// What virtnbdbackup writes.
+    /// Written by virtnbdbackup.
     SparseStream,
     /// Expert Witness, of forensic tools.
     Ewf,
@@ -127,13 +127,13 @@ pub enum Container {
     Wim,
     /// Android's sparse image.
     AndroidSparse,
-    /// What partclone and ntfsclone write.
+    /// Written by partclone and ntfsclone.
     Partclone,
     /// Compressed hunks of data, of emulators.
     Chd,
-    /// What `btrfs send` writes.
+    /// Written by `btrfs send`.
     BtrfsSend,
-    /// What `vellum send` writes.
+    /// Written by `vellum send`.
     VellumStream,
     /// gzip.
     Gzip,
@@ -165,7 +165,7 @@ pub enum Container {
     Xml,
 }
 
-/// What can be done with a [`Container`] that cannot be opened.
+/// The use that can be made of a [`Container`] that cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ContainerKind {
     /// An image of one disk: another tool converts it.
@@ -187,7 +187,7 @@ pub enum DiskMark {
     Iso9660,
 }
 
-/// What [`probe`] saw.
+/// The signatures that [`probe`] saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Probe {
     /// The container formats whose signature is there; more than one makes a polyglot.
@@ -196,7 +196,7 @@ pub struct Probe {
     pub marks: Vec<DiskMark>,
 }
 
-/// What a [`Probe`] amounts to.
+/// The conclusion from a [`Probe`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// No signature of a container: raw, as far as anyone can tell.
@@ -221,7 +221,7 @@ impl Probe {
         }
     }
 
-    /// What the signatures amount to.
+    /// Concludes from the signatures.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match *self.containers.as_slice() {
@@ -234,8 +234,8 @@ impl Probe {
         }
     }
 
-    /// Whether the signs of a bare disk speak against `container`. A fixed VHD is a bare disk with
-    /// a footer, and so may a DMG be: there they do not.
+    /// True if the signs of a bare disk speak against `container`. A fixed VHD is a bare disk with
+    /// a footer, and so may a DMG be: for these the signs do not.
     fn contradicts(&self, container: Container) -> bool {
         !self.marks.is_empty() && ![Container::Vhd, Container::Dmg].contains(&container)
     }
@@ -293,7 +293,7 @@ impl Container {
         }
     }
 
-    /// What can be done with it.
+    /// The use that can be made of it.
     #[must_use]
     pub fn kind(self) -> ContainerKind {
         match self {

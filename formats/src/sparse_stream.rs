@@ -32,7 +32,7 @@ const LINE_END: &[u8] = b"\r\n";
 /// Metadata are half a page of text.
 const META_LEN_MAX: u64 = 64 << 10;
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FrameKind {
     Meta,

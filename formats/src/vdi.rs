@@ -28,7 +28,8 @@
 //! 424    16    UUID of the parent
 //! 440    16    UUID of the parent's last change
 //!
-//! An entry: 4 bytes. 0xffffffff: not allocated; 0xfffffffe: zeros; else the block's number in the file.
+//! An entry: 4 bytes. 0xffffffff: not allocated; 0xfffffffe: zeros; else the block's number in the
+//! file.
 //! ```
 
 pub(crate) mod writer;
@@ -47,7 +48,7 @@ use crate::{ImageFacts, lies_inside, malformed, read_up_to, refused};
 
 const FORMAT: &str = "vdi";
 const HEADER_LEN: usize = 456;
-/// What version 1.1 has at least, from byte 72 on.
+/// Least header length in version 1.1, counted from byte 72 on.
 const HEADER_LEN_MIN: u32 = 384;
 const SIGNATURE: u32 = 0xbeda_107f;
 const VERSION: u32 = 0x0001_0001;

@@ -26,7 +26,8 @@
 //! 24     4     version 1.0                                fields that mean something else
 //! 28     4     entries in the table                       a table too short for the disk
 //! 32     4     block length, a power of two from 512      a shift too far
-//! 36     4     checksum                                   damage (only a note: real files are wrong)
+//! 36     4     checksum                                   damage (only a note: real files are
+//!                                                         wrong)
 //! 40     16    UUID of the parent
 //! 64     512   the parent's name, UTF-16 (big-endian)
 //! 576    192   eight locators: code (4), space (4), length (4), reserved (4), offset (8)
@@ -81,7 +82,7 @@ struct VhdFooter {
     heads: u8,
     sectors: u8,
     identity: [u8; 16],
-    /// What was odd, and did not matter.
+    /// Oddities that did not matter.
     notes: Vec<String>,
 }
 
@@ -341,8 +342,8 @@ impl VhdMap {
         })
     }
 
-    /// How many bytes from `within` a block on have the same bit in the block's map, and whether
-    /// the image has them.
+    /// Counts the bytes from `within` a block on that have the same bit in the block's map, and
+    /// tells if the image has them.
     fn sectors_alike(&self, block: u64, within: u64, len: u64) -> Result<(u64, bool), SourceError> {
         let first = within / SECTOR_LEN;
         let last = (within + len - 1) / SECTOR_LEN;
@@ -447,7 +448,7 @@ impl BlockMap for FixedMap {
     }
 }
 
-/// Whether the bytes have the checksum that stands among them at `at`.
+/// True if the bytes have the checksum that stands among them at `at`.
 fn is_sound(bytes: &[u8], at: usize) -> bool {
     let sum = |bytes: &[u8]| {
         bytes

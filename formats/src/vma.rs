@@ -63,7 +63,7 @@ pub struct ArchivedDisk {
 pub struct VmaArchive {
     file: Arc<dyn ReadAt>,
     identity: [u8; 16],
-    /// Where the first extent is.
+    /// Offset of the first extent.
     extents_at: u64,
     disks: Vec<ArchivedDisk>,
     configurations: Vec<(String, Vec<u8>)>,

@@ -1,6 +1,6 @@
 //! Offering block devices to guests and programs: over NBD, and as files through FUSE.
 //!
-//! What is served is a [`vellum_core::device::Exports`]: this crate knows no store.
+//! The server offers a [`vellum_core::device::Exports`]: this crate knows no store.
 #![forbid(unsafe_code)]
 
 #[cfg(test)]

@@ -7,16 +7,16 @@
 //! From below: `wire` is the messages as bytes; `negotiation` and `transmission` decide what
 //! follows from them, without socket, thread or clock; `handshake`, `execution` and `reads` do it,
 //! for a socket as for memory (`dialogue`); `transport` is one socket, plain or under TLS;
-//! `entrance` leads a client in, `connection` is its threads, `peer` who it is, `client_log` what is
-//! told of it; `server` is all of them, from the first to a bounded end, `seats` how many, `writers`
-//! which of them may write.
+//! `entrance` leads a client in, `connection` is its threads, `peer` who it is, `client_log` what
+//! is told of it; `server` is all of them, from the first to a bounded end, `seats` how many,
+//! `writers` which of them may write.
 //!
 //! # Limits
 //!
 //! A handshake has a deadline, and the numbers of handshakes, clients and sockets are bounded
-//! ([`Options`], `seats`). An idle client costs a thread and some tens of KiB; requests of more than
-//! 64 KiB share a pool of buffers among all clients (`buffers`), and go in small pieces when those
-//! are taken.
+//! ([`Options`], `seats`). An idle client costs a thread and some tens of KiB; requests of more
+//! than 64 KiB share a pool of buffers among all clients (`buffers`), and go in small pieces when
+//! those are taken.
 //!
 //! # Writers
 //!

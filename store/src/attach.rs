@@ -1,4 +1,5 @@
-//! Who writes to which image: the disks that are attached, and the modes that say how they may be.
+//! Attached disks, each with the one writer of its image, and the modes that say how images may be
+//! attached.
 //!
 //! An attached disk belongs to the object that attached it (its *owner*, one set of exports): all
 //! its clients share the one disk, and nobody else may write to the image, unless it is shareable.
@@ -10,10 +11,10 @@
 //! image's slot stays taken, and whoever wants to attach it waits for that: a client that comes
 //! right back finds its disk, not an error.
 //!
-//! **A scratch image** is attached when its guest first writes ([`crate::late`]). Meanwhile all of an
-//! immutable image's attached scratch images together hold that image. A guest that is switched off
-//! ([`Device::guest_left`]) ends its session as its disk is detached; one whose connection or server
-//! ends does not.
+//! **A scratch image** is attached when its guest first writes ([`crate::late`]). Meanwhile all of
+//! an immutable image's attached scratch images together hold that image. A guest that is switched
+//! off ([`Device::guest_left`]) ends its session as its disk is detached; one whose connection or
+//! server ends does not.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,7 +54,7 @@ struct Slot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OwnerId(pub(crate) u64);
 
-/// What a user of an attached disk means to do.
+/// Purpose for which a user attaches a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     Read,
@@ -347,7 +348,7 @@ impl Store {
         })
     }
 
-    /// Whether somebody has attached `image`, or writes to it through another.
+    /// True if somebody has attached `image`, or writes to it through another.
     pub(crate) fn is_attached(&self, image: ImageId) -> bool {
         self.inner
             .slots
@@ -436,7 +437,7 @@ impl Drop for AttachedDisk {
         let _ = self.disk.flush();
         if self.scratch.as_ref().is_some_and(ScratchHold::is_left) {
             let (store, image) = (self.disk.store(), self.disk.image());
-            // Where that fails, the next guest finds what this one wrote: nothing is lost.
+            // If that fails, the next guest finds what this one wrote: nothing is lost.
             let _ = store.edit(|tree| Ok::<_, PlanError>(tree.plan_session_end(image)));
         }
     }

@@ -226,7 +226,7 @@ impl<'m> StateSource<'m> {
         let parent_len = base
             .map(|base| Ok::<_, StoreError>(moment.layer(base)?.len))
             .transpose()?;
-        // What does not stand on the base says all that it shows.
+        // A layer that does not descend from the base is exported in full.
         let is_above = |base: &LayerId| disk.chain().iter().any(|layer| layer.id == *base);
         let map = (base != Some(layer))
             .then(|| moment.relative(layer, base.filter(is_above)))
@@ -243,14 +243,14 @@ impl<'m> StateSource<'m> {
         })
     }
 
-    /// What silence at `offset` means, and up to where.
+    /// Meaning of an unallocated range at `offset`, and its end.
     fn silence_at(&self, offset: u64) -> (ExtentKind, u64) {
         match self.parent_len {
             None => (ExtentKind::Zero, self.len()),
             Some(_) if offset < self.visible_end => {
                 (ExtentKind::Absent, self.visible_end.min(self.len()))
             }
-            // What lies behind the parent's end is zeros anyway.
+            // Behind the parent's end everything reads as zeros anyway.
             Some(parent_len) if offset >= parent_len => (ExtentKind::Absent, self.len()),
             Some(parent_len) => (ExtentKind::Zero, parent_len.min(self.len())),
         }

@@ -15,11 +15,13 @@ use crate::records::Compression;
 
 thread_local! {
     /// Contexts are large (a few MiB) and slow to make: one a thread.
-    static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+    static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> =
+        const { RefCell::new(None) };
     static INFLATER: RefCell<Decompressor> = RefCell::new(Decompressor::new());
     static PATIENT_INFLATER: RefCell<flate2::Decompress> =
         RefCell::new(flate2::Decompress::new(false));
-    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+        const { RefCell::new(None) };
 }
 
 /// `plain` compressed, and the codec to undo it with: none if nothing is gained.

@@ -41,12 +41,12 @@ pub(crate) use handle::Generation;
 use handle::{CurrentHandle, Cursor, Handle, IteratorSlot, Memory, Reopen};
 use stall::Undone;
 
-/// What a scan reads beforehand.
+/// Bytes that a scan reads ahead.
 const SCAN_READAHEAD_LEN: usize = 1 << 20;
-/// How often one read is tried again after files were healed: it may need several.
+/// Limit of retries of one read after files were healed: it may need several.
 const HEALED_READS_MAX: u32 = 64;
 
-/// How often a write is tried: once more after the handle was replaced, and again where another's
+/// Limit of tries of a write: one more after the handle was replaced, and again where another's
 /// failure kept it from being begun, or compactions met one damaged table after the other. What
 /// fails oftener fails for a reason that stays.
 const TRIES: u32 = 4;
@@ -76,7 +76,7 @@ const NOT_COMPACTED: [(&str, &str); 5] = [
     ("hard_pending_compaction_bytes_limit", "0"),
 ];
 
-/// What an operation takes in `RocksDB`'s own batch beside its key and value, about.
+/// Bytes that an operation takes in `RocksDB`'s own batch beside its key and value, about.
 const OPERATION_OVERHEAD_LEN: usize = 12;
 
 /// A part of the database with keys of one kind.
@@ -126,9 +126,9 @@ impl Family {
         }
     }
 
-    /// What keys begin with in [`Family::Copies`], for the families whose records are few and
-    /// without which nothing can be found: they are kept twice, in files of their own, so that no
-    /// single file stands between a person and all their disks.
+    /// First byte of keys in [`Family::Copies`], for the families whose records are few and without
+    /// which nothing can be found: they are kept twice, in files of their own, so that no single
+    /// file stands between a person and all their disks.
     pub(crate) fn copy_tag(self) -> Option<u8> {
         match self {
             Self::Layers => Some(b'l'),
@@ -139,7 +139,7 @@ impl Family {
     }
 }
 
-/// How a batch outlives a crash.
+/// Durability of a batch: how it outlives a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durability {
     /// Synced when the write returns.
@@ -148,7 +148,7 @@ pub(crate) enum Durability {
     Bulk,
 }
 
-/// Whether RocksDB makes fewer files of many by itself.
+/// Compaction by RocksDB itself: on or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Compaction {
     AsUsual,
@@ -160,11 +160,11 @@ enum Compaction {
 /// An open database.
 pub(crate) struct Database {
     current: CurrentHandle,
-    /// Who may heal the files that cannot be read.
+    /// The parity that may heal files that cannot be read.
     parity: OnceLock<Arc<Parity>>,
     /// Tables that cannot be read: see [`crate::quarantine`].
     quarantine: Arc<Mutex<Quarantine>>,
-    /// Whether a family has one since it was opened.
+    /// True if an unreadable table was found in a family since it was opened.
     has_news: AtomicBool,
     /// True if tables are not compacted by themselves, since it was opened on a disk that was
     /// nearly full.
@@ -191,7 +191,7 @@ struct InPlace {
 
 /// Names the manifest that counts.
 const CURRENT: &str = "CURRENT";
-/// How many are kept back: for what `RocksDB` has open at a time beside its tables.
+/// Descriptors that are kept back: for what `RocksDB` has open at a time beside its tables.
 const DESCRIPTORS_KEPT: usize = 24;
 
 /// The state of a family: it changes with every write, and with every table that comes or goes.
@@ -210,7 +210,7 @@ pub(crate) struct Table {
     pub(crate) first: Vec<u8>,
     pub(crate) last: Vec<u8>,
     pub(crate) len: u64,
-    /// Whether it is of those that overlap each other, and are rewritten together: level 0.
+    /// True if it is of level 0, whose tables overlap each other and are rewritten together.
     pub(crate) is_loose: bool,
 }
 
@@ -500,7 +500,7 @@ fn remove_notes(dir: &Path) {
 /// The files of a database before it is opened.
 struct OpenedFiles {
     names: BTreeSet<OsString>,
-    /// What names the manifest.
+    /// The file `CURRENT`, which names the manifest.
     current: Option<Vec<u8>>,
 }
 
@@ -651,9 +651,8 @@ impl Database {
         Self::open_read_only_with(place, &options)
     }
 
-    /// What changes whenever records move from the log to a file, or files are replaced: the
-    /// manifests and their lengths. A log is only deleted after the manifest says where its records
-    /// are.
+    /// The manifests and their lengths, which change whenever records move from the log to a file,
+    /// or files are replaced. A log is only deleted after the manifest says where its records are.
     pub(crate) fn revision(dir: &Path) -> Result<BTreeMap<OsString, u64>, StoreError> {
         let fail = |source| StoreError::file("read the folder", dir, source);
         let mut revision = BTreeMap::new();
@@ -682,7 +681,8 @@ impl Database {
         self.current.to_write().map(drop)
     }
 
-    /// Why nothing can be written now, if a write has failed and waiting does not help any more.
+    /// The reason that nothing can be written now, if a write has failed and waiting does not help
+    /// any more.
     pub(crate) fn trouble(&self) -> Option<StoreError> {
         self.current.trouble()
     }
@@ -928,7 +928,7 @@ impl Database {
         options.set_sync(true);
         let mut log_end = lock(&handle.log_end);
         if log_end.is_some() {
-            // What came behind a refused record would be cut off with it.
+            // Records behind a refused one would be cut off with it.
             return Err(StoreError::Reopened);
         }
         let acknowledged = handle.db.latest_sequence_number();
@@ -959,7 +959,8 @@ impl Database {
         error
     }
 
-    /// What writes wait for has failed: for want of room, as a rule, but `RocksDB` does not say.
+    /// The error of a write whose flush or compaction has failed: for want of room, as a rule, but
+    /// `RocksDB` does not say.
     fn writes_stopped(&self, handle: &Arc<Handle>, error: rocksdb::Error) -> StoreError {
         let error = match failed("write to the store", error) {
             StoreError::Database { what, .. } if self.reserve.is_scarce() => {
@@ -1012,7 +1013,7 @@ impl Database {
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         options.set_exclusive_manual_compaction(false);
-        // What cannot be compacted now is compacted another time.
+        // A range that cannot be compacted now is compacted another time.
         if let Ok(handle) = self.current.to_write() {
             let column = column(&handle.db, family);
             handle
@@ -1072,12 +1073,12 @@ impl Database {
         })
     }
 
-    /// Whether a table of `family` that has keys in `[from, to)` was found unreadable.
+    /// True if a table of `family` that has keys in `[from, to)` was found unreadable.
     fn has_unreadable(&self, family: Family, from: &[u8], to: &[u8]) -> bool {
         if !self.quarantine().holds(family) {
             return false;
         }
-        // Where nobody tells which tables there are, any may be the one.
+        // If the tables cannot be listed, any may be the one.
         let Ok(tables) = self.tables(family) else {
             return true;
         };
@@ -1136,7 +1137,7 @@ impl Database {
         lock(&self.quarantine)
     }
 
-    /// Whether a table was found unreadable in a family that had none of them when the database was
+    /// True if a table was found unreadable in a family that had none of them when the database was
     /// opened: then it was opened without knowing what not to compact.
     pub(crate) fn has_news_of_unreadable_tables(&self) -> bool {
         self.has_news.load(Ordering::Relaxed)
@@ -1152,7 +1153,8 @@ impl Database {
         let _ = self.parity.set(parity);
     }
 
-    /// Whether what failed with `error` is worth another try: the files that it names were healed.
+    /// True if the operation that failed with `error` is worth another try: the files that the
+    /// error names were healed.
     fn is_healed(&self, db: &DB, error: &rocksdb::Error) -> bool {
         let Some(parity) = self.parity.get() else {
             return false;
@@ -1164,7 +1166,7 @@ impl Database {
         }
     }
 
-    /// What `read` gives once the files that it reads are healed, as far as they can be.
+    /// The result of `read` once the files that it reads are healed, as far as they can be.
     fn read_healed<T>(
         &self,
         db: &DB,
@@ -1233,7 +1235,7 @@ impl Database {
     pub(crate) fn settle_files(&self, time: Duration) {
         let mut options = WaitForCompactOptions::default();
         options.set_timeout(time.as_micros() as u64);
-        // Where it takes longer, it goes on.
+        // A longer wait is not cut short: the work goes on.
         let _ = self
             .current
             .to_write()
@@ -1258,7 +1260,7 @@ impl Database {
         drop(quarantine);
         if !is_held && !self.is_read_only {
             self.has_news.store(true, Ordering::Relaxed);
-            // Where that fails, the next compaction may end all writing until the store is opened
+            // If that fails, the next compaction may end all writing until the store is opened
             // again.
             let _ = self.current.to_read().map(|handle| {
                 handle
@@ -1423,8 +1425,8 @@ impl Lookup<'_> {
             if is_behind {
                 iterator.next();
             }
-            // Where one step leads from below to there or past it, that is it, as in a walk over
-            // all.
+            // If one step leads from below `key` to it or past it, that is the record, as in a walk
+            // over all.
             let is_there = is_behind && iterator.key().is_some_and(|found| found >= key);
             if !is_there {
                 iterator.seek(key);
@@ -1617,7 +1619,7 @@ fn read_failed(family: Family, error: rocksdb::Error) -> StoreError {
     failed(&format!("read {} from the store", family.name()), error)
 }
 
-/// Where the copy of the record at `key` of `family` is, which is one that is kept twice.
+/// Key of the copy of the record at `key` of `family`, which must be a family that is kept twice.
 pub(crate) fn key_of_copy(family: Family, key: &[u8]) -> Vec<u8> {
     copy_key(family.copy_tag().expect("the family is kept twice"), key)
 }
@@ -1635,7 +1637,7 @@ fn copy_key(tag: u8, key: &[u8]) -> Vec<u8> {
     [&[tag], key].concat()
 }
 
-/// Whether an error of `RocksDB`'s is about files that are damaged or gone.
+/// True if an error of `RocksDB`'s is about files that are damaged or gone.
 fn is_damage(kind: ErrorKind, message: &str) -> bool {
     let says = |words: &str| message.contains(words);
     kind == ErrorKind::Corruption || says("No such file or directory") || says("Input/output error")

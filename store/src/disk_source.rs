@@ -57,7 +57,7 @@ impl DiskSource {
     pub fn holes(&self) -> Vec<Hole> {
         let mut holes = self.noted().clone();
         holes.sort_by_key(|hole| hole.range.start);
-        // What was read twice was noted twice.
+        // A range that was read twice was noted twice.
         let mut end = 0;
         holes.retain_mut(|hole| {
             hole.range.start = hole.range.start.max(end);

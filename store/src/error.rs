@@ -32,7 +32,10 @@ pub enum StoreError {
         by: String,
     },
     /// A newer program wrote it.
-    #[error("the store {} has format {found}, this program knows formats up to {known}", dir.display())]
+    #[error(
+        "the store {} has format {found}, this program knows formats up to {known}",
+        dir.display()
+    )]
     NewerFormat {
         /// The store.
         dir: PathBuf,
@@ -81,7 +84,7 @@ pub enum StoreError {
         name: String,
         /// The parent, as the child names it.
         parent: String,
-        /// Why it is not opened; goes on behind its name.
+        /// The reason that it is not opened; goes on behind its name.
         reason: String,
     },
     /// The source of an import did not hold still.
@@ -117,7 +120,11 @@ pub enum StoreError {
     #[error("damaged: {0}")]
     Damaged(Damage),
     /// The database shows an earlier state than was acknowledged: its log lost its end.
-    #[error("the store in {} shows an earlier state: the last {lost} changes that were acknowledged are gone", dir.display())]
+    #[error(
+        "the store in {} shows an earlier state: \
+         the last {lost} changes that were acknowledged are gone",
+        dir.display()
+    )]
     RolledBack {
         /// The store.
         dir: PathBuf,
@@ -179,13 +186,23 @@ impl StoreError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::NoStore { .. } => "make one with `vellum init`, or name another with --store".to_owned(),
+            Self::NoStore { .. } => {
+                "make one with `vellum init`, or name another with --store".to_owned()
+            }
             Self::NotEmpty { .. } => "choose a new or empty folder".to_owned(),
-            Self::InUse { .. } => "wait for it to end, or stop it; listing and reading work meanwhile".to_owned(),
-            Self::NewerFormat { .. } => "use the newer program that wrote it; nothing was changed".to_owned(),
+            Self::InUse { .. } => {
+                "wait for it to end, or stop it; listing and reading work meanwhile".to_owned()
+            }
+            Self::NewerFormat { .. } => {
+                "use the newer program that wrote it; nothing was changed".to_owned()
+            }
             Self::Lookup(LookupError::NoImage(_)) => "`vellum list` shows the images".to_owned(),
-            Self::Lookup(LookupError::NoSnapshot { image, .. }) => format!("`vellum snapshot list {image}` shows its snapshots"),
-            Self::Lookup(LookupError::NoMachine(_)) => "`vellum machine list` shows the machines".to_owned(),
+            Self::Lookup(LookupError::NoSnapshot { image, .. }) => {
+                format!("`vellum snapshot list {image}` shows its snapshots")
+            }
+            Self::Lookup(LookupError::NoMachine(_)) => {
+                "`vellum machine list` shows the machines".to_owned()
+            }
             Self::Lookup(LookupError::NoMachineSnapshot { machine, .. }) => {
                 format!("`vellum machine snapshot list {machine}` shows its snapshots")
             }
@@ -194,28 +211,45 @@ impl StoreError {
             }
             Self::Lookup(LookupError::Ambiguous { .. }) => "write more of the name".to_owned(),
             Self::Plan(plan) => return plan_hint(plan),
-            Self::Attached(_) => "let whoever uses it end first; snapshots and children of it can be made meanwhile".to_owned(),
-            Self::Source { source: SourceError::Io { .. }, .. } => {
-                "nothing was stored under this name; mend the source and import again".to_owned()
+            Self::Attached(_) => {
+                "let whoever uses it end first; snapshots and children of it can be made meanwhile"
+                    .to_owned()
             }
-            Self::SourceChanged { .. } => "nothing was stored under this name; import again when nothing writes to the source".to_owned(),
-            Self::Full { .. } => "free some space: deleting images or snapshots and `vellum gc` work on a full disk".to_owned(),
+            Self::Source {
+                source: SourceError::Io { .. },
+                ..
+            } => "nothing was stored under this name; mend the source and import again".to_owned(),
+            Self::SourceChanged { .. } => {
+                "nothing was stored under this name; import again when nothing writes to the source"
+                    .to_owned()
+            }
+            Self::Full { .. } => {
+                "free some space: deleting images or snapshots and `vellum gc` work on a full disk"
+                    .to_owned()
+            }
             Self::TooLong { .. } => {
-                "raise the limit on the length of files (`ulimit -f`, LimitFSIZE=), or use a file system that has longer ones".to_owned()
-            }
-            Self::Damaged(_) => {
-                "`vellum check --read-data` lists all that is hit, `vellum repair` what can be mended; what is whole can still be listed, exported and pushed"
+                "raise the limit on the length of files (`ulimit -f`, LimitFSIZE=), \
+                 or use a file system that has longer ones"
                     .to_owned()
             }
+            Self::Damaged(_) => "`vellum check --read-data` lists all that is hit, \
+                 `vellum repair` what can be mended; \
+                 what is whole can still be listed, exported and pushed"
+                .to_owned(),
             Self::RolledBack { .. } => {
-                "look at it with `vellum list`; if its files can be brought back, do that; `vellum check --accept-earlier-state` goes on from here"
+                "look at it with `vellum list`; if its files can be brought back, do that; \
+                 `vellum check --accept-earlier-state` goes on from here"
                     .to_owned()
             }
-            Self::Stopped(_) => {
-                "mend what makes it fail: writing goes on as soon as it can; what was acknowledged is there, and can be read".to_owned()
+            Self::Stopped(_) => "mend what makes it fail: writing goes on as soon as it can; \
+                 what was acknowledged is there, and can be read"
+                .to_owned(),
+            Self::Reopened => {
+                "run the command again: what was acknowledged before is there".to_owned()
             }
-            Self::Reopened => "run the command again: what was acknowledged before is there".to_owned(),
-            Self::Interrupted => "what was finished is kept; run the command again to do the rest".to_owned(),
+            Self::Interrupted => {
+                "what was finished is kept; run the command again to do the rest".to_owned()
+            }
             _ => return None,
         };
         Some(hint)

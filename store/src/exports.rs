@@ -180,7 +180,7 @@ impl StoreExports {
             Node::Image(image) => describe_image(tree.image(image)?),
         };
         let read_only = read_only || self.is_read_only();
-        // What waits to be flushed is content as well.
+        // Writes that wait to be flushed are content as well.
         let waiting_ns = match node {
             Node::Image(image) => self.store.attached_changed_ns(image),
             Node::Snapshot(..) => None,
@@ -228,7 +228,11 @@ fn whole_name(tree: &Tree, name: &str) -> String {
 }
 
 fn is_scratch(tree: &Tree, node: Node) -> bool {
-    matches!(node, Node::Image(image) if tree.image(image).is_some_and(|image| image.scratch_of.is_some()))
+    matches!(
+        node,
+        Node::Image(image)
+            if tree.image(image).is_some_and(|image| image.scratch_of.is_some())
+    )
 }
 
 /// Error that a client gets.

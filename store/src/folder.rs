@@ -155,7 +155,7 @@ impl Folder {
                 ]
                 .contains(&error.kind()) =>
             {
-                // Where nothing was ever acknowledged, it is what is left of an `init` that was cut off.
+                // If nothing was ever acknowledged, this is the rest of an `init` that was cut off.
                 if has_database(dir) && folder.acknowledged_commits() > 0 {
                     return Err(StoreError::damaged(
                         marker.display().to_string(),

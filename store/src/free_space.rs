@@ -11,8 +11,8 @@ use crate::pieces::Input;
 use crate::watch::Watch;
 
 impl Input {
-    /// What the file systems on the disk do not use; `None` of a stream, which goes by once. Reads
-    /// their metadata.
+    /// Space that the file systems on the disk do not use; `None` for a stream, which goes by once.
+    /// Reads their metadata.
     ///
     /// # Errors
     ///

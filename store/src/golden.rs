@@ -416,7 +416,8 @@ fn what_was_written_once_is_read_now() {
             record,
             "{name}"
         );
-        // What versions 1 and 2 wrote changed when it was made; version 1 has no identity either.
+        // The files of versions 1 and 2 changed when version 3 was made; version 1 has no identity
+        // either.
         let second = Layer {
             changed_ns: record.created_ms * 1_000_000,
             ..record.clone()

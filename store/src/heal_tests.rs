@@ -1,4 +1,5 @@
-//! What was damaged and comes again, or is found elsewhere, is whole again; and never a wrong byte.
+//! Healing: data that was damaged and comes again, or is found elsewhere, is whole again; and never
+//! a wrong byte.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -36,7 +37,7 @@ struct Ward {
     content: Vec<u8>,
 }
 
-/// What is damaged.
+/// The damaged part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wound {
     PayloadFlipped,
@@ -46,7 +47,7 @@ enum Wound {
     IndexGone,
 }
 
-/// How the right bytes come again.
+/// Way in which the right bytes come again.
 #[derive(Clone, Copy, Debug)]
 enum WayIn {
     Import,
@@ -296,7 +297,7 @@ fn every_way_in_heals_what_was_found_damaged() {
             let mut ward = Ward::new();
             ward.wound(wound);
             ward.check();
-            // What was found outlives the process.
+            // Bytes that were found outlive the process.
             ward.reopen();
             let brought = ward.bring(way);
             ward.store().inner.chunks.forget_frames();
@@ -628,7 +629,7 @@ fn healing_beside_collections_leaves_every_chunk_once() {
         let what = format!("seed {seed}");
         assert_healed(&ward, &what);
         assert_frames_apart(&ward, &what);
-        // What is damaged and dead nobody brings again: it goes.
+        // Chunks that are damaged and dead are brought again by nobody: they go.
         collect();
         assert_eq!(ward.check(), 0, "{what}");
         assert_healed(&ward, &what);
@@ -674,8 +675,8 @@ fn inventory(dir: &Path) -> Option<BTreeMap<PathBuf, u64>> {
     Some(files)
 }
 
-/// What the disk would hold if the process were killed now. `RocksDB` works in the background:
-/// files that change while they are copied are copied again.
+/// Copies the state that the disk would have if the process were killed now. `RocksDB` works in the
+/// background: files that change while they are copied are copied again.
 fn copy_of_a_crash(from: &Path, to: &Path) {
     for _ in 0..200 {
         fs::create_dir_all(to.join("database")).expect("a folder");

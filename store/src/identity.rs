@@ -24,7 +24,12 @@ pub(crate) fn random() -> Result<[u8; IDENTITY_LEN], StoreError> {
 
 /// `edits`, in which every sealed layer has an identity.
 pub(crate) fn identified(edits: &[Edit]) -> Result<Cow<'_, [Edit]>, StoreError> {
-    let lacks = |edit: &Edit| matches!(edit, Edit::PutLayer(layer) if layer.sealed && layer.content.is_none());
+    let lacks = |edit: &Edit| {
+        matches!(
+            edit,
+            Edit::PutLayer(layer) if layer.sealed && layer.content.is_none()
+        )
+    };
     if !edits.iter().any(lacks) {
         return Ok(Cow::Borrowed(edits));
     }

@@ -75,7 +75,7 @@ impl ImageFile {
         self.format
     }
 
-    /// What its headers say.
+    /// Facts from its headers.
     #[must_use]
     pub fn facts(&self) -> &ImageFacts {
         &self.facts

@@ -1,11 +1,11 @@
 //! Disks that are attached when they are first written: scratch images of immutable images, and
 //! children of multiattach images that are not made yet.
 //!
-//! NBD clients do not say whether they will write, and many only look: nothing may be made or emptied
-//! for them. Until somebody writes, such a disk shows what a guest
-//! would find; the first write makes that true. All clients of one set of exports share it, so they
-//! see the same from the first write on. Should what it shows have been replaced meanwhile (by
-//! `machine start`, by `reset`), the write fails: its guest has read what is not there any more.
+//! NBD clients do not say whether they will write, and many only look: nothing may be made or
+//! emptied for them. Until somebody writes, such a disk shows what a guest would find; the first
+//! write makes that true. All clients of one set of exports share it, so they see the same from the
+//! first write on. Should what it shows have been replaced meanwhile (by `machine start`, by
+//! `reset`), the write fails: its guest has read what is not there any more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
@@ -57,7 +57,7 @@ impl LateDisks {
         using: ScratchUse,
     ) -> Result<Arc<dyn Device>, StoreError> {
         self.share(LateName::Scratch(using), || {
-            // Who comes right back finds what was written, not what was flushed before.
+            // A guest that comes right back finds what was written, not what was flushed before.
             let scratch = store.tree().scratch_for(using).map(|scratch| scratch.id);
             if let Some(scratch) = scratch {
                 store.inner.slots.await_one(scratch);

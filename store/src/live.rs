@@ -61,10 +61,11 @@ use flush::{Flush, PageChanges};
 pub(crate) use room::Room;
 use view::View;
 
-/// How often a flush is done again because a write failed meanwhile that was not its own, and what
-/// it had found was gone.
+/// Limit of tries of a flush: it is done again if a write that was not its own failed meanwhile,
+/// and what it had found was gone.
 const TRIES_MAX: u32 = 4;
-/// What one look at the room and one turn of the view's lock admits of a long write.
+/// Longest part of a write that one check of the write buffer's budget and one turn of the view's
+/// lock admit.
 const PART_LEN_MAX: u64 = 1 << 20;
 
 /// An image, open for writing. One at a time for each image, shared by as many threads as want to
@@ -77,7 +78,7 @@ pub struct LiveDisk {
     _exclusive: Exclusive,
 }
 
-/// What the threads of a live disk share.
+/// State that the threads of a live disk share.
 struct Shared {
     store: Store,
     image: ImageId,
@@ -86,15 +87,16 @@ struct Shared {
     /// Under which number `chain` keeps its pages.
     pages_serial: u64,
     view: RwLock<View>,
-    /// The time when the content last changed; see [`ContentTime`]. Changes under the view's lock, with the
-    /// content: who sees the old time and reads then sees a later time once there is more to read.
+    /// The time when the content last changed; see [`ContentTime`]. Changes under the view's lock,
+    /// with the content: who sees the old time and reads then sees a later time once there is more
+    /// to read.
     changed: ContentTime,
     control: Mutex<Control>,
     /// Told when a flush has ended.
     flushed: Condvar,
-    /// Whether the flusher is at work or about to be.
+    /// True if the flusher is at work or about to be.
     is_flusher_busy: AtomicBool,
-    /// What the journal says of this disk's flushes; one flush at a time changes it.
+    /// The journal's record of this disk's flushes; one flush at a time changes it.
     growth: Mutex<Option<Running>>,
 }
 
@@ -115,14 +117,14 @@ impl ContentTime {
     }
 }
 
-/// Whose turn it is to flush, and what is durable.
+/// The turn to flush, and the state of what is durable.
 struct Control {
     is_flushing: bool,
     /// The number of the generation that takes the writes.
     filling: u64,
     /// Generations below are durable.
     durable_below: u64,
-    /// Whether the disk was dropped: nothing more is flushed.
+    /// True if the disk was dropped: nothing more is flushed.
     is_closed: bool,
 }
 
@@ -180,7 +182,7 @@ impl LiveDisk {
         self.shared.len
     }
 
-    /// Whether it has no byte.
+    /// True if it has no byte.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.shared.len == 0
@@ -272,14 +274,14 @@ impl LiveDisk {
     /// Has what is stored for `range` decoded, in the background.
     pub(crate) fn prefetch(&self, range: Range<u64>) {
         let base = self.shared.view().base.clone();
-        // What cannot be read is told to whoever reads it.
+        // A read error is reported to the caller that reads the range.
         let _ = base
             .disk
             .prefetch(&|index| self.shared.page(&base, index), range);
     }
 
-    /// What is stored for the bytes of `range`, unflushed writes included, until `out` is full. No
-    /// data is read.
+    /// Allocation of the bytes of `range`, unflushed writes included, until `out` is full. No data
+    /// is read.
     pub(crate) fn allocation(
         &self,
         range: Range<u64>,
@@ -295,8 +297,8 @@ impl LiveDisk {
             })
     }
 
-    /// Which bytes of `range` may differ from `before`, unflushed writes included, until `out` is
-    /// full.
+    /// Ranges of `range` whose bytes may differ from `before`, unflushed writes included, until
+    /// `out` is full.
     pub(crate) fn changes(
         &self,
         before: &Disk,
@@ -374,7 +376,7 @@ impl Shared {
         offset.is_multiple_of(self.chunk_len.bytes())
     }
 
-    /// Where the part of a write to `[at, end)` that goes on at `at` ends: after whole chunks, or
+    /// End of the part of a write to `[at, end)` that goes on at `at`: after whole chunks, or
     /// inside one.
     fn part_end(&self, at: u64, end: u64) -> u64 {
         let start_of = |offset: u64| self.chunk_len.offset_of(self.chunk_len.index_at(offset));
@@ -417,7 +419,7 @@ impl Shared {
     /// Makes all writes so far durable.
     fn flush(&self) -> Result<(), StoreError> {
         let mut control = self.control();
-        // What was written before this call is in this generation or in an earlier one.
+        // Everything written before this call is in this generation or in an earlier one.
         let wanted = control.filling;
         while control.is_flushing && control.durable_below <= wanted {
             control = self.wait(control);
@@ -774,7 +776,7 @@ mod tests {
         let live = store.live(id).expect("live");
         live.write_at(&[1; 8192], 0).expect("write");
         std::thread::scope(|scope| {
-            // What every commit needs: the flush stands still until it is given back.
+            // Every commit needs this section: the flush waits until it is given back.
             let section = store.inner.chunks.keep_out();
             let first = scope.spawn(|| live.flush());
             await_flush(&live);

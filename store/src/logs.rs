@@ -93,7 +93,7 @@ pub(crate) fn check_logs(dir: &Path) -> Result<(), StoreError> {
 }
 
 /// Cuts off what a loss of power left of the last record of the last log in `dir`, if it tore one:
-/// nobody was told that it is durable. Everything before it, in this log and all others, must be
+/// it was never acknowledged as durable. Everything before it, in this log and all others, must be
 /// whole; else nothing is changed. A log without content may follow: a recovery that was cut off
 /// itself made it. For the one process that writes. Reads all logs; whether they are whole now.
 pub(crate) fn cut_torn_end(dir: &Path) -> Result<bool, StoreError> {

@@ -51,7 +51,7 @@ impl NewFolder {
         })
     }
 
-    /// Where it is until it is published.
+    /// Its path until it is published.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -98,7 +98,7 @@ impl PartialFile {
             .mode(if is_private { PRIVATE } else { USUAL })
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
         let file = options.open(&path).map_err(fail)?;
-        // Where files cannot be locked, leftovers stay.
+        // If files cannot be locked, leftovers stay.
         let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
         let partial = Self {
             file,

@@ -156,8 +156,8 @@ impl Input {
         Self::open_disk(path, format.into(), InputChoice::default(), map)
     }
 
-    /// Opens as [`Input::open`] the disk that `choice` means; over a parent that the caller knows to
-    /// be the right one, ranges that it does not have are the parent's.
+    /// Opens as [`Input::open`] the disk that `choice` means; over a parent that the caller knows
+    /// to be the right one, ranges that it does not have are the parent's.
     pub fn open_disk(
         path: &Path,
         format: InputFormat,
@@ -494,7 +494,7 @@ fn kind_of(extent: Extent) -> Kind {
 }
 
 impl UnreadPiece {
-    /// Where it begins.
+    /// Offset of its begin.
     pub(crate) fn start(&self) -> u64 {
         self.range.start
     }
@@ -616,7 +616,7 @@ impl FileGuard {
         (self.opened.dev(), self.opened.ino())
     }
 
-    /// When something last wrote to it, in milliseconds since 1970.
+    /// Time of the last write to it, in milliseconds since 1970.
     pub(crate) fn changed_ms(&self) -> u64 {
         let seconds = u64::try_from(self.opened.mtime()).unwrap_or(0);
         seconds.saturating_mul(1000)

@@ -92,8 +92,8 @@ impl Reserve {
         gone.count() > 0
     }
 
-    /// Fills it again as far as there is room. Gives back what a store that has become smaller needs
-    /// no more.
+    /// Fills it again as far as there is room. Gives back what a store that has become smaller
+    /// needs no more.
     pub(crate) fn refill(&self) {
         let Ok(space) = statvfs(&self.dir) else {
             return;
@@ -109,7 +109,7 @@ impl Reserve {
         let path = self.dir.join(FILE);
         let open = || own(OpenOptions::new().create(true).append(true)).open(&path);
         if held > full + STEP_LEN {
-            // What does not become shorter now does another time.
+            // A file that cannot be shortened now is shortened another time.
             let _ = open().and_then(|file| file.set_len(full));
             return;
         }
@@ -164,13 +164,13 @@ impl Reserve {
     fn has_room(&self, free: u64, len: u64) -> bool {
         let held = self.held_len();
         let has = |reserve: u64| free.saturating_sub(reserve.saturating_sub(held)) >= len;
-        // What is stored is counted only where it matters.
+        // Stored bytes are counted only when they matter.
         has(self.len.most) || has(self.len())
     }
 
     /// Fails unless there are `len` bytes of room, and names of files.
     pub(crate) fn check(&self, len: u64) -> Result<(), StoreError> {
-        // Where the file system does not say how full it is, writing tells.
+        // If the file system does not say how full it is, writing finds it out.
         let is_full = self
             .space()
             .is_ok_and(|space| !self.has_room(free_len(&space), len) || !self.has_names(&space));
@@ -208,8 +208,8 @@ impl Reserve {
     }
 }
 
-/// Bytes of the database's files in the store's folder `dir`, counted until they make the reserve as
-/// long as it gets.
+/// Bytes of the database's files in the store's folder `dir`, counted until they make the reserve
+/// as long as it gets.
 fn stored(dir: &Path, len: ReserveLen) -> StoredFiles {
     let mut stored = StoredFiles::default();
     // Files come and go while we look, and what cannot be seen needs no room.

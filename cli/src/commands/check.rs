@@ -17,7 +17,8 @@ use crate::size;
 /// The longest step of a scrub, in bytes read.
 const SCRUB_STEP_LEN: u64 = 16 << 20;
 /// The advice about damage that takes content away.
-const DAMAGED: &str = "content is damaged; next: vellum repair tells what can be mended, vellum export --holes saves the rest";
+const DAMAGED: &str = "content is damaged; next: vellum repair tells what can be mended, vellum \
+                       export --holes saves the rest";
 
 /// Check the store: its structure, and with --read-data every stored byte
 #[derive(clap::Args)]
@@ -27,9 +28,10 @@ Example:
   vellum check --read-data --subset 1/7
   vellum check --scrub --for 2h --rate 50M
 
---scrub reads everything once a round, and goes on the next time where this one ends: for a timer, where no server does it. \
-What it finds damaged is healed if what it lacks can be found.
-Exit codes: 0 all is well, 4 something is damaged, 3 only space is lost (`vellum gc` gives it back).")]
+--scrub reads everything once a round, and goes on the next time where this one ends: for a timer, \
+where no server does it. What it finds damaged is healed if what it lacks can be found.
+Exit codes: 0 all is well, 4 something is damaged, 3 only space is lost (`vellum gc` gives it \
+back).")]
 pub(crate) struct Args {
     /// Read every chunk and hold it against its name
     #[arg(long)]

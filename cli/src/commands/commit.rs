@@ -9,9 +9,11 @@ use crate::session::Session;
 
 /// Make the image that this one was created from as this one is now
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  vellum create trial -b web\n  vellum import upgraded.raw trial --update\n  vellum commit trial"
-)]
+#[command(after_help = "\
+Example:
+  vellum create trial -b web
+  vellum import upgraded.raw trial --update
+  vellum commit trial")]
 pub(crate) struct Args {
     /// The image whose state is wanted
     image: String,

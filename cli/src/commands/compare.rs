@@ -124,7 +124,7 @@ fn open(
 }
 
 impl Args {
-    /// Whether a store is needed.
+    /// Tells if a store is needed.
     pub(super) fn needs_store(&self) -> bool {
         !self.first.contains('/')
     }

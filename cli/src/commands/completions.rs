@@ -9,9 +9,9 @@ use crate::session::Session;
 
 /// Print a completion script for a shell
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  vellum completions bash > ~/.local/share/bash-completion/completions/vellum"
-)]
+#[command(after_help = "\
+Example:
+  vellum completions bash > ~/.local/share/bash-completion/completions/vellum")]
 pub(crate) struct Args {
     /// The shell
     #[arg(value_enum)]

@@ -22,9 +22,9 @@ Example:
   vellum convert appliance.ova web.raw --disk web-disk1.vmdk
   vellum convert web.qcow2 - -O vmdk -o subformat=streamOptimized | ssh host 'cat > web.vmdk'
 
-The file is read as its signature says, or as -f does; no other file is opened but a VMDK's extents \
-beside it. The same disk gives the same bytes on every machine. A file gets its name when it is \
-whole and nothing wrote to the source meanwhile; nobody else may read it.")]
+The file is read as its signature says, or as -f does; no other file is opened but a VMDK's \
+extents beside it. The same disk gives the same bytes on every machine. A file gets its name when \
+it is whole and nothing wrote to the source meanwhile; nobody else may read it.")]
 pub(crate) struct Args {
     /// The file that is read
     #[arg(value_name = "IN")]

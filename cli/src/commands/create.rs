@@ -21,7 +21,10 @@ pub(crate) struct Args {
     #[arg(value_parser = lookup::name, required_unless_present = "filename")]
     name: Option<Name>,
     /// Its size; without it the parent's
-    #[arg(value_parser = size::parse, required_unless_present_any = ["parent", "size_mb", "size_bytes"])]
+    #[arg(
+        value_parser = size::parse,
+        required_unless_present_any = ["parent", "size_mb", "size_bytes"]
+    )]
     size: Option<u64>,
     /// The image or snapshot that it starts as
     #[arg(
@@ -36,7 +39,12 @@ pub(crate) struct Args {
     #[arg(long, hide = true, value_parser = lookup::name, conflicts_with_all = ["name", "size"])]
     filename: Option<Name>,
     /// As VBoxManage means it: in MiB
-    #[arg(long = "size", hide = true, value_name = "MIB", conflicts_with_all = ["size", "size_bytes"])]
+    #[arg(
+        long = "size",
+        hide = true,
+        value_name = "MIB",
+        conflicts_with_all = ["size", "size_bytes"]
+    )]
     size_mb: Option<u32>,
     /// As VBoxManage means it: in bytes
     #[arg(

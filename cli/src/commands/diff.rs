@@ -26,8 +26,8 @@ Example:
   vellum diff web@monday web@tuesday
   vellum diff web@monday monday.vdi
 
-Of images only maps are read, a file is read whole. It is a file if the store has nothing of that name \
-(./NAME is always one).")]
+Of images only maps are read, a file is read whole. It is a file if the store has nothing of that \
+name (./NAME is always one).")]
 pub(crate) struct Args {
     /// The first image, snapshot or file
     #[arg(value_name = "A")]
@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 }
 
 impl Args {
-    /// Whether a store is needed.
+    /// Tells if a store is needed.
     pub(super) fn needs_store(&self) -> bool {
         !(self.first.contains('/') && self.second.contains('/'))
     }

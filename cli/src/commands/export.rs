@@ -31,11 +31,11 @@ Example:
   vellum export web rest.raw --holes
   vellum export web --chain web-files -O vdi
 
-A file gets its name when it is whole; its zeros are holes, and nobody else may read it. One that is \
-replaced (--force) stays whose it was. A link is followed. Standard output gets every byte, or a \
-format that goes forward: vmdk -o subformat=streamOptimized, vdi or vhd -o subformat=fixed. What is \
-damaged ends an export without a file, unless --holes is there: exit code 3 then says that something \
-was left out. The same image gives the same bytes on every machine.")]
+A file gets its name when it is whole; its zeros are holes, and nobody else may read it. One that \
+is replaced (--force) stays whose it was. A link is followed. Standard output gets every byte, or \
+a format that goes forward: vmdk -o subformat=streamOptimized, vdi or vhd -o subformat=fixed. What \
+is damaged ends an export without a file, unless --holes is there: exit code 3 then says that \
+something was left out. The same image gives the same bytes on every machine.")]
 pub(crate) struct Args {
     /// The image or snapshot
     #[arg(value_name = "IMAGE[@SNAPSHOT]")]
@@ -78,7 +78,7 @@ struct Exported {
     remark: String,
 }
 
-/// What was written.
+/// Totals of an export.
 struct Written {
     size: u64,
     data_bytes: Option<u64>,
@@ -184,7 +184,8 @@ fn explain(error: StoreError, session: &Session) -> Failure {
     }
     if matches!(&error, StoreError::Damaged(_)) {
         return Failure::from(error).hinted(
-            "--holes writes all that can be read; `vellum check --read-data` lists all that is hit, `vellum repair` what can be mended",
+            "--holes writes all that can be read; `vellum check --read-data` lists all that is \
+             hit, `vellum repair` what can be mended",
         );
     }
     let said = if let StoreError::Io { source, .. } = &error {

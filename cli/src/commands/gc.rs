@@ -12,9 +12,12 @@ use crate::session::Session;
 
 /// Give back the space of what was deleted
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  vellum gc -n\n  vellum gc\n\nIt can be stopped at any time; what it did stays done."
-)]
+#[command(after_help = "\
+Example:
+  vellum gc -n
+  vellum gc
+
+It can be stopped at any time; what it did stays done.")]
 pub(crate) struct Args {
     /// Only say what would be given back
     #[arg(short = 'n', long)]

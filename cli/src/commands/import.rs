@@ -56,9 +56,9 @@ What other programs made:
   a whole machine with its snapshots: `vellum machine import`
   others: `qemu-img convert -O qcow2` takes many; what is compressed is unpacked first
 
-Without --chain no other file is opened but a VMDK's extents beside it. A pipe does not tell whether \
-the program before it failed. With -- COMMAND Vellum runs the program itself and stores nothing if it fails; \
-with --size it stores nothing if another number of bytes comes.";
+Without --chain no other file is opened but a VMDK's extents beside it. A pipe does not tell \
+whether the program before it failed. With -- COMMAND Vellum runs the program itself and stores \
+nothing if it fails; with --size it stores nothing if another number of bytes comes.";
 
 /// Store a disk: a file of any format (raw, qcow2, VDI, VMDK, VHD, VHDX, OVA, VMA, Parallels,
 /// virtnbdbackup), a block device, or what comes through a pipe

@@ -24,8 +24,9 @@ Example:
   vellum info web@monday
   vellum info disk.qcow2
 
-Of a file: format and variant, lengths, identity, parent, snapshots and bitmaps inside, and what is odd, \
-from its headers alone. It is a file if the store has nothing of that name (./NAME is always one).")]
+Of a file: format and variant, lengths, identity, parent, snapshots and bitmaps inside, and what \
+is odd, from its headers alone. It is a file if the store has nothing of that name (./NAME is \
+always one).")]
 pub(crate) struct Args {
     /// The image or snapshot, or a file
     #[arg(value_name = "IMAGE[@SNAPSHOT]|FILE")]
@@ -70,7 +71,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 }
 
 impl Args {
-    /// Whether a store is needed.
+    /// Tells if a store is needed.
     pub(super) fn needs_store(&self) -> bool {
         !is_file_word(&self.node, &self.file)
     }

@@ -172,7 +172,7 @@ fn joined_extent(
 }
 
 impl Args {
-    /// Whether a store is needed.
+    /// Tells if a store is needed.
     pub(super) fn needs_store(&self) -> bool {
         !is_file_word(&self.node, &self.file)
     }

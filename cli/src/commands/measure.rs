@@ -29,9 +29,9 @@ Example:
   vellum measure --sample 5% --json disks/*.raw
   vellum measure --against-store --parent web@monday tuesday.raw
 
-The order of the files is the order in which they would be imported; each is held against the one before it, place by place. \
-Files are always read whole: which chunks are the same only their content tells. \
-A range (±) holds the truth 95 times in 100.";
+The order of the files is the order in which they would be imported; each is held against the one \
+before it, place by place. Files are always read whole: which chunks are the same only their \
+content tells. A range (±) holds the truth 95 times in 100.";
 
 /// Tell what storing disks would take, at every chunk size and compression, before importing them
 #[derive(clap::Args)]
@@ -91,7 +91,7 @@ struct Shown {
     /// About how much more parity would take, by its share in percent, in a store as recommended.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     parity: Vec<ShownParity>,
-    /// What a new store would keep back besides, for a full disk.
+    /// Bytes that a new store would reserve besides, for a full disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     kept_back_bytes: Option<u64>,
 }
@@ -107,7 +107,7 @@ struct ShownLength {
     chunk_size: u64,
     frame_size: u64,
     compression: String,
-    /// Whether a store can have it.
+    /// True if a store can have it.
     possible: bool,
     /// The share of distinct chunks that was counted.
     counted: f64,
@@ -257,7 +257,7 @@ fn explain(error: StoreError) -> Failure {
 }
 
 impl Args {
-    /// Whether a store is needed.
+    /// Tells if a store is needed.
     pub(super) fn needs_store(&self) -> bool {
         self.against_store || self.parent.as_ref().is_some_and(|parent| !parent.exists())
     }
@@ -312,7 +312,7 @@ impl Shown {
     }
 }
 
-/// What parity would take of a store that is made as recommended.
+/// Bytes that parity would take of a store that is made as recommended.
 fn foreseen_parity(report: &MeasureReport) -> Vec<ShownParity> {
     let length = report.advice.as_ref().and_then(|advice| {
         let chunk_len = advice.parameters.chunk_len.bytes();
@@ -407,7 +407,7 @@ impl ShownAdvice {
     }
 }
 
-/// Why, in words; `other` is what is cheaper in space and dearer in use.
+/// The reason in words; `other` is the setting that takes less space and costs more in use.
 fn reason(reason: Reason, other: &str) -> String {
     let share = |share: f64| format!("{:.1} %", 100.0 * share);
     match reason {
@@ -573,7 +573,7 @@ impl Shown {
 }
 
 impl Range {
-    /// How far the ends are from the value, in percent of it.
+    /// Distance of the ends from the value, in percent of it.
     fn reach(self) -> String {
         let reach = (self.high - self.value).max(self.value - self.low);
         if reach == 0 {

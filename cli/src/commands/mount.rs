@@ -20,7 +20,8 @@ Example:
   vellum mount /mnt/images
   fusermount3 -u /mnt/images
 
-Images are in images/NAME.raw and can be written, snapshots in snapshots/NAME@SNAPSHOT.raw. Other commands work meanwhile.")]
+Images are in images/NAME.raw and can be written, snapshots in snapshots/NAME@SNAPSHOT.raw. Other \
+commands work meanwhile.")]
 pub(crate) struct Args {
     /// The folder, which must be empty
     dir: PathBuf,

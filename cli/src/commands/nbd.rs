@@ -30,8 +30,9 @@ Example:
   nbdcopy -- [ vellum nbd web -q ] web.raw
   vellum nbd disk.vdi -k /run/user/1000/disk.sock
 
-The letters are those of qemu-nbd; unlike it, this listens for this machine only unless -b says otherwise. \
-Other commands work meanwhile. It is a file if the store has nothing of that name (./NAME is always one).")]
+The letters are those of qemu-nbd; unlike it, this listens for this machine only unless -b says \
+otherwise. Other commands work meanwhile. It is a file if the store has nothing of that name \
+(./NAME is always one).")]
 pub(crate) struct Args {
     /// The image or snapshot, or a file
     #[arg(value_name = "IMAGE[@SNAPSHOT]|FILE")]
@@ -72,7 +73,7 @@ struct Offering {
     action: &'static str,
     name: String,
     size: u64,
-    /// How to connect, unless somebody else made the socket.
+    /// The URI for clients to connect to; none if another program made the socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     uri: Option<String>,
 }
@@ -107,7 +108,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     })
 }
 
-/// What is served, and the whole name of the export.
+/// Returns the service, and the whole name of its export.
 fn service_of(args: &Args, session: &Session) -> Result<(Service, String), Failure> {
     if is_file(args, session) {
         let file = service::open_file(Path::new(&args.node), &args.file, session)?;

@@ -20,8 +20,8 @@ use crate::source_format;
 Example:
   vellum probe disk.img
 
-Looks at signatures alone: `vellum info FILE` reads the headers. Exit code 1 says that no one format \
-fits: it is something else, or several things at once.")]
+Looks at signatures alone: `vellum info FILE` reads the headers. Exit code 1 says that no one \
+format fits: it is something else, or several things at once.")]
 pub(crate) struct Args {
     /// The file
     file: PathBuf,

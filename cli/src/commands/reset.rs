@@ -9,9 +9,10 @@ use crate::session::Session;
 
 /// Forget what was written to an immutable image
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  vellum modify kiosk --type immutable --autoreset off\n  vellum reset kiosk"
-)]
+#[command(after_help = "\
+Example:
+  vellum modify kiosk --type immutable --autoreset off
+  vellum reset kiosk")]
 pub(crate) struct Args {
     /// The image
     image: String,

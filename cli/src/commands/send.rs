@@ -31,8 +31,8 @@ Example:
   vellum send web > web.stream
   vellum send web@monday..@friday | ssh host vellum receive --as web-friday
 
-IMAGE is the image with all its snapshots, IMAGE@SNAPSHOT that alone, IMAGE@A..@B what came after A up to B: whoever receives it needs A. \
-A password (or key file) seals the stream.")]
+IMAGE is the image with all its snapshots, IMAGE@SNAPSHOT that alone, IMAGE@A..@B what came after \
+A up to B: whoever receives it needs A. A password (or key file) seals the stream.")]
 pub(crate) struct Args {
     /// What to send
     #[arg(required = true, value_name = "IMAGE[@A..@B]")]

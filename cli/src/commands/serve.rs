@@ -33,8 +33,8 @@ Example:
   vellum serve a.vdi b.vmdk --listen 10810
 
 Images can be written, by one client at a time; snapshots (IMAGE@SNAPSHOT) only read; all of \
-a repository (--from REPO) only read, and so are files, by their names. With -v it says who comes and goes, what fails and what \
-takes long. Started by systemd with sockets, it listens on those.")]
+a repository (--from REPO) only read, and so are files, by their names. With -v it says who comes \
+and goes, what fails and what takes long. Started by systemd with sockets, it listens on those.")]
 pub(crate) struct Args {
     /// Files of any format, to be read, in place of the store
     #[arg(value_name = "FILE", conflicts_with = "from")]
@@ -70,7 +70,7 @@ struct Serving {
     store: String,
     images: u64,
     snapshots: u64,
-    /// How to connect, with the name of an image or snapshot for IMAGE.
+    /// URIs for clients to connect to, with the name of an image or snapshot for IMAGE.
     uris: Vec<String>,
     /// The folder with the files.
     #[serde(skip_serializing_if = "Option::is_none")]

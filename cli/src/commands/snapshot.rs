@@ -16,9 +16,10 @@ use crate::session::Session;
 
 /// Take, list, restore and delete snapshots
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  vellum snapshot take web@monday\n  vellum snapshot restore web@monday --save-current-as broken"
-)]
+#[command(after_help = "\
+Example:
+  vellum snapshot take web@monday
+  vellum snapshot restore web@monday --save-current-as broken")]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,

@@ -27,8 +27,9 @@ Example:
   vellum source add --file /srv/images/web.raw
   vellum source list
 
-They are asked in the order in which they were added, by export, compare, send, push, serve, nbd and mount. A chunk that is found is held \
-against its name, served, and, where the store is open for writing, written back under the id that it had.")]
+They are asked in the order in which they were added, by export, compare, send, push, serve, nbd \
+and mount. A chunk that is found is held against its name, served, and, where the store is open \
+for writing, written back under the id that it had.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -50,7 +51,8 @@ Example:
   vellum source add s3://backups/vellum --password-file /etc/vellum/password
   vellum source add --file /dev/vg/web-copy --odd-offsets
 
-A repository's password comes from where this says, or from the environment of whoever reads (of the server, where one serves the store).")]
+A repository's password comes from where this says, or from the environment of whoever reads (of \
+the server, where one serves the store).")]
 struct Add {
     /// A repository (a folder, or s3://BUCKET/PREFIX), the folder of another store, or a file
     place: String,

@@ -14,9 +14,10 @@ use crate::session::Session;
 
 /// Show, add (+TAG) and remove (-TAG) the tags of an image or snapshot
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  vellum tag web +production -test\n  vellum tag web --add production --remove test"
-)]
+#[command(after_help = "\
+Example:
+  vellum tag web +production -test
+  vellum tag web --add production --remove test")]
 pub(crate) struct Args {
     /// The image or snapshot
     #[arg(value_name = "IMAGE[@SNAPSHOT]")]

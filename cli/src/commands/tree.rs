@@ -23,8 +23,8 @@ Example:
   vellum tree --svg tree.svg
 
 Each line stands on the one above it in its column, an indented one on the line its branch leaves. \
-◆ and ◇ begin a tree; ◆ and ● are snapshots, ◇ and ○ images. A picture tells as well what each holds alone and with others, \
-after compression: that is counted first.")]
+◆ and ◇ begin a tree; ◆ and ● are snapshots, ◇ and ○ images. A picture tells as well what each \
+holds alone and with others, after compression: that is counted first.")]
 pub(crate) struct Args {
     /// Draw a picture instead, as SVG; - is standard output
     #[arg(long, value_name = "FILE")]

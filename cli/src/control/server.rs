@@ -294,7 +294,10 @@ impl Seat<'_> {
 /// locks are not poisoned, and a half-done command leaves what a crash would.
 fn survive(caller: &Caller, run: impl FnOnce() -> u8) -> u8 {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-        caller.say("error: this command met a fault in vellum and was given up; the store's server goes on");
+        caller.say(
+            "error: this command met a fault in vellum and was given up; the store's server \
+             goes on",
+        );
         PANIC_CODE
     })
 }

@@ -58,7 +58,8 @@ fn describe(count: usize, shown: usize) -> String {
         String::new()
     };
     format!(
-        "Row by row: how much of what this image holds the image of the column holds too, in percent: the stronger the colour, the more.{drawn}"
+        "Row by row: how much of what this image holds the image of the column holds too, in \
+         percent: the stronger the colour, the more.{drawn}"
     )
 }
 

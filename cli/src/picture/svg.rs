@@ -50,7 +50,9 @@ impl Picture {
         let size = format!("width=\"{width}\" viewBox=\"0 0 {width} {height}\"");
         let style = format!("<style>\n{STYLE}</style>\n");
         let content = format!(
-            "<rect class=\"surface\" width=\"100%\" height=\"100%\" rx=\"8\"/>\n<svg x=\"{OWN_MARGIN}\" y=\"{OWN_MARGIN}\" width=\"{OWN_WIDTH}\" height=\"{}\">\n{}</svg>\n",
+            "<rect class=\"surface\" width=\"100%\" height=\"100%\" rx=\"8\"/>\n\
+             <svg x=\"{OWN_MARGIN}\" y=\"{OWN_MARGIN}\" width=\"{OWN_WIDTH}\" height=\"{}\">\n\
+             {}</svg>\n",
             self.height, self.shapes.markup
         );
         format!(
@@ -77,8 +79,10 @@ impl Picture {
     fn element(&self, size: &str, style: &str, content: &str, height: u32) -> String {
         let (id, title, description) = (&self.id, markup(&self.title), markup(&self.description));
         format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"picture\" role=\"img\" aria-labelledby=\"{id}-title {id}-desc\" {size} height=\"{height}\">\n\
-             <title id=\"{id}-title\">{title}</title>\n<desc id=\"{id}-desc\">{description}</desc>\n{style}{content}</svg>\n"
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"picture\" role=\"img\" \
+             aria-labelledby=\"{id}-title {id}-desc\" {size} height=\"{height}\">\n\
+             <title id=\"{id}-title\">{title}</title>\n\
+             <desc id=\"{id}-desc\">{description}</desc>\n{style}{content}</svg>\n"
         )
     }
 }
@@ -133,14 +137,18 @@ impl Shapes {
             format!("<title>{}</title>", markup(tip))
         };
         self.push(format_args!(
-            "<rect class=\"{class}\" x=\"{at}%\" y=\"{y}\" width=\"{width}%\" height=\"{height}\"{shift}>{tip}</rect>\n"
+            "<rect class=\"{class}\" x=\"{at}%\" y=\"{y}\" width=\"{width}%\" \
+             height=\"{height}\"{shift}>{tip}</rect>\n"
         ));
     }
 
     /// A square of fixed size, as legends have.
     pub(super) fn square(&mut self, class: &str, x: Across, y: u32, size: u32) {
         let (at, shift) = (Number(x.percent), x.shift());
-        self.push(format_args!("<rect class=\"{class}\" x=\"{at}%\" y=\"{y}\" width=\"{size}\" height=\"{size}\" rx=\"2\"{shift}/>\n"));
+        self.push(format_args!(
+            "<rect class=\"{class}\" x=\"{at}%\" y=\"{y}\" width=\"{size}\" \
+             height=\"{size}\" rx=\"2\"{shift}/>\n"
+        ));
     }
 
     /// One line of text on the base line `y`.

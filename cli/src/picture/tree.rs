@@ -101,7 +101,8 @@ fn describe(nodes: &[NodeUsage], rows: &[Row]) -> String {
         folded => format!(" {folded} of them are folded into lines of their own."),
     };
     format!(
-        "{counts}: a line goes from each to what was made from it, and a bar shows the stored bytes that it holds.{folded}"
+        "{counts}: a line goes from each to what was made from it, and a bar shows the stored \
+         bytes that it holds.{folded}"
     )
 }
 

@@ -36,7 +36,10 @@ pub(crate) fn render(report: &Report, store: &str, rows_max: usize, units: Units
             units,
         );
     }
-    page.push_str("</main>\n<footer>Made by <code>vellum report</code>. All stored sizes are after compression unless said otherwise.</footer>\n</body>\n</html>\n");
+    page.push_str(
+        "</main>\n<footer>Made by <code>vellum report</code>. All stored sizes are after \
+         compression unless said otherwise.</footer>\n</body>\n</html>\n",
+    );
     page
 }
 
@@ -47,8 +50,10 @@ fn head(page: &mut String, store: &str) {
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<meta name=\"referrer\" content=\"no-referrer\">\n\
-         <title>Where the space went: {title}</title>\n<style>\n{STYLE}{PAGE_STYLE}</style>\n</head>\n<body>\n"
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <meta name=\"referrer\" content=\"no-referrer\">\n\
+         <title>Where the space went: {title}</title>\n<style>\n{STYLE}{PAGE_STYLE}</style>\n\
+         </head>\n<body>\n"
     );
 }
 
@@ -56,7 +61,8 @@ fn header(page: &mut String, report: &Report, store: &str, units: Units) {
     let (store, taken) = (markup(store), moment(report.taken_ms));
     let _ = write!(
         page,
-        "<header>\n<h1>Where the space went</h1>\n<p class=\"quiet\">Store <bdi>{store}</bdi>, as it was at <time datetime=\"{taken}\">{taken}</time></p>\n"
+        "<header>\n<h1>Where the space went</h1>\n<p class=\"quiet\">Store <bdi>{store}</bdi>, as \
+         it was at <time datetime=\"{taken}\">{taken}</time></p>\n"
     );
     uncounted(page, report);
     figures(page, &report.totals, units);
@@ -76,7 +82,8 @@ fn uncounted(page: &mut String, report: &Report) {
     };
     let _ = write!(
         page,
-        "<div class=\"warning\" role=\"note\"><strong>{count} could not be read, and {verb} in no figure.</strong>\n<ul>\n"
+        "<div class=\"warning\" role=\"note\"><strong>{count} could not be read, and {verb} in no \
+         figure.</strong>\n<ul>\n"
     );
     for uncounted in report.uncounted.iter().take(UNCOUNTED_MAX) {
         let _ = writeln!(
@@ -158,7 +165,8 @@ fn section(page: &mut String, sheet: &Sheet, pictures: &[Picture], units: Units)
     );
     let _ = write!(
         page,
-        "<section id=\"{key}\" aria-labelledby=\"{key}-heading\">\n<h2 id=\"{key}-heading\">{title}</h2>\n<p class=\"quiet\">{meaning}</p>\n"
+        "<section id=\"{key}\" aria-labelledby=\"{key}-heading\">\n\
+         <h2 id=\"{key}-heading\">{title}</h2>\n<p class=\"quiet\">{meaning}</p>\n"
     );
     for picture in pictures {
         figure(page, picture);
@@ -175,7 +183,8 @@ fn figure(page: &mut String, picture: &Picture) {
     );
     let _ = write!(
         page,
-        "<figure>\n<h3><bdi>{title}</bdi></h3>\n{drawn}<figcaption>{words}</figcaption>\n</figure>\n"
+        "<figure>\n<h3><bdi>{title}</bdi></h3>\n{drawn}<figcaption>{words}</figcaption>\n\
+         </figure>\n"
     );
 }
 
@@ -188,7 +197,8 @@ fn table(page: &mut String, sheet: &Sheet, units: Units) {
     // A box that scrolls must be reachable without a mouse.
     let _ = write!(
         page,
-        "<div class=\"scroll\" role=\"region\" aria-label=\"Table: {title}\" tabindex=\"0\">\n<table>\n<caption>{title}</caption>\n<thead>\n<tr>"
+        "<div class=\"scroll\" role=\"region\" aria-label=\"Table: {title}\" tabindex=\"0\">\n\
+         <table>\n<caption>{title}</caption>\n<thead>\n<tr>"
     );
     for (_, head, title) in sheet.seen() {
         let _ = write!(

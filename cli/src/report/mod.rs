@@ -87,11 +87,13 @@ impl Part {
     pub(crate) fn meaning(self) -> &'static str {
         match self {
             Self::Totals => {
-                "Snapshots count as if each were a disk of its own; \"on disk\" is what the store's folder takes."
+                "Snapshots count as if each were a disk of its own; \"on disk\" is what the \
+                 store's folder takes."
             }
             Self::Nodes => {
-                "ALONE is what deleting it frees, ADDED what its making brought; the others are bytes that it holds together: with what \
-                 it stands on or what stands on it, with others of its image, with other images. All after compression."
+                "ALONE is what deleting it frees, ADDED what its making brought; the others are \
+                 bytes that it holds together: with what it stands on or what stands on it, with \
+                 others of its image, with other images. All after compression."
             }
             Self::Attribution => {
                 "Every stored byte in exactly one row: the rows add up to what is on disk."
@@ -108,7 +110,8 @@ impl Part {
             Self::Growth => "The newest are last.",
             Self::Changes => "Stretches of disk by how much changed in them from state to state.",
             Self::Droppable => {
-                "HELD is what the image still keeps of what its file system calls free, before compression."
+                "HELD is what the image still keeps of what its file system calls free, before \
+                 compression."
             }
         }
     }

@@ -19,7 +19,8 @@ pub(crate) const HOSTILE: [&str; 10] = [
     "turned\u{202e}dnuora",
     "back\\slash\\\"",
     "日本のサーバー日本のサーバー日本のサーバー日本のサーバー",
-    "a-name-of-which-nobody-knows-where-it-ends-because-whoever-gave-it-wanted-to-see-what-happens-WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW",
+    "a-name-of-which-nobody-knows-where-it-ends-because-whoever-gave-it-wanted-to-see-what-happens-\
+     WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW",
 ];
 
 /// A usual store: two servers on a golden image, which is renewed, and a database with its days.

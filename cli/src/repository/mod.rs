@@ -80,7 +80,10 @@ pub(crate) fn open_with(
         other => other,
     }?;
     for object in repository.twice().rescued() {
-        session.warn(&format!("{object} is damaged, and was read from its copy: `vellum backup verify --repair` mends it"));
+        session.warn(&format!(
+            "{object} is damaged, and was read from its copy: `vellum backup \
+             verify --repair` mends it"
+        ));
     }
     Ok(repository)
 }

@@ -276,7 +276,8 @@ impl<'d> Ntfs<'d> {
             FreeVerdict::Free
         } else {
             FreeVerdict::unclean(
-                "it is mounted, or was not unmounted, or Windows sleeps with it: its journal is open",
+                "it is mounted, or was not unmounted, or Windows sleeps with it: its journal is \
+                 open",
             )
         })
     }

@@ -13,7 +13,7 @@ const END_LEN: u64 = 1 << 20;
 const UNKNOWN: &str = "unknown content";
 const PARTITION_TABLE: &str = "a partition table";
 
-/// What a disk holds, and what of it nobody reads.
+/// The content of a disk, and the parts of it that no file system reads.
 #[derive(Debug)]
 pub struct FreeSpace {
     parts: Vec<DiskPart>,

@@ -70,8 +70,8 @@ pub struct Layer {
     pub zeros: u64,
     /// The time when it was made, in milliseconds since 1970. For people; nothing is decided by it.
     pub created_ms: u64,
-    /// The time when the content of the disk that it is on top of last changed, in nanoseconds since
-    /// 1970, or a little later: of one image, two contents never have the same.
+    /// The time when the content of the disk that it is on top of last changed, in nanoseconds
+    /// since 1970, or a little later: of one image, two contents never have the same.
     pub changed_ns: u64,
     /// The identity of its content, across stores: given once, when it is sealed, and never to
     /// another content. None of layers that are not sealed, or were before there were identities.

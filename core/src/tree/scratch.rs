@@ -83,8 +83,8 @@ impl Tree {
     }
 
     /// The scratch image of `using`, as a guest that writes finds it: made if there is none, and
-    /// emptied if a new session begins. It goes on from `seen`, which the guest has read; anything else is
-    /// an error.
+    /// emptied if a new session begins. It goes on from `seen`, which the guest has read; anything
+    /// else is an error.
     pub fn plan_scratch(
         &mut self,
         using: ScratchUse,
@@ -236,7 +236,7 @@ impl Tree {
         }
         let own = self.layer(base.layer)?;
         let own = self.same_as_parent(own).unwrap_or(own.id);
-        // What lies below the image's own content is of a time before it was that.
+        // Layers below the image's own content are older than that content, so they do not count.
         let chain: Vec<LayerId> = self.chain(scratch.layer).map(|layer| layer.id).collect();
         let stands_on_own = chain.contains(&own);
         let is_later = |serial: u64| stands_on_own || serial > scratch.id.0;

@@ -63,11 +63,11 @@ pub struct MachineDescription {
 pub struct MachineMedium {
     /// The identity that the file has, too.
     pub identity: Option<DiskIdentity>,
-    /// Where it is, as the text has it: a path, perhaps relative to the text's folder.
+    /// Its location, as the text has it: a path, perhaps relative to the text's folder.
     pub location: String,
     /// Its format, in the language's own words in small letters: `vdi`, `qcow2`.
     pub format: Option<String>,
-    /// What becomes of what a guest writes.
+    /// The fate of a guest's writes.
     pub mode: MediumMode,
     /// The medium that it stands on: its number in `media`.
     pub parent: Option<usize>,
@@ -75,7 +75,7 @@ pub struct MachineMedium {
     pub len: Option<u64>,
 }
 
-/// What becomes of what a guest writes to a disk.
+/// The fate of a guest's writes to a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum MediumMode {
     /// It is kept; snapshots freeze it.
@@ -100,9 +100,9 @@ pub struct MachineSnapshot {
     pub identity: Option<DiskIdentity>,
     /// Its name.
     pub name: String,
-    /// What a person wrote about it.
+    /// A person's words about it.
     pub description: String,
-    /// When it was made, as the text has it.
+    /// Its creation time, as the text has it.
     pub time: Option<String>,
     /// The snapshot that it stands on.
     pub parent: Option<usize>,
@@ -127,7 +127,7 @@ pub struct DiskAttachment {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this describes no machine: {reason}")]
 pub struct DescriptionError {
-    /// What is wrong, and where.
+    /// The fault, and its place.
     pub reason: String,
 }
 
@@ -210,7 +210,7 @@ impl MachineDescription {
     }
 }
 
-/// Whether every parent has a smaller number than its child.
+/// True if every parent has a smaller number than its child.
 fn comes_first(parents: impl Iterator<Item = Option<usize>>) -> bool {
     parents
         .enumerate()

@@ -35,7 +35,7 @@ const MODES: [(&str, MediumMode); 6] = [
     ("MultiAttach", MediumMode::MultiAttach),
 ];
 
-/// What an element belongs to.
+/// The owner of an element.
 #[derive(Clone, Copy)]
 enum Owner {
     None,
@@ -400,7 +400,7 @@ enum TreeStep {
 /// A walk through a forest, children in the order of their numbers.
 struct TreeWalk {
     children: Vec<Vec<usize>>,
-    /// What is still to be done, the next one last; `None` closes.
+    /// Snapshots that are still to be written, the next one last; `None` closes an element.
     open: Vec<Option<usize>>,
 }
 

@@ -26,7 +26,7 @@ pub(super) fn parse(text: &str) -> Result<Document<'_>, DescriptionError> {
     Document::parse_with_options(text, options).map_err(|error| wrong(error.to_string()))
 }
 
-/// How deep elements nest at most, counted before anything is parsed: generously, since comments
+/// Counts how deep elements nest at most, before anything is parsed: generously, since comments
 /// count as well.
 fn depth(text: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);

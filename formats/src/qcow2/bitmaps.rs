@@ -48,7 +48,7 @@ pub struct DirtyBitmap {
     pub name: String,
     /// Bytes of the disk that one bit stands for.
     pub granularity_len: u64,
-    /// Whether it is recorded now.
+    /// True if it is recorded now.
     pub is_enabled: bool,
     /// The place and the entries of its table.
     table: (u64, u32),
@@ -85,7 +85,7 @@ pub(crate) fn list(file: &dyn ReadAt) -> Result<Vec<DirtyBitmap>, SourceError> {
     Ok(found)
 }
 
-/// What a bitmap says of the disk.
+/// Reads a bitmap as a change map of the disk.
 pub(crate) fn change_map(
     file: &dyn ReadAt,
     bitmap: &DirtyBitmap,
@@ -154,8 +154,8 @@ impl DirtyBitmap {
         let table_len = u64::from(entries) * 8;
         if u64::from(entries) != needed || !lies_inside(table_offset, table_len, file.len()) {
             return Err(malformed(format!(
-                "the table of bitmap {:?} at byte {table_offset} has {entries} entries; {needed} are \
-                 needed",
+                "the table of bitmap {:?} at byte {table_offset} has {entries} entries; {needed} \
+                 are needed",
                 self.name
             )));
         }

@@ -7,15 +7,20 @@ use crate::lies_inside;
 // Source: qemu docs/interop/qcow2.txt. An entry is a big-endian u64; bit 63 (refcount is one) is
 // for writers.
 //
-// | entry             | bits      | meaning                                        | the failure its check guards              |
-// | ----------------- | --------- | ---------------------------------------------- | ----------------------------------------- |
-// | L1                | 9 to 55   | offset of an L2 table, 0: none                 | header, L1 or nothing read as a table     |
-// | L2, bit 62 clear  | 0         | reads as zeros (version 3, no subclusters)     | stale bytes under a zero                  |
-// |                   | 9 to 55   | offset of the cluster, 0: none                 | header or nothing read as content         |
-// | L2, bit 62 set    | 0 to x-1  | offset of the compressed bytes                 | as above                                  |
-// |                   | x to 61   | sectors they reach into behind the first one   | a read of any length                      |
-// | L2, second u64    | 0 to 31   | subcluster is allocated                        | stale bytes under a hole                  |
-// | (extended only)   | 32 to 63  | subcluster reads as zeros                      | both at once                              |
+// | entry             | bits     | meaning                            | the failure its check     |
+// |                   |          |                                    | guards                    |
+// | ----------------- | -------- | ---------------------------------- | ------------------------- |
+// | L1                | 9 to 55  | offset of an L2 table, 0: none     | header, L1 or nothing     |
+// |                   |          |                                    | read as a table           |
+// | L2, bit 62 clear  | 0        | reads as zeros (version 3, no      | stale bytes under a zero  |
+// |                   |          | subclusters)                       |                           |
+// |                   | 9 to 55  | offset of the cluster, 0: none     | header or nothing read as |
+// |                   |          |                                    | content                   |
+// | L2, bit 62 set    | 0 to x-1 | offset of the compressed bytes     | as above                  |
+// |                   | x to 61  | sectors they reach into behind the | a read of any length      |
+// |                   |          | first one                          |                           |
+// | L2, second u64    | 0 to 31  | subcluster is allocated            | stale bytes under a hole  |
+// | (extended only)   | 32 to 63 | subcluster reads as zeros          | both at once              |
 //
 // x = 62 - (cluster_bits - 8). Bits not named are reserved and must be clear.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
@@ -27,7 +32,7 @@ const OFFSET_MAX: u64 = (1 << 56) - 1;
 const SECTOR_LEN: u64 = 512;
 pub(super) const SUBCLUSTERS_BITS: u32 = 5;
 
-/// What an L2 entry says about one grain: a cluster, or a subcluster where the image has them.
+/// The meaning of an L2 entry for one grain: a cluster, or a subcluster where the image has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Grain {
     /// Nothing: ask the parent.
@@ -40,7 +45,7 @@ pub(super) enum Grain {
     Compressed(Compressed),
 }
 
-/// Where a compressed cluster lies. The bytes after its stream are padding or another cluster's.
+/// Place of a compressed cluster. The bytes after its stream are padding or another cluster's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Compressed {
     /// The first byte in the file.
@@ -90,8 +95,8 @@ impl Rules {
         Ok(offset)
     }
 
-    /// What an L2 entry says about its grain number `grain` (0 without subclusters), of which the
-    /// image shows `visible_len` bytes.
+    /// The meaning of an L2 entry for its grain number `grain` (0 without subclusters), of which
+    /// the image shows `visible_len` bytes.
     pub(super) fn grain(
         &self,
         entry: [u64; 2],
@@ -122,7 +127,7 @@ impl Rules {
         }
     }
 
-    /// Whether the entry claims a whole cluster of the file for content.
+    /// True if the entry claims a whole cluster of the file for content.
     pub(super) fn claims_cluster(entry: u64) -> bool {
         entry & COMPRESSED == 0 && entry & READS_AS_ZEROS == 0 && entry & OFFSET_MASK != 0
     }
@@ -187,7 +192,7 @@ impl Rules {
     }
 }
 
-/// Whether a subcluster is allocated, and whether it reads as zeros.
+/// The two bits of a subcluster: it is allocated, and it reads as zeros.
 fn subcluster(bitmap: u64, index: u64) -> Result<(bool, bool), String> {
     let allocated = bitmap >> index & 1 != 0;
     let zero = bitmap >> (index + 32) & 1 != 0;

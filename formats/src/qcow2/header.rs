@@ -11,28 +11,35 @@ use vellum_core::units::IMAGE_LEN_MAX;
 // Source: qemu docs/interop/qcow2.txt. All numbers are big-endian. Fields without a name below are
 // not used for reading.
 //
-// | offset | size | meaning                                         | the failure its check guards                              |
-// | ------ | ---- | ----------------------------------------------- | --------------------------------------------------------- |
-// | 0      | 4    | magic "QFI\xfb"                                 | another format                                            |
-// | 4      | 4    | version, 2 or 3                                 | fields that mean something else                           |
-// | 8      | 8    | offset of the backing file's name, 0: none      | an overlay taken for a whole disk                         |
-// | 16     | 4    | length of that name, at most 1023               | a name outside the file                                   |
-// | 20     | 4    | cluster_bits, 9 to 21                           | a shift too far, a table of any size                      |
-// | 24     | 8    | virtual length in bytes                         | sums that overflow, tables of any size                    |
-// | 32     | 4    | encryption method, 0: none                      | ciphertext taken for content                              |
-// | 36     | 4    | entries in the active L1 table                  | 32 GiB reserved for a small file; content without a table |
-// | 40     | 8    | offset of the active L1 table, on a cluster     | a table outside the file or over the header               |
-// | 48     | 8    | offset of the refcount table                    | (only writers need it)                                    |
-// | 56     | 4    | clusters of the refcount table                  | (only writers need it)                                    |
-// | 60     | 4    | number of internal snapshots                    | states that are left behind without a word                |
-// | 64     | 8    | offset of the snapshot table                    | (checked where it is read: `snapshots`)                   |
-// |        |      | *version 3:*                                    |                                                           |
-// | 72     | 8    | incompatible features, see below                | content that means something else                         |
-// | 80     | 8    | compatible features                             | (free to ignore)                                          |
-// | 88     | 8    | autoclear features                              | (free to ignore for readers)                              |
-// | 96     | 4    | refcount order                                  | (only writers need it)                                    |
-// | 100    | 4    | header length, at least 104, a multiple of 8    | extensions read from the wrong place                      |
-// | 104    | 1    | compression: 0 deflate, 1 zstd                  | a stream given to the wrong codec                         |
+// | offset | size | meaning                                | the failure its check guards         |
+// | ------ | ---- | -------------------------------------- | ------------------------------------ |
+// | 0      | 4    | magic "QFI\xfb"                        | another format                       |
+// | 4      | 4    | version, 2 or 3                        | fields that mean something else      |
+// | 8      | 8    | offset of the backing file's name, 0:  | an overlay taken for a whole disk    |
+// |        |      | none                                   |                                      |
+// | 16     | 4    | length of that name, at most 1023      | a name outside the file              |
+// | 20     | 4    | cluster_bits, 9 to 21                  | a shift too far, a table of any size |
+// | 24     | 8    | virtual length in bytes                | sums that overflow, tables of any    |
+// |        |      |                                        | size                                 |
+// | 32     | 4    | encryption method, 0: none             | ciphertext taken for content         |
+// | 36     | 4    | entries in the active L1 table         | 32 GiB reserved for a small file;    |
+// |        |      |                                        | content without a table              |
+// | 40     | 8    | offset of the active L1 table, on a    | a table outside the file or over the |
+// |        |      | cluster                                | header                               |
+// | 48     | 8    | offset of the refcount table           | (only writers need it)               |
+// | 56     | 4    | clusters of the refcount table         | (only writers need it)               |
+// | 60     | 4    | number of internal snapshots           | states that are left behind without  |
+// |        |      |                                        | a word                               |
+// | 64     | 8    | offset of the snapshot table           | (checked where it is read:           |
+// |        |      |                                        | `snapshots`)                         |
+// |        |      | *version 3:*                           |                                      |
+// | 72     | 8    | incompatible features, see below       | content that means something else    |
+// | 80     | 8    | compatible features                    | (free to ignore)                     |
+// | 88     | 8    | autoclear features                     | (free to ignore for readers)         |
+// | 96     | 4    | refcount order                         | (only writers need it)               |
+// | 100    | 4    | header length, at least 104, a         | extensions read from the wrong place |
+// |        |      | multiple of 8                          |                                      |
+// | 104    | 1    | compression: 0 deflate, 1 zstd         | a stream given to the wrong codec    |
 //
 // Then header extensions up to the end of the first cluster, each: type (4), length (4), data,
 // padding to a multiple of 8.
@@ -68,22 +75,22 @@ const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
 const FEATURE_NAME_LEN: usize = 48;
 
-/// What reading needs of a header, every number checked against the file and its limit.
+/// The fields of a header that a reader needs, every number checked against the file and its limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
     /// The image's length in bytes, at most [`IMAGE_LEN_MAX`].
     pub(super) virtual_len: u64,
     /// log2 of the cluster length, 9 to 21.
     pub(super) cluster_bits: u32,
-    /// Where the L1 table starts: on a cluster, behind the header, inside the file.
+    /// Offset of the L1 table: on a cluster, behind the header, inside the file.
     pub(super) l1_offset: u64,
-    /// How many L1 entries the virtual length needs; all of them lie inside the file.
+    /// Number of L1 entries that the virtual length needs; all of them lie inside the file.
     pub(super) l1_count: u64,
-    /// Whether bit 0 of an L2 entry means "reads as zeros": version 3 without subclusters.
+    /// True if bit 0 of an L2 entry means "reads as zeros": version 3 without subclusters.
     pub(super) zero_flag: bool,
-    /// Whether L2 entries are 128 bits with a bitmap of 32 subclusters.
+    /// True if L2 entries are 128 bits with a bitmap of 32 subclusters.
     pub(super) extended: bool,
-    /// How compressed clusters are compressed.
+    /// The codec of compressed clusters.
     pub(super) codec: ClusterCodec,
     /// Internal snapshots.
     pub(super) snapshots: u32,
@@ -93,16 +100,16 @@ pub(super) struct Header {
     pub(super) bitmaps: u32,
     /// The place of their directory, as the header has it.
     pub(super) bitmap_directory: Option<BitmapDirectory>,
-    /// Whether its last writer did not close it.
+    /// True if its last writer did not close it.
     pub(super) is_dirty: bool,
 }
 
-/// Where the bitmaps' directory is said to be.
+/// Place of the bitmaps' directory, as the header has it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BitmapDirectory {
     pub(super) offset: u64,
     pub(super) len: u64,
-    /// Whether nobody wrote the image who does not know bitmaps.
+    /// True if no program that does not know bitmaps wrote the image since.
     pub(super) is_current: bool,
 }
 
@@ -152,7 +159,7 @@ impl Header {
         })
     }
 
-    /// What is in the file beside the disk's present state.
+    /// Names the things in the file beside the disk's present state.
     pub(super) fn left_behind(&self) -> Vec<String> {
         let mut told = Vec::new();
         let count = |count: u32, thing: &str| {
@@ -317,7 +324,8 @@ impl RawHeader {
         let data_file = extensions.find(EXTENSION_DATA_FILE);
         if data_file.is_some() || self.has(DATA_FILE) {
             return Err(refused(format!(
-                "its content lies in the external data file {}; make it whole first with `qemu-img convert`",
+                "its content lies in the external data file {}; make it whole first with \
+                 `qemu-img convert`",
                 data_file.map_or("(without a name)".to_owned(), quoted)
             )));
         }
@@ -460,7 +468,7 @@ impl<'a> Extensions<'a> {
             .map(|(_, data)| *data)
     }
 
-    /// What the image itself calls an incompatible feature: a courtesy for the error message.
+    /// The image's own name of an incompatible feature: a courtesy for the error message.
     fn feature_name(&self, bit: u32) -> Option<String> {
         let mut entries = self
             .find(EXTENSION_FEATURE_NAMES)?

@@ -2,9 +2,9 @@
 //!
 //! Read are plain, zero, unallocated and compressed clusters (deflate and zstd) and extended L2
 //! entries (subclusters), through the active L1 table or that of an internal snapshot
-//! (`snapshots`); persistent bitmaps become change maps (`bitmaps`). Refcounts are not looked at, so a dirty image is read as it stands. Refused,
-//! with the reference or the feature named, are external data files, encryption, images marked
-//! corrupt and features that are not known.
+//! (`snapshots`); persistent bitmaps become change maps (`bitmaps`). Refcounts are not looked at,
+//! so a dirty image is read as it stands. Refused, with the reference or the feature named, are
+//! external data files, encryption, images marked corrupt and features that are not known.
 //!
 //! An unallocated cluster is [`ExtentKind::Absent`], although an image without backing file reads
 //! zeros there: the file says nothing about it, so whoever imports decides. Without a parent absent
@@ -165,8 +165,8 @@ impl Qcow2 {
         })
     }
 
-    /// What the L2 table says about the byte at `offset` and those after it in the same grain, or
-    /// in the same compressed cluster.
+    /// The meaning of the L2 table for the byte at `offset` and those after it in the same grain,
+    /// or in the same compressed cluster.
     fn grain_at(&self, table: &L2Table, offset: u64) -> Result<Run, SourceError> {
         let (rules, cluster_bits) = (self.tables.rules(), self.header.cluster_bits);
         let cluster =
@@ -262,7 +262,7 @@ impl Qcow2 {
 }
 
 impl Run {
-    /// Whether one action can fill both. A compressed cluster is always filled alone.
+    /// True if one action can fill both. A compressed cluster is always filled alone.
     fn goes_on_with(&self, next: &Self) -> bool {
         match (self.content, next.content) {
             (Grain::Absent, Grain::Absent) | (Grain::Zero, Grain::Zero) => true,

@@ -18,7 +18,7 @@ pub(super) struct RefcountWriter {
     blocks: Vec<u64>,
 }
 
-/// Where the last blocks and the table go.
+/// Places of the last blocks and of the table.
 pub(super) struct RefcountEnd {
     /// The file's length in clusters.
     pub(super) clusters: u64,
@@ -51,7 +51,7 @@ impl RefcountWriter {
         *count = count.checked_add(1).expect("`is_full` was asked before");
     }
 
-    /// Whether a cluster cannot take another user.
+    /// True if a cluster cannot take another user.
     pub(super) fn is_full(&self, cluster: u64) -> bool {
         let index = (cluster - self.first) as usize;
         self.counts
@@ -59,7 +59,7 @@ impl RefcountWriter {
             .is_some_and(|count| *count == u16::MAX)
     }
 
-    /// Whether a block is complete when the file has `clusters`: then [`Self::write_block`] wants a
+    /// True if a block is complete when the file has `clusters`: then [`Self::write_block`] needs a
     /// cluster for it. The last cluster may still get users.
     pub(super) fn is_due(&self, clusters: u64) -> bool {
         clusters > self.first + self.block_entries() + 1

@@ -36,7 +36,7 @@ pub struct InternalSnapshot {
     pub id: String,
     /// The name that a person gave; several may have the same.
     pub name: String,
-    /// When it was made, in seconds since 1970.
+    /// Its creation time, in seconds since 1970.
     pub seconds: u32,
     /// The disk's length at that time, in bytes.
     pub len: u64,

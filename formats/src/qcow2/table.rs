@@ -34,8 +34,8 @@ pub(super) struct L2Table {
     extended: bool,
 }
 
-/// What changes behind the lock. A table has one slot it can be in, so that finding and replacing
-/// cost the same at any size.
+/// The cache and the claims behind the lock. A table has one slot it can be in, so that finding and
+/// replacing cost the same at any size.
 struct State {
     slots: Vec<Option<(usize, Arc<L2Table>)>>,
     claims: Claims,
@@ -98,7 +98,7 @@ impl Tables {
         end.min(((index + gap) as u64) << self.header.table_span_bits())
     }
 
-    /// Where what the table for `offset` maps ends.
+    /// End of the range that the table for `offset` maps.
     pub(super) fn table_end(&self, offset: u64) -> u64 {
         (self.index_for(offset) as u64 + 1) << self.header.table_span_bits()
     }
@@ -163,7 +163,7 @@ impl L2Table {
     }
 }
 
-/// How much of the file the tables claim so far.
+/// The part of the file that the tables claim so far.
 ///
 /// A small file could name one cluster, or one table, a million times and keep a reader busy for
 /// petabytes. qemu never maps a cluster twice in the active table, so all claims together fit the
@@ -174,7 +174,7 @@ struct Claims {
     /// Clusters that the file has room for, a last one in part included.
     room: u64,
     claimed: u64,
-    /// Which L2 tables were counted already.
+    /// L2 tables that were counted already.
     counted: Vec<bool>,
 }
 

@@ -230,7 +230,8 @@ impl ReadAt for ReplayedFile {
             .checked_add(buffer.len() as u64)
             .filter(|end| *end <= self.len);
         let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
-        // What the log makes longer is zero but for what it says.
+        // Bytes by which the log makes the file longer are zero, except those that the log itself
+        // has.
         let there = self
             .file
             .len()

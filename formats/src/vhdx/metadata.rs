@@ -1,9 +1,9 @@
 //! The metadata of a VHDX: lengths, and how the parent is named.
 //!
 //! ```text
-//! Metadata table, 64 KiB: "metadata", reserved (2), entries (2), reserved (20), then entries of 32:
-//! GUID (16), offset in the region (4), length (4), flags (4: bit 0 user, bit 1 disk, bit 2 required),
-//! reserved (4).
+//! Metadata table, 64 KiB: "metadata", reserved (2), entries (2), reserved (20), then entries of
+//! 32: GUID (16), offset in the region (4), length (4), flags (4: bit 0 user, bit 1 disk, bit 2
+//! required), reserved (4).
 //!
 //! item                 value                                   the failure its check guards
 //! file parameters      block length (4), flags (4): bit 0      a shift too far; a child read as a
@@ -12,8 +12,8 @@
 //! page 83 data         GUID of the disk (16)                   –
 //! logical sector       512 or 4,096 (4)                        bitmaps read at another scale
 //! physical sector      512 or 4,096 (4)                        –
-//! parent locator       GUID of its kind (16), reserved (2), pairs (2), then for each pair: offset of
-//!                      the key (4), of the value (4), their lengths (2, 2); UTF-16
+//! parent locator       GUID of its kind (16), reserved (2), pairs (2), then for each pair: offset
+//!                      of the key (4), of the value (4), their lengths (2, 2); UTF-16
 //! ```
 
 use vellum_core::source::{ReadAt, SourceError};
@@ -49,7 +49,7 @@ pub(super) const PARENT_LOCATOR: [u8; 16] =
 pub(super) const VHDX_LOCATOR: [u8; 16] =
     *b"\xb7\xef\x4a\xb0\x9e\xd1\x81\x4a\xb7\x89\x25\xb8\xe9\x44\x59\x13";
 
-/// What the metadata says, checked.
+/// The content of the metadata, checked.
 pub(super) struct VhdxMetadata {
     pub(super) image_len: u64,
     pub(super) block_len: u64,

@@ -134,8 +134,8 @@ impl VhdxMap {
             })
     }
 
-    /// How many bytes of the block from `within` on are alike in the sector bitmap, and whether the
-    /// image has them.
+    /// Counts the bytes of the block from `within` on that are alike in the sector bitmap, and
+    /// tells if the image has them.
     fn sectors_alike(&self, block: u64, within: u64, len: u64) -> Result<(u64, bool), SourceError> {
         let sector_len = self.metadata.sector_len;
         let chunk = block / self.chunk_ratio;

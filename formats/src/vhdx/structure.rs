@@ -51,7 +51,7 @@ pub(super) struct VhdxHeader {
     pub(super) log_len: u64,
 }
 
-/// Where the two regions are: offset and length.
+/// Places of the two regions: offset and length.
 pub(super) struct VhdxRegions {
     pub(super) table: (u64, u64),
     pub(super) metadata: (u64, u64),
@@ -110,7 +110,7 @@ impl VhdxHeader {
         })
     }
 
-    /// Whether there may be something to replay.
+    /// True if there may be something to replay.
     pub(super) fn has_log(&self) -> bool {
         self.log_identity != [0; 16]
     }
@@ -177,7 +177,7 @@ impl VhdxRegions {
     }
 }
 
-/// Whether the `len` bytes have the CRC-32C that stands among them at byte 4.
+/// True if the `len` bytes have the CRC-32C that stands among them at byte 4.
 pub(super) fn is_sound(bytes: &[u8], len: usize) -> bool {
     let bytes = bytes.get(..len).filter(|bytes| bytes.len() >= 8);
     bytes.is_some_and(|bytes| le_u32(bytes, 4) == Some(checksum(bytes)))

@@ -1,4 +1,5 @@
-//! Images made by hand. That real ones read as Hyper-V meant them is shown by `tests/it/foreign.rs`.
+//! Images made by hand. That real ones read as Hyper-V meant them is shown by
+//! `tests/it/foreign.rs`.
 
 use super::*;
 use vellum_core::source::{ExtentKind, ImageSource};

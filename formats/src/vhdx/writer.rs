@@ -50,7 +50,7 @@ const MAKER: &str = "Vellum";
 const PHYSICAL_SECTOR_LEN: u32 = 4096;
 const FLAG_DISK: u32 = 2;
 const HAS_PARENT: u32 = 2;
-/// Where items begin in their region.
+/// Offset of the first item in the metadata region.
 const ITEMS_AT: usize = 64 << 10;
 
 struct VhdxRules {

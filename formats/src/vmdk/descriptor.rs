@@ -37,7 +37,7 @@ pub(super) struct ExtentLine {
     pub(super) offset: u64,
 }
 
-/// What a descriptor says.
+/// Fields of a descriptor.
 #[derive(Debug)]
 pub(super) struct VmdkDescriptor {
     pub(super) identity: Option<DiskIdentity>,

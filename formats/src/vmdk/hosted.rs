@@ -33,7 +33,7 @@ pub(super) struct HostedHeader {
     pub(super) compression: u16,
 }
 
-/// How many tables a disk has.
+/// Number of tables of a disk.
 pub(super) fn directory_entries(image_len: u64) -> u64 {
     image_len.div_ceil(GRAIN_LEN * TABLE_ENTRIES)
 }

@@ -42,7 +42,7 @@ struct VmdkExtent {
     /// The byte of the disk at which it begins.
     start: u64,
     len: u64,
-    /// Which of the image's files it lies in.
+    /// Number of its file among the image's files.
     file: usize,
     content: ExtentContent,
 }

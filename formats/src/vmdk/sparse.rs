@@ -21,11 +21,11 @@
 //! COWD: version (4), flags (4), capacity (4), grain length (4), place of the directory (4), its
 //! entries (4), from byte 4 on. Tables have 4,096 entries of 4 bytes.
 //!
-//! seSparse (0xcafebabe): 8 bytes each from byte 8 on: version 0x200000001, capacity, grain length 8,
-//! table length 64; place of the directory at 128 and its length at 136, of the tables at 144, of the
-//! grains at 192. A directory's entry: 0, or 0x10000000 in the upper half and the number of a table in
-//! the lower. A table's: the upper 4 bits 0 nothing, 1 unmapped, 2 zeros, 3 a grain, whose number is
-//! bits 48 to 59 below bits 0 to 47.
+//! seSparse (0xcafebabe): 8 bytes each from byte 8 on: version 0x200000001, capacity, grain length
+//! 8, table length 64; place of the directory at 128 and its length at 136, of the tables at 144,
+//! of the grains at 192. A directory's entry: 0, or 0x10000000 in the upper half and the number of
+//! a table in the lower. A table's: the upper 4 bits 0 nothing, 1 unmapped, 2 zeros, 3 a grain,
+//! whose number is bits 48 to 59 below bits 0 to 47.
 //! ```
 
 use vellum_core::source::{ClusterCodec, ClusterDecoder, ReadAt, SourceError};
@@ -53,13 +53,13 @@ const FOOTER_FROM_END: u64 = 1024;
 /// The same limits as qemu's: 64 Ki entries a table; grains of 64 MiB at most would be nobody's.
 const TABLE_ENTRIES_MAX: u64 = 64 << 10;
 const GRAIN_LEN_MAX: u64 = 2 << 20;
-/// What a marker says of a compressed grain's length, beyond which it is not one.
+/// Greatest length of a compressed grain in a marker; with a longer one it is no marker.
 const PACKED_LEN_MAX: u64 = 2 * GRAIN_LEN_MAX;
 const MARKER_LEN: u64 = 12;
 const ZLIB_HEAD_LEN: usize = 2;
 const ZLIB_TAIL_LEN: usize = 4;
 
-/// Which of the three shapes.
+/// The three shapes of a sparse extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SparseKind {
     Hosted,
@@ -81,7 +81,7 @@ pub(super) struct SparseHeader {
     has_zero_grain: bool,
     is_compressed: bool,
     has_markers: bool,
-    /// Where the descriptor is, if the extent holds one: offset, length.
+    /// Place of the descriptor, if the extent holds one: offset, length.
     pub(super) descriptor: Option<(u64, u64)>,
 }
 
@@ -406,7 +406,7 @@ impl SparseExtent {
         Ok(run.unwrap_or((0, 1)))
     }
 
-    /// How many grains of the file a table names.
+    /// Counts the grains of the file that a table names.
     fn grains_of(&self, file: &dyn ReadAt, table: &EntryTable) -> Result<u64, SourceError> {
         let mut count = 0;
         for index in 0..table.count() {
@@ -520,8 +520,8 @@ impl SparseExtent {
         }
     }
 
-    /// How much of the grain that a marker begins the disk shows: qemu compresses no more of the
-    /// last one, others all of it. `None` if the marker's sector is not the disk's.
+    /// Length of the part that the disk shows of the grain that a marker begins: qemu compresses no
+    /// more of the last one, others all of it. `None` if the marker's sector is not the disk's.
     fn visible_len(&self, marker: &[u8]) -> Option<u64> {
         let start = le_u64(marker, 0)?.checked_mul(SECTOR_LEN)?;
         let rest = self.header.capacity.checked_sub(start)?;
@@ -535,7 +535,7 @@ enum GrainPlace {
     At(u64),
 }
 
-/// What lies between the head and the checksum of a zlib stream.
+/// The bytes between the head and the checksum of a zlib stream.
 fn deflate_stream(packed: &[u8]) -> Option<&[u8]> {
     let [method, flags] = array_at(packed, 0)?;
     let is_zlib = method & 0x0f == 8
@@ -545,8 +545,8 @@ fn deflate_stream(packed: &[u8]) -> Option<&[u8]> {
         .then(|| packed.get(ZLIB_HEAD_LEN..))?
 }
 
-/// Whether a zlib stream has the checksum of `plain` behind it. Where exactly is not known: padding
-/// may follow.
+/// True if a zlib stream has the checksum of `plain` behind it. The exact place is not known:
+/// padding may follow.
 fn carries_sum(packed: &[u8], plain: &[u8]) -> bool {
     let sum = adler32(plain).to_be_bytes();
     packed.ends_with(&sum) || packed.windows(sum.len()).any(|bytes| bytes == sum)

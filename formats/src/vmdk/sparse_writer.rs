@@ -30,7 +30,7 @@ use crate::write::{
 
 const ZERO_GRAIN: u32 = 1;
 
-/// Where everything is, in sectors.
+/// Places of all parts of the file, in sectors.
 struct SparseLayout {
     tables: u64,
     second_directory: u64,

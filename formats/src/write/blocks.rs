@@ -11,7 +11,7 @@ use super::{ImageTarget, SECTOR_LEN, WriteError};
 
 /// A format's table.
 pub(crate) trait BlockRules<const N: usize>: Send {
-    /// Which entry of the table is the block's.
+    /// Index of the block's entry in the table.
     fn entry_index(&self, block: u64) -> u64;
 
     /// The entry of a block whose bytes begin at `place` of the file.
@@ -21,7 +21,7 @@ pub(crate) trait BlockRules<const N: usize>: Send {
     fn zeros(&self) -> Option<[u8; N]>;
 }
 
-/// Where blocks go.
+/// Placement of blocks in the file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockLayout {
     pub(crate) block_len: u64,
@@ -29,7 +29,7 @@ pub(crate) struct BlockLayout {
     pub(crate) data_offset: u64,
     /// Bytes before each block's data, with one bit a sector: VHD's.
     pub(crate) bitmap_len: u64,
-    /// Whether a bit that is not set asks the parent. Otherwise all are set.
+    /// True if a bit that is not set asks the parent. Otherwise all are set.
     pub(crate) has_parent: bool,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct BlockWriter<'t, R, const N: usize> {
     rules: R,
     table: OrderedTable<N>,
     layout: BlockLayout,
-    /// Where the next block goes.
+    /// Place of the next block.
     next_place: u64,
     open: Option<OpenBlock>,
 }
@@ -191,9 +191,9 @@ fn set_bits(bits: &mut [u8], first: u64, count: u64) {
 /// A disk's bytes as they are, from one place of the file on: raw and fixed images.
 pub(crate) struct FlatWriter<'t> {
     pub(crate) target: &'t mut dyn ImageTarget,
-    /// Where the disk begins in the file.
+    /// Offset of the disk in the file.
     pub(crate) offset: u64,
-    /// Where it ends, as the disk's own byte: cells may reach over it.
+    /// End of the disk, as the disk's own byte: cells may reach over it.
     pub(crate) len: u64,
 }
 

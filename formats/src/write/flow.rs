@@ -34,16 +34,16 @@ pub(crate) trait CellSink: Send {
     }
 }
 
-/// How cells are compressed.
+/// Compression of cells.
 #[derive(Clone, Copy)]
 pub(crate) struct CellPacking<'a> {
     pub(crate) codec: ClusterCodec,
     pub(crate) encoder: &'a dyn ClusterEncoder,
-    /// Whether a cell that does not shrink is compressed nevertheless.
+    /// True if a cell that does not shrink is compressed nevertheless.
     pub(crate) is_always: bool,
 }
 
-/// What a cell is after it was looked at.
+/// Content of a cell, after it was examined.
 enum CellContent {
     Zero,
     Data,
@@ -182,7 +182,7 @@ impl CellPacking<'_> {
 }
 
 impl CellContent {
-    /// Whether both go in one call.
+    /// True if both go in one call.
     fn is_like(&self, next: &Self) -> bool {
         matches!(
             (self, next),

@@ -22,12 +22,12 @@ pub enum TargetFormat {
     Vhdx,
 }
 
-/// How a qcow2 is laid out.
+/// Layout of a qcow2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Qcow2Kind {
     /// Compresses clusters; plain without.
     pub codec: Option<ClusterCodecName>,
-    /// Whether L2 entries have a bitmap of subclusters.
+    /// True if L2 entries have a bitmap of subclusters.
     pub has_extended_l2: bool,
     /// log2 of the cluster length, 9 to 21 (14 to 21 with extended L2); `None`: 64 KiB, more for a
     /// disk that is too long for it.
@@ -43,7 +43,7 @@ pub enum ClusterCodecName {
     Zstd,
 }
 
-/// Whether a file has room for the whole disk from the start.
+/// Tells if a file has room for the whole disk from the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Allocation {
     /// A block gets room when it has content.
@@ -67,9 +67,9 @@ pub enum VmdkKind {
 pub struct UnknownOption {
     /// The format's name.
     pub format: &'static str,
-    /// What was asked for.
+    /// The option that was asked for.
     pub option: String,
-    /// What there is.
+    /// The options that there are.
     pub known: &'static str,
 }
 
@@ -104,7 +104,7 @@ impl TargetFormat {
         }
     }
 
-    /// Whether it is written from front to back, so that [`super::StreamTarget`] takes it.
+    /// True if it is written from front to back, so that [`super::StreamTarget`] takes it.
     #[must_use]
     pub fn is_stream(self) -> bool {
         matches!(

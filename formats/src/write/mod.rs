@@ -75,7 +75,7 @@ pub struct WrittenImage {
     pub identity: Option<DiskIdentity>,
 }
 
-/// Why an image could not be written.
+/// Reason for which an image could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The disk could not be read.
@@ -84,9 +84,9 @@ pub enum WriteError {
     /// The target did not take what was written.
     #[error("cannot write the image at byte {offset}")]
     Target {
-        /// Where in the file.
+        /// Offset in the file.
         offset: u64,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -95,7 +95,7 @@ pub enum WriteError {
     Impossible {
         /// The format's name as `-O` takes it.
         format: &'static str,
-        /// What it cannot hold, and what to do instead.
+        /// The part that it cannot hold, and what to do instead.
         reason: String,
     },
     /// The encoder failed.
@@ -162,7 +162,7 @@ pub fn write_image(
     }
 }
 
-/// What a format's writer gets.
+/// Input of a format's writer.
 pub(crate) struct WriteJob<'a> {
     pub(crate) source: &'a dyn ImageSource,
     pub(crate) options: &'a WriteOptions,

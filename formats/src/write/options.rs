@@ -1,4 +1,4 @@
-//! What a caller says of an image that is to be written, beside its content and format.
+//! The caller's options for an image that is to be written, beside its content and format.
 
 use super::WriteError;
 use super::impossible;
@@ -8,7 +8,7 @@ use vellum_core::hash::ChunkHash;
 /// The longest name of a parent or file: qcow2's own limit, and more than any other format holds.
 const NAME_LEN_MAX: usize = 1023;
 
-/// How a child names the image that it stands on.
+/// A child's reference to its parent image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParentLink {
     /// The parent's name, as seen from the child's folder. It goes into the file as it is: give no

@@ -9,13 +9,13 @@ const PAGE_LEN: usize = 64 << 10;
 
 /// A table of entries of `N` bytes.
 pub(crate) struct OrderedTable<const N: usize> {
-    /// Where the page goes.
+    /// Offset of the page.
     page_offset: u64,
     page: Vec<u8>,
     /// The entry that comes next.
     next: u64,
     count: u64,
-    /// What entries are that nobody writes.
+    /// Value of entries that are never written.
     fill: [u8; N],
 }
 

@@ -1,4 +1,4 @@
-//! Where an image file is written to: a file, or a stream that cannot go back.
+//! Targets of an image that is written: a file, or a stream that cannot go back.
 
 use std::io::{self, Seek, SeekFrom, Write};
 
@@ -19,7 +19,7 @@ pub trait ImageTarget: Send {
 /// A file that can seek. It stays sparse where nobody writes.
 pub struct SeekTarget<W> {
     file: W,
-    /// Where the file stands, so that writing in order asks the system for nothing else.
+    /// Position of the file, so that writing in order asks the system for nothing else.
     position: u64,
     end: u64,
 }

@@ -1,5 +1,5 @@
-//! What is written reads as it was, whatever it is written to. That others read it so too is shown
-//! by `tests/it/fidelity.rs`.
+//! Images that are written read as their sources did, whatever they are written to. That other
+//! programs read them so too is shown by `tests/it/fidelity.rs`.
 
 use std::io::Cursor;
 use std::sync::Arc;

@@ -17,11 +17,11 @@ pub(crate) struct CellGrid {
     pub(crate) granule_len: u64,
     /// Bytes that are looked at for zeros as a whole. A power of two.
     pub(crate) cell_len: u64,
-    /// Whether zeros hide something.
+    /// True if zeros hide something.
     pub(crate) has_parent: bool,
 }
 
-/// What is not read.
+/// The kinds of gap: ranges that are not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CellGap {
     /// The parent's bytes, or zeros without one.
@@ -69,7 +69,7 @@ impl CellGrid {
         }
     }
 
-    /// What cells of zeros are.
+    /// The kind of gap that cells of zeros are.
     pub(crate) fn zeros(&self) -> CellGap {
         if self.has_parent {
             CellGap::Zero
@@ -126,7 +126,7 @@ impl<'a> CellWalk<'a> {
         Ok(Some(self.advance(end, None)))
     }
 
-    /// Whether the last granule is read whatever it is: behind an odd length a child has zeros, not
+    /// True if the last granule is read whatever it is: behind an odd length a child has zeros, not
     /// its parent's bytes.
     fn is_last_read(&self) -> bool {
         self.grid.has_parent && !self.source.len().is_multiple_of(SECTOR_LEN)
@@ -142,7 +142,7 @@ impl<'a> CellWalk<'a> {
         step
     }
 
-    /// What is at the position, and up to where at least.
+    /// The kind of range at the position, and the byte up to which it reaches at least.
     fn stretch(&self) -> Result<(Option<CellGap>, u64), SourceError> {
         let gap_at = |offset| {
             let extent = self.source.extent_at(offset)?;

@@ -12,7 +12,7 @@ use crate::change_board::Watched;
 /// Stretches asked for at a time while seeking: a page of them, so that a disk in a million pieces
 /// costs no more memory.
 const STRETCH_COUNT_MAX: usize = 256;
-/// What `lseek` calls them on Linux.
+/// Values of `whence` for `lseek` on Linux.
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 
@@ -97,14 +97,14 @@ impl OpenFile {
     }
 }
 
-/// How many of `len` bytes from `offset` a device of `device_len` bytes has.
+/// Number of bytes of the `len` from `offset` that a device of `device_len` bytes has.
 fn on_device(offset: u64, len: u64, device_len: u64) -> u64 {
     len.min(device_len.saturating_sub(offset))
 }
 
-/// How many bytes from `offset` a `fallocate` makes zero, if any. The length stays as it is: a
-/// range past the end is cut off where the mode says that the length shall stay, and refused where
-/// it would grow. Nothing is zeroed where only room is asked for.
+/// Number of bytes from `offset` that a `fallocate` makes zero, if any. The length stays as it is:
+/// a range past the end is cut off where the mode says that the length shall stay, and refused
+/// where it would grow. Nothing is zeroed where only room is asked for.
 fn zeroed(offset: u64, len: u64, mode: i32, device_len: u64) -> Result<Option<u64>, Refusal> {
     let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
     let keeps_len = mode.contains(FallocateFlags::KEEP_SIZE);

@@ -39,16 +39,16 @@ const REQUEST_LEN_MAX: u32 = 1 << 20;
 /// Requests of programs that do not wait (read-ahead, asynchronous I/O) that the kernel hands over
 /// before it holds some back.
 const BACKGROUND_COUNT_MAX: u16 = 64;
-/// How long the kernel may believe a name or an attribute.
+/// Time for which the kernel may cache a name or an attribute.
 const BELIEVED: Duration = Duration::ZERO;
-/// What `stat` calls the best length of a request. Larger ones confuse kernels that derive their
+/// Best length of a request, as `stat` reports it. Larger ones confuse kernels that derive their
 /// page handling from it.
 const BLOCK_LEN: u32 = 4096;
 /// The unit of `st_blocks`, whatever the block length.
 const STAT_BLOCK_LEN: u64 = 512;
 
 thread_local! {
-    /// Where a worker reads to: memory for one request, kept from one to the next.
+    /// Read buffer of a worker: memory for one request, kept from one to the next.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -214,8 +214,8 @@ impl Filesystem {
             Intent::ReadWrite
         };
         let device = self.open_device(&file, intent)?;
-        // What was opened by name is what the inode stands for only if that stands for it still:
-        // another may have got the name in between.
+        // The file was opened by name, and another may have got that name in between: check that
+        // the inode still stands for the same file.
         if self.file(inode)? != file {
             return Err(Refusal::Gone);
         }
@@ -246,8 +246,8 @@ impl Filesystem {
         Ok(device)
     }
 
-    /// Cuts a file, or leaves it as it is; its length stays, as that of a block device does. Nothing
-    /// else can be set.
+    /// Cuts a file to a length, or leaves it as it is; its length stays, as that of a block device
+    /// does. Nothing else can be set.
     fn set_len(
         &self,
         inode: u64,
@@ -303,9 +303,9 @@ impl Filesystem {
     }
 }
 
-/// What `st_blocks` says: one less than full. The truth would cost a walk through the map, and `cp`
-/// and `tar` look for holes only in files that seem to have some; but a file without any block is
-/// all hole to them.
+/// Value of `st_blocks`: one block less than full. The true count would cost a walk through the
+/// map, and `cp` and `tar` look for holes only in files that seem to have some; but a file without
+/// any block is all hole to them.
 fn block_count(len: u64) -> u64 {
     let full = len.div_ceil(STAT_BLOCK_LEN);
     full.saturating_sub(1).max(full.min(1))
@@ -326,7 +326,7 @@ fn answer_attributes(reply: ReplyAttr, result: Result<FileAttr, Refusal>) {
 }
 
 impl fuser::Filesystem for Filesystem {
-    /// What the kernel lacks is left out: the rest works without it.
+    /// Capabilities that the kernel lacks are left out: the rest works without them.
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for wanted in [
             InitFlags::FUSE_ASYNC_DIO,

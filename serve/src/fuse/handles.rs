@@ -15,7 +15,7 @@ use super::file::OpenFile;
 use super::refusal::Refusal;
 use crate::change_board::DeviceAddress;
 
-/// How often it is looked whether the last request for a file has been answered.
+/// Interval of the polls that find out if the last request for a file has been answered.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Handles and the files behind them.

@@ -29,7 +29,8 @@ pub(super) fn start(
                 let place = i64::try_from(range.start).unwrap_or(i64::MAX);
                 let len = i64::try_from(range.end - range.start).unwrap_or(i64::MAX);
                 for inode in handles.inodes(device) {
-                    // Where the kernel has nothing of it, or is going, nothing is to be forgotten.
+                    // A kernel that has cached nothing of it, or is unmounting, has nothing to
+                    // forget.
                     let _ = notifier.inval_inode(INodeNo(inode), place, len);
                 }
                 thread::sleep(PAUSE);

@@ -54,22 +54,22 @@ use unmount::{Attempt, Guard};
 /// Threads that answer. Each waits while its device does, and a flush may take a disk's time: with
 /// fewer, a few of them would keep all readers waiting.
 const WORKER_COUNT: usize = 16;
-/// How often an unmount that met an open file is tried again.
+/// Interval after which an unmount that met an open file is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
-/// How long the last requests and the flush of what is open may take after the mount is gone.
+/// Time that the last requests and the flush of open files may take after the mount is gone.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
 
-/// Where failures are told that a program only sees as a number: one line each, as often as they
+/// Receiver of failures that a program only sees as a number: one line each, as often as they
 /// happen.
 pub type Report = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What can be chosen about a mount.
+/// Options of a mount.
 #[derive(Clone)]
 pub struct Options {
-    /// Whether every user of the machine may read and write the files, instead of the one who
-    /// mounts alone. Without being root, `/etc/fuse.conf` must allow it.
+    /// True if every user of the machine may read and write the files, instead of only the one who
+    /// mounts. Without being root, `/etc/fuse.conf` must allow it.
     pub allow_other: bool,
-    /// Where failures are told. By default nowhere.
+    /// Receiver of failures. By default they are dropped.
     pub report: Report,
     /// The NBD server's board: what its clients write to the same disks.
     pub board: Arc<ChangeBoard>,
@@ -85,7 +85,7 @@ impl Default for Options {
     }
 }
 
-/// Why a mount did not begin or end.
+/// Reason that a mount did not begin or end.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// Something is in the folder, and would be hidden.
@@ -94,14 +94,15 @@ pub enum MountError {
     /// The folder cannot be had.
     #[error("{}: {source}", folder.display())]
     Folder {
-        /// Which one.
+        /// The folder.
         folder: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// FUSE cannot be had, or refuses.
     #[error(
-        "cannot mount: {0} (FUSE needs /dev/fuse and, without root, fusermount3 from the package fuse3)"
+        "cannot mount: {0} \
+         (FUSE needs /dev/fuse and, without root, fusermount3 from the package fuse3)"
     )]
     Fuse(io::Error),
     /// Something else was mounted over it since.
@@ -123,7 +124,7 @@ pub struct Mount {
     guard: Option<Guard>,
 }
 
-/// Whether devices still serve it.
+/// State of the devices behind a mount: still serving it, or done.
 #[derive(Default)]
 struct Served {
     has_ended: Mutex<bool>,

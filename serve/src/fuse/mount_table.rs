@@ -1,4 +1,5 @@
-//! What is mounted where, as Linux tells it in `/proc/self/mountinfo`: a pure reading of its text.
+//! Mounts and their folders, as Linux lists them in `/proc/self/mountinfo`: a pure parser of its
+//! text.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -26,7 +27,7 @@ pub(super) fn read(table: &[u8]) -> impl DoubleEndedIterator<Item = Mounted> {
     table.split(|byte| *byte == b'\n').filter_map(read_line)
 }
 
-/// What is seen at `path`.
+/// The mount that is seen at `path`.
 pub(super) fn at(table: &[u8], path: &Path) -> Option<Mounted> {
     read(table).rfind(|mounted| mounted.path == path)
 }
@@ -80,7 +81,8 @@ mod tests {
     use super::*;
 
     const TABLE: &[u8] = b"24 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
-        60 24 0:41 / /mnt/with\\040blank\\134 rw,nosuid shared:3 master:1 - fuse.vellum vellum rw,user_id=0\n\
+        60 24 0:41 / /mnt/with\\040blank\\134 rw,nosuid shared:3 master:1 - fuse.vellum vellum \
+        rw,user_id=0\n\
         torn 24 0:\n\
         61 24 0:42 / /mnt/twice rw - tmpfs none rw\n\
         62 24 0:43 / /mnt/twice rw - fuse vellum rw\n";

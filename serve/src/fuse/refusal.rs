@@ -1,9 +1,9 @@
-//! Why a request for a file was refused, and which number says so to the program that asked.
+//! Reasons to refuse a request for a file, and the error number that the program gets for each.
 
 use fuser::Errno;
 use vellum_core::device::{DeviceError, OpenError};
 
-/// Why a request was refused.
+/// Reason that a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// No file of that name.
@@ -12,12 +12,12 @@ pub(super) enum Refusal {
     Gone,
     /// A handle that was never given out.
     BadHandle,
-    /// Which files there are, how long they are and whose is not for this door to change.
+    /// The set of files, their lengths and their owners cannot be changed through a mount.
     Fixed,
     /// Opened for writing what can only be read.
     ReadOnly,
-    /// A write that begins at the end or past it, or a length past it. Not `ENOSPC`: waiting for room, as virtual
-    /// machines do then, would not help.
+    /// A write that begins at the end or past it, or a length past it. Not `ENOSPC`: waiting for
+    /// room, as virtual machines do then, would not help.
     PastEnd,
     /// A kind of `fallocate` that a disk of fixed length does not know.
     UnknownMode,
@@ -62,7 +62,7 @@ impl Refusal {
         }
     }
 
-    /// What a number cannot say and the person who runs the server must know.
+    /// Message for the person who runs the server, if the error number cannot say it.
     pub(super) fn news(&self) -> Option<String> {
         match self {
             Self::Device(error @ (DeviceError::Io(_) | DeviceError::NoSpace(_))) => {

@@ -1,4 +1,4 @@
-//! Which files there are: names of exports as names of files, and their inode numbers.
+//! The tree of files: names of exports as names of files, and their inode numbers.
 //!
 //! It asks nobody: what exports there are is told to it. It does not know lengths or times; those
 //! change without it.
@@ -22,7 +22,7 @@ pub(super) const ROOT: u64 = 1;
 /// Files' numbers begin after those of the root and its two folders, and are never given twice
 /// while the mount lives.
 const FIRST_FILE: u64 = 16;
-/// What Linux and its tools take for the name of one file.
+/// Longest name of one file that Linux and its tools take, in bytes.
 pub(super) const FILE_NAME_LEN_MAX: usize = 255;
 /// Behind the name of every export whose name leaves room for it.
 const SUFFIX: &str = ".raw";
@@ -34,9 +34,9 @@ const DOTS: u64 = 2;
 /// A folder below the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Folder {
-    /// What may be written.
+    /// Files that may be written.
     Images,
-    /// What stays as it is.
+    /// Files that never change.
     Snapshots,
 }
 
@@ -110,7 +110,7 @@ fn file_name(export: &str) -> String {
     }
 }
 
-/// What an inode number stands for.
+/// The file or folder that an inode number stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Node {
     Root,
@@ -199,7 +199,7 @@ impl Tree {
         (self.images.len() + self.snapshots.len() + 1 + Folder::ALL.len()) as u64
     }
 
-    /// What `inode` stands for, if it is still there.
+    /// The node that `inode` stands for, if it is still there.
     pub(super) fn node(&self, inode: u64) -> Option<Node> {
         if inode == ROOT {
             return Some(Node::Root);

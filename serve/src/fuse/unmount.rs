@@ -11,9 +11,9 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::mount_table::{self, Number};
 
-/// Where Linux says what is mounted.
+/// Linux's table of mounts.
 const TABLE: &str = "/proc/self/mountinfo";
-/// What the mount calls its source, so that it is known again.
+/// Source name of our mounts, by which they are recognised.
 pub(super) const SOURCE: &str = "vellum";
 /// Those that may unmount what their user mounted. The second is what older systems call it.
 const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
@@ -31,7 +31,7 @@ while read -r id parent mounted rest; do
   fi
 done < /proc/self/mountinfo"#;
 
-/// What became of an attempt.
+/// Outcome of an attempt to unmount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
     /// It is not mounted any more.

@@ -15,7 +15,7 @@ pub(super) const PIECE_LEN_SMALL: usize = 64 << 10;
 /// The bytes of one piece in a borrowed buffer: what `qemu-img convert` asks for at once, so that
 /// it stays one request to a device.
 pub(super) const PIECE_LEN_LARGE: usize = 2 << 20;
-/// What a pool lends, where nobody says otherwise.
+/// Bytes that a pool lends by default.
 pub(super) const REQUESTS_LEN: u64 = 256 << 20;
 /// Workers beyond the first of each connection, for all together: a thread each.
 const EXTRA_WORKER_COUNT_MAX: usize = 256;
@@ -172,7 +172,7 @@ pub(super) struct Input {
     end: usize,
 }
 
-/// What one system call may bring: some writes of 4 KiB, thousands of reads.
+/// Bytes that one system call may receive: some writes of 4 KiB, thousands of reads.
 const INPUT_LEN: usize = 32 << 10;
 
 impl Input {
@@ -196,7 +196,7 @@ impl Input {
         len
     }
 
-    /// Where arriving bytes go: not empty if at most 32 KiB are waiting for their end.
+    /// Free space for arriving bytes: not empty if at most 32 KiB are waiting for their end.
     /// [`Input::arrived`] says how many came.
     pub(super) fn space(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);

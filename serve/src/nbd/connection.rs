@@ -33,9 +33,10 @@ const SLOW: Duration = Duration::from_micros(60);
 const SLOW_CREDIT: u32 = 64;
 /// Longer requests are done beside others: copying alone takes them longer than passing the turn.
 const LONG_LEN: u64 = 256 << 10;
-/// How many replies wait for each other: more would leave the client idle while the server works.
+/// Number of replies that are sent together: more would leave the client idle while the server
+/// works.
 const COMPANY_MAX: usize = 8;
-/// How long a worker waits for a turn before it leaves.
+/// Time that a worker waits for a turn before it leaves.
 const LINGER: Duration = Duration::from_secs(2);
 /// The stack of a worker, touched only as far as a device's calls are deep. It counts where
 /// addresses are limited.
@@ -78,7 +79,7 @@ struct Connection {
     sender: Sender,
     turn: Mutex<Turn>,
     passed: Condvar,
-    /// How many requests to come are expected to be slow.
+    /// Number of coming requests that are expected to be slow.
     slow: AtomicU32,
     /// True once the client has said goodbye.
     said_goodbye: AtomicBool,
@@ -104,12 +105,12 @@ enum TurnState {
 #[derive(Default)]
 struct Desk {
     out: Outgoing,
-    /// How many replies are in `out`.
+    /// Number of replies in `out`.
     company: usize,
     payload: Vec<u8>,
 }
 
-/// How a turn ends.
+/// The end of a turn.
 enum TurnEnd {
     /// This request is done with the turn passed on.
     Pass(Request, Payload),
@@ -117,7 +118,7 @@ enum TurnEnd {
     Over,
 }
 
-/// Where a request's payload is.
+/// Location of a request's payload.
 enum Payload {
     /// In the worker's buffer, so many bytes.
     Small(usize),
@@ -127,7 +128,7 @@ enum Payload {
 }
 
 impl Payload {
-    /// How long the device has worked on it already.
+    /// Time that the device has worked on it already.
     fn took(&self) -> Duration {
         if let Self::Written(_, took) = self {
             *took
@@ -148,7 +149,7 @@ impl Connection {
                     let done = self.run(&request, &payload, &mut desk);
                     self.judge_pace(started.elapsed());
                     if done.and_then(|()| self.send(&mut desk)).is_err() {
-                        // Who receives finds it out at once.
+                        // The worker that receives finds it out at once.
                         self.guest.transport.shut(Shutdown::Both);
                     }
                 }
@@ -170,7 +171,7 @@ impl Connection {
                 .transmission
                 .next(input.data(), self.shared.is_stopping())
             else {
-                // What was done before the client lost its way is still answered.
+                // Requests that were done before the client broke the protocol are still answered.
                 return self.send(desk).map(|()| TurnEnd::Over);
             };
             let Some((request, header_len)) = next else {
@@ -375,7 +376,7 @@ impl Connection {
                     turn.state = TurnState::Over;
                     return None;
                 }
-                // Who has the turn comes back for it, so this worker can be spared.
+                // The worker that has the turn comes back for it, so this one can be spared.
                 TurnState::Taken if waited => {
                     turn.workers -= 1;
                     return None;

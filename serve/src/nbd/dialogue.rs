@@ -12,7 +12,7 @@ use super::negotiation::Policy;
 use super::transmission::Job;
 use super::writers::WriteRight;
 
-/// What the server answers to a client that sends `input` and then nothing more. Without TLS.
+/// The server's reply to a client that sends `input` and then nothing more. Without TLS.
 ///
 /// Cost: what the requests ask of the devices; the memory of the answer is the caller's to bound by
 /// what `exports` offers.

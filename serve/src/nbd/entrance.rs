@@ -22,7 +22,7 @@ pub(super) fn serve(shared: &Arc<Shared>, transport: Arc<Transport>, membership:
     };
     let entered = match handshake::run(&mut channel, &*shared.exports, shared.policy, &mut input) {
         Ok(Some(entered)) => entered,
-        // Who leaves in the handshake, or is sent away, has been told what there is to tell.
+        // A client that leaves in the handshake, or is sent away, has had its reply already.
         Ok(None) => return transport.say_goodbye(),
         Err(error) => {
             membership

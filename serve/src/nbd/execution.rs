@@ -27,7 +27,7 @@ pub(super) const HEADER_LEN_MAX: usize = 40;
 /// The way to a client. Who holds the lock sends whole messages.
 pub(super) type Sender = Mutex<Box<dyn Write + Send>>;
 
-/// Where requests of one connection are done.
+/// Execution of the requests of one connection.
 pub(super) struct Execution<'a> {
     pub(super) device: &'a dyn Device,
     pub(super) transmission: &'a Transmission,
@@ -37,7 +37,7 @@ pub(super) struct Execution<'a> {
     right: Option<&'a WriteRight>,
     /// Is told what was written.
     board: Option<&'a ChangeBoard>,
-    /// Why the last request failed, in words, if it did.
+    /// Message of the last request's failure, if it failed.
     failure: RefCell<Option<String>>,
 }
 
@@ -72,7 +72,7 @@ impl<'a> Execution<'a> {
         }
     }
 
-    /// Why the last request failed, in words, if it did.
+    /// Takes the message of the last request's failure, if it failed.
     pub(super) fn take_failure(&self) -> Option<String> {
         self.failure.take()
     }

@@ -19,7 +19,7 @@ pub(super) trait Channel {
     fn send(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Starts TLS; all that follows goes through it.
     fn start_tls(&mut self) -> io::Result<()>;
-    /// Whether the server is about to end.
+    /// True if the server is about to end.
     fn stopping(&self) -> bool;
     /// Waits for a seat in an export. An error, for people: there is none.
     fn take_seat(&mut self) -> Result<(), String>;
@@ -71,8 +71,8 @@ pub(super) fn run(
             Action::Say(bytes) if bytes.is_empty() => {}
             Action::Say(bytes) => channel.send(&bytes)?,
             Action::End(bytes) => return channel.send(&bytes).map(|()| None),
-            // What was sent in plain text behind STARTTLS would be taken for the client's under
-            // TLS.
+            // Bytes that were sent in plain text behind STARTTLS would be taken for the client's
+            // under TLS.
             Action::StartTls(_) if !input.data().is_empty() => return Ok(None),
             Action::StartTls(bytes) => {
                 channel.send(&bytes)?;
@@ -129,7 +129,7 @@ impl Handshake<'_> {
         }
     }
 
-    /// Who only asks for names is no guest.
+    /// A client that only asks for names does not enter the export as a guest.
     fn comparable(&self, name: &str) -> Result<Vec<String>, OpenError> {
         Ok(self.exports.open(name, Intent::Look)?.comparable())
     }

@@ -18,25 +18,25 @@ pub(super) const OPTION_LEN_MAX: usize = 32 << 10;
 /// The longest read or write that clients are told of, if they ask: what all of them assume if
 /// nothing is said. What is served beyond that is in `transmission`.
 pub(super) const REQUEST_LEN_TOLD: u32 = 32 << 20;
-/// What INFO calls the preferred block size: it opens no device that could be asked.
+/// Preferred block size that INFO reports: it opens no device that could be asked.
 const PREFERRED_LEN_UNOPENED: u32 = 4096;
 const ALLOCATION_CONTEXT: &str = "base:allocation";
 const SINCE_PREFIX: &str = "qemu:dirty-bitmap:since:";
 /// More names in one handshake are not remembered: each costs memory while the client is connected.
 const CONTEXT_COUNT_MAX: usize = 256;
 
-/// What the server allows, the same for all clients.
+/// Permissions of the server, the same for all clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Policy {
     /// Nothing but ABORT and STARTTLS without TLS; else there is no TLS.
     pub(super) tls_required: bool,
     /// No client may write.
     pub(super) read_only: bool,
-    /// Whether one client may use several connections.
+    /// True if one client may use several connections.
     pub(super) multi_conn: bool,
 }
 
-/// What follows from the bytes at hand.
+/// Conclusion from the bytes at hand.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Nothing: so many bytes in all are needed.
@@ -45,7 +45,7 @@ pub(super) enum Step {
     Taken(usize, Action),
 }
 
-/// What is to be done.
+/// The server's next action.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Send this, which may be nothing.
@@ -61,14 +61,14 @@ pub(super) enum Action {
     End(Vec<u8>),
 }
 
-/// What only the exports know.
+/// Question that only the exports can answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Question {
     /// All exports: [`Negotiation::listed`].
     List,
     /// One export, without opening it: [`Negotiation::described`].
     Describe(Wish),
-    /// What the export's device can be compared with, if that matters:
+    /// Snapshots that the export's device can be compared with, if they matter:
     /// [`Negotiation::contexts_found`].
     Contexts(Queries),
 }
@@ -85,20 +85,20 @@ pub(super) struct Wish {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Queries {
     pub(super) name: String,
-    /// Whether the snapshots of the device matter.
+    /// True if the snapshots of the device matter.
     pub(super) need_comparable: bool,
     option: u32,
     patterns: Vec<String>,
 }
 
-/// What an open device says of itself.
+/// Properties of an open device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Opened {
     pub(super) info: ExportInfo,
     pub(super) preferred_len: u32,
 }
 
-/// How an export was entered, or not.
+/// Outcome of a client's wish to enter an export.
 #[derive(Debug)]
 pub(super) enum Entry {
     /// Send this; requests follow.
@@ -599,7 +599,7 @@ mod tests {
         negotiation
     }
 
-    /// What is done about an option that is there as a whole.
+    /// The action for an option that has arrived as a whole.
     fn decided(negotiation: &mut Negotiation, number: u32, data: &[u8], stopping: bool) -> Action {
         let bytes = message(number, data);
         match negotiation.next(&bytes, stopping).expect("an option") {

@@ -233,7 +233,7 @@ impl Execution<'_> {
         Ok(true)
     }
 
-    /// Where zeros are (`true`), gap-free. What is not known is data.
+    /// Stretches of zeros (`true`) and of data, gap-free. Unknown stretches count as data.
     fn zeros_and_data(&self, offset: u64, end: u64) -> Vec<Stretch<bool>> {
         let known = self
             .device

@@ -26,12 +26,12 @@ use super::transport::Transport;
 use super::writers::Writers;
 use crate::change_board::ChangeBoard;
 
-/// How long cut-off connections get to notice it. Only a call into a device can take longer.
+/// Time in which cut-off connections must notice it. Only a call into a device can take longer.
 const CUT_TIME: Duration = Duration::from_secs(1);
 /// More grace than anybody waits for, and a time that every clock can add.
 const GRACE_MAX: Duration = Duration::from_hours(1);
 
-/// Why a server cannot serve.
+/// Reason that a server cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The socket cannot be made.
@@ -43,7 +43,7 @@ pub enum ServeError {
     /// The place of the socket is taken by a file that is not one.
     #[error("{0}: this is no socket; it is left alone")]
     NotSocket(PathBuf),
-    /// What was handed over is no listening stream socket.
+    /// The inherited descriptor is no listening stream socket.
     #[error("the inherited descriptor is no listening socket")]
     NotListening,
     /// A certificate, key or revocation list cannot be used.
@@ -60,15 +60,15 @@ pub enum ServeError {
     Stopping,
 }
 
-/// How a server serves.
+/// Options of a server.
 #[derive(Clone)]
 pub struct Options {
     /// With an identity every client must start TLS first, on every socket; without, there is none.
     pub tls: Option<Identity>,
     /// No client may write, whatever the exports allow.
     pub read_only: bool,
-    /// Who writes last to an export is its writer, and the one before is refused from then on;
-    /// otherwise it is who wrote first, for as long as it stays.
+    /// The client that writes last to an export becomes its writer, and the one before is refused
+    /// from then on; otherwise the first one stays its writer for as long as it is connected.
     pub takeover: bool,
     /// Clients in exports at once, at least 1, and at most half of [`Options::sockets_max`]; more
     /// wait for a while until one leaves. With 1, clients are told not to open several connections.
@@ -104,7 +104,7 @@ impl Default for Options {
     }
 }
 
-/// What all connections of a server share.
+/// State that all connections of a server share.
 pub(super) struct Shared {
     pub(super) exports: Arc<dyn Exports>,
     pub(super) policy: Policy,
@@ -124,7 +124,7 @@ pub(super) struct Shared {
 
 struct Clients {
     seats: Seats,
-    /// Whether one that had entered an export has left.
+    /// True if a client that had entered an export has left.
     left: bool,
     listener_count: usize,
 }
@@ -272,7 +272,7 @@ impl Drop for Membership {
     }
 }
 
-/// How a wait for the last client ended.
+/// Outcome of a wait for the last client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
     /// Some client had entered an export, and now none is connected.
@@ -283,7 +283,7 @@ pub enum Left {
     NotYet,
 }
 
-/// What is left after a server has stopped.
+/// State that is left after a server has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
     /// Clients that were still connected when the grace was over, and were cut off.
@@ -382,13 +382,13 @@ impl Server {
         Ok(())
     }
 
-    /// How many clients are connected.
+    /// Number of connected clients.
     #[must_use]
     pub fn client_count(&self) -> usize {
         self.shared.clients().seats.len()
     }
 
-    /// How many clients may be in exports at once: what was asked for, or what descriptors allow.
+    /// Limit of clients in exports at once: the one asked for, or what descriptors allow.
     #[must_use]
     pub fn clients_max(&self) -> usize {
         self.shared.clients_max

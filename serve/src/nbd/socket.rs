@@ -27,8 +27,8 @@ use super::server::ServeError;
 
 /// Clients that the system keeps waiting for us.
 const BACKLOG: i32 = 128;
-/// How often, and how far apart, we look whether another server that is starting in the same folder
-/// is done.
+/// Number and distance of the tries to get the lock of another server that is starting in the same
+/// folder.
 const LOCK_TRIES: u32 = 50;
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 /// A socket's name before it listens, in the folder of its own.

@@ -17,7 +17,7 @@ use rustls::{CertificateError, PeerIncompatible, RootCertStore};
 use super::key_kind::{KeyKind, WORKING_KEYS, with_whole_secret};
 use super::server::ServeError;
 
-/// Whether clients show a certificate.
+/// Requirement that clients show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientCertificates {
     /// They need none.
@@ -112,7 +112,7 @@ fn check_kind(path: &Path, kind: &KeyKind, works: bool) -> Result<(), ServeError
     Err(ServeError::Certificate(path.to_owned(), text))
 }
 
-/// Why a handshake failed, for people.
+/// Explains to a person why a handshake failed.
 pub(super) fn explained(error: &rustls::Error) -> String {
     let is_about_keys = matches!(
         error,

@@ -1,4 +1,4 @@
-//! What a request may ask of an export that was agreed on. Pure: it decides, `execution` does.
+//! Requests that are valid for an agreed export. Pure: it decides, `execution` does.
 //!
 //! A client that asks is told of requests of 32 MiB at most. One that does not ask may send longer
 //! ones, and some do: as no request is ever whole in memory, they are served as far as other
@@ -12,40 +12,41 @@ const WHOLE_LEN_MAX: u64 = 64 << 20;
 /// The longest read whose reply has chunks.
 const READ_LEN_MAX: u64 = u32::MAX as u64;
 
-/// What BLOCK_STATUS can tell. Its number on the wire is its place among the contexts selected.
+/// A metadata context of BLOCK_STATUS. Its number on the wire is its place among the contexts
+/// selected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Context {
     /// Data, zeros or a hole.
     Allocation,
-    /// What may differ from this snapshot.
+    /// The ranges that may differ from this snapshot.
     Since(String),
 }
 
-/// What was agreed.
+/// The agreed parameters of the transmission phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Transmission {
-    /// How messages look.
+    /// Layout of messages.
     pub(super) headers: Headers,
     /// The length of the export.
     pub(super) len: u64,
-    /// Whether every write is refused.
+    /// True if every write is refused.
     pub(super) read_only: bool,
-    /// What BLOCK_STATUS tells.
+    /// Contexts that BLOCK_STATUS reports.
     pub(super) contexts: Vec<Context>,
 }
 
 /// One request, judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    /// Where its reply goes.
+    /// Destination of its reply.
     pub(super) address: Address,
     /// So many bytes follow it, wanted or not.
     pub(super) payload_len: u64,
-    /// What is to be done.
+    /// The work to do.
     pub(super) job: Job,
 }
 
-/// What is to be done for a request. Ranges lie inside of the export, `len` is at least one.
+/// Work of a request. Ranges lie inside of the export, `len` is at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Job {
     Read {

@@ -86,7 +86,8 @@ impl Transport {
     /// Does the server's part of a TLS handshake; what follows goes through TLS.
     pub(super) fn start_tls(&self, config: &Arc<ServerConfig>) -> io::Result<()> {
         let mut session = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
-        // What is written is drained at once, so the limit of its own would only split records.
+        // Written bytes are drained at once, so a limit of the session's own would only split
+        // records.
         session.set_buffer_limit(None);
         let mut arrived = Input::default();
         while session.is_handshaking() {

@@ -2,7 +2,7 @@
 //! `negotiation`, what a request may ask is `transmission`. Everything is big-endian. Decoders are
 //! total: too few bytes are "not yet", wrong bytes an error, never a panic.
 
-/// What ends a dialogue: the other side does not speak this protocol.
+/// Protocol error, which ends a dialogue: the other side does not speak this protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a message of the NBD protocol")]
 pub(super) struct BadMagic;
@@ -36,7 +36,7 @@ pub(super) const NO_ZEROES: u16 = 1 << 1;
 pub(super) const CLIENT_FLAGS_LEN: usize = 4;
 /// The length of an option without its data.
 pub(super) const OPTION_HEADER_LEN: usize = 16;
-/// What old clients get behind the description of an export.
+/// Zeros that old clients get behind the description of an export.
 pub(super) const PADDING_LEN: usize = 124;
 /// No string of the protocol is longer.
 pub(super) const STRING_LEN_MAX: usize = 4096;
@@ -80,7 +80,7 @@ pub(super) mod info {
     pub(in super::super) const BLOCK_SIZE: u16 = 3;
 }
 
-/// What the server says first.
+/// The server's first message.
 pub(super) fn greeting() -> [u8; 18] {
     let mut bytes = [0; 18];
     bytes[..8].copy_from_slice(&NBD_MAGIC.to_be_bytes());
@@ -171,7 +171,8 @@ impl<'a> Fields<'a> {
 // 8      8    cookie: names the request        8      8    cookie
 // 16     8    offset                           16     8    offset
 // 24     4    length                           24     8    length
-// 28     n    payload of a write               32     n    payload of a write, or if PAYLOAD_LEN is set
+// 28     n    payload of a write               32     n    payload of a write, or if PAYLOAD_LEN
+//                                                          is set
 //
 // Simple reply          Chunk of a structured reply          Chunk of an extended reply
 // offset size           offset size                          offset size
@@ -198,7 +199,7 @@ const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
 const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
-/// What an export can do, as the client is told.
+/// Abilities of an export, as the client is told.
 pub(super) mod transmission_flag {
     pub(in super::super) const HAS_FLAGS: u16 = 1 << 0;
     pub(in super::super) const READ_ONLY: u16 = 1 << 1;
@@ -248,7 +249,7 @@ pub(super) mod chunk {
     pub(in super::super) const ERROR_OFFSET: u16 = (1 << 15) + 2;
 }
 
-/// Why a request failed, as the client is told.
+/// Reason that a request failed, as the client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Errno {
@@ -260,7 +261,7 @@ pub(super) enum Errno {
     Shutdown = 108,
 }
 
-/// How requests and replies look, as was agreed.
+/// Agreed layout of requests and replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Headers {
     /// Compact requests, simple replies.
@@ -330,7 +331,7 @@ pub(super) fn request(headers: Headers, input: &[u8]) -> Result<Option<RawReques
     Ok(decode())
 }
 
-/// Which request is answered.
+/// Identity of the request that a reply answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Address {
     pub(super) cookie: u64,

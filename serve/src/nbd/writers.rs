@@ -29,7 +29,7 @@ pub(super) struct Writers {
 
 #[derive(Debug, Default)]
 struct EnteredDisk {
-    /// How many connections each client has.
+    /// Number of connections of each client.
     present: Mutex<HashMap<Peer, usize>>,
     /// Shared by writes while they go on.
     gate: RwLock<Writer>,

@@ -141,8 +141,8 @@ impl Check<'_> {
             );
         }
         let mut missing: Vec<ChunkId> = Vec::new();
-        // Ids past the horizon are newer than this check; ids that nobody was given yet are
-        // nobody's.
+        // Ids past the horizon are newer than this check; ids past the next one to be assigned
+        // belong to no chunk.
         let not_given = self.store.inner.chunks.next_chunk();
         let horizon = self.horizon;
         let concerns = |id: &ChunkId| *id < horizon || *id >= not_given;

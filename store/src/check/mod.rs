@@ -49,7 +49,7 @@ pub struct CheckOptions {
 pub struct Finding {
     /// The record or chunk.
     pub record: String,
-    /// The fault, for people.
+    /// The fault, in words for the user.
     pub reason: String,
     /// True if content is lost; otherwise only space is (a leak), which a collection gives back.
     pub is_damage: bool,
@@ -69,7 +69,7 @@ pub struct CheckReport {
     pub frames: u64,
     /// Chunks whose headers were seen.
     pub chunks: u64,
-    /// Chunks whose bytes were read and held against their names.
+    /// Chunks whose bytes were read and verified against their hashes.
     pub chunks_read: u64,
     /// Chunks that no map refers to: not a fault, `vellum gc` gives them back.
     pub chunks_unreferenced: u64,

@@ -35,7 +35,7 @@ struct UnreadableIds {
 pub(crate) struct HeaderWalk<'d> {
     database: &'d Database,
     records: Scan<'d>,
-    /// Where keys come from once going through the records has failed: the keys of payloads.
+    /// Source of keys once the scan of the records has failed: the keys of payloads.
     keys: Option<Scan<'d>>,
     /// Below the next key.
     from: ChunkId,

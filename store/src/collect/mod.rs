@@ -141,8 +141,8 @@ impl Store {
     }
 
     /// Collects, and again from the beginning where a write failed meanwhile that had nothing to do
-    /// with it: a compaction that met the full disk before space was given up fails the next write,
-    /// whoever's it is.
+    /// with it: a compaction that met the full disk before space was given up fails the next write
+    /// of any caller.
     fn collect_again(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
         let database = &self.inner.database;
         let mut began = database.generation();
@@ -212,8 +212,8 @@ impl Store {
         })
     }
 
-    /// Tells the journal, unless the disk is still so full that this could fail: the space was
-    /// given back, whoever knows.
+    /// Records the freed space in the journal, unless the disk is still so full that this could
+    /// fail: the space was given back, recorded or not.
     fn note_freed(&self, freed: u64) -> Result<(), StoreError> {
         if freed == 0 || self.check_room(0).is_err() {
             return Ok(());

@@ -34,7 +34,7 @@ const REACH_LEN_MAX: u64 = 2 << 30;
 /// Headers, or index entries, up to which they are rewritten along with any frames. `RocksDB`
 /// rewrites them by itself as soon as a few flushes have left files side by side, so what a
 /// collection gives back of them, some hundredths of what it gives back in all, would depend on how
-/// often was flushed before it, and nobody could foretell it.
+/// often was flushed before it, and could not be forecast.
 const ALONG_LEN_MAX: u64 = 512 << 20;
 /// Every key is below.
 const END: [u8; 17] = [0xff; 17];

@@ -47,7 +47,7 @@ pub(super) struct Swept {
     pub(super) chunks_kept: u64,
     pub(super) frames_damaged: u64,
     pub(super) stored_bytes_dropped: u64,
-    /// What is dead in frames that there was no room to write anew.
+    /// Dead bytes in frames that there was no room to write anew.
     pub(super) shortage: Option<Shortage>,
     pub(super) live: Live,
 }
@@ -269,7 +269,7 @@ impl<'s> Sweep<'s> {
 
     /// Everything in the gap is dead. The deletion that follows the files takes away what comes
     /// back without them; if a crash keeps it from being durable, payloads without headers are
-    /// left, which nobody reads.
+    /// left, which are never read.
     fn drop_gap(&self, gap: Option<Range<ChunkId>>) -> Result<(), StoreError> {
         let Some(Range { start, end }) = gap else {
             return Ok(());

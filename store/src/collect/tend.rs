@@ -108,7 +108,7 @@ fn merge_small(
 }
 
 /// The frames of `group` that are worth merging, and those at its end that more may join. Every
-/// chunk stays: nobody was asked which are needed.
+/// chunk stays: the maps were not asked which are needed.
 fn packs(group: Group, chunks_per_frame: usize) -> (Vec<Pack>, Option<Pack>) {
     let (mut packer, mut complete) = (Packer::new(chunks_per_frame), Vec::new());
     for entry in group.entries {

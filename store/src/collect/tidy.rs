@@ -65,7 +65,7 @@ pub(super) fn tidy(store: &Store, watch: &dyn Watch) -> Result<(u64, u64), Store
 }
 
 /// Deletes the pages of layers that are neither there nor being built: ids are never given twice,
-/// so nobody can miss them.
+/// so nothing refers to them.
 pub(super) fn drop_orphans(store: &Store, orphans: &[LayerId]) -> Result<(), StoreError> {
     let mut batch = Batch::default();
     orphans.iter().for_each(|layer| batch.delete_pages(*layer));

@@ -185,7 +185,7 @@ fn live_len(store: &Store, range: Range<ChunkId>) -> Result<u64, StoreError> {
         if first >= range.end {
             break;
         }
-        // A damaged header's frame stays as it is; how long it is nobody knows.
+        // A frame with a damaged header stays as it is; its length is unknown.
         let payload = FrameHeader::decode(first, value)
             .map_or(u64::from(vellum_core::frame::PLAIN_LEN_MAX), |header| {
                 header.payload_len.into()

@@ -1,17 +1,19 @@
 //! The handle through which the database is used, and its replacement after a failed write.
 //!
-//! What a failed write leaves is unknown: a record may be in the log in part, whole, or whole and
-//! not on disk, and after a failed sync the kernel may have dropped what it could not write and call
-//! it clean. **Nothing more is written through the handle that failed.** It is closed, what it had
-//! in memory is forgotten, and another one is opened, which reads what is durable, as after a crash.
+//! A failed write leaves an unknown state: a record may be in the log in part, whole, or whole and
+//! not on disk, and after a failed sync the kernel may have dropped what it could not write and
+//! call it clean. **Nothing more is written through the handle that failed.** It is closed, what it
+//! had in memory is forgotten, and another one is opened, which reads what is durable, as after a
+//! crash.
 //!
-//! Why nothing acknowledged is lost, and nothing that was refused appears:
+//! These rules make sure that nothing acknowledged is lost and nothing refused appears:
 //!
-//! - *Logged* writes go one after the other (`Handle::log_end`), each is acknowledged after its sync,
-//!   and after one that failed there is no other. So all that were acknowledged lie in the log before the one that failed, and their sync
-//!   succeeded: they are on disk. The sequence number before the failed write tells where it begins.
-//!   Before the log is read again it is cut there (`logs::cut_unacknowledged`), and the cut is
-//!   synced: a write that was refused cannot come back, now or after a crash.
+//! - *Logged* writes go one after the other (`Handle::log_end`), each is acknowledged after its
+//!   sync, and after one that failed there is no other. So all that were acknowledged lie in the
+//!   log before the one that failed, and their sync succeeded: they are on disk. The sequence
+//!   number before the failed write tells where it begins. Before the log is read again it is cut
+//!   there (`logs::cut_unacknowledged`), and the cut is synced: a write that was refused cannot
+//!   come back, now or after a crash.
 //! - A logged write that fails is tried once more with the new handle, since whoever asked for it
 //!   holds the locks under which it was decided: nothing that it was decided from has changed. (The
 //!   collector does not: it would decide anew, so it asks for the handle that it began with.)
@@ -45,14 +47,14 @@ use super::{Batch, stall};
 use crate::chunks::pause::lock;
 use crate::error::StoreError;
 
-/// How long users of the database wait for it to be opened again: longer than that takes after a
+/// Time that users of the database wait for it to be opened again: longer than that takes after a
 /// fault that has passed (some tenths of a second, with a full log), shorter than the patience of
 /// guests (30 seconds, mostly).
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pauses between attempts to open the database again.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How often is looked whether the last user of a handle has gone.
+/// Interval of the polls that find out if the last user of a handle has gone.
 const LOOK_PAUSE: Duration = Duration::from_millis(1);
 
 /// The time between two failed writes: bulk writes of an earlier one may be gone.
@@ -69,7 +71,7 @@ pub(super) struct Handle {
     iterators: Mutex<Vec<Weak<IteratorSlot>>>,
 }
 
-/// What became of what was in memory when a handle failed.
+/// Fate of what was in memory when a handle failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Memory {
     /// A write failed: of what was written in bulk, some may be on disk and some not.
@@ -96,7 +98,7 @@ self_cell!(
 /// An iterator that can be taken away.
 pub(super) struct IteratorSlot(Mutex<Option<OwnedIterator>>);
 
-/// How the database is opened again.
+/// Opens the database again.
 pub(super) trait Reopen: Send + Sync {
     /// For writing, as it was up to the sequence number `acknowledged`, if there is one.
     fn reopen(&self, acknowledged: Option<u64>) -> Result<DB, StoreError>;
@@ -127,10 +129,11 @@ struct State {
 /// A write that failed, and what follows from it.
 struct Failure {
     since: Instant,
-    /// What was tried, if the disk was full: who meets the failure is told so, and what helps.
+    /// The write that was tried, if the disk was full: callers that meet the failure are told so,
+    /// and what helps.
     full: Option<String>,
     message: String,
-    /// Why the database could not be opened again so far.
+    /// The reason that the database could not be opened again so far.
     reopening: Option<String>,
 }
 
@@ -249,14 +252,15 @@ impl CurrentHandle {
         self.shared.state().generation
     }
 
-    /// Why nothing can be written now, if a write has failed and waiting does not help any more.
+    /// The reason that nothing can be written now, if a write has failed and waiting does not help
+    /// any more.
     pub(super) fn trouble(&self) -> Option<StoreError> {
         let state = self.shared.state();
         let failure = state.failure.as_ref()?;
         state.patience().is_none().then(|| failure.error())
     }
 
-    /// Whether a write has failed that could not be made good yet.
+    /// True if a write has failed that could not be made good yet.
     pub(super) fn has_failed(&self) -> bool {
         self.shared.state().failure.is_some()
     }
@@ -344,7 +348,7 @@ impl Shared {
     /// Closes the handle that failed and opens another one, however long that takes.
     fn replace(&self, failed: Arc<Handle>, memory: Memory) {
         failed.wait_for_users();
-        // Where the log is to be cut, if a logged write failed.
+        // Sequence number at which the log is to be cut, if a logged write failed.
         let acknowledged = *lock(&failed.log_end);
         let batches = match memory {
             Memory::Whole => failed.unflushed.read(&failed.db),
@@ -411,7 +415,7 @@ impl State {
         self.handle.clone().filter(|_| self.failure.is_none())
     }
 
-    /// How long its users go on waiting.
+    /// Time that its users go on waiting.
     fn patience(&self) -> Option<Duration> {
         let since = self.failure.as_ref()?.since;
         PATIENCE

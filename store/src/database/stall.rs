@@ -17,7 +17,7 @@ use rocksdb::{DB, ErrorKind, Options, WriteBatch, WriteOptions, properties};
 
 /// The pause between two attempts: a flush takes some tens of milliseconds at least.
 const PAUSE: Duration = Duration::from_millis(1);
-/// How long a write waits for flushes where one has failed before.
+/// Time that a write waits for flushes after one has failed.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Tables of a family that may overlap until writes stop: `RocksDB`'s own limit.
 const LOOSE_TABLES_MAX: i32 = 36;

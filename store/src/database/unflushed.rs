@@ -3,8 +3,8 @@
 //!
 //! A compaction that meets a damaged table ends all writing through the handle, though nothing that
 //! was written has failed: what is in memory is whole and can be read. Only where it is cannot be
-//! asked for, so the keys are kept. Values are read again, from the old handle's memory, and written
-//! to the new one. Logged writes need no keys: the log has them.
+//! asked for, so the keys are kept. Values are read again, from the old handle's memory, and
+//! written to the new one. Logged writes need no keys: the log has them.
 //!
 //! A key says *somebody wrote here*, no more: the value that is read is the newest, whoever wrote
 //! it. So it does not matter that keys are forgotten later than their values reach a file.
@@ -30,9 +30,9 @@ pub(super) struct Unflushed(Mutex<Keys>);
 struct Keys {
     /// For each write: its kind, the length of its key, the key.
     bytes: Vec<u8>,
-    /// How many bytes were forgotten before them.
+    /// Number of bytes forgotten before them.
     forgotten: u64,
-    /// Where the last deletion of a range ended: none of those can be taken along.
+    /// End of the last deletion of a range: none of those can be taken along.
     range_end: u64,
 }
 

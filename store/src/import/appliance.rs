@@ -10,7 +10,7 @@ use vellum_formats::ova;
 use crate::error::StoreError;
 use crate::pieces::FileSource;
 
-/// What stands in a tar archive, and where.
+/// Magic number of a tar archive, and its offset.
 const TAR_MAGIC: &[u8; 5] = b"ustar";
 const TAR_MAGIC_AT: u64 = 257;
 

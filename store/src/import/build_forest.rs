@@ -26,7 +26,7 @@ use crate::pieces::Input;
 use crate::store::{Building, Hold, Store, now_ms};
 use crate::watch::{Progress, Watch};
 
-/// What became of one layer.
+/// Result of building one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerReport {
     /// The disk's length.
@@ -98,7 +98,7 @@ impl Store {
         let done = built.build_all(forest, watch);
         if matches!(done, Err(StoreError::Full { .. })) {
             drop(built);
-            // What fails here is done by the next collection.
+            // If this fails, the next collection does it.
             let _ = self.collect(CollectOptions::default(), &OnlyCancelled(watch));
             return Err(done.expect_err("it is full"));
         }
@@ -113,7 +113,7 @@ impl BuiltForest<'_> {
         &self.ids
     }
 
-    /// What became of each.
+    /// Result of building each layer, in the order of the forest.
     #[must_use]
     pub fn reports(&self) -> &[LayerReport] {
         &self.reports

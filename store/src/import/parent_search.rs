@@ -45,7 +45,7 @@ pub(super) fn beside(child: &Child<'_>, parent: &ParentReference) -> Result<Path
     Ok(inside(dir, name))
 }
 
-/// `name` in `dir`, as people write it.
+/// `name` in `dir`, as a user would write it.
 pub(super) fn inside(dir: &Path, name: &str) -> PathBuf {
     if dir == Path::new(".") {
         PathBuf::from(name)
@@ -91,7 +91,7 @@ pub(super) fn search(
     }
 }
 
-/// What stands behind the last separator of a path of either kind.
+/// Part of a path behind its last separator, be it `/` or `\`.
 fn plain_end(hint: &str) -> Option<String> {
     let end = hint.rsplit(['/', '\\']).next().unwrap_or(hint);
     (!end.is_empty() && end != ".." && end != ".").then(|| end.to_owned())
@@ -142,7 +142,8 @@ pub(super) fn names_in(dir: &Path) -> Result<Vec<String>, StoreError> {
     Ok(names)
 }
 
-/// Opens a regular file that nobody named but a header or a folder: no link, no device, no pipe.
+/// Opens a regular file that only a header or a folder named, not the user: no link, no device, no
+/// pipe.
 pub(super) fn open_beside(path: &Path) -> Result<(FileSource, FileKey), String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fail = |error: std::io::Error| format!("cannot be opened: {error}");

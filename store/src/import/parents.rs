@@ -27,17 +27,17 @@ use crate::pieces::{FileGuard, FileSource};
 
 /// An image file that was opened, one of a chain.
 pub struct ChainedFile {
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
     /// The format that it is read as.
     pub format: Format,
-    /// What its headers say.
+    /// Facts from its headers.
     pub facts: ImageFacts,
     /// The file that it stands on: its place among all.
     pub parent: Option<usize>,
     /// The states that it keeps inside, the oldest first.
     pub internal: Vec<InternalSnapshot>,
-    /// When something last wrote to it, in milliseconds since 1970.
+    /// Time of its last modification, in milliseconds since 1970.
     pub changed_ms: u64,
     file: Arc<dyn ReadAt>,
     pub(crate) image: Arc<dyn ImageSource>,
@@ -289,7 +289,7 @@ impl ChainFinder {
         })
     }
 
-    /// Where the parent of `child` is, and whether a person named that very file.
+    /// Path of the parent of `child`, and true if the user named that very file.
     fn place_of(
         &self,
         child: &Child<'_>,
@@ -318,8 +318,8 @@ impl ChainFinder {
         })
     }
 
-    /// Where a text that is no image says a file is: what a person mapped, else a name inside
-    /// `dir`.
+    /// Path of a file that a text (no image itself) refers to: the one that the user mapped, else
+    /// a name inside `dir`.
     ///
     /// # Errors
     ///
@@ -439,7 +439,7 @@ impl ChainedFile {
         told
     }
 
-    /// Its name without folder and ending, as people call it.
+    /// File name without folder and extension.
     #[must_use]
     pub fn stem(&self) -> String {
         let stem = self.path.file_stem().unwrap_or_default();

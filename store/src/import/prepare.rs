@@ -31,7 +31,7 @@ pub(super) struct Hashed {
     pub(super) names: Vec<Option<ChunkHash>>,
 }
 
-/// Reads `input` to its end, or until nobody listens any more.
+/// Reads `input` to its end, or until the receiver is gone.
 pub(super) fn read_all(
     input: &mut Input,
     chunk_len: ChunkLen,
@@ -58,7 +58,7 @@ fn prepare(piece: Piece, chunk_len: ChunkLen) -> Prepared {
             absent,
         } if absent.is_empty() => {
             let (sender, hashed) = sync_channel(1);
-            // The builder may have given up; then nobody wants the names.
+            // The builder may have given up; then the hashes are not needed.
             rayon::spawn(move || drop(sender.send(Ok(hash(bytes, chunk_len)))));
             Prepared::Data { start, hashed }
         }
@@ -74,7 +74,8 @@ fn prepare(piece: Piece, chunk_len: ChunkLen) -> Prepared {
     }
 }
 
-/// Pads `bytes` to whole chunks and names them. Zeros are told first: they need no name.
+/// Pads `bytes` to whole chunks and hashes them. Chunks of zeros are found first: they need no
+/// hash.
 pub(super) fn hash(mut bytes: Vec<u8>, chunk_len: ChunkLen) -> Hashed {
     let chunk_len = chunk_len.as_usize();
     bytes.resize(bytes.len().next_multiple_of(chunk_len), 0);

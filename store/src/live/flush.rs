@@ -1,4 +1,4 @@
-//! What one flush has to do: chunks to store, pages to change. It does not know when it happens.
+//! The work of one flush: chunks to store, pages to change. It does not know when it happens.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,10 +19,10 @@ use crate::store::Store;
 /// Chunks that one core names at a time: some 100 microseconds of work.
 const CHUNKS_PER_TASK: usize = 128;
 
-/// What a page says from now on, in order; see [`vellum_core::page::Page::changed`].
+/// New entries of each page, in order; see [`vellum_core::page::Page::changed`].
 pub(super) type PageChanges = BTreeMap<PageIndex, Vec<Run>>;
 
-/// What a flush has to do.
+/// The work of a flush.
 pub(super) struct Flush<'w> {
     /// The positions that get data, in order.
     positions: Vec<u64>,

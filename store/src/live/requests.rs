@@ -1,5 +1,5 @@
-//! What reads and writes do with the view of a live disk: copy what waits, read the rest from the
-//! base, put what is new.
+//! Reads and writes of a live disk's view: copy what waits, read the rest from the base, put what
+//! is new.
 //!
 //! Nothing is read from the store under the view's lock.
 
@@ -18,11 +18,11 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::store::now_ns;
 
-/// How often a read is tried while flushes change what it reads. Once is rare: a collection must
-/// have ended since the flush.
+/// Limit of tries of a read while flushes change what it reads. Even one retry is rare: a
+/// collection must have ended since the flush.
 const ATTEMPTS_MAX: u32 = 8;
 
-/// What the buffer does not have of a read.
+/// Parts of a read that the write buffer does not have.
 enum Below {
     Nothing,
     All,
@@ -60,7 +60,7 @@ impl Shared {
         attempt().1
     }
 
-    /// Whether another base has taken the place of this one, or does as soon as the flush has ended
+    /// True if another base has taken the place of this one, or does as soon as the flush has ended
     /// that is going on: its batch may be there already.
     fn is_outdated(&self, base: &Base) -> bool {
         let control = self.control();
@@ -164,7 +164,7 @@ impl Shared {
         })
     }
 
-    /// What waits for each part of `range`: nothing, zeros, or data.
+    /// Kind of the unflushed change of each part of `range`: none, zeros, or data.
     fn waiting_kinds(&self, range: &Range<u64>) -> (Base, Vec<(Range<u64>, Option<Allocation>)>) {
         let view = self.view();
         let positions =

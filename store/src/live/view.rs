@@ -1,5 +1,5 @@
-//! What the users of a live disk see: changes that wait over those that are being flushed over what
-//! was flushed.
+//! The view that users of a live disk have: changes that wait, over those that are being flushed,
+//! over what was flushed.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::changes::{Change, Changes};
 use crate::disk::Disk;
 
-/// What was flushed.
+/// The flushed state of a disk.
 #[derive(Clone)]
 pub(super) struct Base {
     pub(super) disk: Arc<Disk>,
@@ -23,7 +23,7 @@ pub(super) struct View {
     /// The generation that is being flushed, if one is. It does not change.
     flushing: Option<Arc<Changes>>,
     pub(super) base: Base,
-    /// What was the base, and may still be read from.
+    /// Former bases that may still be read from.
     retired: Vec<Arc<Disk>>,
 }
 
@@ -49,12 +49,12 @@ impl View {
                 .map_or(0, |changes| changes.memory_len())
     }
 
-    /// Whether everything was flushed.
+    /// True if everything was flushed.
     pub(super) fn is_clean(&self) -> bool {
         self.filling.is_empty() && self.flushing.is_none()
     }
 
-    /// What waits for one chunk.
+    /// The unflushed change of one chunk.
     pub(super) fn chunk(&self, position: u64) -> Change<'_> {
         match (self.filling.get(position), &self.flushing) {
             (Change::Absent, Some(flushing)) => flushing.get(position),
@@ -62,7 +62,7 @@ impl View {
         }
     }
 
-    /// What waits for the positions of `range`, in order and gap-free.
+    /// The unflushed changes of the positions of `range`, in order and gap-free.
     pub(super) fn pieces(&self, range: Range<u64>) -> Vec<(Range<u64>, Change<'_>)> {
         let newest = self.filling.pieces(range);
         let Some(flushing) = &self.flushing else {

@@ -415,8 +415,8 @@ mod tests {
         {
             let new = filled(&store, &format!("new{nth}"), 2, new_len);
             let (image, content) = child(&store, &format!("c{nth}"), old, len);
-            // The tail and the nameless layers in between are the image's own: nobody else reaches
-            // them.
+            // The tail and the nameless layers in between are the image's own: nothing else
+            // reaches them.
             store.resize(image, len - CHUNK / 2, true).expect("shrink");
             store.resize(image, len, false).expect("grow");
             rebase(&store, image, Node::Image(new), RebaseMode::KeepMap);

@@ -124,8 +124,8 @@ pub struct LengthReport {
     pub compressed: Estimate,
     /// Names, index, maps, and whatever else is neither content nor in an empty store.
     pub metadata: Estimate,
-    /// A new store with all that, as `du` counts, without what it keeps back for a full disk; or what
-    /// it adds, if a parent or a store counts as stored.
+    /// A new store with all that, as `du` counts, without the space that it reserves for a full
+    /// disk; or only the growth, if a parent or a store counts as stored.
     pub on_disk: Estimate,
     /// Memory that an open store takes for finding these chunks.
     pub memory: Estimate,
@@ -185,7 +185,8 @@ impl MeasureOptions {
             || !self.chunk_lens.is_sorted_by(|a, b| a < b)
         {
             return refuse(
-                "chunk sizes to measure are powers of two from 4K to 4M, each once, in rising order",
+                "chunk sizes to measure are powers of two from 4K to 4M, each once, \
+                 in rising order",
             );
         }
         if !(self.sample > 0.0 && self.sample <= 1.0) {

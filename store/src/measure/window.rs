@@ -38,7 +38,7 @@ pub(super) enum Event {
 /// Chunks of one length in a window, in order; `None` is zeros.
 pub(super) type Names = Vec<Option<ChunkHash>>;
 
-/// Reads `inputs` one after the other, to their ends or until nobody listens any more.
+/// Reads `inputs` one after the other, to their ends or until the receiver is gone.
 pub(super) fn read_all(inputs: &mut [Input], events: &SyncSender<Result<Event, StoreError>>) {
     for input in inputs {
         let read = read_input(input, &mut |window| {

@@ -26,7 +26,7 @@ const LOOK_LEN: usize = 1 << 20;
 /// Result of checking, and healing, groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParityHealing {
-    /// Bytes of tables that were held against their sums.
+    /// Bytes of tables that were verified against their sums.
     pub bytes_read: u64,
     /// Blocks of tables that are as they should be again (or would be).
     pub blocks_healed: u64,

@@ -157,7 +157,7 @@ enum Right {
     Asked(Folder),
 }
 
-/// Right to write that somebody has; one that was asked for, until this is dropped.
+/// Right to write; if a lock had to be taken for it, held until this is dropped.
 struct HeldRight {
     _lock: Option<OwnerLock>,
 }
@@ -217,7 +217,7 @@ impl Parity {
         self.state().share = share;
     }
 
-    /// Tells people `text` when they ask.
+    /// Adds `text` to the notices, which the caller may ask for.
     pub(crate) fn note(&self, text: String) {
         self.notices
             .lock()
@@ -506,14 +506,14 @@ impl Drop for AtRest {
     }
 }
 
-/// Before a store is opened: makes its small files what they were when it was closed, if they are
-/// not and nobody wrote to it since. Which were not.
+/// Restores the small files of a store, before it is opened, to what they were when it was closed,
+/// if they differ and nothing was written since. Returns the names of those that differed.
 pub(crate) fn restore_small_files(dir: &Path) -> Result<Vec<String>, StoreError> {
     let folder = ParityFolder::new(dir);
     if rest::damaged_files(&folder).is_empty() {
         return Ok(Vec::new());
     }
-    // It may be that somebody is writing right now: then they are another's files.
+    // Another process may be writing right now: then the files are its own.
     let _lock = Folder::of_damaged(dir).lock("vellum parity")?;
     rest::restore_files(&folder)
 }

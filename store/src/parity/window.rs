@@ -172,7 +172,7 @@ impl<'g> Window<'g> {
         self.data.iter().enumerate().flat_map(blocks).collect()
     }
 
-    /// The lost blocks of tables that can be had back, each held against its sum.
+    /// The lost blocks of tables that can be restored, each verified against its sum.
     pub(super) fn restore(&self) -> Result<Vec<Restored>, StoreError> {
         let columns: Vec<usize> = (0..self.range.blocks.len())
             .filter(|nth| self.data.iter().any(|stretch| !stretch.sound[*nth]))

@@ -14,7 +14,7 @@ use super::survey::family_named;
 use crate::database::Family;
 use crate::records;
 
-/// Describes the changes in `later` for people; `books` has the names and numbers that the store
+/// Describes the changes in `later` for the user; `books` has the names and numbers that the store
 /// shows without them.
 pub(super) fn fallen_back(later: &[Vec<u8>], manifest: &Manifest, books: &Books) -> Vec<String> {
     let mut told = BTreeSet::new();

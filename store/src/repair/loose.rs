@@ -20,7 +20,7 @@ use super::table::{EntryKind, TableEntry};
 /// The level of tables that have no older ones below them.
 const LOWEST_LEVEL: u64 = 6;
 
-/// How tables of one family lie over each other.
+/// Order in which the tables of one family overlay each other.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Arrangement {
     pub(super) placed: Vec<TableRecord>,
@@ -59,7 +59,7 @@ pub(super) fn arrange(mut tables: Vec<TableRecord>, is_exact: bool) -> Arrangeme
     arrangement
 }
 
-/// What a compaction may have left of the tables that it had read.
+/// Remains of a compaction: tables that it may have read and not deleted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Leftovers {
     /// Tables of which nothing is needed.
@@ -68,7 +68,7 @@ pub(super) struct Leftovers {
     pub(super) doubtful: BTreeSet<Vec<u8>>,
 }
 
-/// What a compaction may have left among `tables`, which are all of one family, by number.
+/// Finds what a compaction may have left among `tables`, which are all of one family, by number.
 pub(super) fn leftovers(tables: &BTreeMap<u64, Vec<TableEntry>>) -> Leftovers {
     let mut newer: HashMap<&[u8], Vec<(u64, &[u8])>> = HashMap::new();
     let mut left = Leftovers::default();
@@ -107,7 +107,7 @@ fn others<'n, 'e>(
         .copied()
 }
 
-/// Whether a record is that entry. What lies lowest has its number taken away.
+/// True if a record is that entry. On the lowest level records have lost their sequence number.
 fn is_same(entry: &TableEntry, (sequence, value): (u64, &[u8])) -> bool {
     [entry.sequence, 0].contains(&sequence) && *value == entry.value
 }

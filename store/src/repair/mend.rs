@@ -41,7 +41,7 @@ pub(super) struct Mended {
 }
 
 impl Mended {
-    /// Describes the mends for people.
+    /// Describes the mends for the user.
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let count = |count: u64| {

@@ -66,7 +66,7 @@ pub struct RepairOptions {
 /// Result of a repair, or of its dry run.
 #[derive(Clone, Debug, Default)]
 pub struct RepairReport {
-    /// Faults that were found and are put right, for people.
+    /// Faults that were found and repaired, in words for the user.
     pub mends: Vec<String>,
     /// Parts that fall back to an earlier state, as far as can be told.
     pub earlier: Vec<String>,

@@ -1,4 +1,4 @@
-//! Brings entries of maps back whose chunks nobody has, from sources that know the content.
+//! Restores map entries whose chunks are lost, from sources that know the content.
 //!
 //! What a lost page said is nowhere else in the store. But a sealed layer has the identity of the
 //! content that it shows, and a source that has the same content (a repository to which it was
@@ -50,7 +50,7 @@ struct LostEntries {
     page: Page,
     /// The chunks, or zeros, at those of the positions that some source knows.
     found: BTreeMap<u16, Option<ChunkHash>>,
-    /// Positions of which nobody knows anything, and that nothing with a name shows.
+    /// Positions that no source knows, and that no image or snapshot shows.
     unseen: Vec<u16>,
 }
 
@@ -227,7 +227,7 @@ fn put(store: &Store, lost: LostEntries) -> Result<(u64, bool), StoreError> {
     names.sort_unstable_by_key(|name| name.0);
     names.dedup();
     let mut session = store.inner.chunks.session();
-    // What is known by name is lost as often as not.
+    // Chunks that the index knows by hash are lost as often as not: read them.
     session.verify();
     let mut ids: HashMap<ChunkHash, ChunkId> = HashMap::new();
     let there = session.find(&names)?;

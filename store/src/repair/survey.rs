@@ -30,7 +30,7 @@ pub(super) struct Survey {
     pub(super) later: Vec<Vec<u8>>,
     /// True if a log ends before it should.
     pub(super) is_cut: bool,
-    /// Faults of files, and their repairs, for people.
+    /// Faults of files, and their repairs, in words for the user.
     pub(super) findings: Vec<String>,
     /// True if the manifest had to be made from the tables.
     pub(super) is_loose: bool,

@@ -121,8 +121,8 @@ mod tests {
     }
 
     /// Bytes of the chunks of each cell in which two contents differ; what only one has differs.
-    /// Where one of them ends inside a chunk, maps say nothing: behind the end, where nobody sees
-    /// it, the chunk may hold something else. So that counts for the most, not for the least.
+    /// Where one of them ends inside a chunk, maps say nothing: behind the end, where it is not
+    /// visible, the chunk may hold something else. So that counts for the most, not for the least.
     fn expected(
         before: &[u8],
         after: &[u8],

@@ -111,7 +111,7 @@ impl GuestDisk<'_> {
         Ok(held)
     }
 
-    /// Keeps `error` for whoever asked.
+    /// Keeps `error` for the caller, as the reader can only pass an I/O error.
     fn fail(&self, error: StoreError) -> io::Error {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         io::ErrorKind::Other.into()

@@ -120,7 +120,7 @@ pub struct NodeUsage {
     pub parent: Option<usize>,
     /// True if it is a snapshot.
     pub is_snapshot: bool,
-    /// Its image's mode, as people write it.
+    /// Its image's mode, as the command line writes it.
     pub mode: &'static str,
     /// Layers that are its own: not below any other node.
     pub own_layers: u64,

@@ -303,7 +303,7 @@ impl Census {
             .is_some_and(|spans| doomed.first_kept(spans).is_none())
     }
 
-    /// The chunks that `numbers` hold and nobody else, with their share of frames.
+    /// The chunks that only `numbers` hold, with their share of frames.
     fn held_by(&self, numbers: &[u32]) -> Held {
         let doomed = Doomed::new(self.forest.nodes.len(), numbers.iter().copied());
         let sets = self

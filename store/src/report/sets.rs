@@ -22,7 +22,7 @@ pub(super) type Span = (u32, u32);
 pub(super) struct SetId(pub(super) u32);
 
 impl SetId {
-    /// The set of nobody.
+    /// The empty set.
     pub(super) const EMPTY: Self = Self(0);
 }
 

@@ -17,14 +17,14 @@ use crate::store::{Hold, Store, now_ms};
 pub(super) struct Still<'s> {
     pub(super) journal: JournalView<'s>,
     store: &'s Store,
-    /// The layer that shows each node, and what people called it.
+    /// The layer that shows each node, and its display name.
     tops: BTreeMap<Node, (LayerId, String)>,
     _holds: Vec<Hold>,
 }
 
 impl<'s> Still<'s> {
     /// The moment is now: `tree` is the store's, locked, and what guests wrote is flushed. An image
-    /// that somebody writes gets a new active layer, if anything was written since the last: under
+    /// that a guest writes gets a new active layer, if anything was written since the last: under
     /// a guest this costs a commit.
     pub(super) fn take(store: &'s Store, tree: &mut Tree) -> Result<Self, StoreError> {
         let (mut tops, mut edits) = (BTreeMap::new(), Vec::new());

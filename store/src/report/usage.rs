@@ -63,7 +63,7 @@ impl<'f> Usages<'f> {
         }
     }
 
-    /// The nodes of `spans`, and nobody else, hold `held`.
+    /// Adds `held`, which exactly the nodes of `spans` hold.
     pub(super) fn add(&mut self, spans: &[Span], held: Held) {
         match spans {
             [] => {}

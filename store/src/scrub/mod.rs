@@ -1,7 +1,7 @@
 //! The scrub: reads all that is stored, a part at a time, so that damage is found while there is
 //! still something to heal it from.
 //!
-//! A round reads every record of every family, then every frame (each chunk held against its name).
+//! A round reads every record of every family, then every frame (each chunk verified by its hash).
 //! Its last stage, for files beside the database, reads nothing yet. The position of the scrub
 //! outlives the process (`record`), and so do the times at which each range of chunks was last read
 //! whole (`verified`). Damage goes where every read puts it: a frame is mended if its missing
@@ -29,7 +29,7 @@ pub(crate) use record::{ScrubRecord, ScrubStage};
 
 /// Shortest time between two writes of the scrub's position: so much is read again after a crash.
 const KEEP_PAUSE: Duration = Duration::from_secs(5);
-/// A scrub that has not ended a round for so many rounds is kept by nobody any more.
+/// A scrub that has not ended a round for so many rounds counts as abandoned.
 const ABANDONED_ROUNDS: u64 = 4;
 /// Time that a round may take, unless another is asked for.
 pub const SCRUB_ROUND: Duration = Duration::from_hours(30 * 24);
@@ -50,7 +50,7 @@ pub struct ScrubOptions {
 pub struct ScrubReport {
     /// Stored bytes that were read.
     pub bytes: u64,
-    /// Chunks that were held against their names.
+    /// Chunks that were verified against their hashes.
     pub chunks: u64,
     /// Damage that was not healed. Images are not named yet: see [`Store::name_images`].
     pub findings: Vec<Finding>,
@@ -156,7 +156,7 @@ impl Store {
         crate::check::name_images(self, &mut report.findings, lost, watch)
     }
 
-    /// Writes down where the scrub is: for whoever ends before the round does.
+    /// Saves the position of the scrub, for a process that ends before the round does.
     pub fn keep_scrub(&self) {
         let state = self.inner.scrub.0.lock();
         let state = state.unwrap_or_else(PoisonError::into_inner);

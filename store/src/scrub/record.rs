@@ -45,7 +45,7 @@ pub(crate) enum ScrubStage {
     /// Every family but the frames.
     #[default]
     Records,
-    /// Every frame, each chunk held against its name.
+    /// Every frame, each chunk verified against its hash.
     Frames,
     /// Files that are kept beside the database to heal it from.
     Beside,

@@ -60,7 +60,7 @@ pub struct SourceEntry {
     /// Its whole path, or its address.
     pub place: String,
     /// The place of the secret that opens it; none if it needs none, or takes it from the
-    /// environment of whoever asks.
+    /// environment of the calling process.
     pub secret: Option<SourceSecret>,
     /// True to look for chunks of a file also where they do not lie on the grid.
     pub odd_offsets: bool,

@@ -68,8 +68,8 @@ impl Store {
         }
         edits.extend(without_identity(&tree, &tops, &edits));
         if !edits.is_empty() && self.access() == Access::ReadOnly {
-            // Only this process sees it, which is all that the moment needs. What nobody can write
-            // down gets another identity the next time.
+            // Only this process sees it, which is all that the moment needs. An identity that cannot be
+            // written down is another one the next time.
             let edits = identified(&edits)?.into_owned();
             tree.apply(&edits);
         } else if !edits.is_empty() {
@@ -136,7 +136,7 @@ impl Moment {
         &self.nodes
     }
 
-    /// The ids of those of `names` that the store has now. Nothing keeps them there: whoever asks
+    /// The ids of those of `names` that the store has now. Nothing keeps them there: the caller
     /// knows what its own maps refer to. Cost: a look into the index for each, and one into a
     /// header for each that is there.
     pub fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, StoreError> {

@@ -276,8 +276,8 @@ fn identities(store: &Store) -> Vec<(ContentId, blake3_of::Digest)> {
         .collect()
 }
 
-/// What is trimmed away is missing in the nameless layers above, too, which have nothing of their
-/// own there.
+/// Trimmed content is missing in the nameless layers above, too, which have nothing of their own
+/// there.
 #[test]
 fn layers_above_a_trimmed_one_are_never_taken_for_what_they_were() {
     let (_dir, store) = new_store(CHUNK);

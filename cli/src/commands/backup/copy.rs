@@ -24,8 +24,9 @@ Example:
   vellum backup copy /mnt/usb s3://bucket/images --all
   vellum backup copy /mnt/backup /mnt/usb web db@monday --from-password-file old.txt
 
-The first repository is only read; if VELLUM_REPOSITORY is set, the second may be left out. Each has its own password or key file. Points stay \
-what they are: a store that pushed to the one finds its points in the other. It can be stopped at any time and run again.")]
+The first repository is only read; if VELLUM_REPOSITORY is set, the second may be left out. Each \
+has its own password or key file. Points stay what they are: a store that pushed to the one finds \
+its points in the other. It can be stopped at any time and run again.")]
 pub(crate) struct Args {
     /// The repository to read, the one to write, and images (with all their snapshots) or points
     #[arg(value_name = "REPO] [REPO] [IMAGE[@SNAPSHOT]")]

@@ -28,7 +28,8 @@ Example:
   vellum backup forget /mnt/backup --keep-daily 7 --keep-weekly 4 --prune
   vellum backup forget /mnt/backup web@monday
 
-What other points stand on stays as long as they do. The space comes back with `vellum backup prune`.")]
+What other points stand on stays as long as they do. The space comes back with `vellum backup \
+prune`.")]
 pub(crate) struct Args {
     /// The repository; with rules the images that they are for (all, if none is named), else points
     #[arg(value_name = "REPO] [IMAGE")]

@@ -24,7 +24,8 @@ Example:
   vellum backup init /mnt/backup
   vellum backup init s3://bucket/images --key-file ~/backup.key
 
-Without the password or the key file nobody reads it again, neither you nor we. --key-file makes the file if it is not there.")]
+Without the password or the key file nobody reads it again, neither you nor we. --key-file makes \
+the file if it is not there.")]
 pub(crate) struct Args {
     /// A folder, or an address such as s3://BUCKET/PREFIX
     #[arg(value_name = "REPO")]

@@ -20,9 +20,10 @@ use crate::session::Session;
 
 /// List, add and remove passwords and key files that open a repository
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  vellum backup key add /mnt/backup --new-key-file backup.key\n  vellum backup key list /mnt/backup"
-)]
+#[command(after_help = "\
+Example:
+  vellum backup key add /mnt/backup --new-key-file backup.key
+  vellum backup key list /mnt/backup")]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,

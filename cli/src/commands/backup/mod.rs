@@ -41,10 +41,10 @@ Example:
   vellum backup list /mnt/backup
   vellum backup restore /mnt/backup web@monday monday.raw
 
-REPO is a folder, or s3://BUCKET/PREFIX, gs://…, az://… with credentials in the environment. VELLUM_REPOSITORY names it for all commands; \
-then a first word with a slash names another.
-A point is written IMAGE (its newest state), IMAGE@SNAPSHOT, IMAGE@latest, IMAGE@TIME (2026-11-22T08, as the clock on the wall showed it), \
-or as the beginning of its id.")]
+REPO is a folder, or s3://BUCKET/PREFIX, gs://…, az://… with credentials in the environment. \
+VELLUM_REPOSITORY names it for all commands; then a first word with a slash names another.
+A point is written IMAGE (its newest state), IMAGE@SNAPSHOT, IMAGE@latest, IMAGE@TIME \
+(2026-11-22T08, as the clock on the wall showed it), or as the beginning of its id.")]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,

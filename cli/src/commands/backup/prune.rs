@@ -26,8 +26,9 @@ Example:
   vellum backup prune /mnt/backup
   vellum backup prune /mnt/backup --fence all
 
-Others may push meanwhile. What they may be relying on goes with the next prune after their end. A process that died is never waited for by \
-the clock: --fence ends its session for good, so be sure that it is dead.")]
+Others may push meanwhile. What they may be relying on goes with the next prune after their end. A \
+process that died is never waited for by the clock: --fence ends its session for good, so be sure \
+that it is dead.")]
 pub(crate) struct Args {
     /// The repository
     #[arg(value_name = "REPO")]
@@ -178,7 +179,11 @@ impl Pruned {
 pub(super) fn would_free(bytes: Option<u64>, page: &Page) -> String {
     match bytes {
         Some(bytes) => format!("prune would free {} that nothing needs", page.size(bytes)),
-        None => "what prune would free is not known: something is lost, and `vellum backup verify` says what".to_owned(),
+        None => {
+            "what prune would free is not known: something is lost, and `vellum backup verify` \
+             says what"
+                .to_owned()
+        }
     }
 }
 

@@ -26,7 +26,8 @@ Example:
   vellum backup pull /mnt/backup --all
   vellum backup pull /mnt/backup web@monday --as web-then
 
-Names that are taken are refused; --as and --prefix give others. All of it appears at once, or nothing.")]
+Names that are taken are refused; --as and --prefix give others. All of it appears at once, or \
+nothing.")]
 pub(crate) struct Args {
     /// The repository, and images (with all their snapshots) or points
     #[arg(value_name = "REPO] [IMAGE[@SNAPSHOT]")]
@@ -35,7 +36,12 @@ pub(crate) struct Args {
     #[arg(long)]
     all: bool,
     /// What to call the one image that is pulled
-    #[arg(long = "as", value_name = "NAME", value_parser = lookup::name, conflicts_with_all = ["all", "prefix"])]
+    #[arg(
+        long = "as",
+        value_name = "NAME",
+        value_parser = lookup::name,
+        conflicts_with_all = ["all", "prefix"]
+    )]
     rename: Option<Name>,
     /// What to put before all names
     #[arg(long, value_name = "TEXT")]

@@ -24,8 +24,8 @@ Example:
   vellum backup push s3://bucket/images web db --limit-upload 20M
   vellum backup push /mnt/backup web --from-file /srv/web.qcow2
 
-It can be stopped at any time and run again: what was sent is found. Guests may write meanwhile; all disks are pushed as they are at one \
-moment.")]
+It can be stopped at any time and run again: what was sent is found. Guests may write meanwhile; \
+all disks are pushed as they are at one moment.")]
 pub(crate) struct Args {
     /// The repository, and images
     #[arg(value_name = "REPO] [IMAGE")]
@@ -106,7 +106,10 @@ pub(in crate::commands) fn tell_unreadable(
     if unreadable.is_empty() && store.lost().next().is_none() {
         return Outcome::Done;
     }
-    session.notice("hint: `vellum check --read-data` lists all that is hit, `vellum repair` what can be mended");
+    session.notice(
+        "hint: `vellum check --read-data` lists all that is hit, `vellum repair` what \
+         can be mended",
+    );
     Outcome::Losses
 }
 

@@ -22,8 +22,9 @@ use crate::session::Session;
 Example:
   vellum backup tree /mnt/backup
 
-Each line stands on the one above it in its column, an indented one on the line its branch leaves. ◆ and ◇ begin a tree; ◆ and ● are \
-snapshots, ◇ and ○ images. JSON of each point: what `list` tells, and parent, the id of the point that it stands on.")]
+Each line stands on the one above it in its column, an indented one on the line its branch leaves. \
+◆ and ◇ begin a tree; ◆ and ● are snapshots, ◇ and ○ images. JSON of each point: what `list` \
+tells, and parent, the id of the point that it stands on.")]
 pub(crate) struct Args {
     /// The repository
     #[arg(value_name = "REPO")]

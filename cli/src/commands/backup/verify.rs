@@ -24,8 +24,9 @@ Example:
   vellum backup verify /mnt/backup
   vellum backup verify s3://bucket/images --read-data --subset 3/7
 
-With --read-data everything is fetched and held against its name: if it is clean, every point restores. --subset reads one of several parts, \
-so that a week of nights reads all. Everything but packs of chunks is in a repository twice: where one of the two is damaged nothing is lost, and \
+With --read-data everything is fetched and held against its name: if it is clean, every point \
+restores. --subset reads one of several parts, so that a week of nights reads all. Everything but \
+packs of chunks is in a repository twice: where one of the two is damaged nothing is lost, and \
 --repair makes it whole again.")]
 pub(crate) struct Args {
     /// The repository

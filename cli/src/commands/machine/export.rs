@@ -36,9 +36,10 @@ Example:
   vellum machine export web web-files -O qcow2
   vellum machine export web web.ova -O ova
 
-vdi comes with a .vbox that has the machine's snapshots; qcow2 with a libvirt domain of the present \
-state, whose disk files have no folder: libvirt wants one. Each file holds what differs from the one \
-that it stands on. The folder must be empty or not there. An OVA has the present state of each disk.")]
+vdi comes with a .vbox that has the machine's snapshots; qcow2 with a libvirt domain of the \
+present state, whose disk files have no folder: libvirt wants one. Each file holds what differs \
+from the one that it stands on. The folder must be empty or not there. An OVA has the present \
+state of each disk.")]
 pub(super) struct ExportArgs {
     /// The machine
     machine: String,

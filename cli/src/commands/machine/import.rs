@@ -34,9 +34,9 @@ Example:
   virsh dumpxml web > web.xml
   vellum machine import web.xml --backing-map /var/lib/libvirt/images=/var/lib/libvirt/images
 
-Disks are read that lie in the folder of the file, or below it; --backing-map says where others are. \
-Each disk becomes an image with its snapshots, each snapshot of the machine a machine snapshot. The \
-file is kept as the machine's configuration. The machine must be switched off.")]
+Disks are read that lie in the folder of the file, or below it; --backing-map says where others \
+are. Each disk becomes an image with its snapshots, each snapshot of the machine a machine \
+snapshot. The file is kept as the machine's configuration. The machine must be switched off.")]
 pub(super) struct ImportArgs {
     /// The machine's file
     file: PathBuf,

@@ -108,7 +108,7 @@ pub(super) fn plan(
         .map(|snapshot| state(&snapshot.attachments))
         .collect();
     refuse_twice(&current, &disks, &machine.name)?;
-    // What is written there is in no snapshot, so it can stand on none.
+    // Writes there are in no snapshot, so no snapshot can be based on them.
     for (at, disk) in disks.iter_mut().enumerate() {
         let stands_on_some = snapshots
             .iter()
@@ -288,7 +288,7 @@ impl MachinePlan {
         shown: &ShownFiles<'_>,
         now_ms: u64,
     ) -> ArrivingImage {
-        // What is no disk of the current state is as in the last state that had it.
+        // A disk that the current state lacks is as in the last state that had it.
         let states = self.snapshots.iter().chain([&self.current]);
         let last = states.flatten().rfind(|(of, _)| *of == at);
         let file = match disk.mode {

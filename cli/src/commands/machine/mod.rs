@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     }
 }
 
-/// What was done to a machine.
+/// A change that was made to a machine.
 #[derive(Serialize)]
 struct Done {
     action: &'static str,

@@ -325,8 +325,8 @@ impl OutgoingMachine {
         DiskIdentity::Uuid(uuid)
     }
 
-    /// What each snapshot, and the present state, stands on. Immutable disks start afresh, so they
-    /// tell it only where there are no others.
+    /// The parent of each snapshot and of the present state. Immutable disks start afresh, so they
+    /// are asked only if there are no others.
     fn snapshot_parents(&self, written: &[Vec<WrittenState>]) -> SnapshotParents {
         let is_immutable = |disk: &OutgoingDisk| matches!(disk.mode, Mode::Immutable { .. });
         let tells = |disk: &OutgoingDisk| !disk.kept.is_empty() && !is_immutable(disk);

@@ -58,7 +58,7 @@ struct Elements {
     xml: String,
 }
 
-/// What qemu calls `-blockdev`.
+/// A block device as qemu's `-blockdev` takes it.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct BlockDevice<'d> {

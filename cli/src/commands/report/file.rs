@@ -52,7 +52,10 @@ pub(super) fn write(
 
 /// A file that is there is the one error with a remedy of our own.
 fn explain(error: StoreError) -> Failure {
-    let exists = matches!(&error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists);
+    let exists = matches!(
+        &error,
+        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists
+    );
     let failure = Failure::from(error);
     if exists {
         failure.hinted(ADVICE)

@@ -38,8 +38,16 @@ const UNCOUNTED_MAX: usize = 20;
 
 /// Tell where the space went, who holds it, and what deleting would free
 #[derive(clap::Args)]
-#[command(group(ArgGroup::new("form").args(["parts", "csv", "html", "pictures", "prometheus"]).conflicts_with("policy")))]
-#[command(group(ArgGroup::new("question").args(["reclaim", "target"]).conflicts_with_all(["form", "policy"])))]
+#[command(group(
+    ArgGroup::new("form")
+        .args(["parts", "csv", "html", "pictures", "prometheus"])
+        .conflicts_with("policy")
+))]
+#[command(group(
+    ArgGroup::new("question")
+        .args(["reclaim", "target"])
+        .conflicts_with_all(["form", "policy"])
+))]
 #[command(after_help = "\
 Example:
   vellum report
@@ -50,9 +58,10 @@ Example:
   vellum report --target 20G
   vellum report --keep-daily 7 --keep-weekly 4
 
-Nothing is deleted or changed; --keep-… tells what keeping only such snapshots would free. All figures are of one moment, also while \
-guests write. What is freed is given back by `vellum gc`, once it was deleted. Texts in CSV that a spreadsheet would run as a formula \
-get a ' in front. Exit code 3: something could not be read, and is told; the rest is counted.")]
+Nothing is deleted or changed; --keep-… tells what keeping only such snapshots would free. All \
+figures are of one moment, also while guests write. What is freed is given back by `vellum gc`, \
+once it was deleted. Texts in CSV that a spreadsheet would run as a formula get a ' in front. Exit \
+code 3: something could not be read, and is told; the rest is counted.")]
 pub(crate) struct Args {
     /// Only these parts
     #[arg(value_name = "PART", value_enum)]
@@ -73,7 +82,13 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["csv", "parts", "prometheus", "question", "policy"])]
     force: bool,
     /// Write Prometheus' text, to standard output or whole into a file that may be there
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "-"
+    )]
     prometheus: Option<PathBuf>,
     /// Tell what deleting exactly these frees
     #[arg(long, value_name = "IMAGE[@SNAPSHOT]", num_args = 1..)]

@@ -76,7 +76,8 @@ pub(super) fn of_target(
         let size = |bytes| session.output.units.show(bytes);
         let (wanted, most) = (size(bytes), size(census.reclaim(&all).freed));
         tell_uncounted(census.uncounted(), session);
-        let hint = "what is pinned or in use is never proposed; `vellum report totals` tells whether `vellum gc` frees some";
+        let hint = "what is pinned or in use is never proposed; `vellum report totals` tells \
+                    whether `vellum gc` frees some";
         return Err(Failure::failed(
             format!("no deletion frees {wanted}: all that may go frees {most}"),
             hint,
@@ -133,7 +134,10 @@ impl Answer for Deletion {
             plural(self.chunks, "chunk")
         ))?;
         if !self.uncounted.is_empty() {
-            page.line("that is without what could not be read, and `vellum gc` frees nothing while a map that stays is damaged")?;
+            page.line(
+                "that is without what could not be read, and `vellum gc` frees nothing while \
+                 a map that stays is damaged",
+            )?;
         }
         if self.freed_bytes == 0 && self.chunks > 0 {
             page.line("so little stays on the disk until more is dead")?;

@@ -53,7 +53,8 @@ const READ_ONLY_KNOWN: u64 = 0xf;
 /// are known.
 const INCOMPATIBLE_KNOWN: u64 = 0x1_0fff;
 const INCOMPATIBLE_METADATA_UUID: u64 = 0x400;
-/// What a superblock that is being changed, or is a dump or a seed, says of itself.
+/// The flags that are allowed. The others mark a superblock that is being changed, a dump or a seed
+/// device.
 const FLAGS_KNOWN: u64 = 0x3;
 const PROFILES: u64 = !0x7;
 const PROFILE_DUP: u64 = 0x20;

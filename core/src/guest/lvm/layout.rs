@@ -10,7 +10,7 @@ use super::{LvmKept, SECTOR_LEN};
 pub(in super::super) struct GroupLayout {
     /// The volume group's name.
     pub(in super::super) name: String,
-    /// What no logical volume has, in order.
+    /// Ranges that belong to no logical volume, in order.
     pub(in super::super) free: Vec<Range<u64>>,
     /// Those that have a part of it.
     pub(in super::super) volumes: Vec<LogicalVolume>,

@@ -49,8 +49,8 @@ const TEXT_LEN_MAX: u64 = 16 << 20;
 /// A reason to keep all of it.
 pub(super) type LvmKept = &'static str;
 
-/// What the physical volume in `volume` holds: `None` if it is none, the reason if it is not
-/// understood.
+/// Reads the contents of the physical volume in `volume`: `None` if it is none, the reason if it is
+/// not understood.
 pub(super) fn read(
     disk: &dyn ReadAt,
     volume: &Volume,

@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn texts_are_read_as_lvm_writes_them() {
-        let bytes = b"vg {\nid = \"a\\\"b\"\n# said\nseqno = 3\nstripes = [\n\"pv0\", 0\n]\nin { n = -1 }\n}\n\0";
+        let bytes = b"vg {\nid = \"a\\\"b\"\n# said\nseqno = 3\nstripes = [\n\"pv0\", 0\n]\n\
+            in { n = -1 }\n}\n\0";
         let found = parse(bytes).expect("a description");
         let group = found.section("vg").expect("there");
         assert_eq!(group.text("id"), Some("a\"b"));
