@@ -1,5 +1,5 @@
-//! The parts of disks that clients have written, for those who show the disks to others who keep
-//! what they read. It does not know who they are.
+//! The parts of disks that clients have written, for mounts that show the same disks to a kernel
+//! that caches what it reads. It does not know the mounts.
 //!
 //! The kernel keeps the pages of a file that is mapped. What an NBD client writes to the same disk
 //! would never be seen through such a mapping: so the NBD server tells this board what it wrote, a
@@ -7,7 +7,7 @@
 //! a write a moment after it was answered. A writer that waited for the kernel could wait for
 //! itself, since the kernel writes mapped pages back before it forgets them.
 //!
-//! A disk is known by its address in memory, as long as somebody watches it and so holds it.
+//! A disk is known by its address in memory, as long as a watch guard keeps it alive.
 
 use std::collections::HashMap;
 use std::ops::Range;

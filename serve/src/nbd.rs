@@ -1,4 +1,4 @@
-//! Disks for whoever speaks NBD, the network block device protocol: qemu, libnbd, the Linux kernel,
+//! Disks for clients of NBD, the network block device protocol: qemu, libnbd, the Linux kernel,
 //! libguestfs.
 //!
 //! [`Server`] offers the devices of an [`Exports`](vellum_core::device::Exports) on Unix and TCP
@@ -7,9 +7,9 @@
 //! From below: `wire` is the messages as bytes; `negotiation` and `transmission` decide what
 //! follows from them, without socket, thread or clock; `handshake`, `execution` and `reads` do it,
 //! for a socket as for memory (`dialogue`); `transport` is one socket, plain or under TLS;
-//! `entrance` leads a client in, `connection` is its threads, `peer` who it is, `client_log` what
-//! is told of it; `server` is all of them, from the first to a bounded end, `seats` how many,
-//! `writers` which of them may write.
+//! `entrance` takes a client through its handshake, `connection` is its threads, `peer` its
+//! identity, `client_log` its lines in the log; `server` is all clients, from the first to a
+//! bounded end, `seats` their limits, `writers` the right to write.
 //!
 //! # Limits
 //!

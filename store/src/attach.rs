@@ -8,8 +8,8 @@
 //! what its guest was told is written is flushed first, so they have it.
 //!
 //! **The last user's drop detaches a disk**: it is flushed, then released. Until that is done the
-//! image's slot stays taken, and whoever wants to attach it waits for that: a client that comes
-//! right back finds its disk, not an error.
+//! image's slot stays taken, and a client that wants to attach it waits for that: a client that
+//! comes right back finds its disk, not an error.
 //!
 //! **A scratch image** is attached when its guest first writes ([`crate::late`]). Meanwhile all of
 //! an immutable image's attached scratch images together hold that image. A guest that is switched
@@ -50,7 +50,7 @@ struct Slot {
     disk: Weak<AttachedDisk>,
 }
 
-/// Whoever attaches disks and shares them among its clients.
+/// Identity of an owner, which attaches disks and shares them among its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OwnerId(pub(crate) u64);
 
@@ -66,7 +66,7 @@ pub(crate) enum Use {
 pub(crate) struct AttachedDisk {
     disk: LiveDisk,
     is_shareable: bool,
-    /// Shared by writes while they go on; taken alone by whoever wants none to.
+    /// Held shared by writes while they go on; held exclusively by an operation that must see none.
     gate: RwLock<()>,
     /// Of a scratch image: its immutable image, and whether its guest was switched off.
     scratch: Option<ScratchHold>,
@@ -147,7 +147,8 @@ impl Store {
         self.change_with(|tree| Ok::<_, PlanError>(((), tree.plan_start(machine, now_ms())?)))
     }
 
-    /// Switches `machine` off: whoever writes to one of its immutable disks next starts afresh.
+    /// Switches `machine` off: the next guest that writes to one of its immutable disks starts
+    /// afresh.
     pub fn stop_machine(&self, machine: MachineId) -> Result<(), StoreError> {
         self.edit(|tree| tree.plan_stop(machine))
     }

@@ -1,12 +1,12 @@
-//! Exports states that stand on each other as files that do: each holds what differs from the one
-//! below it, and names that by its file's name alone.
+//! Exports a chain of states as a chain of files: each file holds what differs from its parent's,
+//! and names that by its file's name alone.
 //!
 //! Every image or snapshot becomes a file. What stands between two of them goes into the upper one;
-//! what lies below the lowest goes into that. Of those that show the same layer the first has the
-//! content, and the others stand on it with nothing of their own. One that stands on none of the
-//! others stands on the lowest of them all the same, and says all that it shows: a chain has one
-//! file at its bottom. Identities come from content,
-//! place and name, so the same tree gives the same bytes everywhere.
+//! what lies below the lowest goes into that. Of states that show the same layer the first has the
+//! content, and the others are its children, with nothing of their own. A state that descends from
+//! none of the others becomes a child of the lowest all the same, with its full content: a chain
+//! has one file at its bottom. Identities come from content, place and name, so the same tree gives
+//! the same bytes everywhere.
 
 use std::io;
 use std::path::Path;
@@ -109,7 +109,7 @@ impl Store {
     }
 }
 
-/// The state that each stands on: all stand on one.
+/// The parent of each state: all descend from one.
 fn parents_of(moment: &Moment, layers: &[LayerId]) -> Vec<Option<usize>> {
     let first_with = |layer: LayerId| layers.iter().position(|shown| *shown == layer);
     let below = |(at, layer): (usize, &LayerId)| {

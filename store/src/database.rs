@@ -351,7 +351,7 @@ impl Batch {
     }
 }
 
-/// A stored value. It holds nothing of the database: whoever has one may write.
+/// A stored value. It holds no lock of the database: its owner may write.
 pub(crate) struct Value<'a> {
     bytes: Vec<u8>,
     database: PhantomData<&'a Database>,

@@ -44,8 +44,7 @@ impl DiskDevice {
         Ok(Self::of(store, node.image(), store.disk(node)?))
     }
 
-    /// Opens `node` for what a disk shows that stands on it and is not made yet: it has no
-    /// snapshots.
+    /// Opens `node` as the content of a child that is not made yet: it has no snapshots.
     pub(crate) fn below(store: &Store, node: Node) -> Result<Self, StoreError> {
         Ok(Self::without_snapshots(store, store.disk(node)?))
     }
@@ -175,7 +174,7 @@ impl Device for DiskDevice {
 
     fn prefetch(&self, offset: u64, len: u64) {
         if let Some(range) = prefetchable(offset, len, self.len()) {
-            // An error is reported to whoever reads the bytes.
+            // An error is reported to the caller that reads the bytes.
             let _ = self.disk.prefetch(&|index| self.disk.page(index), range);
         }
     }

@@ -1,5 +1,5 @@
-//! A stored disk as the content of an image, for whoever measures, imports or writes it; and the
-//! identity of content, which says the same of the same bytes on every machine.
+//! A stored disk as the content of an image, to be measured, imported or written; and the identity
+//! of content, which is the same for the same bytes on every machine.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};

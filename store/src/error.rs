@@ -77,7 +77,7 @@ pub enum StoreError {
         #[source]
         source: SourceError,
     },
-    /// The file that an image stands on is not found, or not opened on the word of a header.
+    /// The backing file of an image is not found, or not opened because only a header names it.
     #[error("{name}: the file that it stands on, {parent}: {reason}")]
     Parent {
         /// The child's file.

@@ -319,8 +319,8 @@ impl Folder {
             .map_or(0, u64::from_le_bytes)
     }
 
-    /// The witness, for whoever writes to the store. Where it cannot be had, a lost end of the log
-    /// goes unnoticed, no more.
+    /// The commit counter file, for the process that writes to the store. If it cannot be opened, a
+    /// lost end of the log goes unnoticed, no more.
     pub(crate) fn witness(&self) -> Witness {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
@@ -344,8 +344,8 @@ impl Folder {
             .collect()
     }
 
-    /// Leaves word of chunks that were found damaged, for whoever writes next. Where it cannot be
-    /// left, whoever reads finds them again.
+    /// Leaves a list of chunks that were found damaged, for the next process that writes. If it
+    /// cannot be written, the next read finds them again.
     pub(crate) fn leave_suspects(&self, runs: impl IntoIterator<Item = (ChunkId, u64)>) {
         let mut bytes = Vec::new();
         for (first, count) in runs {

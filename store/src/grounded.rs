@@ -1,10 +1,10 @@
-//! Images that stand on nothing: their silence is zeros, whatever they are imported over.
+//! Images without a parent: their unallocated ranges are zeros, whatever they are imported over.
 
 use std::sync::Arc;
 
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
 
-/// An image that stands on nothing: what it does not have is zeros.
+/// An image without a parent: unallocated ranges read as zeros.
 pub(crate) struct Grounded(pub(crate) Arc<dyn ImageSource>);
 
 impl ImageSource for Grounded {

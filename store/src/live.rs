@@ -8,11 +8,11 @@
 //! looks into the filling one, then the frozen one, then the image, and never waits for a disk to
 //! sync.
 //!
-//! **Who flushes.** Whoever asks first does it, for all who ask meanwhile: they wait for that one
-//! and need at most one more. A generation that grows large is flushed by a thread of its own, so
-//! that writers go on; when memory for all live disks runs out, the writers flush (see `room`). A
-//! flush that fails leaves its changes waiting, below what came later: nothing is lost, and the
-//! next flush tries again.
+//! **Who flushes.** The first caller does it, for all callers that come meanwhile: they wait for
+//! that flush and need at most one more. A generation that grows large is flushed by a thread of
+//! its own, so that writers go on; when memory for all live disks runs out, the writers flush (see
+//! `room`). A flush that fails leaves its changes waiting, below what came later: nothing is lost,
+//! and the next flush tries again.
 //!
 //! **Versions.** Each flush puts a new `Base` under the view. Who has taken the old one may find
 //! its pages changed or gone: changed only where a write of now went, which it may see or not; on
@@ -431,7 +431,7 @@ impl Shared {
         }
     }
 
-    /// Has some of what waits flushed: by whoever does so already, else by this thread.
+    /// Has some of what waits flushed: by the thread that flushes already, else by this one.
     fn relieve(&self) -> Result<(), StoreError> {
         let control = self.control();
         if control.is_flushing {

@@ -91,7 +91,7 @@ impl PartialFile {
         let path = target.with_file_name(partial_name(name));
         let is_private = mode == NewFileMode::Private || replaced.is_some();
         let mut options = OpenOptions::new();
-        // Never through a link that somebody planted.
+        // Never through a link that was planted.
         options
             .write(true)
             .create_new(true)

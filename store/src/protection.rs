@@ -138,7 +138,7 @@ impl Store {
     }
 }
 
-/// Passes on that somebody wants to stop, not how far it is: parity counts something else.
+/// Passes on the wish to stop, not the progress: parity counts something else.
 struct Silent<'w>(&'w dyn Watch);
 
 impl Watch for Silent<'_> {

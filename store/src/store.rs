@@ -89,7 +89,7 @@ pub(crate) struct Inner {
     pub(crate) faults: Faults,
     pub(crate) journal: Journal,
     pub(crate) scrub: Scrub,
-    /// Reads and writes of guests so far: whoever can wait gives way to them.
+    /// Reads and writes of guests so far: background work gives way to them.
     guest_requests: AtomicU64,
     /// Commits so far. Changes under the lock of the tree.
     commits: AtomicU64,
@@ -349,7 +349,7 @@ impl Store {
     }
 
     /// The error that prevents writing at present, if a write has failed and the store could not be
-    /// opened again yet: to be reported once to whoever looks after it. Reading goes on.
+    /// opened again yet: to be reported once to the person who looks after it. Reading goes on.
     #[must_use]
     pub fn trouble(&self) -> Option<StoreError> {
         self.inner.database.trouble()

@@ -81,8 +81,8 @@ impl OpenFile {
         Ok(())
     }
 
-    /// The next data or hole from `offset`. Zeros that nothing is kept for are holes, whoever made
-    /// them; the end is one too.
+    /// The next data or hole from `offset`. Zeros that nothing is stored for are holes, however
+    /// they were made; the end is one too.
     pub(super) fn seek(&self, offset: i64, whence: i32) -> Result<i64, Refusal> {
         let wants_data = match whence {
             SEEK_DATA => true,

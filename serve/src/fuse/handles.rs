@@ -1,7 +1,7 @@
 //! File handles: which files are open, until all are closed at once when the mount ends.
 //!
-//! The kernel may keep asking after that, if it could not be kept from it: it hears that the server
-//! is stopping.
+//! The kernel may send requests even after that, if the mount could not be removed: they fail
+//! because the server is stopping.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

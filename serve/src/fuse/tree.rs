@@ -1,7 +1,7 @@
 //! The tree of files: names of exports as names of files, and their inode numbers.
 //!
-//! It asks nobody: what exports there are is told to it. It does not know lengths or times; those
-//! change without it.
+//! Its caller gives it the list of exports. It does not know lengths or times; those change without
+//! it.
 //!
 //! Names are data. `NAME` is the file `images/NAME.raw`, `NAME@SNAPSHOT` is
 //! `snapshots/NAME@SNAPSHOT.raw`, letter by letter. Where that is longer than a file's name can be,

@@ -1,5 +1,5 @@
-//! Lines about one client for whoever watches a server: that it came, what it got, what failed or
-//! took long, and what it did in all. Without a listener nothing is put into words.
+//! Log lines about one client, for the person who runs the server: that it came, what it got, what
+//! failed or took long, and what it did in all. Without a listener nothing is put into words.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,6 @@
 //! The handshake as a state machine: bytes in, [`Action`]s out. It has no socket, no clock and no
-//! exports: what only the world knows it asks for with a [`Question`], and is told.
+//! exports: it asks for the facts that it lacks with a [`Question`], and gets the answer from its
+//! caller.
 //!
 //! Nothing that a client said before TLS has any effect after it (CVE-2021-3716), no export is
 //! opened for a client that still has to start TLS (CVE-2019-14850), and a message is never kept

@@ -3,7 +3,7 @@
 //!
 //! - A client that shakes hands has no seat yet. Of these each listener has so many at most; when
 //!   another one comes, the oldest of the client that has most of them makes room, once it has had
-//!   a fair time. So whoever opens connections and says nothing crowds out themselves.
+//!   a fair time. So a client that opens connections and sends nothing crowds out only itself.
 //! - A client takes a seat when it asks to enter an export. With many seats, one client (one
 //!   process, or one address) never has all of them.
 //! - All sockets together stay below what the process can spare: the store needs descriptors, too.
@@ -88,7 +88,7 @@ pub(super) enum Room {
     Free,
     /// It can when this one's socket is shut, which is given up.
     Given(Arc<Transport>),
-    /// Not before this time, or somebody leaves.
+    /// Not before this time, or before a client leaves.
     After(Duration),
 }
 

@@ -1,14 +1,14 @@
 //! Writers of a disk that several clients have entered: one client at a time, unless the disk is
 //! made for several.
 //!
-//! NBD knows no intent to write, so who enters is not asked for one. The first client that writes
-//! becomes the disk's writer, and stays it until its last connection to the disk is gone. Others
-//! may read meanwhile: who enters is told that the export is read-only, so that a second guest
-//! fails when it is started, and who had entered before has its writes refused. With *takeover* the
-//! last one that writes becomes the writer, and the one before is refused from then on: what a
-//! guest needs that moves from one host to another, where the second opens the disk before the
-//! first has let go of it. In neither case do two clients write at once: a write holds the gate of
-//! its disk, and another writer is named with the gate closed.
+//! NBD has no intent to write, so a client that enters is not asked for one. The first client that
+//! writes becomes the disk's writer, and stays it until its last connection to the disk is gone.
+//! Others may read meanwhile: a client that enters is told that the export is read-only, so that a
+//! second guest fails when it is started, and one that had entered before has its writes refused.
+//! With *takeover* the last one that writes becomes the writer, and the one before is refused from
+//! then on: what a guest needs that moves from one host to another, where the second opens the disk
+//! before the first has let go of it. In neither case do two clients write at once: a write holds
+//! the gate of its disk, and another writer is named with the gate closed.
 //!
 //! A disk is known by its address in memory: all clients of an export share one device, and each of
 //! them holds it for as long as it holds its [`WriteRight`].

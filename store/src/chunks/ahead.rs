@@ -38,7 +38,7 @@ impl ReadAhead {
             }
             let (reader, ahead, id) = (Arc::clone(reader), Arc::clone(&self.0), next);
             rayon::spawn(move || {
-                // An error is reported to whoever reads the frame.
+                // An error is reported to the caller that reads the frame.
                 let _ = reader.frame(id);
                 drop(reader);
                 ahead.leave();

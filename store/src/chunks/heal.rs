@@ -38,7 +38,7 @@ use crate::error::StoreError;
 pub(crate) struct RightBytes<'a> {
     pub(crate) id: ChunkId,
     pub(crate) name: ChunkHash,
-    /// Held against the name by whoever made this.
+    /// Verified against the hash by the caller.
     pub(crate) plain: &'a [u8],
 }
 

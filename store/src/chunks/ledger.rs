@@ -62,7 +62,7 @@ pub(crate) struct DamageLedger {
 enum Keeping {
     /// Into the database.
     Database,
-    /// Into the folder, for whoever writes next.
+    /// Into the folder, for the next process that writes.
     Suspects(Folder),
 }
 

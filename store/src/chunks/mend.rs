@@ -4,9 +4,9 @@
 //!
 //! Every read of a damaged frame comes by here, so it bounds how long that may take: one thread at
 //! a time works on a frame, the others wait for it; a frame that could not be mended is not tried
-//! again for a while; sources have their own time limit (`source`). Chunks that were found are held
-//! against their names, kept in the cache, and written under the ids that they had if the store can
-//! be written to (`heal`).
+//! again for a while; sources have their own time limit (`source`). Chunks that were found are
+//! verified against their hashes, kept in the cache, and written under the ids that they had if the
+//! store can be written to (`heal`).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,7 @@ pub(crate) struct Mender {
 
 #[derive(Default)]
 struct MenderState {
-    /// Frames that somebody is mending.
+    /// Frames that a thread is mending.
     busy: BTreeSet<ChunkId>,
     /// Frames that could not be mended, and when that was found.
     failed: HashMap<ChunkId, Instant>,
@@ -59,7 +59,7 @@ struct Mending<'m> {
     first: ChunkId,
 }
 
-/// Chunks of a frame that were found, each held against its name.
+/// Chunks of a frame that were found, each verified against its hash.
 #[derive(Default)]
 struct FoundChunks {
     plain: HashMap<ChunkHash, Vec<u8>>,
@@ -280,7 +280,7 @@ impl Chunks {
         found.take("another copy in this store", copies);
     }
 
-    /// The bytes of those of `names` that some source has, each held against its name.
+    /// The bytes of those of `names` that some source has, each verified against its hash.
     pub(crate) fn plain_in_sources(&self, names: &[ChunkHash]) -> HashMap<ChunkHash, Vec<u8>> {
         let mut found = FoundChunks::default();
         self.find_in_sources(&names.iter().collect::<Vec<_>>(), &mut found);

@@ -1,5 +1,5 @@
-//! Reads chunks by id: every chunk is held against its name before a caller sees it. A chunk that
-//! is found damaged enters the ledger, one that is found whole leaves it.
+//! Reads chunks by id: every chunk is verified against its hash before a caller sees it. A chunk
+//! that is found damaged enters the ledger, one that is found whole leaves it.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -52,7 +52,7 @@ impl Frame {
     }
 
     /// A frame of which `found` says what is there: the bytes of each chunk of `header`, in order,
-    /// each held against its name by whoever found it.
+    /// each verified against its hash when it was found.
     pub(super) fn of_found(header: FrameHeader, found: &[Option<&[u8]>], chunk_len: usize) -> Self {
         let mut plain = Vec::with_capacity(found.len() * chunk_len);
         for bytes in found {
@@ -105,7 +105,7 @@ pub(crate) struct Reader {
     cache: FrameCache,
     ledger: Arc<DamageLedger>,
     headers: HeaderFinder,
-    /// Frames that are being decoded: whoever wants one of them waits for it.
+    /// Frames that are being decoded: other threads that want one of them wait for it.
     loading: Mutex<BTreeSet<ChunkId>>,
     loaded: Condvar,
 }
@@ -248,7 +248,8 @@ impl Reader {
         self.decode(header, &stored)
     }
 
-    /// The frame that `header` and the payload `stored` make, its chunks held against their names.
+    /// The frame that `header` and the payload `stored` make, its chunks verified against their
+    /// hashes.
     pub(crate) fn decode(&self, header: FrameHeader, stored: &[u8]) -> Result<Frame, StoreError> {
         let first = header.first();
         let damaged = |reason: String| StoreError::damaged(format!("frame {first}"), reason);

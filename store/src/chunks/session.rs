@@ -313,7 +313,7 @@ impl<'s> Session<'s> {
     }
 
     /// Tries the neighbour of the last hit. A miss may be one changed chunk among many that are
-    /// known: the next chunk is held against the next neighbour, a few times.
+    /// known: the next chunk is compared with the next neighbour, a few times.
     fn try_neighbour(&mut self, hash: &ChunkHash) -> Result<Option<ChunkId>, StoreError> {
         let Some(neighbour) = self.neighbour else {
             return Ok(None);

@@ -4,8 +4,8 @@
 //! A source may be far away, slow or gone. Each is asked in a thread of its own, one question at a
 //! time, and the caller waits [`PATIENCE`] at most; a source that did not answer in time, or
 //! failed, is not asked again for [`PAUSE`]. So a guest that reads a damaged chunk waits that long
-//! for each source once, not for each chunk. An answer is not believed: every chunk is held against
-//! its name.
+//! for each source once, not for each chunk. An answer is not trusted: every chunk is verified
+//! against its hash.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -33,7 +33,7 @@ pub trait ChunkSource: Send + Sync {
     fn describe(&self) -> String;
 
     /// The bytes of each of the wanted chunks, in their order, as far as it has them. They need not
-    /// be right: each is held against its name by whoever asked. Fails, in words for people, if it
+    /// be right: each is verified against its hash by the caller. Fails, in words for people, if it
     /// cannot be asked now.
     fn fetch(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String>;
 
@@ -86,10 +86,10 @@ pub(crate) struct AskedSource {
     paused: Mutex<Option<Instant>>,
 }
 
-/// Asks a source, and sends the answer to whoever waits for it.
+/// Asks a source, and sends the answer to the caller that waits for it.
 type Question = Box<dyn FnOnce(&dyn ChunkSource) + Send>;
 
-/// Answer of a source, or its silence.
+/// Answer of a source, or the reason that there is none.
 pub(crate) enum Asked<T> {
     /// The answer, unverified.
     Answer(T),

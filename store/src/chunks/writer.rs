@@ -384,7 +384,8 @@ impl Shared {
         }
     }
 
-    /// Writes `frames`; whether that worked. If not, whoever waits learns why from the database.
+    /// Writes `frames`; true if that worked. If not, those that wait get the reason from the
+    /// database.
     fn commit(&self, frames: &[EncodedFrame]) -> bool {
         let stored_len: usize = frames.iter().map(EncodedFrame::len).sum();
         loop {

@@ -14,12 +14,13 @@
 //!   number before the failed write tells where it begins. Before the log is read again it is cut
 //!   there (`logs::cut_unacknowledged`), and the cut is synced: a write that was refused cannot
 //!   come back, now or after a crash.
-//! - A logged write that fails is tried once more with the new handle, since whoever asked for it
-//!   holds the locks under which it was decided: nothing that it was decided from has changed. (The
-//!   collector does not: it would decide anew, so it asks for the handle that it began with.)
-//! - *Bulk* writes of the failed handle are lost as in a crash, unless they were flushed. Whoever
-//!   wrote some says under which [`Generation`] it began, when it asks for them to be made durable;
-//!   under another one it is told that they are gone. Ids of lost chunks are never given again.
+//! - A logged write that fails is tried once more with the new handle, since its caller holds the
+//!   locks under which it was decided: nothing that it was decided from has changed. (The collector
+//!   does not: it would decide anew, so it asks for the handle that it began with.)
+//! - *Bulk* writes of the failed handle are lost as in a crash, unless they were flushed. Their
+//!   writer says under which [`Generation`] it began, when it asks for them to be made durable;
+//!   under another generation it gets the error that they are gone. Ids of lost chunks are never
+//!   given again.
 //! - Where no write failed, but a compaction met a damaged table, after which RocksDB takes no
 //!   writes either, memory is whole: bulk writes are taken along to the next handle
 //!   (`unflushed`), the generation stays, and nobody is told anything.
@@ -31,8 +32,8 @@
 //! no other can be opened for writing, one is opened for reading, so that reads go on, and it is
 //! tried again with growing pauses as long as the store is open.
 //!
-//! Who uses the handle holds it for one call. Iterators live longer; they are taken away from
-//! those who have them, who are told so when they ask for the next record.
+//! A user of the handle holds it for one call. Iterators live longer; they are taken away from
+//! their owners, which get an error when they ask for the next record.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::{self, JoinHandle};

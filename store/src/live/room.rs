@@ -1,8 +1,8 @@
-//! Memory for what waits, of all live disks together.
+//! The write buffer's budget: memory for unflushed writes of all live disks together.
 //!
 //! A writer that finds none left flushes itself before it goes on: the disk that has most waiting,
-//! whoever's it is. So memory is bounded however many disks there are, a disk that nobody flushes
-//! keeps no room from others for ever, and who writes too fast is slowed down.
+//! even if it is another's. So memory is bounded however many disks there are, a disk that is never
+//! flushed keeps no memory from others for ever, and a guest that writes too fast is slowed down.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};

@@ -5,7 +5,8 @@
 
 use super::estimate::Guess;
 
-/// Plain bytes of a frame unless the user sets another length; longer chunks have frames of their own.
+/// Plain bytes of a frame unless the user sets another length; longer chunks have frames of their
+/// own.
 pub(super) const FRAME_LEN: u64 = crate::records::StoreParameters::DEFAULT.frame_len as u64;
 
 /// A hash in a header, and its bit.

@@ -68,8 +68,8 @@ impl Store {
         }
         edits.extend(without_identity(&tree, &tops, &edits));
         if !edits.is_empty() && self.access() == Access::ReadOnly {
-            // Only this process sees it, which is all that the moment needs. An identity that cannot be
-            // written down is another one the next time.
+            // Only this process sees it, which is all that the moment needs. An identity that
+            // cannot be written down is another one the next time.
             let edits = identified(&edits)?.into_owned();
             tree.apply(&edits);
         } else if !edits.is_empty() {
