@@ -27,9 +27,10 @@ use vellum_core::tree::{Image, Mode, Node, PlanError, ScratchUse, ScratchView, T
 use vellum_core::units::{ImageId, MachineId};
 
 use crate::chunks::pause::lock;
+use crate::clock::now_ms;
 use crate::error::StoreError;
 use crate::live::{ContentTime, LiveDisk};
-use crate::store::{Exclusive, Store, now_ms};
+use crate::store::{Exclusive, Store};
 
 /// The disks that are attached for writing, by the image that was asked for.
 #[derive(Default)]

@@ -26,12 +26,13 @@ use vellum_core::tree::{Node, Tree};
 use vellum_core::units::{ImageId, LayerId};
 
 use crate::chunks::pause::lock;
+use crate::clock::now_ms;
 use crate::database::{Batch, Database, Family, Scan, key_of_copy};
 use crate::error::StoreError;
 use crate::opening::Faults;
 use crate::records::{self, Record};
 use crate::report::Growth;
-use crate::store::{Store, now_ms};
+use crate::store::Store;
 
 /// Entries that are kept one by one: an import every five minutes for a year. Each takes some 75
 /// bytes, and as many for its copy.

@@ -51,12 +51,13 @@ use vellum_core::units::{ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
 
 use crate::changes::Changes;
 use crate::chunks::pause::lock;
+use crate::clock::now_ns;
 use crate::database::Batch;
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::journal::{Added, Entry, Running};
 use crate::sequence::Sequence;
-use crate::store::{Exclusive, Store, now_ns};
+use crate::store::{Exclusive, Store};
 use flush::{Flush, PageChanges};
 pub(crate) use room::Room;
 use view::View;

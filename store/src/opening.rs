@@ -22,6 +22,7 @@ use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock};
 use crate::identity::random;
 use crate::journal::Journal;
+use crate::keys::{COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, PARITY_KEY};
 use crate::limits;
 use crate::logs;
 use crate::parity::{self, AtRest, Parity, ParityShare};
@@ -29,9 +30,8 @@ use crate::quarantine::Quarantine;
 use crate::records::{self, Commits, Counters, Record, StoreParameters};
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
-use crate::store::{
-    Access, COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, Opened, PARAMETERS_KEY, PARITY_KEY, Store, put,
-};
+use crate::store::{Access, Opened, Store};
+use crate::stored_records::{load_meta, put};
 use crate::twins::read_twins;
 
 /// Tries of a read-only open while the owner moves files about: an import does so a few times a
@@ -344,19 +344,6 @@ fn open_damaged(
     let room = tempfile::tempdir()
         .map_err(|source| StoreError::io("make a folder for temporary files", source))?;
     Database::open_damaged(dir, room.path(), sizes, reserve, quarantine)
-}
-
-/// The record of meta at `key`; why it had to be taken from the copies.
-pub(crate) fn load_meta<R: Record>(
-    database: &Database,
-    key: &[u8],
-    what: &str,
-) -> Result<(Option<R>, Option<StoreError>), StoreError> {
-    let decode = |value: &[u8]| {
-        records::decode(Family::Meta.name(), key, value)
-            .map_err(|error| StoreError::damaged(what, error))
-    };
-    database.record(Family::Meta, key, decode)
 }
 
 /// Loads as [`load_meta`] a record without which the store can be read.

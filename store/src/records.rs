@@ -33,6 +33,7 @@ use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId
 use vellum_core::wire::{DecodeError, seal, verified};
 
 use crate::chunks::DamageRecord;
+use crate::error::StoreError;
 use crate::journal::Entry;
 use crate::parity::ParityShare;
 use crate::sources::SourceList;
@@ -51,6 +52,34 @@ pub struct StoreParameters {
     pub frame_len: u32,
     /// The compression of frames.
     pub compression: Compression,
+}
+
+impl StoreParameters {
+    /// 4 KiB chunks in 128 KiB frames, zstd level 3: see ARCHITECTURE.md for the measurements.
+    pub const DEFAULT: Self = Self {
+        chunk_len: vellum_core::units::ChunkLen::DEFAULT,
+        frame_len: 128 << 10,
+        compression: Compression::Zstd(3),
+    };
+
+    /// Fails unless a store can have these parameters.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let chunk_len = self.chunk_len.bytes() as u32;
+        let fits = self.frame_len.is_multiple_of(chunk_len)
+            && (chunk_len..=vellum_core::frame::PLAIN_LEN_MAX).contains(&self.frame_len);
+        if !fits {
+            let limit = vellum_core::frame::PLAIN_LEN_MAX;
+            return Err(StoreError::Parameter(format!(
+                "the frame size must be a multiple of the chunk size ({chunk_len}), at most {limit}"
+            )));
+        }
+        match self.compression {
+            Compression::Zstd(level) if !(1..=22).contains(&level) => {
+                Err(StoreError::Parameter("zstd has levels 1 to 22".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Compression of frames.

@@ -4,44 +4,41 @@
 //! Each change is planned by the tree (pure), written here as one logged batch, and applied to the
 //! tree in memory once it is durable.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use std::collections::BTreeSet;
-
-use vellum_core::identity::{IDENTITY_LEN, StoreId};
+use vellum_core::identity::StoreId;
 use vellum_core::name::{Name, NodeSpec};
 use vellum_core::page::page_key;
 use vellum_core::tree::{Edit, Node, Planned, Tree};
-use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId};
+use vellum_core::units::{ChunkId, ImageId, LayerId};
 
 use crate::attach::Slots;
 use crate::chain::Pages;
 use crate::chunks::{Candidate, Chunks, DamageLedger, Stored};
+use crate::clock::now_ms;
 use crate::collect::Tending;
 use crate::database::{Batch, Database, Durability, Family, Generation};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock, Witness};
 use crate::identity::{identified, random};
 use crate::journal::{Added, Journal};
+use crate::keys::{
+    COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, configuration_key, image_key,
+    machine_key, machine_snapshot_key, snapshot_key,
+};
 use crate::limits;
 use crate::live::Room;
 use crate::opening::{Faults, holdings};
 use crate::parity::{AtRest, Parity};
-use crate::records::{
-    self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters,
-};
+use crate::records::{Commits, ConfigurationFile, Counters, StoreParameters};
 use crate::reserve::Reserve;
 use crate::scrub::Scrub;
 use crate::sizes::{Sizes, StoredFiles};
+use crate::stored_records::put;
 
-pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
-pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
-pub(crate) const COMMITS_KEY: &[u8] = b"commits";
-pub(crate) const IDENTITY_KEY: &[u8] = b"identity";
-pub(crate) const PARITY_KEY: &[u8] = b"parity";
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan
 /// a little, a key costs a batch.
 const PAGES_BY_KEY_MAX: u64 = 256;
@@ -139,34 +136,6 @@ pub(crate) struct Building {
     /// Write generation in which it began: pages that were written for it may be gone under a later
     /// one.
     pub(crate) generation: Generation,
-}
-
-impl StoreParameters {
-    /// 4 KiB chunks in 128 KiB frames, zstd level 3: see ARCHITECTURE.md for the measurements.
-    pub const DEFAULT: Self = Self {
-        chunk_len: vellum_core::units::ChunkLen::DEFAULT,
-        frame_len: 128 << 10,
-        compression: Compression::Zstd(3),
-    };
-
-    /// Fails unless a store can have these parameters.
-    pub fn check(&self) -> Result<(), StoreError> {
-        let chunk_len = self.chunk_len.bytes() as u32;
-        let fits = self.frame_len.is_multiple_of(chunk_len)
-            && (chunk_len..=vellum_core::frame::PLAIN_LEN_MAX).contains(&self.frame_len);
-        if !fits {
-            let limit = vellum_core::frame::PLAIN_LEN_MAX;
-            return Err(StoreError::Parameter(format!(
-                "the frame size must be a multiple of the chunk size ({chunk_len}), at most {limit}"
-            )));
-        }
-        match self.compression {
-            Compression::Zstd(level) if !(1..=22).contains(&level) => {
-                Err(StoreError::Parameter("zstd has levels 1 to 22".to_owned()))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 impl Store {
@@ -738,24 +707,6 @@ impl Drop for Building {
     }
 }
 
-/// Now, in nanoseconds since 1970.
-pub(crate) fn now_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-        })
-}
-
-/// Now, in milliseconds since 1970: for people to read, nothing is decided by it.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
-}
-
 /// True if an edit leads to free space, so that it may use the reserve.
 fn gives_space_back(edit: &Edit) -> bool {
     matches!(
@@ -767,10 +718,6 @@ fn gives_space_back(edit: &Edit) -> bool {
             | Edit::DropMachineSnapshot(..)
             | Edit::DropConfiguration(_)
     )
-}
-
-pub(crate) fn put<R: Record>(batch: &mut Batch, family: Family, key: &[u8], record: &R) {
-    batch.put(family, key, records::encode(family.name(), key, record));
 }
 
 /// Takes a layer's record and pages away.
@@ -785,29 +732,4 @@ fn delete_layer(tree: &Tree, id: LayerId, batch: &mut Batch) {
         }
         _ => batch.delete_pages(id),
     }
-}
-
-pub(crate) fn image_key(id: ImageId) -> Vec<u8> {
-    [&b"i"[..], &id.0.to_be_bytes()].concat()
-}
-
-pub(crate) fn snapshot_key(image: ImageId, serial: u64) -> Vec<u8> {
-    [&b"s"[..], &image.0.to_be_bytes(), &serial.to_be_bytes()].concat()
-}
-
-pub(crate) fn machine_key(id: MachineId) -> Vec<u8> {
-    [&b"m"[..], &id.0.to_be_bytes()].concat()
-}
-
-pub(crate) fn machine_snapshot_key(machine: MachineId, serial: u64) -> Vec<u8> {
-    [&b"t"[..], &machine.0.to_be_bytes(), &serial.to_be_bytes()].concat()
-}
-
-pub(crate) fn configuration_key(id: ConfigurationId) -> Vec<u8> {
-    [&b"configuration"[..], &id.0.to_be_bytes()].concat()
-}
-
-/// Key of the token of the program that `owner` identifies.
-pub(crate) fn token_key(owner: &[u8; IDENTITY_LEN]) -> Vec<u8> {
-    [&b"token"[..], owner].concat()
 }

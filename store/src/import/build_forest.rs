@@ -17,13 +17,14 @@ use super::build::Builder;
 use super::forest::{ForestLayer, LayerForest};
 use super::{ImportOptions, OnlyCancelled, read_and_build};
 use crate::chunks::{Session, SessionCounts};
+use crate::clock::now_ms;
 use crate::collect::CollectOptions;
 use crate::database::Batch;
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::journal::Entry;
 use crate::pieces::Input;
-use crate::store::{Building, Hold, Store, now_ms};
+use crate::store::{Building, Hold, Store};
 use crate::watch::{Progress, Watch};
 
 /// Result of building one layer.

@@ -15,10 +15,11 @@ use super::table::EntryKind;
 use super::twins::mend_twins;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
+use crate::keys::{COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY};
 use crate::records::{Commits, Counters, StoreParameters};
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
-use crate::store::{COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY, put};
+use crate::stored_records::put;
 
 /// Bytes of records that are put back in one batch.
 const BATCH_LEN_MAX: usize = 8 << 20;

@@ -22,8 +22,9 @@ use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
 
 use crate::check::Finding;
+use crate::clock::now_s;
 use crate::error::StoreError;
-use crate::store::{Store, now_ms};
+use crate::store::Store;
 use crate::watch::Watch;
 pub(crate) use record::{ScrubRecord, ScrubStage};
 
@@ -247,10 +248,6 @@ impl ScrubRecord {
         }
         ids
     }
-}
-
-pub(crate) fn now_s() -> u64 {
-    now_ms() / 1000
 }
 
 #[cfg(test)]

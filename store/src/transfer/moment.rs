@@ -9,10 +9,11 @@ use vellum_core::page::Page;
 use vellum_core::tree::{Edit, Layer, Node, PageSet, PlanError, Tree};
 use vellum_core::units::{ChunkCount, ChunkId, ImageId, LayerId, PageIndex};
 
+use crate::clock::now_ms;
 use crate::database::Batch;
 use crate::error::StoreError;
 use crate::identity::identified;
-use crate::store::{Access, Hold, Store, now_ms};
+use crate::store::{Access, Hold, Store};
 
 /// Images and snapshots at one moment. While it lives, maintenance leaves their layers alone and
 /// collection their chunks.
