@@ -29,7 +29,7 @@ use crate::chunks::pause::lock;
 use crate::clock::now_ms;
 use crate::database::{Batch, Database, Family, Scan, key_of_copy};
 use crate::error::StoreError;
-use crate::opening::Faults;
+use crate::opening::faults::Faults;
 use crate::records::{self, Record};
 use crate::report::Growth;
 use crate::store::Store;

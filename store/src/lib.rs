@@ -28,6 +28,7 @@ mod clock;
 pub mod codec;
 mod collect;
 mod companions;
+mod creation;
 #[cfg(test)]
 mod damage;
 mod database;

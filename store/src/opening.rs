@@ -6,6 +6,8 @@
 //! prevent writing: a record whose copy is whole, an entry of the index, headers, pages and frames.
 //! Each of these is missed only by operations that ask for it.
 
+pub(crate) mod faults;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,19 +35,11 @@ use crate::sizes::Sizes;
 use crate::store::{Access, Opened, Store};
 use crate::stored_records::{load_meta, put};
 use crate::twins::read_twins;
+use faults::Faults;
 
 /// Tries of a read-only open while the owner moves files about: an import does so a few times a
 /// second, an open takes some tens of milliseconds.
 const OPEN_TRIES: u32 = 100;
-
-/// Faults that were found while a store was opened.
-#[derive(Debug, Default)]
-pub(crate) struct Faults {
-    /// Faults that prevent writing.
-    pub(crate) blocking: Vec<StoreError>,
-    /// Faults that reading goes around, and that writing does not need.
-    pub(crate) tolerated: Vec<StoreError>,
-}
 
 /// State that is loaded from a store's database.
 struct Loaded {
@@ -247,20 +241,6 @@ fn load(
         journal,
         faults,
     })
-}
-
-impl Faults {
-    /// Notes damage in `result` as a fault that prevents writing, and goes on with nothing.
-    fn block<T>(&mut self, result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-        match result {
-            Ok(value) => Ok(Some(value)),
-            Err(error @ StoreError::Damaged(_)) => {
-                self.blocking.push(error);
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
 }
 
 /// Opens the database. A reading process opens it while the owner may be moving records from the

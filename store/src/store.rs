@@ -23,20 +23,19 @@ use crate::collect::Tending;
 use crate::database::{Batch, Database, Durability, Family, Generation};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock, Witness};
-use crate::identity::{identified, random};
+use crate::identity::identified;
 use crate::journal::{Added, Journal};
 use crate::keys::{
-    COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, configuration_key, image_key,
-    machine_key, machine_snapshot_key, snapshot_key,
+    COMMITS_KEY, COUNTERS_KEY, configuration_key, image_key, machine_key, machine_snapshot_key,
+    snapshot_key,
 };
-use crate::limits;
 use crate::live::Room;
-use crate::opening::{Faults, holdings};
+use crate::opening::faults::Faults;
 use crate::parity::{AtRest, Parity};
 use crate::records::{Commits, ConfigurationFile, Counters, StoreParameters};
 use crate::reserve::Reserve;
 use crate::scrub::Scrub;
-use crate::sizes::{Sizes, StoredFiles};
+use crate::sizes::Sizes;
 use crate::stored_records::put;
 
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan
@@ -139,35 +138,6 @@ pub(crate) struct Building {
 }
 
 impl Store {
-    /// Makes a store in `dir`, which must be empty or not exist.
-    pub fn init(dir: &Path, parameters: StoreParameters) -> Result<(), StoreError> {
-        parameters.check()?;
-        let folder = Folder::create(dir)?;
-        let (sizes, reserve) = holdings(&folder);
-        let database = Database::create(&folder.make_database()?, &sizes, &reserve)?;
-        let mut batch = Batch::default();
-        put(&mut batch, Family::Meta, PARAMETERS_KEY, &parameters);
-        put(&mut batch, Family::Meta, IDENTITY_KEY, &StoreId(random()?));
-        database.write(batch, Durability::Logged)?;
-        drop(database);
-        // A full disk may have no room for files that are not there yet.
-        drop(folder.lock("init"));
-        folder.witness().note(0);
-        reserve.refill();
-        folder.mark()
-    }
-
-    /// The reserve of a store in `dir` for a full disk, so that deleting and collecting work on
-    /// one, in bytes, once its tables hold `stored` bytes.
-    #[must_use]
-    pub fn kept_back(dir: &Path, stored: u64) -> u64 {
-        let tables = StoredFiles {
-            tables: stored,
-            logs: 0,
-        };
-        Sizes::of(&limits::surroundings(dir)).reserve.of(tables)
-    }
-
     /// Assembles an open store of its parts.
     pub(crate) fn assemble(opened: Opened) -> Self {
         let database = Arc::clone(&opened.database);
