@@ -30,7 +30,8 @@ use crate::chunks::pause::lock;
 use crate::clock::now_ms;
 use crate::error::StoreError;
 use crate::live::{ContentTime, LiveDisk};
-use crate::store::{Exclusive, Store};
+use crate::store::Store;
+use crate::store::holds::Exclusive;
 
 /// The disks that are attached for writing, by the image that was asked for.
 #[derive(Default)]

@@ -11,7 +11,8 @@ use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, ImageId, LayerId, PageIn
 use crate::clock::now_ms;
 use crate::database::Batch;
 use crate::error::StoreError;
-use crate::store::{Hold, Store};
+use crate::store::Store;
+use crate::store::holds::Hold;
 
 /// The content of an image or snapshot as it was when this was opened, if no [`crate::LiveDisk`]
 /// was writing the image then: see [`Store::still_disk`]. Keeps maintenance away from its layers

@@ -24,7 +24,8 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::journal::Entry;
 use crate::pieces::Input;
-use crate::store::{Building, Hold, Store};
+use crate::store::Store;
+use crate::store::holds::{Building, Hold};
 use crate::watch::{Progress, Watch};
 
 /// Result of building one layer.

@@ -36,7 +36,8 @@ use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::journal::{Added, Entry};
 use crate::pieces::Input;
-use crate::store::{Building, Exclusive, Store};
+use crate::store::Store;
+use crate::store::holds::{Building, Exclusive};
 use crate::watch::{Progress, Watch};
 
 /// Target of an import.

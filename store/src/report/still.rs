@@ -11,7 +11,8 @@ use crate::database::Batch;
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::journal::JournalView;
-use crate::store::{Hold, Store};
+use crate::store::Store;
+use crate::store::holds::Hold;
 
 /// All disks and the journal at one moment. While it lives, maintenance leaves the disks' layers
 /// alone and collection their chunks.

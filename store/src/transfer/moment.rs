@@ -13,7 +13,8 @@ use crate::clock::now_ms;
 use crate::database::Batch;
 use crate::error::StoreError;
 use crate::identity::identified;
-use crate::store::{Access, Hold, Store};
+use crate::store::holds::Hold;
+use crate::store::{Access, Store};
 
 /// Images and snapshots at one moment. While it lives, maintenance leaves their layers alone and
 /// collection their chunks.

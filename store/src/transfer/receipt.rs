@@ -23,7 +23,8 @@ use crate::disk::Disk;
 use crate::draft::Draft;
 use crate::error::StoreError;
 use crate::journal::Entry;
-use crate::store::{Building, Hold, Store};
+use crate::store::Store;
+use crate::store::holds::{Building, Hold};
 
 /// Bytes of pages that are gathered for one batch.
 const BATCH_LEN: usize = 1 << 20;
