@@ -23,7 +23,7 @@ use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock};
 use crate::identity::random;
-use crate::journal::Journal;
+use crate::journal::appender::Journal;
 use crate::keys::{COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, PARITY_KEY};
 use crate::limits;
 use crate::logs;

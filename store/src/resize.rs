@@ -18,7 +18,7 @@ use crate::database::Batch;
 use crate::disk::Disk;
 use crate::draft::Draft;
 use crate::error::StoreError;
-use crate::journal::{Added, Entry};
+use crate::journal::entry::{Added, Entry};
 use crate::store::Store;
 
 /// The last chunk of a disk that was cut, with zeros past its end.

@@ -52,7 +52,7 @@ use vellum_core::units::ChunkId;
 use crate::chunks::{Claims, Decision, pause};
 use crate::database::{Batch, Generation};
 use crate::error::StoreError;
-use crate::journal::Entry;
+use crate::journal::entry::Entry;
 use crate::store::Store;
 use crate::watch::Watch;
 

@@ -22,7 +22,7 @@ use crate::collect::CollectOptions;
 use crate::database::Batch;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::journal::Entry;
+use crate::journal::entry::Entry;
 use crate::pieces::Input;
 use crate::store::Store;
 use crate::store::holds::{Building, Hold};

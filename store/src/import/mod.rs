@@ -34,7 +34,7 @@ use crate::collect::CollectOptions;
 use crate::database::{Batch, Durability};
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::journal::{Added, Entry};
+use crate::journal::entry::{Added, Entry};
 use crate::pieces::Input;
 use crate::store::Store;
 use crate::store::holds::{Building, Exclusive};

@@ -6,7 +6,7 @@ use vellum_core::tree::{Image, Layer, Machine, MachineSnapshot, Snapshot};
 
 use super::{Commits, ConfigurationFile, Counters, StoreParameters, Token, decode_body};
 use crate::chunks::DamageRecord;
-use crate::journal::Entry;
+use crate::journal::entry::Entry;
 use crate::parity::ParityShare;
 use crate::sources::SourceList;
 

@@ -22,7 +22,7 @@ use crate::database::{Batch, Durability};
 use crate::disk::Disk;
 use crate::draft::Draft;
 use crate::error::StoreError;
-use crate::journal::Entry;
+use crate::journal::entry::Entry;
 use crate::store::Store;
 use crate::store::holds::{Building, Hold};
 
