@@ -16,22 +16,22 @@ use vellum_core::name::{Name, NodeSpec};
 use vellum_core::tree::{Edit, Node, Tree};
 use vellum_core::units::{ChunkId, ImageId, LayerId};
 
-use crate::attach::Slots;
+use crate::attach::slots::Slots;
 use crate::chain::Pages;
 use crate::chunks::{Chunks, DamageLedger};
 use crate::clock::now_ms;
-use crate::collect::Tending;
+use crate::collect::tending::Tending;
 use crate::database::{Batch, Database, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock, Witness};
 use crate::journal::appender::Journal;
 use crate::journal::entry::Added;
-use crate::live::Room;
+use crate::live::room::Room;
 use crate::opening::faults::Faults;
 use crate::parity::{AtRest, Parity};
 use crate::records::StoreParameters;
 use crate::reserve::Reserve;
-use crate::scrub::Scrub;
+use crate::scrub::state::Scrub;
 use crate::sizes::Sizes;
 
 /// Access that a store is opened with.

@@ -38,6 +38,7 @@ mod pack;
 mod reclaim;
 mod sweep;
 mod tend;
+pub(crate) mod tending;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tidy;
@@ -62,7 +63,6 @@ pub(crate) use reclaim::{goes_along, is_worth_it, rewrites};
 pub(crate) use sweep::{CHUNKS_PER_GROUP, Gap, Live, REGION_IDS};
 use sweep::{Sweep, Swept};
 pub use tend::TendReport;
-pub(crate) use tend::Tending;
 pub use tight::Shortage;
 
 /// Collections that are begun where writes fail.
