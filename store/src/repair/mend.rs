@@ -6,12 +6,12 @@ use std::path::Path;
 use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::units::{ChunkId, ChunkLen};
 
+use super::block::EntryKind;
 use super::content::{ContentMends, mend_headers, mend_index};
 use super::earlier::fallen_back;
 use super::history::FamilyHistory;
 use super::inventory::Survey;
 use super::maps::{Books, MapMends, meta};
-use super::table::EntryKind;
 use super::twins::mend_twins;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
