@@ -33,6 +33,7 @@
 //! after the batch that made their content unreachable is durable. All state is in memory: after
 //! any interruption, run again.
 
+mod live_bytes;
 mod mark;
 mod pack;
 mod reclaim;
@@ -57,10 +58,11 @@ use crate::journal::entry::Entry;
 use crate::store::Store;
 use crate::watch::Watch;
 
+pub(crate) use live_bytes::{Live, REGION_IDS};
 use mark::{Tidied, View};
 pub(crate) use pack::{Fate, Packable, Packer};
 pub(crate) use reclaim::{goes_along, is_worth_it, rewrites};
-pub(crate) use sweep::{CHUNKS_PER_GROUP, Gap, Live, REGION_IDS};
+pub(crate) use sweep::{CHUNKS_PER_GROUP, Gap};
 use sweep::{Sweep, Swept};
 pub use tend::TendReport;
 pub use tight::Shortage;

@@ -14,7 +14,7 @@ use vellum_core::frame::frame_key;
 use vellum_core::units::ChunkId;
 
 use super::go_on;
-use super::sweep::{Live, REGION_IDS};
+use super::live_bytes::{Live, REGION_IDS};
 use super::tight::{self, Shortage};
 use crate::database::Family;
 use crate::error::StoreError;
