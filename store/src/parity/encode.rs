@@ -10,7 +10,7 @@ use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use super::code::ParityEncoder;
 use super::files::{ParityFolder, UnnamedFile};
 use super::group::{BlockSum, GroupHead, ParityGroup, block_sums};
-use super::plan::NewGroup;
+use super::shape::NewGroup;
 use super::window::{read_stretch, windows};
 use crate::collect::go_on;
 use crate::error::StoreError;

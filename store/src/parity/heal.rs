@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use super::code::ParityEncoder;
 use super::files::{ParityFolder, UnnamedFile, read_padded};
 use super::group::{BLOCK_LEN, ParityGroup, block_sums, blocks_of};
-use super::plan::TableFile;
+use super::shape::TableFile;
 use super::window::{Restored, Window, windows};
 use crate::collect::go_on;
 use crate::error::StoreError;

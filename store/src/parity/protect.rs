@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::encode::{EncodeRefusal, encode};
 use super::group::{BlockSum, GroupHead};
-use super::plan::{GroupShape, NewGroup, ParityPlan, TableFile, plan};
+use super::plan::{ParityPlan, plan};
+use super::shape::{GroupShape, NewGroup, TableFile};
 use super::{Parity, ParityState};
 use crate::collect::go_on;
 use crate::error::StoreError;
