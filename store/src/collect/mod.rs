@@ -297,12 +297,3 @@ impl Drop for Collection<'_> {
         self.claims.end_collection();
     }
 }
-
-/// The only way out of a collection that is called off.
-pub(crate) fn go_on(watch: &dyn Watch) -> Result<(), StoreError> {
-    if watch.is_cancelled() {
-        Err(StoreError::Interrupted)
-    } else {
-        Ok(())
-    }
-}

@@ -18,12 +18,12 @@ use vellum_core::wire::Reader;
 use super::live_bytes::Live;
 use super::pack::{Fate, Found, Pack, Packable, Packer};
 use super::tight::{self, Shortage};
-use super::{Collection, go_on, reclaim};
+use super::{Collection, reclaim};
 use crate::chunks::{EncodedFrame, FramePlan, encode_frame, pause};
 use crate::database::{Batch, Durability, Family, Generation};
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::watch::{Progress, Watch};
+use crate::watch::{Progress, Watch, go_on};
 
 /// Chunks whose headers are read and decided about at a time: 2 MiB of names.
 pub(crate) const CHUNKS_PER_GROUP: usize = 1 << 16;

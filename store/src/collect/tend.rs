@@ -11,11 +11,11 @@ use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use super::pack::{Found, Pack, Packer};
 use super::sweep::{Group, chunks_per_frame, encode};
 use super::tending::Tending;
-use super::{go_on, tidy};
+use super::tidy;
 use crate::database::{Batch, Durability};
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::watch::Watch;
+use crate::watch::{Watch, go_on};
 
 /// Frames that one step writes at most: 8 MiB of chunks at the default lengths.
 const PACKS_MAX: usize = 64;

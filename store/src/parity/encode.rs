@@ -12,9 +12,8 @@ use super::files::{ParityFolder, UnnamedFile};
 use super::group::{BlockSum, GroupHead, ParityGroup, block_sums};
 use super::shape::NewGroup;
 use super::window::{read_stretch, windows};
-use crate::collect::go_on;
 use crate::error::StoreError;
-use crate::watch::{Progress, Watch};
+use crate::watch::{Progress, Watch, go_on};
 
 /// Reason that a group could not be made.
 pub(super) enum EncodeRefusal {
