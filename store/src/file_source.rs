@@ -1,5 +1,5 @@
-//! A file, or a block device, that image formats read through, and a guard that tells whether it was
-//! written meanwhile.
+//! A file, or a block device, that image formats read through, and a guard that tells whether it
+//! was written meanwhile.
 
 use std::fs::{File, Metadata};
 use std::io;

@@ -1,5 +1,5 @@
-//! Bytes that live chunks take, by ranges of ids: what the sweep counts, and the reclaim phase holds
-//! against the files.
+//! Bytes that live chunks take, by ranges of ids: what the sweep counts, and the reclaim phase
+//! holds against the files.
 
 use std::collections::BTreeMap;
 
