@@ -16,39 +16,23 @@
 //! off ([`Device::guest_left`]) ends its session as its disk is detached; one whose connection or
 //! server ends does not.
 
-use std::collections::BTreeMap;
+pub(crate) mod slots;
+
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
 use vellum_core::tree::{Image, Mode, Node, PlanError, ScratchUse, ScratchView, Tree};
 use vellum_core::units::{ImageId, MachineId};
 
 use crate::chunks::pause::lock;
+use crate::clock::now_ms;
 use crate::error::StoreError;
-use crate::live::{ContentTime, LiveDisk};
-use crate::store::{Exclusive, Store, now_ms};
-
-/// The disks that are attached for writing, by the image that was asked for.
-#[derive(Default)]
-pub(crate) struct Slots {
-    by_image: Mutex<BTreeMap<ImageId, Slot>>,
-    changed: Condvar,
-    /// The number of attached scratch images that hold each immutable image.
-    bases: Mutex<BTreeMap<ImageId, (usize, Exclusive)>>,
-    /// Held while one of them is taken, and its lock is not: taking one may ask for all.
-    taking_base: Mutex<()>,
-}
-
-struct Slot {
-    owner: OwnerId,
-    /// The time of its content, once it is open.
-    changed: Option<ContentTime>,
-    /// Gives nothing while the disk is being opened, and once its last user has gone.
-    disk: Weak<AttachedDisk>,
-}
+use crate::live::LiveDisk;
+use crate::live::content_time::ContentTime;
+use crate::store::Store;
+use crate::store::holds::Exclusive;
+use slots::Slot;
 
 /// Identity of an owner, which attaches disks and shares them among its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,59 +68,6 @@ struct ScratchHold {
 struct TakenSlot {
     store: Store,
     image: ImageId,
-}
-
-impl Slots {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ImageId, Slot>> {
-        self.by_image.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn bases(&self) -> MutexGuard<'_, BTreeMap<ImageId, (usize, Exclusive)>> {
-        self.bases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// All disks that are attached now. They are dropped outside of the lock: the last user's drop
-    /// takes it.
-    fn disks(&self) -> Vec<Arc<AttachedDisk>> {
-        self.lock()
-            .values()
-            .filter_map(|slot| slot.disk.upgrade())
-            .collect()
-    }
-
-    /// Waits until `image` is not being detached.
-    pub(crate) fn await_one(&self, image: ImageId) {
-        let is_leaving = |slots: &mut BTreeMap<ImageId, Slot>| {
-            let slot = slots.get(&image);
-            slot.is_some_and(|slot| slot.changed.is_some() && slot.disk.strong_count() == 0)
-        };
-        drop(
-            self.changed
-                .wait_while(self.lock(), is_leaving)
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-    }
-
-    /// Waits for the disks that are being detached, and so flushed, at this moment.
-    fn await_detached(&self) {
-        let is_detached = |slots: &BTreeMap<ImageId, Slot>, image: &ImageId| {
-            slots
-                .get(image)
-                .is_none_or(|slot| slot.disk.strong_count() > 0)
-        };
-        let mut locked = self.lock();
-        let mut leaving: Vec<ImageId> = locked.keys().copied().collect();
-        loop {
-            leaving.retain(|image| !is_detached(&locked, image));
-            if leaving.is_empty() {
-                return;
-            }
-            locked = self
-                .changed
-                .wait(locked)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
 }
 
 impl Store {

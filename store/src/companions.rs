@@ -13,7 +13,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use vellum_core::source::{ReadAt, SourceError};
 use vellum_formats::Companions;
 
-use crate::pieces::FileSource;
+use crate::file_source::FileSource;
 
 /// The extents in one folder.
 pub struct FolderCompanions {

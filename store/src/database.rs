@@ -7,6 +7,7 @@
 //!
 //! A write that fails costs the handle through which it went, no more: see `handle`.
 
+pub(crate) mod family;
 mod handle;
 mod stall;
 mod unflushed;
@@ -37,6 +38,7 @@ use crate::parity::{Parity, TableClass, TableFile};
 use crate::quarantine::{Quarantine, table_named_in};
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
+pub(crate) use family::Family;
 pub(crate) use handle::Generation;
 use handle::{CurrentHandle, Cursor, Handle, IteratorSlot, Memory, Reopen};
 use stall::Undone;
@@ -78,66 +80,6 @@ const NOT_COMPACTED: [(&str, &str); 5] = [
 
 /// Bytes that an operation takes in `RocksDB`'s own batch beside its key and value, about.
 const OPERATION_OVERHEAD_LEN: usize = 12;
-
-/// A part of the database with keys of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
-    /// First chunk id → payload.
-    Frames,
-    /// First chunk id → header.
-    Headers,
-    /// Hash prefix → chunk id.
-    Index,
-    /// Layer id → layer record.
-    Layers,
-    /// Layer id, page index → page.
-    Pages,
-    /// Kind, id → image or snapshot record.
-    Names,
-    /// Fixed words → parameters and counters.
-    Meta,
-    /// The records of layers, names and meta once more: the tag of their family, their key → the
-    /// same record.
-    Copies,
-}
-
-impl Family {
-    pub(crate) const ALL: [Self; 8] = [
-        Self::Frames,
-        Self::Headers,
-        Self::Index,
-        Self::Layers,
-        Self::Pages,
-        Self::Names,
-        Self::Meta,
-        Self::Copies,
-    ];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Frames => "frames",
-            Self::Headers => "headers",
-            Self::Index => "index",
-            Self::Layers => "layers",
-            Self::Pages => "pages",
-            Self::Names => "names",
-            Self::Meta => "meta",
-            Self::Copies => "copies",
-        }
-    }
-
-    /// First byte of keys in [`Family::Copies`], for the families whose records are few and without
-    /// which nothing can be found: they are kept twice, in files of their own, so that no single
-    /// file stands between a person and all their disks.
-    pub(crate) fn copy_tag(self) -> Option<u8> {
-        match self {
-            Self::Layers => Some(b'l'),
-            Self::Names => Some(b'n'),
-            Self::Meta => Some(b'm'),
-            Self::Frames | Self::Headers | Self::Index | Self::Pages | Self::Copies => None,
-        }
-    }
-}
 
 /// Durability of a batch: how it outlives a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

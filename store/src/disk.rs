@@ -8,9 +8,11 @@ use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, bytes_of};
 use vellum_core::tree::{Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
 
+use crate::clock::now_ms;
 use crate::database::Batch;
 use crate::error::StoreError;
-use crate::store::{Hold, Store, now_ms};
+use crate::store::Store;
+use crate::store::holds::Hold;
 
 /// The content of an image or snapshot as it was when this was opened, if no [`crate::LiveDisk`]
 /// was writing the image then: see [`Store::still_disk`]. Keeps maintenance away from its layers

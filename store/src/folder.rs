@@ -27,6 +27,8 @@
 //! there neither receives a store's bytes nor gets its target truncated. New files are for their
 //! owner only; existing ones keep the permissions that they were given.
 
+pub(crate) mod layout;
+
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -43,29 +45,20 @@ use vellum_core::wire::{seal, verified};
 
 use crate::error::StoreError;
 use crate::reserve::Reserve;
+use layout::{COMMITS, CONTROL, DATABASE, LOCK, MARKER, OWN_FILES, SUSPECTS, UNFINISHED_MARKER};
 
 /// The format that this program writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 1;
-const MARKER: &str = "vellum.store";
-const LOCK: &str = "lock";
-const COMMITS: &str = "commits";
-const RESERVE: &str = "reserve";
-pub(crate) const DATABASE: &str = "database";
-const CONTROL: &str = "control";
-/// Files of the folder itself.
-const OWN_FILES: [&str; 6] = [MARKER, UNFINISHED_MARKER, LOCK, COMMITS, RESERVE, CONTROL];
 /// Permissions of new files and folders.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 /// Permissions of new folders above a store, which the umask limits.
 const PARENT_MODE: u32 = 0o777;
-const UNFINISHED_MARKER: &str = "vellum.store.new";
 const COMMITS_CONTEXT: &str = "vellum 2026-11 count of commits v1";
 pub(crate) const MARKER_TEXT: &str = "vellum store format ";
 /// The length of what stands in the lock file: it is written over what was there, so that it needs
 /// no room.
 const OWNER_LEN: usize = 200;
-const SUSPECTS: &str = "suspects";
 const SUSPECTS_CONTEXT: &str = "vellum 2026-11 suspect chunks v1";
 /// The longest run in the file of suspects: what one frame may span.
 const SUSPECTS_RUN_MAX: u64 = vellum_core::frame::SPAN_MAX as u64;
@@ -544,6 +537,7 @@ fn owner(file: &mut File) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::layout::RESERVE;
     use super::*;
     use crate::sizes::ReserveLen;
 

@@ -21,16 +21,17 @@ use files::golden;
 use crate::chunks::{DamageRecord, damage_key};
 use crate::codec;
 use crate::database::Family;
-use crate::journal::{Added, Entry, SUM_KEY, entry_key};
+use crate::journal::appender::{SUM_KEY, entry_key};
+use crate::journal::entry::{Added, Entry};
+use crate::keys::{
+    COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, PARITY_KEY, configuration_key,
+    image_key, machine_key, machine_snapshot_key, snapshot_key, token_key,
+};
 use crate::parity::{self, ParityShare};
 use crate::records::{
     self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters, Token,
 };
 use crate::sources::{SOURCES_KEY, SourceEntry, SourceKind, SourceList, SourceSecret};
-use crate::store::{
-    COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, PARITY_KEY, configuration_key,
-    image_key, machine_key, machine_snapshot_key, snapshot_key, token_key,
-};
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("a valid name")

@@ -14,8 +14,8 @@ use vellum_formats::input::{ContainedDisk, InputChoice, InputFormat};
 use crate::codec::ClusterCodecs;
 use crate::companions::FolderCompanions;
 use crate::error::StoreError;
+use crate::file_source::{FileGuard, FileSource};
 use crate::grounded::Grounded;
-use crate::pieces::{FileGuard, FileSource};
 
 /// A disk whose file is open.
 pub struct ImageFile {

@@ -3,8 +3,8 @@
 //! An entry is written in the batch that makes the addition durable: there is never the one without
 //! the other. Entries are numbered without a gap, so that the first and the last number give their
 //! count. A guest's writes make one entry for each layer and attachment, once a day: every flush
-//! writes it again, with the sums so far. The newest [`ENTRIES_MAX`] are kept; older ones are added
-//! up in one entry.
+//! writes it again, with the sums so far. The newest [`appender::ENTRIES_MAX`] are kept; older
+//! ones are added up in one entry.
 //!
 //! Compressed bytes are exact: a session fills frames of its own, and their length is known before
 //! anything refers to them.
@@ -17,47 +17,20 @@
 //! "journal", number 8  an entry
 //! ```
 
+pub(crate) mod appender;
+pub(crate) mod entry;
+
 use std::collections::HashMap;
-use std::sync::Mutex;
 
-use serde::{Deserialize, Serialize};
-use vellum_core::name::{Name, NodeSpec};
 use vellum_core::tree::{Node, Tree};
-use vellum_core::units::{ImageId, LayerId};
+use vellum_core::units::LayerId;
 
-use crate::chunks::pause::lock;
-use crate::database::{Batch, Database, Family, Scan, key_of_copy};
+use crate::database::{Batch, Family, Scan, key_of_copy};
 use crate::error::StoreError;
-use crate::opening::Faults;
-use crate::records::{self, Record};
 use crate::report::Growth;
-use crate::store::{Store, now_ms};
-
-/// Entries that are kept one by one: an import every five minutes for a year. Each takes some 75
-/// bytes, and as many for its copy.
-const ENTRIES_MAX: u64 = if cfg!(test) { 60 } else { 100_000 };
-/// Entries that are added up at a time, once there are so many too many: to read them takes about
-/// as long as a commit.
-const FOLD_COUNT: u64 = if cfg!(test) { 20 } else { 256 };
-/// Age after which the flushes of an attached disk make another entry, so that growth over time can
-/// be seen.
-const RUNNING_MS_MAX: u64 = 24 * 3_600_000;
-const OPERATION_LEN_MAX: usize = 32;
-/// Operation in the entry that sums old ones.
-const EARLIER: &str = "earlier";
-
-pub(crate) const SUM_KEY: &[u8] = b"journal";
-
-/// Chunks that an operation added to a store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Added {
-    /// New chunks, a number.
-    pub(crate) chunks: u64,
-    /// Their bytes before compression.
-    pub(crate) plain: u64,
-    /// The payloads of their frames.
-    pub(crate) compressed: u64,
-}
+use crate::store::Store;
+use appender::{SUM_KEY, decode};
+use entry::{Added, Entry};
 
 /// The journal as it is at one moment, to be read later.
 pub(crate) struct JournalView<'s> {
@@ -68,145 +41,6 @@ pub(crate) struct JournalView<'s> {
 /// All entries, each with whether it is the sum of old ones.
 #[derive(Default)]
 pub(crate) struct Entries(Vec<(bool, Entry)>);
-
-/// One entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// The time, in milliseconds since 1970.
-    pub(crate) at_ms: u64,
-    /// A word, perhaps with hyphens.
-    pub(crate) operation: String,
-    pub(crate) image: Option<ImageId>,
-    /// The name of the image, or of its snapshot. Empty if it was about no image.
-    pub(crate) name: String,
-    /// The layer that got what was added.
-    pub(crate) layer: Option<LayerId>,
-    pub(crate) added: Added,
-    /// Compressed bytes that were given back.
-    pub(crate) freed: u64,
-}
-
-/// The entry that the flushes of an attached disk write again and again.
-#[derive(Clone, Debug)]
-pub(crate) struct Running {
-    number: u64,
-    began_ms: u64,
-    entry: Entry,
-}
-
-/// The numbers of the entries that are there.
-#[derive(Debug, Default)]
-pub(crate) struct Journal(Mutex<Numbers>);
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Numbers {
-    first: u64,
-    next: u64,
-}
-
-impl Journal {
-    /// The journal in `database`. Reads its first and its last key: of the copies, if the records
-    /// cannot be read.
-    pub(crate) fn load(database: &Database, faults: &mut Faults) -> Result<Self, StoreError> {
-        let numbers = match numbers(database, Family::Meta, &[]) {
-            Err(error @ StoreError::Damaged(_)) => {
-                let tag = key_of_copy(Family::Meta, &[]);
-                if let Ok(numbers) = numbers(database, Family::Copies, &tag) {
-                    faults.tolerated.push(error);
-                    numbers
-                } else {
-                    faults.blocking.push(error);
-                    None
-                }
-            }
-            numbers => numbers?,
-        };
-        Ok(Self(Mutex::new(numbers.unwrap_or_default())))
-    }
-
-    /// Puts an entry into `batch`, which is written next, or never.
-    pub(crate) fn note(&self, database: &Database, batch: &mut Batch, entry: &Entry) {
-        self.append(database, batch, entry);
-    }
-
-    /// Notes one of many small additions: they share an entry, unlike those of [`Journal::note`],
-    /// as long as they go to one layer on one day.
-    pub(crate) fn note_running(
-        &self,
-        database: &Database,
-        batch: &mut Batch,
-        running: &mut Option<Running>,
-        entry: Entry,
-    ) {
-        let first = lock(&self.0).first;
-        let goes_on = |running: &&mut Running| {
-            let is_young = entry.at_ms.saturating_sub(running.began_ms) < RUNNING_MS_MAX;
-            running.entry.layer == entry.layer && is_young && running.number >= first
-        };
-        if let Some(running) = running.as_mut().filter(goes_on) {
-            let added = running.entry.added.plus(entry.added);
-            running.entry = Entry { added, ..entry };
-            put(batch, &entry_key(running.number), &running.entry);
-        } else {
-            let number = self.append(database, batch, &entry);
-            *running = Some(Running {
-                number,
-                began_ms: entry.at_ms,
-                entry,
-            });
-        }
-    }
-
-    fn append(&self, database: &Database, batch: &mut Batch, entry: &Entry) -> u64 {
-        let mut numbers = lock(&self.0);
-        let number = numbers.next;
-        numbers.next += 1;
-        put(batch, &entry_key(number), entry);
-        if numbers.next - numbers.first >= ENTRIES_MAX + FOLD_COUNT {
-            let end = numbers.first + FOLD_COUNT;
-            fold(database, batch, numbers.first..end);
-            numbers.first = end;
-        }
-        number
-    }
-}
-
-/// The numbers of the entries in `family`, where `prefix` stands before every key.
-fn numbers(
-    database: &Database,
-    family: Family,
-    prefix: &[u8],
-) -> Result<Option<Numbers>, StoreError> {
-    let number = |key: &[u8]| number_of(key.strip_prefix(prefix)?);
-    let first = database
-        .scan(family, &[prefix, &entry_key(0)].concat())
-        .next()?
-        .and_then(|(key, _)| number(key));
-    let last = database
-        .last_at_or_before(family, &[prefix, &entry_key(u64::MAX)].concat())?
-        .and_then(|(key, _)| number(&key));
-    Ok(first.zip(last).map(|(first, last)| Numbers {
-        first,
-        next: last.saturating_add(1),
-    }))
-}
-
-/// Adds the entries of `numbers` up. One that cannot be read is lost: no disk depends on it.
-fn fold(database: &Database, batch: &mut Batch, numbers: std::ops::Range<u64>) {
-    let read = |key: &[u8]| {
-        database
-            .record(Family::Meta, key, |value| decode(key, value))
-            .ok()
-            .and_then(|(entry, _)| entry)
-    };
-    let mut sum = read(SUM_KEY).unwrap_or_else(Entry::earlier);
-    for number in numbers {
-        let key = entry_key(number);
-        read(&key).iter().for_each(|entry| sum.add(entry));
-        batch.delete(Family::Meta, key);
-    }
-    put(batch, SUM_KEY, &sum);
-}
 
 impl Store {
     /// The additions to the store, with time and operation: the oldest first. Entries that are too
@@ -299,88 +133,7 @@ fn read_all(mut scan: Scan<'_>, prefix: &[u8]) -> Result<Vec<(bool, Entry)>, Sto
     Ok(entries)
 }
 
-fn decode(key: &[u8], value: &[u8]) -> Result<Entry, StoreError> {
-    records::decode(Family::Meta.name(), key, value)
-        .map_err(|error| StoreError::damaged("the growth journal", error))
-}
-
-fn put(batch: &mut Batch, key: &[u8], entry: &Entry) {
-    batch.put(
-        Family::Meta,
-        key,
-        records::encode(Family::Meta.name(), key, entry),
-    );
-}
-
-pub(crate) fn entry_key(number: u64) -> Vec<u8> {
-    [SUM_KEY, &number.to_be_bytes()].concat()
-}
-
-fn number_of(key: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(
-        key.strip_prefix(SUM_KEY)?.try_into().ok()?,
-    ))
-}
-
-impl Added {
-    /// Sums do not overflow: bytes from outside may hold any number.
-    fn plus(self, other: Self) -> Self {
-        Self {
-            chunks: self.chunks.saturating_add(other.chunks),
-            plain: self.plain.saturating_add(other.plain),
-            compressed: self.compressed.saturating_add(other.compressed),
-        }
-    }
-}
-
 impl Entry {
-    /// An entry of now.
-    pub(crate) fn new(
-        operation: &str,
-        image: ImageId,
-        name: String,
-        layer: Option<LayerId>,
-        added: Added,
-    ) -> Self {
-        Self {
-            at_ms: now_ms(),
-            operation: operation.to_owned(),
-            image: Some(image),
-            name,
-            layer,
-            added,
-            freed: 0,
-        }
-    }
-
-    /// An entry of now about the whole store: `freed` bytes were given back.
-    pub(crate) fn freed(operation: &str, freed: u64) -> Self {
-        Self {
-            operation: operation.to_owned(),
-            freed,
-            at_ms: now_ms(),
-            ..Self::earlier()
-        }
-    }
-
-    fn earlier() -> Self {
-        Self {
-            at_ms: 0,
-            operation: EARLIER.to_owned(),
-            image: None,
-            name: String::new(),
-            layer: None,
-            added: Added::default(),
-            freed: 0,
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.at_ms = self.at_ms.max(other.at_ms);
-        self.added = self.added.plus(other.added);
-        self.freed = self.freed.saturating_add(other.freed);
-    }
-
     fn growth(&self) -> Growth {
         let Added {
             chunks,
@@ -400,63 +153,12 @@ impl Entry {
     }
 }
 
-/// Time, operation, image, name, layer, what was added, what was freed.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct EntryFields(u64, String, Option<u64>, String, Option<u64>, Added, u64);
-
-impl Record for Entry {
-    type Fields = EntryFields;
-
-    fn to_fields(&self) -> EntryFields {
-        let (image, layer) = (
-            self.image.map(|image| image.0),
-            self.layer.map(|layer| layer.0),
-        );
-        EntryFields(
-            self.at_ms,
-            self.operation.clone(),
-            image,
-            self.name.clone(),
-            layer,
-            self.added,
-            self.freed,
-        )
-    }
-
-    fn from_fields(
-        EntryFields(at_ms, operation, image, name, layer, added, freed): EntryFields,
-    ) -> Option<Self> {
-        let is_word = operation
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte == b'-');
-        let fits = is_word
-            && (1..=OPERATION_LEN_MAX).contains(&operation.len())
-            && (name.is_empty() || is_node(&name));
-        fits.then(|| Self {
-            at_ms,
-            operation,
-            image: image.map(ImageId),
-            name,
-            layer: layer.map(LayerId),
-            added,
-            freed,
-        })
-    }
-}
-
-/// True if `text` can be the name of an image or a snapshot: it is shown to people.
-fn is_node(text: &str) -> bool {
-    let spec = NodeSpec::parse(text);
-    Name::new(&spec.image).is_ok()
-        && spec
-            .snapshot
-            .is_none_or(|snapshot| Name::new(&snapshot).is_ok())
-}
-
 #[cfg(test)]
 mod tests {
     use vellum_core::tree::Node;
 
+    use super::appender::{ENTRIES_MAX, FOLD_COUNT};
+    use super::entry::EARLIER;
     use super::*;
     use crate::collect::CollectOptions;
     use crate::import::{ImportRequest, ImportTarget};
@@ -648,33 +350,5 @@ mod tests {
             growth[1..].iter().all(|growth| growth.operation == "write")
                 && growth.len() as u64 >= ENTRIES_MAX
         );
-    }
-
-    #[test]
-    fn an_entry_that_no_program_wrote_is_refused() {
-        let good = Entry::new(
-            "write",
-            ImageId(1),
-            "a@b".to_owned(),
-            None,
-            Added::default(),
-        );
-        let fields = |entry: &Entry| Entry::from_fields(entry.to_fields());
-        assert_eq!(fields(&good), Some(good.clone()));
-        for (operation, name) in [
-            ("", "a"),
-            ("Write", "a"),
-            ("w\u{1b}[2J", "a"),
-            ("write", "a\nb"),
-            ("write", "a@\u{202e}"),
-            ("write", "@"),
-        ] {
-            let bad = Entry {
-                operation: operation.to_owned(),
-                name: name.to_owned(),
-                ..good.clone()
-            };
-            assert_eq!(fields(&bad), None, "{operation:?} {name:?}");
-        }
     }
 }

@@ -17,9 +17,10 @@ use vellum_core::units::ImageId;
 
 use crate::attach::{AttachedDisk, OwnerId, Use};
 use crate::chunks::pause::lock;
+use crate::clock::now_ms;
 use crate::device::DiskDevice;
 use crate::error::StoreError;
-use crate::store::{Store, now_ms};
+use crate::store::Store;
 
 /// Those of one set of exports.
 #[derive(Default)]

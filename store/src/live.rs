@@ -31,9 +31,10 @@
 //! while they sync: it is never a reader who drops the last one, since the view keeps it until the
 //! next flush.
 
+pub(crate) mod content_time;
 mod flush;
 mod requests;
-mod room;
+pub(crate) mod room;
 mod view;
 
 use std::ops::Range;
@@ -51,14 +52,17 @@ use vellum_core::units::{ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
 
 use crate::changes::Changes;
 use crate::chunks::pause::lock;
+use crate::clock::now_ns;
 use crate::database::Batch;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::journal::{Added, Entry, Running};
+use crate::journal::appender::Running;
+use crate::journal::entry::{Added, Entry};
 use crate::sequence::Sequence;
-use crate::store::{Exclusive, Store, now_ns};
+use crate::store::Store;
+use crate::store::holds::Exclusive;
+use content_time::ContentTime;
 use flush::{Flush, PageChanges};
-pub(crate) use room::Room;
 use view::View;
 
 /// Limit of tries of a flush: it is done again if a write that was not its own failed meanwhile,
@@ -98,23 +102,6 @@ struct Shared {
     is_flusher_busy: AtomicBool,
     /// The journal's record of this disk's flushes; one flush at a time changes it.
     growth: Mutex<Option<Running>>,
-}
-
-/// The time when the content of an attached disk last changed, in nanoseconds since 1970: shared
-/// with those who are asked for it and hold no disk. Another time for every change.
-#[derive(Clone)]
-pub(crate) struct ContentTime(Arc<AtomicU64>);
-
-impl ContentTime {
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
-
-    /// Notes a change. One thread at a time.
-    fn advance(&self, now_ns: u64) {
-        let next = now_ns.max(self.get().saturating_add(1));
-        self.0.store(next, Ordering::Release);
-    }
 }
 
 /// The turn to flush, and the state of what is durable.

@@ -9,10 +9,12 @@ use vellum_core::name::Name;
 use vellum_core::tree::{Configuration, Edit, Machine, MachineSnapshot, NewConfiguration, Tree};
 use vellum_core::units::{ImageId, MachineId};
 
+use crate::clock::now_ms;
 use crate::error::StoreError;
-use crate::opening::load_meta;
+use crate::keys::configuration_key;
 use crate::records::ConfigurationFile;
-use crate::store::{Store, configuration_key, now_ms};
+use crate::store::Store;
+use crate::stored_records::load_meta;
 
 impl Store {
     /// A new machine without disks. A configuration file has at most

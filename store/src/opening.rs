@@ -6,6 +6,8 @@
 //! prevent writing: a record whose copy is whole, an entry of the index, headers, pages and frames.
 //! Each of these is missed only by operations that ask for it.
 
+pub(crate) mod faults;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +23,8 @@ use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock};
 use crate::identity::random;
-use crate::journal::Journal;
+use crate::journal::appender::Journal;
+use crate::keys::{COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, PARITY_KEY};
 use crate::limits;
 use crate::logs;
 use crate::parity::{self, AtRest, Parity, ParityShare};
@@ -29,23 +32,14 @@ use crate::quarantine::Quarantine;
 use crate::records::{self, Commits, Counters, Record, StoreParameters};
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
-use crate::store::{
-    Access, COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, Opened, PARAMETERS_KEY, PARITY_KEY, Store, put,
-};
+use crate::store::{Access, Opened, Store};
+use crate::stored_records::{load_meta, put};
 use crate::twins::read_twins;
+use faults::Faults;
 
 /// Tries of a read-only open while the owner moves files about: an import does so a few times a
 /// second, an open takes some tens of milliseconds.
 const OPEN_TRIES: u32 = 100;
-
-/// Faults that were found while a store was opened.
-#[derive(Debug, Default)]
-pub(crate) struct Faults {
-    /// Faults that prevent writing.
-    pub(crate) blocking: Vec<StoreError>,
-    /// Faults that reading goes around, and that writing does not need.
-    pub(crate) tolerated: Vec<StoreError>,
-}
 
 /// State that is loaded from a store's database.
 struct Loaded {
@@ -249,20 +243,6 @@ fn load(
     })
 }
 
-impl Faults {
-    /// Notes damage in `result` as a fault that prevents writing, and goes on with nothing.
-    fn block<T>(&mut self, result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-        match result {
-            Ok(value) => Ok(Some(value)),
-            Err(error @ StoreError::Damaged(_)) => {
-                self.blocking.push(error);
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
 /// Opens the database. A reading process opens it while the owner may be moving records from the
 /// log to a file: then what it found may be older than what was acknowledged, or a file may be
 /// gone, and it looks again.
@@ -344,19 +324,6 @@ fn open_damaged(
     let room = tempfile::tempdir()
         .map_err(|source| StoreError::io("make a folder for temporary files", source))?;
     Database::open_damaged(dir, room.path(), sizes, reserve, quarantine)
-}
-
-/// The record of meta at `key`; why it had to be taken from the copies.
-pub(crate) fn load_meta<R: Record>(
-    database: &Database,
-    key: &[u8],
-    what: &str,
-) -> Result<(Option<R>, Option<StoreError>), StoreError> {
-    let decode = |value: &[u8]| {
-        records::decode(Family::Meta.name(), key, value)
-            .map_err(|error| StoreError::damaged(what, error))
-    };
-    database.record(Family::Meta, key, decode)
 }
 
 /// Loads as [`load_meta`] a record without which the store can be read.

@@ -7,10 +7,12 @@ use std::time::Duration;
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
 use crate::folder::Folder;
+use crate::keys::PARITY_KEY;
 use crate::parity::{
     self, LOG_LEN_MAX, Parity, ParityHealing, ParityShare, ParityStatus, ProtectReport, TableFile,
 };
-use crate::store::{PARITY_KEY, Store, put};
+use crate::store::Store;
+use crate::stored_records::put;
 use crate::watch::{Progress, Watch};
 
 /// Time that the end of a command waits for the database to make larger files of small ones: later

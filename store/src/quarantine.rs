@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use crate::database::Family;
+use crate::database::family::Family;
 
 const QUARANTINE: &str = "quarantine";
 const NEW_QUARANTINE: &str = "quarantine.new";

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, OFlags, StatVfs, fallocate, statvfs};
 
 use crate::error::StoreError;
-use crate::folder::DATABASE;
+use crate::folder::layout::DATABASE;
 use crate::sizes::{ReserveLen, StoredFiles};
 
 const FILE: &str = "reserve";

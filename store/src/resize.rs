@@ -13,12 +13,13 @@ use vellum_core::tree::{Edit, NewTop, Node, PlanError, Tree, page_of};
 use vellum_core::units::{ChunkIndex, ImageId, LayerId};
 
 use crate::chunks::Candidate;
+use crate::clock::now_ms;
 use crate::database::Batch;
 use crate::disk::Disk;
 use crate::draft::Draft;
 use crate::error::StoreError;
-use crate::journal::{Added, Entry};
-use crate::store::{Store, now_ms};
+use crate::journal::entry::{Added, Entry};
+use crate::store::Store;
 
 /// The last chunk of a disk that was cut, with zeros past its end.
 pub(crate) struct Tail {

@@ -6,8 +6,10 @@ use vellum_core::name::Name;
 use vellum_core::tree::{KeptDisk, Mode, Node, PlanError, PresentState, ScratchUse, Tree};
 use vellum_core::units::{ImageId, MachineId};
 
+use crate::clock::now_ms;
 use crate::error::StoreError;
-use crate::store::{Exclusive, Store, now_ms};
+use crate::store::Store;
+use crate::store::holds::Exclusive;
 
 /// Chooses the name of the snapshot that keeps the replaced state, if one is to be kept: called
 /// while nothing can change.

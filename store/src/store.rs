@@ -1,53 +1,38 @@
-//! Entry point of a store: opens it, reads its tree, and makes every change that is one batch of
-//! records.
+//! Entry point of a store: an open one, its tree, and the changes of names.
 //!
-//! Each change is planned by the tree (pure), written here as one logged batch, and applied to the
-//! tree in memory once it is durable.
+//! Each change is planned by the tree (pure), written as one logged batch, and applied to the tree
+//! in memory once it is durable (`commit`).
 
+mod commit;
+pub(crate) mod holds;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use std::collections::BTreeSet;
-
-use vellum_core::identity::{IDENTITY_LEN, StoreId};
+use vellum_core::identity::StoreId;
 use vellum_core::name::{Name, NodeSpec};
-use vellum_core::page::page_key;
-use vellum_core::tree::{Edit, Node, Planned, Tree};
-use vellum_core::units::{ChunkId, ConfigurationId, ImageId, LayerId, MachineId};
+use vellum_core::tree::{Edit, Node, Tree};
+use vellum_core::units::{ChunkId, ImageId, LayerId};
 
-use crate::attach::Slots;
+use crate::attach::slots::Slots;
 use crate::chain::Pages;
-use crate::chunks::{Candidate, Chunks, DamageLedger, Stored};
-use crate::collect::Tending;
-use crate::database::{Batch, Database, Durability, Family, Generation};
+use crate::chunks::{Chunks, DamageLedger};
+use crate::clock::now_ms;
+use crate::collect::tending::Tending;
+use crate::database::{Batch, Database, Family};
 use crate::error::StoreError;
 use crate::folder::{Folder, OwnerLock, Witness};
-use crate::identity::{identified, random};
-use crate::journal::{Added, Journal};
-use crate::limits;
-use crate::live::Room;
-use crate::opening::{Faults, holdings};
+use crate::journal::appender::Journal;
+use crate::journal::entry::Added;
+use crate::live::room::Room;
+use crate::opening::faults::Faults;
 use crate::parity::{AtRest, Parity};
-use crate::records::{
-    self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters,
-};
+use crate::records::StoreParameters;
 use crate::reserve::Reserve;
-use crate::scrub::Scrub;
-use crate::sizes::{Sizes, StoredFiles};
-
-pub(crate) const PARAMETERS_KEY: &[u8] = b"parameters";
-pub(crate) const COUNTERS_KEY: &[u8] = b"counters";
-pub(crate) const COMMITS_KEY: &[u8] = b"commits";
-pub(crate) const IDENTITY_KEY: &[u8] = b"identity";
-pub(crate) const PARITY_KEY: &[u8] = b"parity";
-/// Layers with more pages than this are deleted by range: a range tombstone costs every later scan
-/// a little, a key costs a batch.
-const PAGES_BY_KEY_MAX: u64 = 256;
-/// Bytes that the smallest commit takes on disk, at most: a block of a log, of a manifest, of a
-/// folder.
-const COMMIT_LEN: u64 = 64 << 10;
+use crate::scrub::state::Scrub;
+use crate::sizes::Sizes;
 
 /// Access that a store is opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,85 +105,7 @@ pub(crate) struct Opened {
     pub(crate) lock: Option<OwnerLock>,
 }
 
-/// Keeps the layers below (and with) one from being merged or dropped.
-pub(crate) struct Hold {
-    store: Store,
-    layer: LayerId,
-}
-
-/// Keeps everybody else from changing an image.
-pub(crate) struct Exclusive {
-    store: Store,
-    image: ImageId,
-}
-
-/// A layer id under which pages are written before its record is.
-pub(crate) struct Building {
-    store: Store,
-    pub(crate) layer: LayerId,
-    /// Write generation in which it began: pages that were written for it may be gone under a later
-    /// one.
-    pub(crate) generation: Generation,
-}
-
-impl StoreParameters {
-    /// 4 KiB chunks in 128 KiB frames, zstd level 3: see ARCHITECTURE.md for the measurements.
-    pub const DEFAULT: Self = Self {
-        chunk_len: vellum_core::units::ChunkLen::DEFAULT,
-        frame_len: 128 << 10,
-        compression: Compression::Zstd(3),
-    };
-
-    /// Fails unless a store can have these parameters.
-    pub fn check(&self) -> Result<(), StoreError> {
-        let chunk_len = self.chunk_len.bytes() as u32;
-        let fits = self.frame_len.is_multiple_of(chunk_len)
-            && (chunk_len..=vellum_core::frame::PLAIN_LEN_MAX).contains(&self.frame_len);
-        if !fits {
-            let limit = vellum_core::frame::PLAIN_LEN_MAX;
-            return Err(StoreError::Parameter(format!(
-                "the frame size must be a multiple of the chunk size ({chunk_len}), at most {limit}"
-            )));
-        }
-        match self.compression {
-            Compression::Zstd(level) if !(1..=22).contains(&level) => {
-                Err(StoreError::Parameter("zstd has levels 1 to 22".to_owned()))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 impl Store {
-    /// Makes a store in `dir`, which must be empty or not exist.
-    pub fn init(dir: &Path, parameters: StoreParameters) -> Result<(), StoreError> {
-        parameters.check()?;
-        let folder = Folder::create(dir)?;
-        let (sizes, reserve) = holdings(&folder);
-        let database = Database::create(&folder.make_database()?, &sizes, &reserve)?;
-        let mut batch = Batch::default();
-        put(&mut batch, Family::Meta, PARAMETERS_KEY, &parameters);
-        put(&mut batch, Family::Meta, IDENTITY_KEY, &StoreId(random()?));
-        database.write(batch, Durability::Logged)?;
-        drop(database);
-        // A full disk may have no room for files that are not there yet.
-        drop(folder.lock("init"));
-        folder.witness().note(0);
-        reserve.refill();
-        folder.mark()
-    }
-
-    /// The reserve of a store in `dir` for a full disk, so that deleting and collecting work on
-    /// one, in bytes, once its tables hold `stored` bytes.
-    #[must_use]
-    pub fn kept_back(dir: &Path, stored: u64) -> u64 {
-        let tables = StoredFiles {
-            tables: stored,
-            logs: 0,
-        };
-        Sizes::of(&limits::surroundings(dir)).reserve.of(tables)
-    }
-
     /// Assembles an open store of its parts.
     pub(crate) fn assemble(opened: Opened) -> Self {
         let database = Arc::clone(&opened.database);
@@ -454,360 +361,8 @@ impl Store {
         self.change(|tree| tree.plan_commit(image, now_ms()))
     }
 
-    /// Plans and commits under one lock of the tree.
-    pub(crate) fn change<E>(
-        &self,
-        plan: impl FnOnce(&mut Tree) -> Result<Planned, E>,
-    ) -> Result<Node, StoreError>
-    where
-        StoreError: From<E>,
-    {
-        self.change_with(|tree| plan(tree).map(|planned| (planned.node, planned.edits)))
-    }
-
-    pub(crate) fn edit<E>(
-        &self,
-        plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>,
-    ) -> Result<(), StoreError>
-    where
-        StoreError: From<E>,
-    {
-        self.change_with(|tree| Ok::<_, E>(((), plan(tree)?)))
-    }
-
-    /// Plans and commits as [`Store::change`], for plans that return something else than a node.
-    pub(crate) fn change_with<T, E>(
-        &self,
-        plan: impl FnOnce(&mut Tree) -> Result<(T, Vec<Edit>), E>,
-    ) -> Result<T, StoreError>
-    where
-        StoreError: From<E>,
-    {
-        self.check_writable()?;
-        let mut tree = self.tree_mut();
-        let (result, edits) = plan(&mut tree)?;
-        if !edits.is_empty() {
-            self.commit(&mut tree, &edits, Batch::default())?;
-        }
-        Ok(result)
-    }
-
-    /// Makes `edits` and what `batch` holds durable as one, then applies them. This is the only
-    /// place where a name comes to stand for something: whatever it stands for must be durable, or
-    /// in `batch`.
-    pub(crate) fn commit(
-        &self,
-        tree: &mut Tree,
-        edits: &[Edit],
-        mut batch: Batch,
-    ) -> Result<(), StoreError> {
-        let edits = identified(edits)?;
-        self.put_edits(tree, &edits, &mut batch);
-        if !edits.iter().any(gives_space_back) {
-            let needed = COMMIT_LEN + 2 * batch.len() as u64;
-            self.inner.reserve.check(needed)?;
-        }
-        self.inner.database.write(batch, Durability::Logged)?;
-        self.committed(tree, &edits);
-        Ok(())
-    }
-
-    /// Follows a durable batch of `edits`: applies them to the tree, and counts the commit.
-    fn committed(&self, tree: &mut Tree, edits: &[Edit]) {
-        tree.apply(edits);
-        let count = self.inner.commits.fetch_add(1, Ordering::Relaxed) + 1;
-        self.inner
-            .witness
-            .iter()
-            .for_each(|witness| witness.note(count));
-    }
-
-    /// Stores `candidates` and makes what `plan` decides from what became of them (edits, and pages
-    /// in the batch) durable with them, as one. The tree stays locked from the plan until the edits
-    /// are applied; the chunks stay claimed as long.
-    ///
-    /// Locks are taken in this order: the chunk store's section, the tree, the chunk writer's
-    /// state.
-    pub(crate) fn commit_chunks<E>(
-        &self,
-        candidates: &[Candidate<'_>],
-        plan: impl FnOnce(&mut Tree, &Stored<'_>, &mut Batch) -> Result<Vec<Edit>, E>,
-    ) -> Result<(), StoreError>
-    where
-        StoreError: From<E>,
-    {
-        let plain_len: usize = candidates
-            .iter()
-            .map(|candidate| candidate.plain.len())
-            .sum();
-        self.check_room(plain_len as u64)?;
-        let mut planned = None;
-        let mut session = self.inner.chunks.session();
-        session.commit(candidates, |stored, batch| {
-            let mut tree = self.tree_mut();
-            let edits = identified(&plan(&mut tree, stored, batch)?)?.into_owned();
-            self.put_edits(&tree, &edits, batch);
-            planned = Some((tree, edits));
-            Ok(())
-        })?;
-        let (mut tree, edits) = planned.expect("a batch that was written was built");
-        self.committed(&mut tree, &edits);
-        Ok(())
-    }
-
-    /// Fails unless there is room for a logged batch of `len` bytes, and for everything that is in
-    /// memory to become files. If it is only the latter that takes too much, they are made now: the
-    /// logs go. A refusal changes nothing, and is forgotten.
-    pub(crate) fn check_room(&self, len: u64) -> Result<(), StoreError> {
-        let Inner {
-            database,
-            reserve,
-            sizes,
-            ..
-        } = &*self.inner;
-        // It goes into the log, and from memory into a table.
-        let needed = |unflushed_len| 2 * len + unflushed_len + sizes.commit_margin;
-        let unflushed_len = database.unflushed_len();
-        if reserve.check(needed(unflushed_len)).is_ok() {
-            return Ok(());
-        }
-        // Not for a little: who is refused again and again would make as many small files.
-        if unflushed_len > sizes.write_buffer / 2
-            && reserve.check(unflushed_len + sizes.commit_margin).is_ok()
-        {
-            database.flush_bulk(database.generation())?;
-        }
-        reserve.check(needed(database.unflushed_len()))
-    }
-
     /// Memory for decoded frames, in bytes: what is read again is not decoded again.
     pub fn set_cache_len(&self, len: u64) {
         self.inner.chunks.set_cache_len(len);
     }
-
-    /// Puts the records of `edits` into `batch`.
-    pub(crate) fn put_edits(&self, tree: &Tree, edits: &[Edit], batch: &mut Batch) {
-        for edit in edits {
-            match edit {
-                Edit::PutLayer(layer) => {
-                    put(batch, Family::Layers, &layer.id.0.to_be_bytes(), layer);
-                }
-                Edit::DropLayer(id) => delete_layer(tree, *id, batch),
-                Edit::PutImage(image) => put(batch, Family::Names, &image_key(image.id), image),
-                Edit::DropImage(id) => batch.delete(Family::Names, image_key(*id)),
-                Edit::PutSnapshot(snapshot) => put(
-                    batch,
-                    Family::Names,
-                    &snapshot_key(snapshot.image, snapshot.serial),
-                    snapshot,
-                ),
-                Edit::DropSnapshot(image, serial) => {
-                    batch.delete(Family::Names, snapshot_key(*image, *serial));
-                }
-                Edit::PutMachine(machine) => {
-                    put(batch, Family::Names, &machine_key(machine.id), machine);
-                }
-                Edit::DropMachine(id) => batch.delete(Family::Names, machine_key(*id)),
-                Edit::PutMachineSnapshot(snapshot) => {
-                    put(
-                        batch,
-                        Family::Names,
-                        &machine_snapshot_key(snapshot.machine, snapshot.serial),
-                        snapshot,
-                    );
-                }
-                Edit::DropMachineSnapshot(id, serial) => {
-                    batch.delete(Family::Names, machine_snapshot_key(*id, *serial));
-                }
-                Edit::PutConfiguration(id, bytes) => put(
-                    batch,
-                    Family::Meta,
-                    &configuration_key(*id),
-                    &ConfigurationFile(bytes.to_vec()),
-                ),
-                Edit::DropConfiguration(id) => batch.delete(Family::Meta, configuration_key(*id)),
-            }
-        }
-        let counters = Counters {
-            next_id: tree.next_id(),
-            next_chunk: self.inner.chunks.next_chunk().0,
-        };
-        put(batch, Family::Meta, COUNTERS_KEY, &counters);
-        put(
-            batch,
-            Family::Meta,
-            COMMITS_KEY,
-            &Commits(self.inner.commits.load(Ordering::Relaxed) + 1),
-        );
-    }
-
-    /// Keeps the chain of `layer`, which is in `tree`, as it is until the hold is dropped: after
-    /// the tree's lock, not under it.
-    pub(crate) fn hold(&self, tree: &mut Tree, layer: LayerId) -> Hold {
-        tree.hold(layer);
-        Hold {
-            store: self.clone(),
-            layer,
-        }
-    }
-
-    /// The right to change `image`, if nobody else is.
-    pub(crate) fn exclusive(&self, image: ImageId) -> Result<Exclusive, StoreError> {
-        // The tree's lock comes before this one: it is not taken for the error while this one is
-        // held.
-        let is_free = self
-            .inner
-            .busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(image);
-        if !is_free && self.is_attached(image) {
-            return Err(StoreError::Attached(
-                self.tree().display(Node::Image(image)),
-            ));
-        }
-        if !is_free {
-            return Err(StoreError::Busy(self.tree().display(Node::Image(image))));
-        }
-        Ok(Exclusive {
-            store: self.clone(),
-            image,
-        })
-    }
-
-    /// The images that something is changing now.
-    pub(crate) fn busy_images(&self) -> BTreeSet<ImageId> {
-        self.inner
-            .busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// A new layer id whose pages may be written at once.
-    pub(crate) fn build_layer(&self) -> Building {
-        let generation = self.inner.database.generation();
-        let layer = LayerId(self.tree_mut().allocate());
-        self.inner
-            .building
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(layer);
-        Building {
-            store: self.clone(),
-            layer,
-            generation,
-        }
-    }
-
-    /// The layers that are being built now.
-    pub(crate) fn building(&self) -> BTreeSet<LayerId> {
-        self.inner
-            .building
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.store.tree_mut().release(self.layer);
-    }
-}
-
-impl Drop for Exclusive {
-    fn drop(&mut self) {
-        self.store
-            .inner
-            .busy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.image);
-    }
-}
-
-impl Drop for Building {
-    fn drop(&mut self) {
-        self.store
-            .inner
-            .building
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.layer);
-    }
-}
-
-/// Now, in nanoseconds since 1970.
-pub(crate) fn now_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-        })
-}
-
-/// Now, in milliseconds since 1970: for people to read, nothing is decided by it.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
-}
-
-/// True if an edit leads to free space, so that it may use the reserve.
-fn gives_space_back(edit: &Edit) -> bool {
-    matches!(
-        edit,
-        Edit::DropLayer(_)
-            | Edit::DropImage(_)
-            | Edit::DropSnapshot(..)
-            | Edit::DropMachine(_)
-            | Edit::DropMachineSnapshot(..)
-            | Edit::DropConfiguration(_)
-    )
-}
-
-pub(crate) fn put<R: Record>(batch: &mut Batch, family: Family, key: &[u8], record: &R) {
-    batch.put(family, key, records::encode(family.name(), key, record));
-}
-
-/// Takes a layer's record and pages away.
-fn delete_layer(tree: &Tree, id: LayerId, batch: &mut Batch) {
-    batch.delete(Family::Layers, id.0.to_be_bytes());
-    match tree.layer(id) {
-        Some(layer) if layer.pages.len() <= PAGES_BY_KEY_MAX => {
-            layer
-                .pages
-                .iter()
-                .for_each(|index| batch.delete(Family::Pages, page_key(id, index)));
-        }
-        _ => batch.delete_pages(id),
-    }
-}
-
-pub(crate) fn image_key(id: ImageId) -> Vec<u8> {
-    [&b"i"[..], &id.0.to_be_bytes()].concat()
-}
-
-pub(crate) fn snapshot_key(image: ImageId, serial: u64) -> Vec<u8> {
-    [&b"s"[..], &image.0.to_be_bytes(), &serial.to_be_bytes()].concat()
-}
-
-pub(crate) fn machine_key(id: MachineId) -> Vec<u8> {
-    [&b"m"[..], &id.0.to_be_bytes()].concat()
-}
-
-pub(crate) fn machine_snapshot_key(machine: MachineId, serial: u64) -> Vec<u8> {
-    [&b"t"[..], &machine.0.to_be_bytes(), &serial.to_be_bytes()].concat()
-}
-
-pub(crate) fn configuration_key(id: ConfigurationId) -> Vec<u8> {
-    [&b"configuration"[..], &id.0.to_be_bytes()].concat()
-}
-
-/// Key of the token of the program that `owner` identifies.
-pub(crate) fn token_key(owner: &[u8; IDENTITY_LEN]) -> Vec<u8> {
-    [&b"token"[..], owner].concat()
 }

@@ -1,5 +1,7 @@
 //! Progress of long operations, and the request to stop them.
 
+use crate::error::StoreError;
+
 /// Progress of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -27,5 +29,14 @@ impl Watch for Unwatched {
 
     fn is_cancelled(&self) -> bool {
         false
+    }
+}
+
+/// The only way out of an operation that is called off.
+pub(crate) fn go_on(watch: &dyn Watch) -> Result<(), StoreError> {
+    if watch.is_cancelled() {
+        Err(StoreError::Interrupted)
+    } else {
+        Ok(())
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use vellum_core::units::ChunkId;
 
-use super::reader::Frame;
+use super::decoded_frame::Frame;
 
 /// Frames up to a budget of bytes.
 pub(super) struct FrameCache(RwLock<State>);

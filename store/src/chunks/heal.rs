@@ -27,9 +27,9 @@ use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 
 use super::Chunks;
+use super::decoded_frame::Frame;
 use super::frames::{FramePlan, encode_frame};
 use super::ledger::DamageKind;
-use super::reader::Frame;
 use crate::database::{Batch, Durability};
 use crate::error::StoreError;
 

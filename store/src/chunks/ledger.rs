@@ -30,7 +30,7 @@ use super::pause::lock;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::folder::Folder;
 use crate::records::{self, Record};
-use crate::store::put;
+use crate::stored_records::put;
 
 /// Prefix of the ledger's keys.
 const KEY_PREFIX: &[u8] = b"damage";

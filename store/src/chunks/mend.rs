@@ -18,9 +18,9 @@ use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::units::ChunkId;
 
 use super::Chunks;
+use super::decoded_frame::Frame;
 use super::heal::RightBytes;
 use super::pause::lock;
-use super::reader::Frame;
 use super::source::{Asked, ChunkSources, KnownNames, WantedPage};
 use crate::error::StoreError;
 

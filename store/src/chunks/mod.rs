@@ -12,6 +12,7 @@
 mod ahead;
 mod cache;
 mod claims;
+mod decoded_frame;
 mod frames;
 mod headers;
 mod heal;
@@ -34,6 +35,7 @@ use vellum_core::units::ChunkId;
 use vellum_core::wire;
 
 pub(crate) use claims::{Claims, Decision};
+pub(crate) use decoded_frame::Frame;
 pub(crate) use frames::{EncodedFrame, FramePlan, encode_frame, pack};
 pub(crate) use headers::HeaderWalk;
 #[cfg(test)]
@@ -43,7 +45,6 @@ pub(crate) use ledger::damage_key;
 pub(crate) use ledger::{DamageKind, DamageLedger, DamageRecord};
 pub(crate) use mend::Mender;
 pub use mend::Notices;
-pub(crate) use reader::Frame;
 pub(crate) use session::{Candidate, Session, SessionCounts, Stored};
 #[cfg(test)]
 pub(crate) use source::PATIENCE;

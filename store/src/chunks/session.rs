@@ -21,7 +21,7 @@ use super::frames::{Packed, pack, put_names};
 use super::pause::{self, lock};
 use crate::database::{Batch, Durability, Generation};
 use crate::error::StoreError;
-use crate::journal::Added;
+use crate::journal::entry::Added;
 
 /// Neighbours that are tried in a row without a hit: they mostly lie in the header at hand, so
 /// trying costs little.

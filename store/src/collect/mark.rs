@@ -11,12 +11,11 @@ use vellum_core::page::{Page, Slot, parse_page_key};
 use vellum_core::tree::{Layer, Merge, Tidy, Tree};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
-use super::go_on;
 use super::trim::trimmed;
 use crate::database::{Family, Scan};
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::watch::Watch;
+use crate::watch::{Watch, go_on};
 
 /// Runs that are gathered before the claims are locked for them.
 const RUNS_PER_LOCK: usize = 4096;

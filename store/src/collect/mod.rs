@@ -33,11 +33,13 @@
 //! after the batch that made their content unreachable is durable. All state is in memory: after
 //! any interruption, run again.
 
+mod live_bytes;
 mod mark;
 mod pack;
 mod reclaim;
 mod sweep;
 mod tend;
+pub(crate) mod tending;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tidy;
@@ -52,17 +54,17 @@ use vellum_core::units::ChunkId;
 use crate::chunks::{Claims, Decision, pause};
 use crate::database::{Batch, Generation};
 use crate::error::StoreError;
-use crate::journal::Entry;
+use crate::journal::entry::Entry;
 use crate::store::Store;
 use crate::watch::Watch;
 
+pub(crate) use live_bytes::{Live, REGION_IDS};
 use mark::{Tidied, View};
 pub(crate) use pack::{Fate, Packable, Packer};
 pub(crate) use reclaim::{goes_along, is_worth_it, rewrites};
-pub(crate) use sweep::{CHUNKS_PER_GROUP, Gap, Live, REGION_IDS};
+pub(crate) use sweep::{CHUNKS_PER_GROUP, Gap};
 use sweep::{Sweep, Swept};
 pub use tend::TendReport;
-pub(crate) use tend::Tending;
 pub use tight::Shortage;
 
 /// Collections that are begun where writes fail.
@@ -293,14 +295,5 @@ impl<'s> Collection<'s> {
 impl Drop for Collection<'_> {
     fn drop(&mut self) {
         self.claims.end_collection();
-    }
-}
-
-/// The only way out of a collection that is called off.
-pub(crate) fn go_on(watch: &dyn Watch) -> Result<(), StoreError> {
-    if watch.is_cancelled() {
-        Err(StoreError::Interrupted)
-    } else {
-        Ok(())
     }
 }

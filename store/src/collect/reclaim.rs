@@ -13,13 +13,12 @@ use std::ops::Range;
 use vellum_core::frame::frame_key;
 use vellum_core::units::ChunkId;
 
-use super::go_on;
-use super::sweep::{Live, REGION_IDS};
+use super::live_bytes::{Live, REGION_IDS};
 use super::tight::{self, Shortage};
 use crate::database::Family;
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::watch::Watch;
+use crate::watch::{Watch, go_on};
 
 /// Dead bytes below which no range is rewritten.
 const DEAD_LEN_MIN: u64 = 1 << 20;

@@ -5,7 +5,6 @@
 //! small frames are rewritten. Ids stay. A frame whose header or content is damaged is left as it
 //! is, and no frame is merged over it.
 
-use std::collections::BTreeMap;
 use std::mem::take;
 use std::ops::Range;
 
@@ -16,14 +15,15 @@ use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::Reader;
 
+use super::live_bytes::Live;
 use super::pack::{Fate, Found, Pack, Packable, Packer};
 use super::tight::{self, Shortage};
-use super::{Collection, go_on, reclaim};
+use super::{Collection, reclaim};
 use crate::chunks::{EncodedFrame, FramePlan, encode_frame, pause};
 use crate::database::{Batch, Durability, Family, Generation};
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::watch::{Progress, Watch};
+use crate::watch::{Progress, Watch, go_on};
 
 /// Chunks whose headers are read and decided about at a time: 2 MiB of names.
 pub(crate) const CHUNKS_PER_GROUP: usize = 1 << 16;
@@ -36,9 +36,6 @@ const PACKS_PER_BATCH: usize = 256;
 const FILES_WORTH_LEN: u64 = 32 << 20;
 /// Write buffers full of rewritten frames that may be in memory, not yet in files.
 const UNFLUSHED_BUFFERS: u64 = 3;
-/// Ids per entry of [`Live::payloads`]: about a file's worth of frames at the default lengths.
-pub(crate) const REGION_IDS: u64 = 1 << 16;
-
 /// Result of a sweep, or of its dry run.
 #[derive(Default)]
 pub(super) struct Swept {
@@ -50,18 +47,6 @@ pub(super) struct Swept {
     /// Dead bytes in frames that there was no room to write anew.
     pub(super) shortage: Option<Shortage>,
     pub(super) live: Live,
-}
-
-/// Lengths of what is left.
-#[derive(Default)]
-pub(crate) struct Live {
-    /// Bytes of payloads, for each [`REGION_IDS`] ids.
-    pub(crate) payloads: BTreeMap<u64, u64>,
-    /// Bytes of payloads that were written anew, for each [`REGION_IDS`] ids among which something
-    /// changed.
-    pub(crate) written: BTreeMap<u64, u64>,
-    /// Bytes of headers.
-    pub(crate) headers: u64,
 }
 
 /// One sweep.
@@ -461,18 +446,6 @@ impl Swept {
         );
         self.live
             .note_change(frame.chunks[0].0, frame.payload_len() as u64);
-    }
-}
-
-impl Live {
-    pub(crate) fn add(&mut self, first: ChunkId, payload_len: u64, header_len: usize) {
-        *self.payloads.entry(first.0 / REGION_IDS).or_default() += payload_len;
-        self.headers += header_len as u64;
-    }
-
-    /// A frame that began with `first` went, and `written_len` bytes of payload came in its place.
-    pub(crate) fn note_change(&mut self, first: ChunkId, written_len: u64) {
-        *self.written.entry(first.0 / REGION_IDS).or_default() += written_len;
     }
 }
 

@@ -7,30 +7,21 @@
 //! collection waits for the step that is going on.
 
 use rayon::prelude::{IntoParallelIterator, ParallelIterator};
-use vellum_core::units::ChunkId;
 
 use super::pack::{Found, Pack, Packer};
 use super::sweep::{Group, chunks_per_frame, encode};
-use super::{go_on, tidy};
+use super::tending::Tending;
+use super::tidy;
 use crate::database::{Batch, Durability};
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::watch::Watch;
+use crate::watch::{Watch, go_on};
 
 /// Frames that one step writes at most: 8 MiB of chunks at the default lengths.
 const PACKS_MAX: usize = 64;
 /// Frames that the newest full frame is made of at least, if it is not full yet: else every step
 /// would write it again.
 const LAST_FRAMES_MIN: usize = 8;
-
-/// Progress of background maintenance.
-#[derive(Debug, Default)]
-pub(crate) struct Tending {
-    /// Frames before this chunk are as they should be.
-    next: ChunkId,
-    /// The id that the next new chunk had when there was nothing left to do.
-    seen: ChunkId,
-}
 
 /// Result of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

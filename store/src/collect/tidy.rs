@@ -15,12 +15,12 @@ use vellum_core::page::Page;
 use vellum_core::tree::{Edit, Layer, Merge, PageSet, Tree};
 use vellum_core::units::{ChunkCount, LayerId, PageIndex};
 
-use super::{go_on, trim};
+use super::trim;
 use crate::chunks::pause;
 use crate::database::{Batch, Durability};
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::watch::Watch;
+use crate::watch::{Watch, go_on};
 
 /// Layers that one batch drops at most: at 256 pages deleted by key, a MiB or two.
 const DROPS_PER_BATCH: usize = 256;

@@ -16,11 +16,10 @@ use std::ops::Range;
 use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
 use vellum_core::units::ChunkId;
 
-use super::go_on;
 use crate::database::{Family, Table};
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::watch::Watch;
+use crate::watch::{Watch, go_on};
 
 /// Bytes that must be dead of a cluster.
 const DEAD_LEN_MIN: u64 = 64 << 10;

@@ -12,12 +12,11 @@ use vellum_core::positions::Positions;
 use vellum_core::tree::{Edit, Layer, SharedLayer};
 use vellum_core::units::{LayerId, PageIndex};
 
-use super::go_on;
 use crate::chunks::pause;
 use crate::database::Batch;
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::watch::Watch;
+use crate::watch::{Watch, go_on};
 
 /// Pages that one batch looks at most, and as many more for each layer above: 2 MiB at the worst,
 /// some milliseconds of work.

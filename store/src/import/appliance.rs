@@ -8,7 +8,7 @@ use vellum_formats::machine::DESCRIPTION_LEN_MAX;
 use vellum_formats::ova;
 
 use crate::error::StoreError;
-use crate::pieces::FileSource;
+use crate::file_source::FileSource;
 
 /// Magic number of a tar archive, and its offset.
 const TAR_MAGIC: &[u8; 5] = b"ustar";

@@ -17,13 +17,15 @@ use super::build::Builder;
 use super::forest::{ForestLayer, LayerForest};
 use super::{ImportOptions, OnlyCancelled, read_and_build};
 use crate::chunks::{Session, SessionCounts};
+use crate::clock::now_ms;
 use crate::collect::CollectOptions;
 use crate::database::Batch;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::journal::Entry;
+use crate::journal::entry::Entry;
 use crate::pieces::Input;
-use crate::store::{Building, Hold, Store, now_ms};
+use crate::store::Store;
+use crate::store::holds::{Building, Hold};
 use crate::watch::{Progress, Watch};
 
 /// Result of building one layer.

@@ -8,10 +8,10 @@ use vellum_core::source::ImageSource;
 use vellum_formats::chain::ImageChain;
 
 use super::parents::{ChainFinder, ChainedFile};
+use crate::clock::now_ms;
 use crate::error::StoreError;
+use crate::file_source::FileGuard;
 use crate::grounded::Grounded;
-use crate::pieces::FileGuard;
-use crate::store::now_ms;
 
 /// A layer to be imported.
 pub struct ForestLayer {

@@ -29,13 +29,15 @@ use build::{Builder, Positions};
 use prepare::{PIECES_AHEAD, read_all};
 
 use crate::chunks::SessionCounts;
+use crate::clock::now_ms;
 use crate::collect::CollectOptions;
 use crate::database::{Batch, Durability};
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::journal::{Added, Entry};
+use crate::journal::entry::{Added, Entry};
 use crate::pieces::Input;
-use crate::store::{Building, Exclusive, Store, now_ms};
+use crate::store::Store;
+use crate::store::holds::{Building, Exclusive};
 use crate::watch::{Progress, Watch};
 
 /// Target of an import.

@@ -11,7 +11,7 @@ use vellum_formats::{DiskIdentity, Format, ParentReference, image_facts};
 
 use crate::destination::folder_of;
 use crate::error::StoreError;
-use crate::pieces::FileSource;
+use crate::file_source::FileSource;
 
 /// Files of a folder that are looked at: a machine has dozens.
 const FOLDER_ENTRIES_MAX: usize = 10_000;

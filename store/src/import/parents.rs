@@ -22,8 +22,8 @@ use crate::codec::ClusterCodecs;
 use crate::companions::FolderCompanions;
 use crate::destination::folder_of;
 use crate::error::StoreError;
+use crate::file_source::{FileGuard, FileSource};
 use crate::image_file::ImageFile;
-use crate::pieces::{FileGuard, FileSource};
 
 /// An image file that was opened, one of a chain.
 pub struct ChainedFile {

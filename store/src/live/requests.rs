@@ -14,9 +14,9 @@ use vellum_core::units::{ChunkIndex, PageIndex};
 use super::Shared;
 use super::view::Base;
 use crate::changes::Change;
+use crate::clock::now_ns;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::store::now_ns;
 
 /// Limit of tries of a read while flushes change what it reads. Even one retry is rare: a
 /// collection must have ended since the flush.

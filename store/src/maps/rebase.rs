@@ -19,12 +19,13 @@ use vellum_core::tree::{Layer, Node, PageSet, PlanError, page_of, pages_for};
 use vellum_core::units::{ChunkCount, ImageId, PageIndex};
 
 use super::diff::differing_pages;
+use crate::clock::now_ms;
 use crate::database::{Batch, Durability};
 use crate::disk::Disk;
 use crate::draft::Draft;
 use crate::error::StoreError;
 use crate::resize::{Tail, cut_tail};
-use crate::store::{Store, now_ms};
+use crate::store::Store;
 use crate::watch::{Progress, Watch};
 
 /// Bytes of pages that are gathered for one batch.

@@ -4,7 +4,7 @@
 //! It never forgets a name. It takes a new one for an old one now and then; its users must tolerate
 //! losing a few at random.
 
-use super::seen::ShortName;
+use super::short_name::ShortName;
 
 /// One cache line.
 const LINE_WORDS: usize = 8;

@@ -9,7 +9,8 @@ use super::cost::{Amounts, FRAME_LEN};
 use super::estimate::Guess;
 use super::frames::{Due, Stream, Thrift};
 use super::places::Places;
-use super::seen::{Seen, ShortName};
+use super::seen::Seen;
+use super::short_name::ShortName;
 
 /// Names that are kept for each length: some 60 MB with what belongs to them. From a sample of that
 /// many, counts are known to some tenths of a percent.

@@ -22,6 +22,7 @@ mod frames;
 mod length;
 mod places;
 mod seen;
+mod short_name;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -43,7 +44,8 @@ use crate::watch::{Progress, Watch};
 use estimate::Guess;
 use frames::{Due, Stream, Thrift};
 use length::{Chunk, Dues, Length};
-use window::{Event, LEAF_LEN, Names, WINDOW_LEN, Window, shortened};
+use short_name::shortened;
+use window::{Event, LEAF_LEN, Names, WINDOW_LEN, Window};
 
 /// Windows that are hashed, counted and compressed at a time. With those being read, the frames
 /// that are due at seven lengths and the trials this is some 200 MB of content at worst.

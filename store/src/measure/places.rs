@@ -1,6 +1,6 @@
 //! Positions of the sampled chunks on a disk, so that the next disk is compared with them.
 
-use super::seen::ShortName;
+use super::short_name::ShortName;
 
 /// Entries that are kept of one disk: 64 MB. A sample has fewer, unless most of a disk is copies of
 /// itself.

@@ -14,9 +14,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::filter::Filter;
-
-/// The first eight bytes of a hash, as a number.
-pub(super) type ShortName = u64;
+use super::short_name::ShortName;
 
 /// Names that are kept with what followed them.
 type Table = HashMap<ShortName, u32, BuildHasherDefault<Mixed>>;

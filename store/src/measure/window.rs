@@ -11,7 +11,6 @@ use std::sync::mpsc::SyncSender;
 use vellum_core::hash::{ChunkHash, HASH_LEN, hash_chunks, is_zero};
 use vellum_core::units::ChunkLen;
 
-use super::seen::ShortName;
 use crate::error::StoreError;
 use crate::pieces::{Input, Piece};
 
@@ -130,11 +129,6 @@ fn join(halves: &[Option<ChunkHash>]) -> Option<ChunkHash> {
         .flat_map(|half| half.map_or([0; HASH_LEN], |half| half.0))
         .collect();
     Some(ChunkHash::of(&joined))
-}
-
-/// A name, shortened for counting.
-pub(super) fn shortened(name: &ChunkHash) -> ShortName {
-    u64::from_be_bytes(name.prefix())
 }
 
 #[cfg(test)]

@@ -10,11 +10,10 @@ use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use super::code::ParityEncoder;
 use super::files::{ParityFolder, UnnamedFile};
 use super::group::{BlockSum, GroupHead, ParityGroup, block_sums};
-use super::plan::NewGroup;
+use super::shape::NewGroup;
 use super::window::{read_stretch, windows};
-use crate::collect::go_on;
 use crate::error::StoreError;
-use crate::watch::{Progress, Watch};
+use crate::watch::{Progress, Watch, go_on};
 
 /// Reason that a group could not be made.
 pub(super) enum EncodeRefusal {

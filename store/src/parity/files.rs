@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::OFlags;
 
 use super::group::{BLOCK_LEN, GroupHead, ParityGroup, SHAPE_LEN_MAX};
-use super::plan::GroupShape;
+use super::shape::GroupShape;
 use crate::error::StoreError;
 
 /// Longer records of groups are none.

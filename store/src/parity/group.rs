@@ -29,7 +29,7 @@ use std::collections::BTreeSet;
 use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::wire::{DecodeError, Reader, seal, verified};
 
-use super::plan::{GroupShape, MEMBERS_MAX, NewGroup, TableClass, TableFile};
+use super::shape::{GroupShape, MEMBERS_MAX, NewGroup, TableClass, TableFile};
 
 /// Unit of damage that is found, verified and mended at once, in bytes: a disk's sector.
 pub(super) const BLOCK_LEN: usize = 4096;

@@ -14,11 +14,10 @@ use std::os::unix::fs::FileExt;
 use super::code::ParityEncoder;
 use super::files::{ParityFolder, UnnamedFile, read_padded};
 use super::group::{BLOCK_LEN, ParityGroup, block_sums, blocks_of};
-use super::plan::TableFile;
+use super::shape::TableFile;
 use super::window::{Restored, Window, windows};
-use crate::collect::go_on;
 use crate::error::StoreError;
-use crate::watch::{Progress, Watch};
+use crate::watch::{Progress, Watch, go_on};
 
 /// Bytes of a table that are read at once when it is looked at by itself.
 const LOOK_LEN: usize = 1 << 20;

@@ -42,6 +42,7 @@ mod heal;
 mod plan;
 mod protect;
 mod rest;
+mod shape;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -61,10 +62,10 @@ pub(crate) use heal::Manner;
 pub use heal::ParityHealing;
 use heal::{damaged_blocks, heal};
 pub use plan::foreseen_parity_len;
-pub(crate) use plan::{TableClass, TableFile};
 pub use protect::ProtectReport;
 pub(crate) use rest::LOG_LEN_MAX;
 pub use rest::decode_any_rest;
+pub(crate) use shape::{TableClass, TableFile};
 
 #[cfg(test)]
 pub(crate) use {
@@ -446,8 +447,9 @@ impl Parity {
         let unprotected = plan::unprotected(live, &shapes);
         let (bytes_on_disk, bytes_held) = self.folder.usage();
         let bytes_unprotected = unprotected.iter().map(|table| table.len).sum();
-        let is_stale =
-            |shape: &&plan::GroupShape| shape.members.iter().any(|table| !live_set.contains(table));
+        let is_stale = |shape: &&shape::GroupShape| {
+            shape.members.iter().any(|table| !live_set.contains(table))
+        };
         Ok(ParityStatus {
             share: self.share(),
             groups: shapes.len() as u64,

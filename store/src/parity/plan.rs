@@ -14,9 +14,8 @@ use std::collections::BTreeSet;
 
 use super::ParityShare;
 use super::group::GroupHead;
+use super::shape::{GroupShape, MEMBERS_MAX, NewGroup, TableClass, TableFile, total_len};
 
-/// The most tables of a group: bounds its record, and the stretches that one repair reads.
-pub(super) const MEMBERS_MAX: usize = 1024;
 /// Length of a group in lengths of its longest table, about, where more than one parity stretch
 /// pays.
 const TABLES_PER_GROUP: u64 = 64;
@@ -25,47 +24,6 @@ const JOIN_LEN_MIN: u64 = 16 << 20;
 
 /// A table of a large store: see the database's.
 const TABLE_LEN: u64 = 64 << 20;
-
-/// Tables that change alike are protected together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum TableClass {
-    /// Payloads of frames: most of a store, hardly ever rewritten.
-    Payloads,
-    /// Everything else: small, rewritten often.
-    Records,
-}
-
-/// A table file of the database. Its number is never given twice, its bytes never change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct TableFile {
-    pub(crate) number: u64,
-    pub(crate) len: u64,
-    pub(crate) class: TableClass,
-}
-
-/// A group that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct GroupShape {
-    pub(super) id: u64,
-    /// The longest first.
-    pub(super) members: Vec<TableFile>,
-    pub(super) parity_count: usize,
-}
-
-impl GroupShape {
-    /// Bytes of its tables.
-    pub(super) fn data_len(&self) -> u64 {
-        total_len(&self.members)
-    }
-}
-
-/// Tables that are to become a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NewGroup {
-    /// The longest first.
-    pub(super) members: Vec<TableFile>,
-    pub(super) parity_count: usize,
-}
 
 /// Steps towards a store whose every table is protected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -215,10 +173,6 @@ fn is_complete(members: &[TableFile], share: ParityShare) -> bool {
 
 fn longest(members: &[TableFile]) -> u64 {
     members.iter().map(|table| table.len).max().unwrap_or(0)
-}
-
-fn total_len(members: &[TableFile]) -> u64 {
-    members.iter().map(|table| table.len).sum()
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::encode::{EncodeRefusal, encode};
 use super::group::{BlockSum, GroupHead};
-use super::plan::{GroupShape, NewGroup, ParityPlan, TableFile, plan};
+use super::plan::{ParityPlan, plan};
+use super::shape::{GroupShape, NewGroup, TableFile};
 use super::{Parity, ParityState};
-use crate::collect::go_on;
 use crate::error::StoreError;
-use crate::watch::Watch;
+use crate::watch::{Watch, go_on};
 
 /// Result of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

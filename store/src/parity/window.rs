@@ -9,7 +9,7 @@ use rayon::prelude::{IntoParallelIterator, IntoParallelRefIterator, ParallelIter
 use super::code::{ParityEncoder, Remains};
 use super::files::read_padded;
 use super::group::{BLOCK_LEN, BlockSum, ParityGroup, block_sums, blocks_of};
-use super::plan::TableFile;
+use super::shape::TableFile;
 use crate::error::StoreError;
 
 /// Memory for one stretch of blocks of all tables.
@@ -282,7 +282,7 @@ impl<'g> Window<'g> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::TableClass;
+    use super::super::shape::TableClass;
     use super::*;
 
     #[test]

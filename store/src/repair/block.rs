@@ -18,7 +18,6 @@ use vellum_core::frame::FrameCodec;
 use vellum_core::wire::{Reader, unzigzag};
 
 use super::checksum::TRAILER_LEN;
-use super::table::{EntryKind, TableEntry};
 use crate::codec;
 
 const KIND_PLAIN: u8 = 0;
@@ -32,6 +31,22 @@ const RESTARTS_MASK: u32 = (1 << 28) - 1;
 const RESTART_INTERVAL: usize = 16;
 /// Bytes that an internal key has beside the user's.
 pub(super) const TAG_LEN: usize = 8;
+
+/// Kind of a record of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EntryKind {
+    Put,
+    Delete,
+}
+
+/// A record of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TableEntry {
+    pub(super) key: Vec<u8>,
+    pub(super) sequence: u64,
+    pub(super) kind: EntryKind,
+    pub(super) value: Vec<u8>,
+}
 
 pub(super) fn plain(block: &[u8], kind: u8) -> Option<Vec<u8>> {
     match kind {

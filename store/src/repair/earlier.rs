@@ -8,9 +8,9 @@ use vellum_core::tree::{Image, Layer, Machine, MachineSnapshot, Snapshot};
 use vellum_core::units::LayerId;
 
 use super::batch::{LoggedChange, LoggedOperation, operations};
+use super::inventory::family_named;
 use super::manifest::Manifest;
 use super::maps::Books;
-use super::survey::family_named;
 use crate::database::Family;
 use crate::records;
 

@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use super::batch::{LoggedChange, operations};
+use super::block::TableEntry;
+use super::inventory::Survey;
 use super::layout::table_name;
 use super::manifest::TableRecord;
 use super::own::is_own;
-use super::survey::Survey;
-use super::table::{LostKeys, RangeDeletion, Table, TableEntry};
+use super::table::{LostKeys, RangeDeletion, Table};
 use crate::database::Family;
 use crate::error::StoreError;
 

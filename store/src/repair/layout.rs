@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::survey::Survey;
+use super::inventory::Survey;
 use crate::error::StoreError;
 use crate::logs::put_record;
 

@@ -14,8 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::block::{EntryKind, TableEntry};
 use super::manifest::TableRecord;
-use super::table::{EntryKind, TableEntry};
 
 /// The level of tables that have no older ones below them.
 const LOWEST_LEVEL: u64 = 6;

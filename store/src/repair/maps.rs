@@ -16,8 +16,9 @@ use vellum_core::units::{ChunkCount, ChunkId, ImageId, LayerId, PageIndex};
 use super::history::FamilyHistory;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
+use crate::keys::{image_key, machine_key, machine_snapshot_key, snapshot_key};
 use crate::records::{self, Counters, Record, StoreParameters};
-use crate::store::{image_key, machine_key, machine_snapshot_key, put, snapshot_key};
+use crate::stored_records::put;
 use vellum_core::name::Name;
 
 /// Everything that has a number or a name, as far as it can be read.

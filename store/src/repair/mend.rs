@@ -6,19 +6,20 @@ use std::path::Path;
 use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::units::{ChunkId, ChunkLen};
 
+use super::block::EntryKind;
 use super::content::{ContentMends, mend_headers, mend_index};
 use super::earlier::fallen_back;
 use super::history::FamilyHistory;
+use super::inventory::Survey;
 use super::maps::{Books, MapMends, meta};
-use super::survey::Survey;
-use super::table::EntryKind;
 use super::twins::mend_twins;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
+use crate::keys::{COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY};
 use crate::records::{Commits, Counters, StoreParameters};
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
-use crate::store::{COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY, put};
+use crate::stored_records::put;
 
 /// Bytes of records that are put back in one batch.
 const BATCH_LEN_MAX: usize = 8 << 20;

@@ -7,11 +7,11 @@
 //! leaves the store as it was.
 //!
 //! The whole part is found without RocksDB, which refuses files that it cannot read, or passes over
-//! them: `survey` reads manifest, tables and logs (`manifest`, `table`, `batch`) and puts single
-//! flipped bits right, which their checksums betray (`checksum`). Records that are left of a
-//! damaged table count if nothing newer is known (`history`); tables that no manifest names are
-//! arranged by `loose` (`unlisted`). Then records are brought back from each other: those that are
-//! kept twice (`twins`), headers and index (`content`), and references to lost content become
+//! them: `survey` reads manifest, tables and logs (`inventory`, `manifest`, `table`, `batch`) and
+//! puts single flipped bits right, which their checksums betray (`checksum`). Records that are left
+//! of a damaged table count if nothing newer is known (`history`); tables that no manifest names
+//! are arranged by `loose` (`unlisted`). Then records are brought back from each other: those that
+//! are kept twice (`twins`), headers and index (`content`), and references to lost content become
 //! explicit losses (`maps`). What sources have comes from there: chunks by their names, and entries
 //! of maps by the identity of the content (`pages`).
 //!
@@ -25,6 +25,7 @@ mod checksum;
 mod content;
 mod earlier;
 mod history;
+mod inventory;
 mod layout;
 mod loose;
 mod manifest;
@@ -50,9 +51,10 @@ use crate::opening::holdings;
 use crate::parity::{self, Parity};
 use crate::store::{Access, Store};
 use crate::watch::Watch;
+use inventory::Survey;
 use mend::Mended;
 use place::RepairPlace;
-use survey::{Survey, survey};
+use survey::survey;
 
 /// Options of a repair.
 #[derive(Clone, Copy, Debug, Default)]

@@ -131,7 +131,7 @@ impl RepairPlace {
                 remove(&name.path())?;
             }
         }
-        let base = format!("replaced-{}", date(crate::store::now_ms() / 1000));
+        let base = format!("replaced-{}", date(crate::clock::now_ms() / 1000));
         let names = std::iter::once(base.clone()).chain((2..).map(|nth| format!("{base}-{nth}")));
         let free = names
             .map(|name| self.store.join(name))

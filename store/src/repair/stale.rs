@@ -9,10 +9,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::batch::{LoggedChange, operations};
+use super::block::{EntryKind, TableEntry};
+use super::inventory::{Files, Survey, family_named};
 use super::manifest::{Manifest, TableRecord};
 use super::own::is_own;
-use super::survey::{Files, Survey, family_named};
-use super::table::{EntryKind, Table, TableEntry};
+use super::table::Table;
 use super::unlisted::family_of;
 use crate::database::Family;
 use crate::error::StoreError;

@@ -22,7 +22,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::block::{
-    Entries, TAG_LEN, block_at, entries_of, handles, index_of, plain, record, records_of, tag_of,
+    Entries, EntryKind, TAG_LEN, TableEntry, block_at, entries_of, handles, index_of, plain,
+    record, records_of, tag_of,
 };
 use super::checksum::{self, TRAILER_LEN};
 
@@ -38,22 +39,6 @@ const PROPERTIES: &[u8] = b"rocksdb.properties";
 const RANGE_DELETIONS: &[u8] = b"rocksdb.range_del";
 /// Property that tells whether the index has users' keys, as a varint.
 const INDEX_HAS_USER_KEYS: &[u8] = b"rocksdb.index.key.is.user.key";
-
-/// Kind of a record of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EntryKind {
-    Put,
-    Delete,
-}
-
-/// A record of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TableEntry {
-    pub(super) key: Vec<u8>,
-    pub(super) sequence: u64,
-    pub(super) kind: EntryKind,
-    pub(super) value: Vec<u8>,
-}
 
 /// A deletion of all keys in `from..to` that are older.
 #[derive(Clone, Debug, PartialEq, Eq)]

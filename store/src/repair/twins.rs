@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::block::EntryKind;
 use super::history::FamilyHistory;
 use super::own::{is_own, original};
-use super::table::EntryKind;
 use crate::database::{Batch, Database, Family, key_of_copy};
 use crate::error::StoreError;
 

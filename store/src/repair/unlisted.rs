@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use vellum_core::wire::Reader;
 
-use super::block::tag_of;
+use super::block::{TableEntry, tag_of};
+use super::inventory::{DamagedTable, Files, Survey, bits, family_named, records};
 use super::loose::{arrange, leftovers};
 use super::manifest::{FamilyRecord, Manifest, TableRecord};
 use super::own::is_own;
-use super::survey::{DamagedTable, Files, Survey, bits, family_named, records};
-use super::table::{Salvage, Table, TableEntry};
+use super::table::{Salvage, Table};
 use crate::database::Family;
 use crate::error::StoreError;
 use crate::watch::Watch;

@@ -97,7 +97,7 @@ impl Census {
         options: &ReportOptions,
         watch: &dyn Watch,
     ) -> Result<Report, StoreError> {
-        crate::collect::go_on(watch)?;
+        crate::watch::go_on(watch)?;
         let mut uncounted = self.counted.uncounted.clone();
         let changes = self.each_image("changes of", &mut uncounted, |image| {
             let strip = change_map::strip(&self.store, &still, image, options.strip_cells, watch)?;

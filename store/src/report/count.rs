@@ -25,10 +25,10 @@ use super::holders::{Sink, Sweeper};
 use super::moment::{Losses, Moment, Space};
 use super::sets::{SetId, Sets, Span};
 use super::{Bucket, Uncounted};
-use crate::collect::{REGION_IDS, go_on};
+use crate::collect::REGION_IDS;
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::watch::{Progress, Watch};
+use crate::watch::{Progress, Watch, go_on};
 
 /// Chunks whose holders are worked out in one walk: 256 MiB.
 const PASS_CHUNKS: u64 = 32 << 20;

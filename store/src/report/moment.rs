@@ -11,11 +11,12 @@ use vellum_core::units::{ChunkId, PageIndex};
 use super::Uncounted;
 use super::still::Still;
 use crate::chunks::HeaderWalk;
+use crate::clock::now_ms;
 use crate::collect::REGION_IDS;
 use crate::database::{Database, Family, Lookup};
 use crate::error::StoreError;
 use crate::folder::Usage;
-use crate::store::{Store, now_ms};
+use crate::store::Store;
 
 /// Things that could not be read and are told one by one; the rest is a number.
 const UNCOUNTED_MAX: usize = 1000;

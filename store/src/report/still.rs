@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use vellum_core::tree::{Node, PlanError, Tree};
 use vellum_core::units::{ImageId, LayerId};
 
+use crate::clock::now_ms;
 use crate::database::Batch;
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::journal::JournalView;
-use crate::store::{Hold, Store, now_ms};
+use crate::store::Store;
+use crate::store::holds::Hold;
 
 /// All disks and the journal at one moment. While it lives, maintenance leaves the disks' layers
 /// alone and collection their chunks.

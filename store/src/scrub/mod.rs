@@ -12,20 +12,23 @@
 //! tables that it goes through are dropped from there first.
 
 mod record;
+pub(crate) mod state;
 mod verified;
 mod walk;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
 
 use crate::check::Finding;
+use crate::clock::now_s;
 use crate::error::StoreError;
-use crate::store::{Store, now_ms};
+use crate::store::Store;
 use crate::watch::Watch;
 pub(crate) use record::{ScrubRecord, ScrubStage};
+use state::ScrubState;
 
 /// Shortest time between two writes of the scrub's position: so much is read again after a crash.
 const KEEP_PAUSE: Duration = Duration::from_secs(5);
@@ -89,16 +92,6 @@ pub struct ScrubStatus {
     pub findings: u64,
     /// Chunks and records that it healed, a number.
     pub healed: u64,
-}
-
-/// The scrub of an open store.
-#[derive(Default)]
-pub(crate) struct Scrub(Mutex<ScrubState>);
-
-#[derive(Default)]
-struct ScrubState {
-    record: Option<ScrubRecord>,
-    kept: Option<Instant>,
 }
 
 impl Store {
@@ -247,10 +240,6 @@ impl ScrubRecord {
         }
         ids
     }
-}
-
-pub(crate) fn now_s() -> u64 {
-    now_ms() / 1000
 }
 
 #[cfg(test)]

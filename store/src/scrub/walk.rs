@@ -11,10 +11,10 @@ use vellum_core::units::ChunkId;
 use vellum_core::wire::Reader;
 
 use super::record::{ScrubPosition, ScrubRecord, ScrubStage};
-use super::{ScrubOptions, ScrubReport, now_s};
+use super::{ScrubOptions, ScrubReport};
 use crate::check::{Finding, resumed};
-use crate::chunks::Frame;
-use crate::chunks::HeaderWalk;
+use crate::chunks::{Frame, HeaderWalk};
+use crate::clock::now_s;
 use crate::database::{Batch, Durability, Family, key_of_copy, original_of_copy};
 use crate::error::StoreError;
 use crate::parity::{Manner, ParityPosition};

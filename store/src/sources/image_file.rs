@@ -30,7 +30,7 @@ use vellum_formats::{Format, probe};
 use crate::chunks::{ChunkSource, WantedChunks};
 use crate::codec::ClusterCodecs;
 use crate::companions::FolderCompanions;
-use crate::pieces::FileSource;
+use crate::file_source::FileSource;
 
 /// Bytes that are read and cut at a time; at odd offsets, the section that has one set of
 /// distances.

@@ -20,9 +20,9 @@ pub use other_store::OtherStoreSource;
 
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
-use crate::opening::load_meta;
 use crate::records::Record;
-use crate::store::{Store, put};
+use crate::store::Store;
+use crate::stored_records::{load_meta, put};
 
 pub(crate) const SOURCES_KEY: &[u8] = b"sources";
 /// Sources that a store has at most: each that cannot be asked costs a guest its patience once.

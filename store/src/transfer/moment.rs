@@ -9,10 +9,12 @@ use vellum_core::page::Page;
 use vellum_core::tree::{Edit, Layer, Node, PageSet, PlanError, Tree};
 use vellum_core::units::{ChunkCount, ChunkId, ImageId, LayerId, PageIndex};
 
+use crate::clock::now_ms;
 use crate::database::Batch;
 use crate::error::StoreError;
 use crate::identity::identified;
-use crate::store::{Access, Hold, Store, now_ms};
+use crate::store::holds::Hold;
+use crate::store::{Access, Store};
 
 /// Images and snapshots at one moment. While it lives, maintenance leaves their layers alone and
 /// collection their chunks.

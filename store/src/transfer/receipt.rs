@@ -16,13 +16,15 @@ use vellum_core::tree::{Arrival, Layer, Node};
 use vellum_core::units::{ChunkCount, ChunkId, ChunkLen, IMAGE_LEN_MAX, LayerId, PageIndex};
 
 use crate::chunks::{Candidate, Session};
+use crate::clock::now_ms;
 use crate::codec;
 use crate::database::{Batch, Durability};
 use crate::disk::Disk;
 use crate::draft::Draft;
 use crate::error::StoreError;
-use crate::journal::Entry;
-use crate::store::{Building, Hold, Store, now_ms};
+use crate::journal::entry::Entry;
+use crate::store::Store;
+use crate::store::holds::{Building, Hold};
 
 /// Bytes of pages that are gathered for one batch.
 const BATCH_LEN: usize = 1 << 20;

@@ -11,9 +11,10 @@ use vellum_core::identity::IDENTITY_LEN;
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
 use crate::identity::random;
-use crate::opening::load_meta;
+use crate::keys::token_key;
 use crate::records::Token;
-use crate::store::{Store, put, token_key};
+use crate::store::Store;
+use crate::stored_records::{load_meta, put};
 
 impl Store {
     /// The token that was last left for `owner`.

@@ -12,9 +12,9 @@ use vellum_core::tree::{Edit, Layer, Node, Planned, page_of};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, ImageId};
 
 use crate::chunks::{Candidate, Session};
+use crate::clock::now_ms;
 use crate::database::Batch;
 use crate::error::StoreError;
-use crate::store::now_ms;
 use crate::{Access, Compression, Progress, Store, StoreParameters, Watch};
 
 pub(crate) const CHUNK_LEN: usize = 4096;

@@ -1,0 +1,92 @@
+//! A decoded frame in memory, each of its chunks held against its name.
+
+use vellum_core::frame::FrameHeader;
+use vellum_core::hash::ChunkHash;
+use vellum_core::units::ChunkId;
+
+use crate::error::StoreError;
+
+/// Memory that a chunk of a decoded frame takes beside its bytes: its id, its name, whether it is
+/// sound.
+const CHUNK_OVERHEAD_LEN: u64 = 41;
+
+/// A decoded frame.
+pub(crate) struct Frame {
+    /// Ids and names of the chunks that it holds.
+    pub(crate) header: FrameHeader,
+    pub(super) plain: Vec<u8>,
+    pub(super) chunk_len: usize,
+    /// For each chunk whether its bytes have its name.
+    pub(super) sound: Vec<bool>,
+    /// True if all have.
+    pub(super) is_whole: bool,
+}
+
+impl Frame {
+    /// Bytes of memory.
+    pub(super) fn memory_len(&self) -> u64 {
+        self.plain.len() as u64 + self.sound.len() as u64 * CHUNK_OVERHEAD_LEN
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_test(header: FrameHeader, plain: Vec<u8>, chunk_len: usize) -> Self {
+        let sound = vec![true; header.chunk_count()];
+        Self {
+            header,
+            plain,
+            chunk_len,
+            sound,
+            is_whole: true,
+        }
+    }
+
+    /// A frame of which `found` says what is there: the bytes of each chunk of `header`, in order,
+    /// each held against its name by whoever found it.
+    pub(super) fn of_found(header: FrameHeader, found: &[Option<&[u8]>], chunk_len: usize) -> Self {
+        let mut plain = Vec::with_capacity(found.len() * chunk_len);
+        for bytes in found {
+            match bytes {
+                Some(bytes) => plain.extend_from_slice(bytes),
+                None => plain.resize(plain.len() + chunk_len, 0),
+            }
+        }
+        Self {
+            sound: found.iter().map(Option::is_some).collect(),
+            is_whole: found.iter().all(Option::is_some),
+            header,
+            plain,
+            chunk_len,
+        }
+    }
+
+    /// True if every chunk has the bytes of its name.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// The chunks that do not have the bytes of their names.
+    pub(crate) fn unsound(&self) -> impl Iterator<Item = (ChunkId, &ChunkHash)> {
+        let chunks = self.header.chunks().zip(&self.sound);
+        chunks.filter(|(_, sound)| !**sound).map(|(chunk, _)| chunk)
+    }
+
+    /// The bytes of chunk `id`, which is in the header: verified, or damage.
+    pub(crate) fn chunk(&self, id: ChunkId) -> Result<&[u8], StoreError> {
+        let rank = self.header.rank(id).ok_or_else(|| missing(id))?;
+        if !self.sound[rank] {
+            let hash = self
+                .header
+                .hash(id)
+                .expect("a chunk with a rank has a name");
+            return Err(StoreError::damaged(
+                format!("chunk {hash}"),
+                "its bytes do not have its name",
+            ));
+        }
+        Ok(&self.plain[rank * self.chunk_len..][..self.chunk_len])
+    }
+}
+
+pub(super) fn missing(id: ChunkId) -> StoreError {
+    StoreError::damaged(format!("chunk number {id}"), "no frame holds it")
+}

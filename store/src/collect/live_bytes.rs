@@ -1,0 +1,33 @@
+//! Bytes that live chunks take, by ranges of ids: what the sweep counts, and the reclaim phase
+//! holds against the files.
+
+use std::collections::BTreeMap;
+
+use vellum_core::units::ChunkId;
+
+/// Ids per entry of [`Live::payloads`]: about a file's worth of frames at the default lengths.
+pub(crate) const REGION_IDS: u64 = 1 << 16;
+
+/// Lengths of what is left.
+#[derive(Default)]
+pub(crate) struct Live {
+    /// Bytes of payloads, for each [`REGION_IDS`] ids.
+    pub(crate) payloads: BTreeMap<u64, u64>,
+    /// Bytes of payloads that were written anew, for each [`REGION_IDS`] ids among which something
+    /// changed.
+    pub(crate) written: BTreeMap<u64, u64>,
+    /// Bytes of headers.
+    pub(crate) headers: u64,
+}
+
+impl Live {
+    pub(crate) fn add(&mut self, first: ChunkId, payload_len: u64, header_len: usize) {
+        *self.payloads.entry(first.0 / REGION_IDS).or_default() += payload_len;
+        self.headers += header_len as u64;
+    }
+
+    /// A frame that began with `first` went, and `written_len` bytes of payload came in its place.
+    pub(crate) fn note_change(&mut self, first: ChunkId, written_len: u64) {
+        *self.written.entry(first.0 / REGION_IDS).or_default() += written_len;
+    }
+}

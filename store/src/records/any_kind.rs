@@ -1,0 +1,34 @@
+//! All kinds of records, those of other parts of the store included, for a fuzzer that decodes any
+//! bytes as each.
+
+use vellum_core::identity::StoreId;
+use vellum_core::tree::{Image, Layer, Machine, MachineSnapshot, Snapshot};
+
+use super::{Commits, ConfigurationFile, Counters, StoreParameters, Token, decode_body};
+use crate::chunks::DamageRecord;
+use crate::journal::entry::Entry;
+use crate::parity::ParityShare;
+use crate::sources::SourceList;
+
+/// Decodes `body` as each kind of record: total on any bytes. For fuzzing.
+#[must_use]
+pub fn decode_any(body: &[u8]) -> usize {
+    let decoded = [
+        decode_body::<StoreParameters>(body).is_ok(),
+        decode_body::<Counters>(body).is_ok(),
+        decode_body::<Commits>(body).is_ok(),
+        decode_body::<StoreId>(body).is_ok(),
+        decode_body::<ParityShare>(body).is_ok(),
+        decode_body::<Token>(body).is_ok(),
+        decode_body::<Layer>(body).is_ok(),
+        decode_body::<Image>(body).is_ok(),
+        decode_body::<Snapshot>(body).is_ok(),
+        decode_body::<Machine>(body).is_ok(),
+        decode_body::<MachineSnapshot>(body).is_ok(),
+        decode_body::<ConfigurationFile>(body).is_ok(),
+        decode_body::<Entry>(body).is_ok(),
+        decode_body::<DamageRecord>(body).is_ok(),
+        decode_body::<SourceList>(body).is_ok(),
+    ];
+    decoded.into_iter().filter(|ok| *ok).count()
+}
