@@ -8,8 +8,8 @@
 //! follows from them, without socket, thread or clock; `handshake`, `execution` and `reads` do it,
 //! for a socket as for memory (`dialogue`); `transport` is one socket, plain or under TLS;
 //! `entrance` leads a client in, `connection` is its threads, `peer` who it is, `client_log` what
-//! is told of it; `server` is all of them, from the first to a bounded end, `seats` how many,
-//! `writers` which of them may write.
+//! is told of it; `clients` is what they share, `server` all of them, from the first to a bounded
+//! end, `seats` how many, `writers` which of them may write.
 //!
 //! # Limits
 //!
@@ -32,9 +32,11 @@
 
 mod buffers;
 mod client_log;
+mod clients;
 mod connection;
 mod dialogue;
 mod entrance;
+mod error;
 mod execution;
 mod handshake;
 mod key_kind;
@@ -53,6 +55,7 @@ mod writers;
 
 pub use client_log::Report;
 pub use dialogue::dialogue;
-pub use server::{Left, Options, ServeError, Server, Stopped};
+pub use error::ServeError;
+pub use server::{Left, Options, Server, Stopped};
 pub use single::SingleExport;
 pub use tls::{ClientCertificates, Identity};
