@@ -1,14 +1,13 @@
 //! The command line, beside the arguments of each verb.
 
+pub(crate) mod global;
+
 use std::ffi::OsString;
-use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, ValueEnum};
+use clap::Parser;
 
-use crate::caller::Caller;
 use crate::commands::Command;
-use crate::failure::Failure;
-use crate::output::{Layout, Units};
+use global::Global;
 
 const AFTER_HELP: &str = "\
 Images are named by their whole name; what just looks also takes a beginning that only one has.
@@ -37,92 +36,6 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-/// Options of all verbs.
-#[derive(Args)]
-#[command(next_help_heading = "Options of all commands")]
-pub(crate) struct Global {
-    /// The store's folder [env: VELLUM_STORE] [default: vellum in the user's data folder]
-    #[arg(long, global = true, value_name = "DIR")]
-    store: Option<PathBuf>,
-    /// Answer in JSON: one document, or lines with a `message_type` for long work
-    #[arg(long, global = true)]
-    json: bool,
-    /// The form of answers
-    #[arg(
-        long,
-        hide_short_help = true,
-        alias = "output-format",
-        global = true,
-        value_name = "FORM",
-        value_enum,
-        conflicts_with = "json"
-    )]
-    output: Option<Layout>,
-    /// Show progress even if standard error is no terminal
-    #[arg(short, long, hide_short_help = true, global = true)]
-    pub(crate) progress: bool,
-    /// Say nothing but what was asked for
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    pub(crate) quiet: bool,
-    /// Say more: what caused an error
-    #[arg(short, long, global = true, action = ArgAction::Count)]
-    pub(crate) verbose: u8,
-    /// Show times, and count days, in UTC, not as the clock on the wall has them (TZ)
-    #[arg(long, hide_short_help = true, global = true)]
-    pub(crate) utc: bool,
-    /// How to show sizes [env: VELLUM_UNITS] [default: iec]
-    #[arg(
-        long,
-        hide_short_help = true,
-        global = true,
-        value_name = "UNITS",
-        value_enum
-    )]
-    units: Option<Units>,
-}
-
-impl Global {
-    pub(crate) fn layout(&self) -> Layout {
-        if self.json {
-            Layout::Json
-        } else {
-            self.output.unwrap_or(Layout::Human)
-        }
-    }
-
-    pub(crate) fn wants_json(&self) -> bool {
-        self.layout() != Layout::Human
-    }
-
-    /// Sizes as the option says, else the environment, else in powers of 1024.
-    pub(crate) fn units(&self, caller: &Caller) -> Result<Units, Failure> {
-        if let Some(units) = self.units {
-            return Ok(units);
-        }
-        let Some(text) = caller.variable("VELLUM_UNITS") else {
-            return Ok(Units::Iec);
-        };
-        let known = text
-            .to_str()
-            .and_then(|text| Units::from_str(text, false).ok());
-        known.ok_or_else(|| {
-            Failure::usage(
-                format!("VELLUM_UNITS is \"{}\"", text.display()),
-                "it can be si, iec or raw",
-            )
-        })
-    }
-
-    /// The store's folder as the option says, else the environment, else in the user's data folder.
-    pub(crate) fn store(&self, caller: &Caller) -> Option<PathBuf> {
-        let named = self
-            .store
-            .clone()
-            .or_else(|| caller.variable("VELLUM_STORE").map(PathBuf::from));
-        named.or_else(|| data_folder(caller))
-    }
-}
-
 /// True if a command line asks for JSON; for a command line that could not be parsed.
 pub(crate) fn asks_for_json(words: &[OsString]) -> bool {
     let line = words
@@ -139,21 +52,6 @@ pub(crate) fn asks_for_json(words: &[OsString]) -> bool {
     ]
     .iter()
     .any(|asked| line.contains(asked))
-}
-
-/// `$XDG_DATA_HOME/vellum`, else `~/.local/share/vellum`. The XDG rule says that a relative path is
-/// to be ignored.
-fn data_folder(caller: &Caller) -> Option<PathBuf> {
-    let data = caller
-        .variable("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
-    let data = data.or_else(|| {
-        caller
-            .variable("HOME")
-            .map(|home| PathBuf::from(home).join(".local/share"))
-    });
-    Some(data?.join("vellum"))
 }
 
 #[cfg(test)]

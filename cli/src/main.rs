@@ -9,6 +9,7 @@ mod arguments;
 mod caller;
 mod chain_files;
 mod chains;
+mod command_output;
 mod commands;
 mod control;
 mod description;

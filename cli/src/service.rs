@@ -18,7 +18,7 @@ use crate::endpoint::{Endpoint, Place};
 use crate::failure::{Failure, Outcome};
 use crate::file_exports::FileExports;
 use crate::output::Answer;
-use crate::repository::{self, KeyArgs};
+use crate::repository::{KeyArgs, opening};
 use crate::scrubber::{ScrubArgs, Scrubber};
 use crate::session::Session;
 use crate::source_format::{self, FileArgs};
@@ -155,7 +155,7 @@ impl Service {
         limits: CacheLimits,
         session: &Session,
     ) -> Result<Self, Failure> {
-        let exports = RepositoryExports::new(repository::open(place, key, session)?, limits)?;
+        let exports = RepositoryExports::new(opening::open(place, key, session)?, limits)?;
         Ok(Self {
             exports: Arc::new(exports),
             owned: None,

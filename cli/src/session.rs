@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::tz::TimeZone;
 use vellum_store::{Access, Progress, Store, StoreError, Watch};
 
-use crate::arguments::Global;
+use crate::arguments::global::Global;
 use crate::caller::{Caller, Stream};
 use crate::failure::Failure;
 use crate::healing;

@@ -8,8 +8,9 @@ use std::borrow::Borrow;
 use std::ops::Range;
 
 use crate::hash::ChunkHash;
-use crate::page::{PAGE_SPAN, Page, Slot, bytes_of};
-use crate::tree::{PageSet, page_of, pages_for};
+use crate::page::{Page, Slot, bytes_of};
+use crate::page_grid::{PAGE_SPAN, page_of, pages_for};
+use crate::tree::PageSet;
 use crate::units::{ChunkId, ChunkLen, PageIndex};
 
 /// A range in which two disks differ, or of which only one disk has a part.

@@ -13,6 +13,7 @@ pub mod identity;
 pub mod name;
 pub mod name_maker;
 pub mod page;
+pub mod page_grid;
 pub mod positions;
 pub mod retention;
 pub mod source;

@@ -25,15 +25,12 @@
 
 use std::ops::Range;
 
+use crate::page_grid::page_start;
 use crate::positions::Positions;
-use crate::tree::page_start;
 use crate::units::{ChunkId, ChunkLen, LayerId, PageIndex};
 use crate::wire::{DecodeError, Reader, put_varint, seal, unzigzag, verified, zigzag};
 
-/// The number of chunk positions of a page: 4 MiB of disk at 4 KiB chunks. Small enough that a
-/// random write rewrites little (7 KiB at worst), large enough that a sequential disk costs a few
-/// bytes per megabyte.
-pub const PAGE_SPAN: u16 = 1024;
+pub use crate::page_grid::PAGE_SPAN;
 
 const VERSION: u8 = 1;
 const CONTEXT: &str = "vellum 2026-11 layer page v1";

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::page::PAGE_SPAN;
+use crate::page_grid::PAGE_SPAN;
 
 const WORDS: usize = PAGE_SPAN as usize / 64;
 

@@ -8,8 +8,8 @@
 //! follows from them, without socket, thread or clock; `handshake`, `execution` and `reads` do it,
 //! for a socket as for memory (`dialogue`); `transport` is one socket, plain or under TLS;
 //! `entrance` takes a client through its handshake, `connection` is its threads, `peer` its
-//! identity, `client_log` its lines in the log; `server` is all clients, from the first to a
-//! bounded end, `seats` their limits, `writers` the right to write.
+//! identity, `client_log` its lines in the log; `clients` is what they share, `server` all of them,
+//! from the first to a bounded end, `seats` their limits, `writers` the right to write.
 //!
 //! # Limits
 //!
@@ -32,9 +32,11 @@
 
 mod buffers;
 mod client_log;
+mod clients;
 mod connection;
 mod dialogue;
 mod entrance;
+mod error;
 mod execution;
 mod handshake;
 mod key_kind;
@@ -53,6 +55,7 @@ mod writers;
 
 pub use client_log::Report;
 pub use dialogue::dialogue;
-pub use server::{Left, Options, ServeError, Server, Stopped};
+pub use error::ServeError;
+pub use server::{Left, Options, Server, Stopped};
 pub use single::SingleExport;
 pub use tls::{ClientCertificates, Identity};

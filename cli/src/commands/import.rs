@@ -23,6 +23,7 @@ use vellum_store::{
 
 use crate::caller::Caller;
 use crate::chains::{self, Mapping};
+use crate::command_output::CommandOutput;
 use crate::commands::healed;
 use crate::failure::{Failure, Outcome};
 use crate::output::page::{Page, plural};
@@ -31,7 +32,7 @@ use crate::patience::Patient;
 use crate::session::Session;
 use crate::skip_free::{SkippedSpace, skip_free};
 use crate::source_format::{self, Expected, ExpectedImage, FileArgs};
-use crate::stream::{CommandOutput, JudgedStream, NoDisk, StreamJudge, WholeStream};
+use crate::stream::{JudgedStream, NoDisk, StreamJudge, WholeStream};
 use crate::{lookup, size};
 
 const RAW: InputFormat = InputFormat::Image(Format::Raw);

@@ -18,7 +18,7 @@ use crate::failure::{Failure, Outcome};
 use crate::lookup;
 use crate::output::page::{Page, plural};
 use crate::output::{Answer, time};
-use crate::repository::{self, KeyArgs, password};
+use crate::repository::{self, KeyArgs, opening, password};
 use crate::session::Session;
 
 /// The label of the stream's key.
@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         verify: false,
         limit_upload: None,
         assumed,
-        writer: repository::writer(session),
+        writer: opening::writer(session),
     };
     let meter = session.watch_bytes("sending");
     let report = stream::send(&store, &request, key.as_ref(), Box::new(output), &meter)?;

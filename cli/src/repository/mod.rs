@@ -1,7 +1,8 @@
-//! Opens repositories from the command line: the place, the key, and the client's state of it, all
-//! from the caller's folder and environment.
+//! Repositories from the command line: the place, the key, and the client's state of it, all from
+//! the caller's folder and environment; `opening` puts them together.
 
 pub(crate) mod address;
+pub(crate) mod opening;
 pub(crate) mod password;
 pub(crate) mod words;
 
@@ -16,14 +17,12 @@ use rustix::fs::OFlags;
 use vellum_backup::error::BackupError;
 use vellum_backup::format::RepositoryFile;
 use vellum_backup::objects::{ObjectName, Objects, open_objects};
-use vellum_backup::repository::{ClientFolders, Repository, Rollback};
+use vellum_backup::repository::ClientFolders;
 use vellum_backup::seal::{KeyFile, Opener};
-use vellum_backup::session::Writer;
 use zeroize::Zeroizing;
 
 use crate::caller::Caller;
 use crate::failure::Failure;
-use crate::session::Session;
 use password::{Password, Variables};
 
 /// Longer than any key file.
@@ -45,47 +44,6 @@ pub(crate) struct KeyArgs {
     /// Believe a repository that shows an earlier state, or is another, than was seen there last
     #[arg(long)]
     pub(crate) allow_rollback: bool,
-}
-
-/// The repository at `place`.
-pub(crate) fn open(place: &str, args: &KeyArgs, session: &Session) -> Result<Repository, Failure> {
-    open_with(place, args, password::VARIABLES, session)
-}
-
-/// The same, with the password in other variables.
-pub(crate) fn open_with(
-    place: &str,
-    args: &KeyArgs,
-    variables: Variables,
-    session: &Session,
-) -> Result<Repository, Failure> {
-    let caller = &session.caller;
-    let objects = objects(place, caller)?;
-    let rollback = if args.allow_rollback {
-        Rollback::Allowed
-    } else {
-        Rollback::Refused
-    };
-    let found = Repository::find(objects)?;
-    let open = |opener: Option<&Opener>| found.open(opener, folders(caller), rollback);
-    let opener = opener(args, variables, caller)?;
-    let repository = match open(opener.as_ref()) {
-        Err(BackupError::KeyNeeded { place }) => {
-            let password = password::ask(&format!("password of {place}"), false, caller)?;
-            let password = password.ok_or_else(|| {
-                Failure::from(BackupError::KeyNeeded { place }).hinted(variables.hint())
-            })?;
-            open(Some(&Opener::Password(password)))
-        }
-        other => other,
-    }?;
-    for object in repository.twice().rescued() {
-        session.warn(&format!(
-            "{object} is damaged, and was read from its copy: `vellum backup \
-             verify --repair` mends it"
-        ));
-    }
-    Ok(repository)
 }
 
 /// The objects at `place`; makes no request.
@@ -194,15 +152,6 @@ fn xdg(variable: &str, usual: &str, caller: &Caller) -> Option<PathBuf> {
             .variable("HOME")
             .map(|home| PathBuf::from(home).join(usual))
     })
-}
-
-/// The name of the writer, for others who look at the repository.
-pub(crate) fn writer(session: &Session) -> Writer {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Writer {
-        name: format!("{}: {}", host.trim(), session.command_line()),
-        time_ms: now_ms(),
-    }
 }
 
 /// The present, in milliseconds since 1970.

@@ -15,8 +15,8 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use zeroize::Zeroizing;
 
 use crate::caller::Caller;
+use crate::command_output::CommandOutput;
 use crate::failure::Failure;
-use crate::stream::CommandOutput;
 
 /// Longer than any password, and no harm to hold.
 const LINE_LEN_MAX: usize = 4096;

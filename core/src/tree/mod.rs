@@ -25,10 +25,9 @@ use std::sync::Arc;
 
 use crate::identity::ContentId;
 use crate::name::Name;
-use crate::page::{PAGE_SPAN, Page};
-use crate::units::{
-    ChunkCount, ChunkIndex, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId, PageIndex,
-};
+use crate::page::Page;
+use crate::page_grid::positions_in;
+use crate::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId, PageIndex};
 
 pub use attach::{ATTACHMENTS_MAX, Attachment};
 pub use chain_update::ChainUpdate;
@@ -46,6 +45,8 @@ pub use receive::{
     ArrivingSnapshot,
 };
 pub use scratch::{ScratchUse, ScratchView};
+
+pub use crate::page_grid::{page_of, page_start, pages_for};
 
 /// One differencing image, without its map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,33 +218,6 @@ impl Layer {
     pub fn positions_in(&self, chunk_len: ChunkLen, index: PageIndex) -> u16 {
         positions_in(chunk_len.count_for(self.len), index)
     }
-}
-
-/// The number of positions on page `index` among the first `count` of an image.
-fn positions_in(count: ChunkCount, index: PageIndex) -> u16 {
-    let before = index.0.saturating_mul(u64::from(PAGE_SPAN));
-    count.0.saturating_sub(before).min(u64::from(PAGE_SPAN)) as u16
-}
-
-/// The page that answers for a position, and the place on it.
-#[must_use]
-pub fn page_of(position: ChunkIndex) -> (PageIndex, u16) {
-    (
-        PageIndex(position.0 / u64::from(PAGE_SPAN)),
-        (position.0 % u64::from(PAGE_SPAN)) as u16,
-    )
-}
-
-/// The first position of a page.
-#[must_use]
-pub fn page_start(index: PageIndex) -> ChunkIndex {
-    ChunkIndex(index.0 * u64::from(PAGE_SPAN))
-}
-
-/// The number of pages for `count` positions.
-#[must_use]
-pub fn pages_for(count: ChunkCount) -> u64 {
-    count.0.div_ceil(u64::from(PAGE_SPAN))
 }
 
 impl PageSet {

@@ -11,6 +11,7 @@
 //! Sources: `VMware` Virtual Disk Format 5.0; for seSparse and COWD, which have no public text, the
 //! comments of QEMU's `block/vmdk.c`.
 
+mod adler32;
 mod description;
 mod descriptor;
 mod hosted;

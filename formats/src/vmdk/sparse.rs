@@ -31,7 +31,7 @@
 use vellum_core::source::{ClusterCodec, ClusterDecoder, ReadAt, SourceError};
 use vellum_core::units::IMAGE_LEN_MAX;
 
-use super::stream_writer::adler32;
+use super::adler32::adler32;
 use super::{FORMAT, SECTOR_LEN, unknown_kind};
 use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;

@@ -73,7 +73,7 @@ fn a_compressed_grain_is_read_with_and_without_a_marker() {
         let mut bytes = hosted((1 << 16) | markers);
         put(&mut bytes, 1024, &[0; 16]);
         put(&mut bytes, 1024, &3_u32.to_le_bytes());
-        let sum = super::stream_writer::adler32(&[7; 4096]).to_be_bytes();
+        let sum = super::adler32::adler32(&[7; 4096]).to_be_bytes();
         let stream = [&[0x78, 0x9c, 7, 7, 7][..], &sum].concat();
         let at = if markers == 0 {
             1536

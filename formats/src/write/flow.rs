@@ -11,8 +11,6 @@ use super::{ClusterEncoder, WriteError};
 use vellum_core::hash::is_zero;
 use vellum_core::source::{ClusterCodec, ImageSource};
 
-/// Bytes that are read at once: enough that a call costs nothing, few enough for a cache.
-pub(crate) const PIECE_LEN: u64 = 1 << 20;
 /// Bytes of a batch: pieces for every core, and two batches below a quarter of the 64 MiB that a
 /// writer may take.
 pub(crate) const BATCH_LEN: u64 = 8 << 20;

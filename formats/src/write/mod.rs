@@ -1,4 +1,4 @@
-//! Writing an image file: the one door, and what every format's writer has to be.
+//! Writing an image file: the one door (`image`), and what every format's writer has to be.
 //!
 //! A writer takes a disk as an [`ImageSource`] and fills an [`ImageTarget`]. The same disk with the
 //! same options gives the same bytes on every machine: nothing comes from a clock or from chance,
@@ -26,6 +26,7 @@
 pub(crate) mod blocks;
 pub(crate) mod flow;
 mod header;
+mod image;
 mod kind;
 mod options;
 pub(crate) mod table;
@@ -37,6 +38,7 @@ mod walk;
 use std::io;
 
 pub(crate) use header::HeaderBytes;
+pub use image::write_image;
 pub use kind::{Allocation, ClusterCodecName, Qcow2Kind, TargetFormat, UnknownOption, VmdkKind};
 pub(crate) use options::change_uuid;
 pub use options::{ParentLink, WriteOptions};
@@ -47,7 +49,6 @@ pub(crate) use walk::{CellGap, CellGrid};
 use crate::Format;
 use crate::identity::DiskIdentity;
 use vellum_core::source::{ClusterCodec, ImageSource, SourceError};
-use vellum_core::units::IMAGE_LEN_MAX;
 
 /// The unit in which all formats but raw count a disk's length.
 pub(crate) const SECTOR_LEN: u64 = 512;
@@ -101,65 +102,6 @@ pub enum WriteError {
     /// The encoder failed.
     #[error("a cluster cannot be compressed: {0}")]
     Encoder(String),
-}
-
-/// Writes the disk `source` as `format` into `target`, which is empty.
-///
-/// ```
-/// use vellum_formats::write::{NoEncoder, TargetFormat, WriteOptions, write_image};
-/// # use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
-/// # struct Disk(Vec<u8>);
-/// # impl ImageSource for Disk {
-/// #     fn len(&self) -> u64 { self.0.len() as u64 }
-/// #     fn extent_at(&self, start: u64) -> Result<Extent, SourceError> {
-/// #         Ok(Extent { start, len: self.len() - start, kind: ExtentKind::Data })
-/// #     }
-/// #     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
-/// #         buffer.copy_from_slice(&self.0[offset as usize..][..buffer.len()]);
-/// #         Ok(())
-/// #     }
-/// # }
-/// let disk = Disk(vec![7; 1 << 20]);
-/// let format: TargetFormat = "qcow2".parse().expect("a format");
-/// let options = WriteOptions::new([1; 32]);
-/// let mut file = Vec::new();
-/// let written = write_image(format, &disk, &options, &NoEncoder, &mut file).expect("written");
-/// assert_eq!(written.image_len, 1 << 20);
-/// assert_eq!(&file[..4], b"QFI\xfb");
-/// ```
-///
-/// # Errors
-///
-/// [`WriteError::Impossible`] before the first byte is written (but for a VMDK whose content takes
-/// more than 2 TiB); the others in between: then the target holds no image.
-pub fn write_image(
-    format: TargetFormat,
-    source: &dyn ImageSource,
-    options: &WriteOptions,
-    encoder: &dyn ClusterEncoder,
-    target: &mut dyn ImageTarget,
-) -> Result<WrittenImage, WriteError> {
-    let job = &mut WriteJob {
-        source,
-        options,
-        encoder,
-        target,
-    };
-    if source.len() > IMAGE_LEN_MAX {
-        return Err(impossible(
-            format.format().name(),
-            format!("{} bytes are too much", source.len()),
-        ));
-    }
-    match format {
-        TargetFormat::Raw => crate::raw::writer::write(job),
-        TargetFormat::Qcow2(kind) => crate::qcow2::writer::write(kind, job),
-        TargetFormat::Vdi(allocation) => crate::vdi::writer::write(allocation, job),
-        TargetFormat::Vmdk(VmdkKind::MonolithicSparse) => crate::vmdk::sparse_writer::write(job),
-        TargetFormat::Vmdk(VmdkKind::StreamOptimized) => crate::vmdk::stream_writer::write(job),
-        TargetFormat::Vhd(allocation) => crate::vhd::writer::write(allocation, job),
-        TargetFormat::Vhdx => crate::vhdx::writer::write(job),
-    }
 }
 
 /// Input of a format's writer.

@@ -2,9 +2,10 @@
 //! need not. It reads nothing and looks for no zeros.
 
 use super::SECTOR_LEN;
-use super::flow::PIECE_LEN;
 use vellum_core::source::{ExtentKind, ImageSource, SourceError};
 
+/// Bytes that are read at once: enough that a call costs nothing, few enough for a cache.
+const PIECE_LEN: u64 = 1 << 20;
 /// So many neighbours of one kind are joined at most before a step is told, so that a step takes no
 /// longer than a millisecond or so.
 const JOINED_MAX: usize = 1 << 12;

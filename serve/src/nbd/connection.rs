@@ -17,8 +17,8 @@ use rustix::net::Shutdown;
 use vellum_core::device::Device;
 
 use super::buffers::{Input, Lease, Outgoing, PIECE_LEN_LARGE, PIECE_LEN_SMALL};
+use super::clients::{Membership, Shared};
 use super::execution::{Execution, Sender, WriteError};
-use super::server::{Membership, Shared};
 use super::transmission::{Job, Request, Transmission};
 use super::transport::{Outlet, Transport};
 use super::writers::WriteRight;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use vellum_core::device::Device;
 
 use super::buffers::Input;
+use super::clients::{Membership, Shared};
 use super::connection::{self, Guest};
 use super::handshake::{self, Channel, Entered};
-use super::server::{Membership, Shared};
 use super::transport::Transport;
 use super::writers::WriteRight;
 

@@ -1,5 +1,5 @@
 //! Seats of a server: how many clients may be connected, in which phase, and how many of them may
-//! be one client's. It decides; `server` waits, and shuts sockets.
+//! be one client's. It decides; `clients` and `server` wait, and shut sockets.
 //!
 //! - A client that shakes hands has no seat yet. Of these each listener has so many at most; when
 //!   another one comes, the oldest of the client that has most of them makes room, once it has had

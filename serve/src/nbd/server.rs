@@ -3,9 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,13 @@ use vellum_core::device::Exports;
 
 use super::buffers::{Pool, REQUESTS_LEN};
 use super::client_log::{ClientLog, Report};
+use super::clients::{Clients, Membership, Shared};
 use super::connection::STACK_LEN;
 use super::entrance;
+use super::error::ServeError;
 use super::negotiation::Policy;
 use super::peer::Peer;
-use super::seats::{Room, SeatLimits, Seating, Seats};
+use super::seats::{Room, SeatLimits, Seats};
 use super::socket::Listening;
 use super::tls::Identity;
 use super::transport::Transport;
@@ -30,35 +32,6 @@ use crate::change_board::ChangeBoard;
 const CUT_TIME: Duration = Duration::from_secs(1);
 /// More grace than anybody waits for, and a time that every clock can add.
 const GRACE_MAX: Duration = Duration::from_hours(1);
-
-/// Reason that a server cannot serve.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The socket cannot be made.
-    #[error("{0}: cannot listen there: {1}")]
-    Listen(String, #[source] io::Error),
-    /// A live server has this socket.
-    #[error("{0}: another server listens there")]
-    InUse(PathBuf),
-    /// The place of the socket is taken by a file that is not one.
-    #[error("{0}: this is no socket; it is left alone")]
-    NotSocket(PathBuf),
-    /// The inherited descriptor is no listening stream socket.
-    #[error("the inherited descriptor is no listening socket")]
-    NotListening,
-    /// A certificate, key or revocation list cannot be used.
-    #[error("{0}: {1}")]
-    Certificate(PathBuf, String),
-    /// The certificates do not make a TLS server.
-    #[error("TLS: {0}")]
-    Tls(String),
-    /// The system refused something else.
-    #[error(transparent)]
-    System(#[from] io::Error),
-    /// The server is stopping or has stopped.
-    #[error("the server is stopping")]
-    Stopping,
-}
 
 /// Options of a server.
 #[derive(Clone)]
@@ -104,50 +77,7 @@ impl Default for Options {
     }
 }
 
-/// State that all connections of a server share.
-pub(super) struct Shared {
-    pub(super) exports: Arc<dyn Exports>,
-    pub(super) policy: Policy,
-    pub(super) tls: Option<Identity>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) writers: Arc<Writers>,
-    pub(super) board: Arc<ChangeBoard>,
-    report: Option<Report>,
-    clients_max: usize,
-    handshake_time: Duration,
-    stopping: AtomicBool,
-    clients: Mutex<Clients>,
-    /// A client came, took a seat or left, or the server stops.
-    changed: Condvar,
-    stop: OwnedFd,
-}
-
-struct Clients {
-    seats: Seats,
-    /// True if a client that had entered an export has left.
-    left: bool,
-    listener_count: usize,
-}
-
 impl Shared {
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
-
-    fn clients(&self) -> MutexGuard<'_, Clients> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The clients, after one came or left, or `time` is over.
-    fn wait<'a>(
-        &self,
-        clients: MutexGuard<'a, Clients>,
-        time: Duration,
-    ) -> MutexGuard<'a, Clients> {
-        let waited = self.changed.wait_timeout(clients, time);
-        waited.unwrap_or_else(PoisonError::into_inner).0
-    }
-
     /// Waits until one more client of `listener` can be taken. `false`: the server stops.
     fn await_room(&self, listener: usize) -> bool {
         let mut clients = self.clients();
@@ -200,75 +130,6 @@ impl Shared {
                 .accept(self.stop.as_fd())
                 .is_some_and(|socket| self.admit(socket, listener))
         {}
-    }
-
-    /// Waits until no client is connected, at most until `deadline`. Returns how many are.
-    fn wait_gone(&self, deadline: Instant) -> usize {
-        let time = deadline.saturating_duration_since(Instant::now());
-        let connected = |clients: &mut Clients| !clients.seats.is_empty();
-        let waited = self
-            .changed
-            .wait_timeout_while(self.clients(), time, connected);
-        waited.unwrap_or_else(PoisonError::into_inner).0.seats.len()
-    }
-
-    fn shut_all(&self, how: Shutdown) {
-        self.clients()
-            .seats
-            .transports()
-            .for_each(|transport| transport.shut(how));
-    }
-}
-
-/// That a client is connected; dropping it says that it has left.
-pub(super) struct Membership {
-    pub(super) log: ClientLog,
-    pub(super) peer: Peer,
-    shared: Arc<Shared>,
-    id: u64,
-    seat_deadline: Instant,
-    entered: AtomicBool,
-}
-
-impl Membership {
-    /// Waits for a seat for this client. An error, for people: there is none in time.
-    pub(super) fn take_seat(&self) -> Result<(), String> {
-        let mut clients = self.shared.clients();
-        loop {
-            let why = match clients.seats.take(self.id) {
-                Seating::Taken => return Ok(()),
-                Seating::Gone => return Err("this client was given up for another".to_owned()),
-                Seating::Full => format!("all {} seats are taken", self.shared.clients_max),
-                Seating::ShareUsed => "this client has as many seats as one client gets".to_owned(),
-            };
-            let left = self.seat_deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.shared.is_stopping() {
-                return Err(why);
-            }
-            clients = self.shared.wait(clients, left);
-        }
-    }
-
-    /// The client did not get what it wanted the seat for.
-    pub(super) fn give_seat_back(&self) {
-        self.shared.clients().seats.give_back(self.id);
-        self.shared.changed.notify_all();
-    }
-
-    /// The client has entered an export.
-    pub(super) fn entered(&self) {
-        self.entered.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        self.log.left();
-        let mut clients = self.shared.clients();
-        clients.seats.leave(self.id);
-        clients.left |= self.entered.load(Ordering::Relaxed);
-        drop(clients);
-        self.shared.changed.notify_all();
     }
 }
 

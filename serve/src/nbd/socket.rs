@@ -23,7 +23,7 @@ use rustix::net::{
     socket_with,
 };
 
-use super::server::ServeError;
+use super::error::ServeError;
 
 /// Clients that the system keeps waiting for us.
 const BACKLOG: i32 = 128;

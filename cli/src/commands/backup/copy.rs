@@ -10,7 +10,7 @@ use vellum_backup::repository::Repository;
 use super::pull::chosen;
 use super::upload::Upload;
 use crate::failure::{Failure, Outcome};
-use crate::repository::{self, KeyArgs, address, password, words};
+use crate::repository::{KeyArgs, address, opening, password, words};
 use crate::session::Session;
 use crate::size;
 
@@ -80,18 +80,18 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
             "name images or points, or add --all, but not both",
         ));
     }
-    let source = repository::open_with(from, &args.from.key(), password::FROM_VARIABLES, session)?;
+    let source = opening::open_with(from, &args.from.key(), password::FROM_VARIABLES, session)?;
     let points = if args.all {
         None
     } else {
         Some(points(&source, named.rest, session)?)
     };
-    let target = repository::open(&named.place, &args.key, session)?;
+    let target = opening::open(&named.place, &args.key, session)?;
     let request = CopyRequest {
         points,
         trust_others: args.trust_others,
         limit_upload: args.limit_upload,
-        writer: repository::writer(session),
+        writer: opening::writer(session),
     };
     let meter = session.watch_bytes(&format!("copying to {}", target.place()));
     let report =

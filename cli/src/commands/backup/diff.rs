@@ -13,7 +13,7 @@ use crate::commands::diff::show;
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
-use crate::repository::{self, KeyArgs, address, words};
+use crate::repository::{KeyArgs, address, opening, words};
 use crate::session::Session;
 
 /// Show the ranges in which two points differ, without reading data; exit code 1 if there are any,
@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let [first, second] = named.rest else {
         unreachable!("as many words were asked for")
     };
-    let repository = repository::open(&named.place, &args.key, session)?;
+    let repository = opening::open(&named.place, &args.key, session)?;
     let state = repository.state();
     let points = address::sorted(state.points().map(AsRef::as_ref));
     let find = |text: &str| {

@@ -16,7 +16,7 @@ use crate::keep::KeepArgs;
 use crate::output::Answer;
 use crate::output::page::{Page, plural};
 use crate::output::table::Column;
-use crate::repository::{self, KeyArgs, address, words};
+use crate::repository::{self, KeyArgs, address, opening, words};
 use crate::session::Session;
 use crate::zone;
 
@@ -72,7 +72,7 @@ struct Decided {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::at_least(&args.words, &session.caller)?;
-    let repository = repository::open(&named.place, &args.key, session)?;
+    let repository = opening::open(&named.place, &args.key, session)?;
     let zone = session.zone().clone();
     let wish = wish(args, named.rest, &repository.state(), &zone)?;
     let planned = plan(&repository.state(), &wish)?;
@@ -81,7 +81,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let decisions = if args.dry_run {
         planned
     } else {
-        forget(&repository, &wish, repository::writer(session))?
+        forget(&repository, &wish, opening::writer(session))?
     };
     let goes = decisions.iter().any(Decision::goes);
     let prune = if args.prune && goes {

@@ -13,7 +13,7 @@ use super::list::Described;
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
-use crate::repository::{self, KeyArgs, address, words};
+use crate::repository::{KeyArgs, address, opening, words};
 use crate::session::Session;
 
 /// Tell what is in a repository and who is changing it, or what a point is
@@ -73,7 +73,7 @@ struct Single {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::at_least(&args.words, &session.caller)?;
-    let repository = repository::open(&named.place, &args.key, session)?;
+    let repository = opening::open(&named.place, &args.key, session)?;
     match named.rest {
         [] => session
             .output

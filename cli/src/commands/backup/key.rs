@@ -15,7 +15,7 @@ use crate::output::Answer;
 use crate::output::page::Page;
 use crate::output::table::Column;
 use crate::output::time::Moment;
-use crate::repository::{self, KeyArgs, address, password, words};
+use crate::repository::{self, KeyArgs, address, opening, password, words};
 use crate::session::Session;
 
 /// List, add and remove passwords and key files that open a repository
@@ -115,7 +115,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 
 fn list(args: &ListArgs, session: &mut Session) -> Result<Outcome, Failure> {
     let place = words::exactly(&args.words, &[], &session.caller)?.place;
-    let repository = repository::open(&place, &args.key, session)?;
+    let repository = opening::open(&place, &args.key, session)?;
     let keys = keys(&repository)?.iter().map(Shown::of).collect();
     session.output.answer(&Listing { keys })?;
     Ok(Outcome::Done)
@@ -125,7 +125,7 @@ fn add(args: &AddArgs, session: &mut Session) -> Result<Outcome, Failure> {
     let place = words::exactly(&args.words, &[], &session.caller)?.place;
     let caller = &session.caller;
     let objects = repository::objects(&place, caller)?;
-    let repository = repository::open(&place, &args.key, session)?;
+    let repository = opening::open(&place, &args.key, session)?;
     refuse_plain(&repository)?;
     let old = repository::opener(&args.key, password::VARIABLES, caller)?;
     let old = old.map_or_else(|| asked("the present password", false, session), Ok)?;
@@ -187,7 +187,7 @@ fn asked(question: &str, again: bool, session: &Session) -> Result<Opener, Failu
 
 fn remove(args: &RemoveArgs, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::exactly(&args.words, &["KEY"], &session.caller)?;
-    let repository = repository::open(&named.place, &args.key, session)?;
+    let repository = opening::open(&named.place, &args.key, session)?;
     let keys = keys(&repository)?;
     let wanted = &named.rest[0];
     let found: Vec<&KeyInfo> = keys

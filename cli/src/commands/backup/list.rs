@@ -10,7 +10,7 @@ use crate::output::Answer;
 use crate::output::page::Page;
 use crate::output::table::Column;
 use crate::output::time::Moment;
-use crate::repository::{self, KeyArgs, address, words};
+use crate::repository::{KeyArgs, address, opening, words};
 use crate::session::Session;
 
 /// List what can be restored: the points of all images, or of some
@@ -62,7 +62,7 @@ struct Listing {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let named = words::at_least(&args.words, &session.caller)?;
-    let repository = repository::open(&named.place, &args.key, session)?;
+    let repository = opening::open(&named.place, &args.key, session)?;
     let state = repository.state();
     let points = address::sorted(state.points().map(AsRef::as_ref));
     let mut wanted = points.clone();

@@ -14,7 +14,7 @@ use super::Announced;
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::{Page, percent, plural};
-use crate::repository::{self, KeyArgs, address, words};
+use crate::repository::{KeyArgs, address, opening, words};
 use crate::session::Session;
 use crate::size;
 
@@ -71,7 +71,7 @@ pub(super) struct Pruned {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let place = words::exactly(&args.words, &[], &session.caller)?.place;
-    let repository = repository::open(&place, &args.key, session)?;
+    let repository = opening::open(&place, &args.key, session)?;
     let options = PruneOptions {
         max_unused_percent: args.max_unused,
         repack_limit: args.repack_limit,
@@ -91,7 +91,7 @@ pub(super) fn collect(
     session: &Session,
 ) -> Result<Pruned, Failure> {
     let meter = session.watch_bytes(&format!("collecting in {}", repository.place()));
-    let report = prune(repository, options, repository::writer(session), &meter)?;
+    let report = prune(repository, options, opening::writer(session), &meter)?;
     Ok(Pruned::new(options.is_dry_run, &report, session.zone()))
 }
 

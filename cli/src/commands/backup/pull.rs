@@ -16,7 +16,7 @@ use crate::failure::{Failure, Outcome};
 use crate::lookup;
 use crate::output::page::{Page, plural};
 use crate::output::{Answer, time};
-use crate::repository::{self, KeyArgs, address, words};
+use crate::repository::{KeyArgs, address, opening, words};
 use crate::session::Session;
 
 /// Take images with their snapshots, and machines, back into the store: only what is not there
@@ -79,7 +79,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         ));
     }
     let store = session.open_to_write()?;
-    let repository = repository::open(&named.place, &args.key, session)?;
+    let repository = opening::open(&named.place, &args.key, session)?;
     let reader = Reader::new(&repository);
     let request = request(args, named.rest, &reader, session)?;
     let meter = session.watch_bytes(&format!("pulling from {}", repository.place()));

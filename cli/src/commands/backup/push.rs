@@ -11,7 +11,7 @@ use super::upload::Upload;
 use crate::commands::import;
 use crate::failure::{Failure, Outcome};
 use crate::lookup;
-use crate::repository::{self, KeyArgs, words};
+use crate::repository::{KeyArgs, opening, words};
 use crate::session::Session;
 use crate::size;
 use crate::source_format::FileArgs;
@@ -75,7 +75,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         verify: args.verify,
         limit_upload: args.limit_upload,
         assumed: HashSet::new(),
-        writer: repository::writer(session),
+        writer: opening::writer(session),
     };
     let meter = session.watch_bytes(&format!("pushing to {}", repository.place()));
     let report = push(&repository, &store, &request, &meter)?;
@@ -121,7 +121,7 @@ fn open_both(
 ) -> Result<(Store, Repository), Failure> {
     std::thread::scope(|scope| {
         let store = scope.spawn(|| session.open_to_serve());
-        let repository = repository::open(place, key, session);
+        let repository = opening::open(place, key, session);
         let store = store
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

@@ -21,7 +21,7 @@ use crate::failure::{Failure, Outcome};
 use crate::file_exports::DeviceSource;
 use crate::output::page::Page;
 use crate::output::{Answer, time};
-use crate::repository::{self, KeyArgs, address, words};
+use crate::repository::{KeyArgs, address, opening, words};
 use crate::session::Session;
 
 /// Write a point to a file of any format or to standard output; no store is needed
@@ -76,7 +76,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         unreachable!("as many words were asked for")
     };
     let (target, chosen) = DiskTarget::of(Path::new(file), &args.output, session)?;
-    let repository = repository::open(&named.place, &args.key, session)?;
+    let repository = opening::open(&named.place, &args.key, session)?;
     let state = repository.state();
     let points = address::sorted(state.points().map(AsRef::as_ref));
     let point = address::find(&points, point, session.zone())?;

@@ -13,7 +13,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::Page;
 use crate::output::table::Column;
-use crate::repository::{self, KeyArgs, address, words};
+use crate::repository::{KeyArgs, address, opening, words};
 use crate::session::Session;
 
 /// Draw which point stands on which
@@ -59,7 +59,7 @@ struct DrawnLine {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let place = words::exactly(&args.words, &[], &session.caller)?.place;
-    let repository = repository::open(&place, &args.key, session)?;
+    let repository = opening::open(&place, &args.key, session)?;
     let state = repository.state();
     let plants = plants(&state);
     let line = |(plant, lead): (usize, String)| {

@@ -10,7 +10,7 @@ use vellum_backup::verify::{Finding, VerifyOptions, VerifyReport, verify};
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::{Page, plural};
-use crate::repository::{self, KeyArgs, address, words};
+use crate::repository::{KeyArgs, address, opening, words};
 use crate::session::Session;
 
 /// Points that a line names at most; the others are counted.
@@ -67,7 +67,7 @@ struct Found {
 
 pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     let place = words::exactly(&args.words, &[], &session.caller)?.place;
-    let repository = repository::open(&place, &args.key, session)?;
+    let repository = opening::open(&place, &args.key, session)?;
     let meter = session.watch_bytes(&format!("verifying {}", repository.place()));
     let report = verify(&repository, &args.options(), &meter)?;
     drop(meter);

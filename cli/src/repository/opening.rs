@@ -1,0 +1,61 @@
+//! A repository as a command opens it: with its messages and questions, and in its name.
+
+use vellum_backup::error::BackupError;
+use vellum_backup::repository::{Repository, Rollback};
+use vellum_backup::seal::Opener;
+use vellum_backup::session::Writer;
+
+use super::password::{self, Variables};
+use super::{KeyArgs, folders, now_ms, objects, opener};
+use crate::failure::Failure;
+use crate::session::Session;
+
+/// The repository at `place`.
+pub(crate) fn open(place: &str, args: &KeyArgs, session: &Session) -> Result<Repository, Failure> {
+    open_with(place, args, password::VARIABLES, session)
+}
+
+/// The same, with the password in other variables.
+pub(crate) fn open_with(
+    place: &str,
+    args: &KeyArgs,
+    variables: Variables,
+    session: &Session,
+) -> Result<Repository, Failure> {
+    let caller = &session.caller;
+    let objects = objects(place, caller)?;
+    let rollback = if args.allow_rollback {
+        Rollback::Allowed
+    } else {
+        Rollback::Refused
+    };
+    let found = Repository::find(objects)?;
+    let open = |opener: Option<&Opener>| found.open(opener, folders(caller), rollback);
+    let opener = opener(args, variables, caller)?;
+    let repository = match open(opener.as_ref()) {
+        Err(BackupError::KeyNeeded { place }) => {
+            let password = password::ask(&format!("password of {place}"), false, caller)?;
+            let password = password.ok_or_else(|| {
+                Failure::from(BackupError::KeyNeeded { place }).hinted(variables.hint())
+            })?;
+            open(Some(&Opener::Password(password)))
+        }
+        other => other,
+    }?;
+    for object in repository.twice().rescued() {
+        session.warn(&format!(
+            "{object} is damaged, and was read from its copy: `vellum backup \
+             verify --repair` mends it"
+        ));
+    }
+    Ok(repository)
+}
+
+/// The name of the writer, for others who look at the repository.
+pub(crate) fn writer(session: &Session) -> Writer {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Writer {
+        name: format!("{}: {}", host.trim(), session.command_line()),
+        time_ms: now_ms(),
+    }
+}

@@ -1,0 +1,132 @@
+//! The clients of a server: state that all their connections share, and the membership of each.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::net::Shutdown;
+use vellum_core::device::Exports;
+
+use super::buffers::Pool;
+use super::client_log::{ClientLog, Report};
+use super::negotiation::Policy;
+use super::peer::Peer;
+use super::seats::{Seating, Seats};
+use super::tls::Identity;
+use super::writers::Writers;
+use crate::change_board::ChangeBoard;
+
+/// State that all connections of a server share.
+pub(super) struct Shared {
+    pub(super) exports: Arc<dyn Exports>,
+    pub(super) policy: Policy,
+    pub(super) tls: Option<Identity>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) writers: Arc<Writers>,
+    pub(super) board: Arc<ChangeBoard>,
+    pub(super) report: Option<Report>,
+    pub(super) clients_max: usize,
+    pub(super) handshake_time: Duration,
+    pub(super) stopping: AtomicBool,
+    pub(super) clients: Mutex<Clients>,
+    /// A client came, took a seat or left, or the server stops.
+    pub(super) changed: Condvar,
+    pub(super) stop: OwnedFd,
+}
+
+pub(super) struct Clients {
+    pub(super) seats: Seats,
+    /// True if a client that had entered an export has left.
+    pub(super) left: bool,
+    pub(super) listener_count: usize,
+}
+
+impl Shared {
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The clients, after one came or left, or `time` is over.
+    pub(super) fn wait<'a>(
+        &self,
+        clients: MutexGuard<'a, Clients>,
+        time: Duration,
+    ) -> MutexGuard<'a, Clients> {
+        let waited = self.changed.wait_timeout(clients, time);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Waits until no client is connected, at most until `deadline`. Returns how many are.
+    pub(super) fn wait_gone(&self, deadline: Instant) -> usize {
+        let time = deadline.saturating_duration_since(Instant::now());
+        let connected = |clients: &mut Clients| !clients.seats.is_empty();
+        let waited = self
+            .changed
+            .wait_timeout_while(self.clients(), time, connected);
+        waited.unwrap_or_else(PoisonError::into_inner).0.seats.len()
+    }
+
+    pub(super) fn shut_all(&self, how: Shutdown) {
+        self.clients()
+            .seats
+            .transports()
+            .for_each(|transport| transport.shut(how));
+    }
+}
+
+/// That a client is connected; dropping it says that it has left.
+pub(super) struct Membership {
+    pub(super) log: ClientLog,
+    pub(super) peer: Peer,
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: u64,
+    pub(super) seat_deadline: Instant,
+    pub(super) entered: AtomicBool,
+}
+
+impl Membership {
+    /// Waits for a seat for this client. An error, for people: there is none in time.
+    pub(super) fn take_seat(&self) -> Result<(), String> {
+        let mut clients = self.shared.clients();
+        loop {
+            let why = match clients.seats.take(self.id) {
+                Seating::Taken => return Ok(()),
+                Seating::Gone => return Err("this client was given up for another".to_owned()),
+                Seating::Full => format!("all {} seats are taken", self.shared.clients_max),
+                Seating::ShareUsed => "this client has as many seats as one client gets".to_owned(),
+            };
+            let left = self.seat_deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.shared.is_stopping() {
+                return Err(why);
+            }
+            clients = self.shared.wait(clients, left);
+        }
+    }
+
+    /// The client did not get what it wanted the seat for.
+    pub(super) fn give_seat_back(&self) {
+        self.shared.clients().seats.give_back(self.id);
+        self.shared.changed.notify_all();
+    }
+
+    /// The client has entered an export.
+    pub(super) fn entered(&self) {
+        self.entered.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.log.left();
+        let mut clients = self.shared.clients();
+        clients.seats.leave(self.id);
+        clients.left |= self.entered.load(Ordering::Relaxed);
+        drop(clients);
+        self.shared.changed.notify_all();
+    }
+}
