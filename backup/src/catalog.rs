@@ -82,7 +82,7 @@ impl Place {
 
     /// The address behind its chunks.
     fn behind(&self) -> ChunkId {
-        address(self.segment, self.first).advance(self.presence.span().into())
+        address(self.segment, self.first).advance_by(self.presence.span().into())
     }
 }
 

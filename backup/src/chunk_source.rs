@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
-use vellum_core::page::{PAGE_SPAN, Slot};
+use vellum_core::page::{PAGE_SPAN, PageEntry};
 use vellum_core::tree::page_start;
 use vellum_core::units::{ChunkId, ChunkLen};
 use vellum_store::{ChunkSource, WantedChunks, WantedPage};
@@ -88,11 +88,11 @@ impl RepositorySource {
 }
 
 impl ChunkSource for RepositorySource {
-    fn describe(&self) -> String {
+    fn source_name(&self) -> String {
         format!("the repository {}", self.place)
     }
 
-    fn fetch(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
+    fn fetch_chunks(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
         self.ask(|opened| opened.fetch(wanted))
     }
 
@@ -127,11 +127,11 @@ impl Opened {
         let inside = count.saturating_sub(page_start(wanted.index).0);
         let mut names = vec![None; inside.min(PAGE_SPAN.into()) as usize];
         for run in content.page(wanted.index)?.runs() {
-            let Slot::Chunk(first) = run.slot else {
+            let PageEntry::Chunk(first) = run.slot else {
                 continue;
             };
             for nth in 0..run.len {
-                let name = reader.name_of(first.advance(nth.into()))?;
+                let name = reader.name_of(first.advance_by(nth.into()))?;
                 names[usize::from(run.start + nth)] = Some(name);
             }
         }
@@ -165,8 +165,8 @@ fn refuse_other_chunks(own: ChunkLen, reader: &Reader<'_>) -> Result<(), BackupE
     }
     Err(BackupError::Parameter(format!(
         "it has chunks of {} bytes, not of {}",
-        there.bytes(),
-        own.bytes()
+        there.byte_len(),
+        own.byte_len()
     )))
 }
 
@@ -175,7 +175,7 @@ impl Addresses {
         let mut all = Vec::new();
         each_name(reader, &mut |name, address| {
             if all.len() <= NAMES_MAX {
-                all.push((u64::from_be_bytes(name.prefix()), address));
+                all.push((u64::from_be_bytes(name.index_prefix()), address));
             }
         })?;
         if all.len() > NAMES_MAX {
@@ -195,7 +195,7 @@ impl Addresses {
         match self {
             Self::All(all) => {
                 for name in names {
-                    let prefix = u64::from_be_bytes(name.prefix());
+                    let prefix = u64::from_be_bytes(name.index_prefix());
                     let from = all.partition_point(|(other, _)| *other < prefix);
                     for (_, address) in all[from..].iter().take_while(|(other, _)| *other == prefix)
                     {

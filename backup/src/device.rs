@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 use vellum_core::device::{
-    Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch,
+    AllocationStatus, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, TypedRange,
 };
 use vellum_core::identity::ContentId;
 use vellum_core::name::Name;
-use vellum_core::page::{PAGE_SPAN, Page, Slot, bytes_of};
-use vellum_core::stretches::Stretches;
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry, bytes_of};
+use vellum_core::stretches::RangeCollector;
 use vellum_core::tree::{PageSet, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkLen, PageIndex};
 
@@ -144,7 +144,7 @@ fn described(name: &str, point: &Point) -> ExportInfo {
 }
 
 impl Exports for RepositoryExports {
-    fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
+    fn list_exports(&self) -> Result<Vec<ExportInfo>, DeviceError> {
         Ok(self
             .points
             .iter()
@@ -152,11 +152,11 @@ impl Exports for RepositoryExports {
             .collect())
     }
 
-    fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
+    fn export_info(&self, name: &str) -> Result<ExportInfo, OpenError> {
         self.point(name).map(|(name, point)| described(name, point))
     }
 
-    fn open(&self, name: &str, _: Intent) -> Result<Arc<dyn Device>, OpenError> {
+    fn open_export(&self, name: &str, _: Intent) -> Result<Arc<dyn Device>, OpenError> {
         let (_, point) = self.point(name)?;
         let device = PointDevice::open(&self.source, point);
         Ok(Arc::new(
@@ -193,7 +193,7 @@ impl PointDevice {
         &self,
         index: PageIndex,
         range: &Range<u64>,
-    ) -> Result<Vec<(Range<u64>, Slot)>, BackupError> {
+    ) -> Result<Vec<(Range<u64>, PageEntry)>, BackupError> {
         let chunk_len = self.source.chunk_len;
         let page = self.source.page(self.content, index)?;
         let (first, last) = (
@@ -210,7 +210,7 @@ impl PointDevice {
             .runs_in(start, end)
             .map(|run| {
                 (
-                    bytes_of(chunk_len, index, run.start..run.end(), range),
+                    bytes_of(chunk_len, index, run.start..run.end_position(), range),
                     run.slot,
                 )
             })
@@ -221,7 +221,7 @@ impl PointDevice {
     fn pieces(
         &self,
         range: &Range<u64>,
-        visit: &mut dyn FnMut(Range<u64>, Slot) -> Result<(), BackupError>,
+        visit: &mut dyn FnMut(Range<u64>, PageEntry) -> Result<(), BackupError>,
     ) -> Result<(), BackupError> {
         let chunk_len = self.source.chunk_len;
         let mut next = self
@@ -245,7 +245,7 @@ impl PointDevice {
             return Ok(());
         }
         self.pieces(&range, &mut |part, slot| match slot {
-            Slot::Chunk(first) => {
+            PageEntry::Chunk(first) => {
                 // A run names its first chunk; the part may begin inside of one.
                 let place = (part.start - offset) as usize..(part.end - offset) as usize;
                 self.source.copy(first, part.start, &mut buffer[place])
@@ -276,7 +276,8 @@ impl Source {
     /// byte `offset`.
     fn copy(&self, first: ChunkId, offset: u64, buffer: &mut [u8]) -> Result<(), BackupError> {
         let len = self.chunk_len.as_usize();
-        let (mut chunk, mut skip, mut at) = (first, (offset % self.chunk_len.bytes()) as usize, 0);
+        let (mut chunk, mut skip, mut at) =
+            (first, (offset % self.chunk_len.byte_len()) as usize, 0);
         let reader = self.reader();
         while at < buffer.len() {
             let count = (len - skip).min(buffer.len() - at);
@@ -287,7 +288,7 @@ impl Source {
                 reader.damaged(format!("chunk {ordinal}"), "its frame lacks it".to_owned())
             })?;
             part.copy_from_slice(&bytes[skip..skip + count]);
-            (chunk, skip, at) = (chunk.advance(1), 0, at + count);
+            (chunk, skip, at) = (chunk.advance_by(1), 0, at + count);
         }
         Ok(())
     }
@@ -303,11 +304,11 @@ impl Device for PointDevice {
     }
 
     fn preferred_len(&self) -> u32 {
-        self.source.chunk_len.bytes() as u32
+        self.source.chunk_len.byte_len() as u32
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        self.range(offset, buffer.len() as u64)?;
+        self.checked_range(offset, buffer.len() as u64)?;
         self.fill(buffer, offset).map_err(|error| failed(&error))
     }
 
@@ -320,25 +321,25 @@ impl Device for PointDevice {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
-        let range = self.range(offset, len)?;
-        let (mut out, mut at) = (Stretches::new(count_max), range.start);
+    ) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError> {
+        let range = self.checked_range(offset, len)?;
+        let (mut out, mut at) = (RangeCollector::new(count_max), range.start);
         let mapped = self.pieces(&range, &mut |part, slot| {
-            out.push(at..part.start, Allocation::Hole);
+            out.push_range(at..part.start, AllocationStatus::Hole);
             at = part.end;
-            out.push(
+            out.push_range(
                 part,
-                if matches!(slot, Slot::Chunk(_)) {
-                    Allocation::Data
+                if matches!(slot, PageEntry::Chunk(_)) {
+                    AllocationStatus::Data
                 } else {
-                    Allocation::Hole
+                    AllocationStatus::Hole
                 },
             );
             Ok(())
         });
         mapped.map_err(|error| failed(&error))?;
-        out.push(at..range.end, Allocation::Hole);
-        Ok(out.finish())
+        out.push_range(at..range.end, AllocationStatus::Hole);
+        Ok(out.into_ranges())
     }
 
     fn comparable(&self) -> Vec<String> {
@@ -351,7 +352,7 @@ impl Device for PointDevice {
         _: u64,
         _: u64,
         _: usize,
-    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
+    ) -> Result<Vec<TypedRange<bool>>, DeviceError> {
         Err(DeviceError::Io(format!(
             "a repository does not compare with {since}"
         )))

@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 
 use vellum_core::difference::{
-    Difference, Joiner, VisitDifference, differing_positions, rest_of_longer,
+    Difference, DifferenceJoiner, VisitDifference, differing_positions, rest_of_longer,
 };
 use vellum_core::identity::ContentId;
 use vellum_core::page::{PAGE_SPAN, bytes_of};
@@ -51,17 +51,17 @@ pub fn diff(
         };
         visit(difference)
     };
-    let mut out = Joiner::new(visit);
+    let mut out = DifferenceJoiner::new(visit);
     let chunk_len = reader.chunk_len()?;
     let both = 0..first.len.min(second.len);
     let pages = reader.again_if_missing(|| differing_pages(reader, &first, &second))?;
     let names = |first: ChunkId, count| {
         (0..count)
-            .map(|at| reader.name_of(first.advance(at)))
+            .map(|at| reader.name_of(first.advance_by(at)))
             .collect()
     };
     for index in pages
-        .within(
+        .pages_within(
             PageIndex(0),
             PageIndex(pages_for(chunk_len.count_for(both.end))),
         )
@@ -70,10 +70,10 @@ pub fn diff(
         for (positions, becomes_zero) in
             differing_positions(&first.page(index)?, &second.page(index)?, names)?
         {
-            out.add(bytes_of(chunk_len, index, positions, &both), becomes_zero)?;
+            out.add_range(bytes_of(chunk_len, index, positions, &both), becomes_zero)?;
         }
     }
-    let add = &mut |range, becomes_zero| out.add(range, becomes_zero);
+    let add = &mut |range, becomes_zero| out.add_range(range, becomes_zero);
     rest_of_longer(
         (first.len, second.len),
         chunk_len,
@@ -81,7 +81,7 @@ pub fn diff(
         |index| second.page(index),
         add,
     )?;
-    out.finish()?;
+    out.flush_pending()?;
     Ok(DiffReport {
         same: first.len.max(second.len) - report.changed,
         ..report
@@ -104,7 +104,7 @@ fn differing_pages(
             continue;
         }
         let above = reader.content_over(content.id, |below| Some(below) == common)?;
-        touched = touched.union(&above.pages()?);
+        touched = touched.union_with(&above.pages()?);
         visible.push(above.base_visible());
     }
     let Some(common) = common else {
@@ -118,7 +118,7 @@ fn differing_pages(
     } else {
         PageSet::new()
     };
-    Ok(touched.union(&below.within(
+    Ok(touched.union_with(&below.pages_within(
         page_of(ChunkIndex(low)).0,
         PageIndex(high.div_ceil(PAGE_SPAN.into())),
     )))

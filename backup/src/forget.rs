@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vellum_core::name::Name;
-use vellum_core::retention::{Candidate, Reason, Rules, Verdict, apply};
+use vellum_core::retention::{
+    KeepReason, RetentionCandidate, RetentionRules, RetentionVerdict, apply_rules,
+};
 
 use crate::error::BackupError;
 use crate::journal::State;
@@ -27,7 +29,7 @@ pub enum ForgetWish {
     /// with these identities.
     Rules {
         /// The rules of retention.
-        rules: Rules,
+        rules: RetentionRules,
         /// Images; none for all.
         images: Option<BTreeSet<String>>,
         /// The local clock's offset from UTC in seconds at a time in milliseconds since 1970: its
@@ -52,7 +54,7 @@ pub struct Decision {
     /// The point.
     pub point: Arc<Point>,
     /// The reasons to keep it; without one it goes.
-    pub reasons: Vec<Reason>,
+    pub reasons: Vec<KeepReason>,
 }
 
 impl Decision {
@@ -141,7 +143,7 @@ fn by_id(state: &State, ids: &[String]) -> Result<Vec<Decision>, BackupError> {
 
 fn by_rules(
     state: &State,
-    rules: &Rules,
+    rules: &RetentionRules,
     images: Option<&BTreeSet<String>>,
     offset_s: &dyn Fn(u64) -> i32,
 ) -> Vec<Decision> {
@@ -172,7 +174,11 @@ fn by_rules(
     decisions
 }
 
-fn judged(rules: &Rules, points: &[&Arc<Point>], offset_s: &dyn Fn(u64) -> i32) -> Vec<Verdict> {
+fn judged(
+    rules: &RetentionRules,
+    points: &[&Arc<Point>],
+    offset_s: &dyn Fn(u64) -> i32,
+) -> Vec<RetentionVerdict> {
     let tags: Vec<BTreeSet<Name>> = points
         .iter()
         .map(|point| {
@@ -185,13 +191,13 @@ fn judged(rules: &Rules, points: &[&Arc<Point>], offset_s: &dyn Fn(u64) -> i32) 
         .collect();
     let candidate = |(point, tags)| {
         let point: &&Arc<Point> = point;
-        Candidate {
+        RetentionCandidate {
             taken_ms: point.time_ms,
             offset_s: offset_s(point.time_ms),
             tags,
             pinned: point.pinned,
         }
     };
-    let candidates: Vec<Candidate<'_>> = points.iter().zip(&tags).map(candidate).collect();
-    apply(rules, &candidates)
+    let candidates: Vec<RetentionCandidate<'_>> = points.iter().zip(&tags).map(candidate).collect();
+    apply_rules(rules, &candidates)
 }

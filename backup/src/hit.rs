@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
-use vellum_core::page::Slot;
+use vellum_core::page::PageEntry;
 
 use crate::catalog::Place;
 use crate::contents::{parent_of, read_part};
@@ -31,7 +31,7 @@ pub(crate) fn by_frames(source: &Reader<'_>, group: &[Place], error: BackupError
                 place
                     .presence
                     .offsets()
-                    .for_each(|at| lost.insert(first.advance(at.into())));
+                    .for_each(|at| lost.insert(first.advance_by(at.into())));
             }
         }
         lost
@@ -44,10 +44,10 @@ pub(crate) fn by_frames(source: &Reader<'_>, group: &[Place], error: BackupError
             .iter()
             .flat_map(|(_, page)| page.runs())
             .any(|run| match run.slot {
-                Slot::Chunk(first) => {
-                    (0..run.len).any(|at| lost.contains(first.advance(at.into())))
+                PageEntry::Chunk(first) => {
+                    (0..run.len).any(|at| lost.contains(first.advance_by(at.into())))
                 }
-                Slot::Zero | Slot::Absent => false,
+                PageEntry::Zero | PageEntry::Absent => false,
             })
     };
     if lost.is_empty() {

@@ -25,9 +25,9 @@ use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::{IDENTITY_LEN, RepositoryId, SegmentId};
 use vellum_core::units::ChunkId;
-use vellum_core::wire::{DecodeError, Reader as Bytes, put_varint};
+use vellum_core::wire::{DecodeError, WireReader as Bytes, put_varint};
 use vellum_store::StoreError;
-use vellum_store::transfer::Moment;
+use vellum_store::transfer::PointInTime;
 
 use crate::error::BackupError;
 use crate::format::{IndexObject, address, split_address};
@@ -56,7 +56,7 @@ pub(crate) trait Origin: Sync {
 }
 
 /// The mark of a store is a token that is left in it whenever a file is written.
-impl Origin for Moment {
+impl Origin for PointInTime {
     fn file_name(&self) -> Option<String> {
         self.store().id().map(|id| format!("known-{id}"))
     }
@@ -64,7 +64,7 @@ impl Origin for Moment {
     fn recognises(&self, owner: &RepositoryId, mark: &[u8]) -> Result<bool, BackupError> {
         Ok(self
             .store()
-            .token(&owner.0)?
+            .owner_token(&owner.0)?
             .is_some_and(|token| token == *mark))
     }
 
@@ -73,7 +73,7 @@ impl Origin for Moment {
     }
 
     fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, BackupError> {
-        Ok(Self::find(self, names)?)
+        Ok(self.find_chunks(names)?)
     }
 }
 
@@ -253,7 +253,7 @@ impl Known {
                     place
                         .presence
                         .offsets()
-                        .for_each(|at| sound.insert(first.advance(at.into())));
+                        .for_each(|at| sound.insert(first.advance_by(at.into())));
                 }),
                 Err(BackupError::Damaged { .. }) => {}
                 Err(error) => return Err(error),
@@ -290,7 +290,7 @@ impl Known {
                 wanted.insert_run(first, free);
                 free
             };
-            (first, count) = (first.advance(done), count - done);
+            (first, count) = (first.advance_by(done), count - done);
         }
     }
 
@@ -298,8 +298,9 @@ impl Known {
     fn trust(&mut self, addresses: &IdSet) {
         let runs: Vec<(ChunkId, ChunkId, u64)> = self.unsure.runs().collect();
         for (own, there, len) in runs {
-            for nth in (0..len).filter(|nth| addresses.contains(there.advance(*nth))) {
-                self.sure.insert(own.advance(nth), there.advance(nth), 1);
+            for nth in (0..len).filter(|nth| addresses.contains(there.advance_by(*nth))) {
+                self.sure
+                    .insert(own.advance_by(nth), there.advance_by(nth), 1);
             }
         }
     }
@@ -309,8 +310,9 @@ impl Known {
         let runs: Vec<(ChunkId, ChunkId, u64)> = self.unsure.runs().collect();
         self.unsure = Translation::default();
         for (own, there, len) in runs {
-            for nth in (0..len).filter(|nth| !addresses.contains(there.advance(*nth))) {
-                self.unsure.insert(own.advance(nth), there.advance(nth), 1);
+            for nth in (0..len).filter(|nth| !addresses.contains(there.advance_by(*nth))) {
+                self.unsure
+                    .insert(own.advance_by(nth), there.advance_by(nth), 1);
             }
         }
     }
@@ -420,20 +422,20 @@ impl Known {
     fn decode(mut bytes: Bytes<'_>, reader: &Reader<'_>) -> Result<Self, DecodeError> {
         let mut known = Self::default();
         for set in [&mut known.indexes, &mut known.pending, &mut known.without] {
-            for _ in 0..bytes.varint()? {
+            for _ in 0..bytes.read_varint()? {
                 set.insert(ObjectId(
                     bytes
-                        .bytes(OBJECT_ID_LEN)?
+                        .read_bytes(OBJECT_ID_LEN)?
                         .try_into()
                         .expect("as many were taken"),
                 ));
             }
         }
         let mut numbers = Vec::new();
-        for _ in 0..bytes.varint()? {
+        for _ in 0..bytes.read_varint()? {
             let id = SegmentId(
                 bytes
-                    .bytes(IDENTITY_LEN)?
+                    .read_bytes(IDENTITY_LEN)?
                     .try_into()
                     .expect("as many were taken"),
             );
@@ -441,12 +443,12 @@ impl Known {
         }
         for translation in [&mut known.sure, &mut known.unsure] {
             let mut end = 0_u64;
-            for _ in 0..bytes.varint()? {
+            for _ in 0..bytes.read_varint()? {
                 let (gap, len, place, ordinal) = (
-                    bytes.varint()?,
-                    bytes.varint()?,
-                    bytes.varint()?,
-                    bytes.varint()?,
+                    bytes.read_varint()?,
+                    bytes.read_varint()?,
+                    bytes.read_varint()?,
+                    bytes.read_varint()?,
                 );
                 let number = usize::try_from(place)
                     .ok()
@@ -463,7 +465,7 @@ impl Known {
                 translation.insert(ChunkId(own), address(*number, ordinal), len);
             }
         }
-        bytes.finish()?;
+        bytes.expect_end()?;
         Ok(known)
     }
 }
@@ -537,8 +539,8 @@ fn whole_body(path: &Path) -> Option<Vec<u8>> {
 }
 
 fn mark_of<'a>(bytes: &mut Bytes<'a>) -> Result<&'a [u8], DecodeError> {
-    let len = usize::try_from(bytes.varint()?).map_err(|_| DecodeError::Truncated)?;
-    bytes.bytes(len)
+    let len = usize::try_from(bytes.read_varint()?).map_err(|_| DecodeError::Truncated)?;
+    bytes.read_bytes(len)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {

@@ -15,10 +15,10 @@ use vellum_core::identity::ContentId;
 use vellum_core::name::Name;
 use vellum_core::tree::{
     Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin,
-    ArrivingSnapshot, NewConfiguration, Node,
+    ArrivingSnapshot, NewConfiguration, NodeRef,
 };
 use vellum_core::units::{ChunkCount, ChunkId, LayerId};
-use vellum_store::transfer::{Receipt, VerifiedChunks};
+use vellum_store::transfer::{ReceiveTransaction, VerifiedChunks};
 use vellum_store::{Progress, Store, Watch};
 
 use crate::error::BackupError;
@@ -60,7 +60,7 @@ pub struct PullRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PullReport {
     /// The images that were made.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<NodeRef>,
     /// Contents that came, and that were there.
     pub contents: (u64, u64),
     /// Chunks that were fetched, and that were there.
@@ -147,7 +147,7 @@ fn take(
         let there = reader.repository().file().chunk_len;
         return Err(BackupError::Parameter(format!(
             "the store has chunks of {} bytes, the repository of {there}",
-            own.bytes()
+            own.byte_len()
         )));
     }
     // Names are refused before anything is fetched.
@@ -157,9 +157,9 @@ fn take(
         .check_arrival(&planned)
         .map_err(vellum_store::StoreError::from)?;
     reader.load_indexes()?;
-    let mut receipt = store.receipt()?;
+    let mut receipt = store.begin_receive()?;
     if request.verify {
-        receipt.verify();
+        receipt.verify_chunks();
     }
     let wanted = contents(request)?;
     let there = contents_there(reader, &mut receipt, &wanted)?;
@@ -173,8 +173,8 @@ fn take(
         .map(|content| Ok((*content, layer_of(reader, &mut receipt, *content)?)))
         .collect::<Result<_, BackupError>>()?;
     let (arrival, _) = arrival(request, store, &|content| layers[&content])?;
-    let (counts, chunks_healed) = (receipt.counts(), receipt.healed());
-    let nodes = receipt.finish(arrival)?;
+    let (counts, chunks_healed) = (receipt.chunk_counts(), receipt.healed_count());
+    let nodes = receipt.finish_receive(arrival)?;
     let known = (wanted.len() - views.len()) as u64;
     Ok(PullReport {
         nodes,
@@ -189,7 +189,7 @@ fn take(
 /// something cannot be read counts only if the repository does not have it itself.
 fn contents_there(
     reader: &Reader<'_>,
-    receipt: &mut Receipt<'_>,
+    receipt: &mut ReceiveTransaction<'_>,
     wanted: &[ContentId],
 ) -> Result<HashSet<ContentId>, BackupError> {
     let state = reader.repository().state();
@@ -253,7 +253,7 @@ fn views<'r>(
 
 fn layer_of(
     reader: &Reader<'_>,
-    receipt: &mut Receipt<'_>,
+    receipt: &mut ReceiveTransaction<'_>,
     content: ContentId,
 ) -> Result<LayerId, BackupError> {
     receipt.layer_showing(content).ok_or_else(|| {
@@ -268,7 +268,7 @@ fn layer_of(
 /// there, or were fetched.
 fn chunks(
     reader: &Reader<'_>,
-    receipt: &mut Receipt<'_>,
+    receipt: &mut ReceiveTransaction<'_>,
     views: &[ContentView<'_>],
     watch: &dyn Watch,
 ) -> Result<Translation, BackupError> {
@@ -282,13 +282,13 @@ fn chunks(
         let mut some = Vec::with_capacity(NAMES_TOGETHER);
         while let Some(address) = next.filter(|_| some.len() < NAMES_TOGETHER) {
             some.push(address);
-            next = wanted.next_from(address.advance(1));
+            next = wanted.next_from(address.advance_by(1));
         }
         let names = some
             .iter()
             .map(|address| reader.name_of(*address))
             .collect::<Result<Vec<_>, _>>()?;
-        for (address, id) in some.iter().zip(receipt.find(&names)?) {
+        for (address, id) in some.iter().zip(receipt.find_chunks(&names)?) {
             match id {
                 Some(id) => found.insert(*address, id, 1),
                 None => missing.insert(*address),
@@ -303,7 +303,7 @@ fn chunks(
 /// fetched and decoded while the last are stored.
 fn fetch(
     reader: &Reader<'_>,
-    receipt: &mut Receipt<'_>,
+    receipt: &mut ReceiveTransaction<'_>,
     missing: &IdSet,
     found: &mut Translation,
     watch: &dyn Watch,
@@ -325,16 +325,16 @@ fn fetch(
         let mut done = 0;
         for frames in receiver {
             for (addresses, frame) in frames? {
-                let ids = receipt.store(&frame)?;
+                let ids = receipt.store_chunks(&frame)?;
                 addresses
                     .iter()
                     .zip(ids)
                     .for_each(|(address, id)| found.insert(*address, id, 1));
                 done += addresses.len() as u64;
             }
-            watch.progress(Progress {
-                done: done * chunk_len.bytes(),
-                total: Some(total * chunk_len.bytes()),
+            watch.report_progress(Progress {
+                done: done * chunk_len.byte_len(),
+                total: Some(total * chunk_len.byte_len()),
             });
             if watch.is_cancelled() {
                 return Err(BackupError::Interrupted);
@@ -381,7 +381,7 @@ fn verified(
 /// Makes the layer that shows what `view` does.
 fn build(
     reader: &Reader<'_>,
-    receipt: &mut Receipt<'_>,
+    receipt: &mut ReceiveTransaction<'_>,
     view: &ContentView<'_>,
     chunks: &Translation,
 ) -> Result<(), BackupError> {
@@ -393,7 +393,7 @@ fn build(
     for index in view.pages()?.iter() {
         let page = view
             .page(index)?
-            .translated(|address, count| chunks.get(address, count));
+            .with_translated_ids(|address, count| chunks.get(address, count));
         let page = page.ok_or_else(|| {
             reader.damaged(
                 format!("content {}", view.id),

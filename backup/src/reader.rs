@@ -14,7 +14,7 @@ use quick_cache::sync::Cache;
 use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
-use vellum_core::page::{PAGE_SPAN, Page, Slot};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry};
 use vellum_core::tree::{PageSet, page_start, pages_for};
 use vellum_core::units::{ChunkId, ChunkLen, IMAGE_LEN_MAX, PageIndex};
 
@@ -418,9 +418,9 @@ impl<'r> Reader<'r> {
                         .checked_sub(place.first)
                         .is_some_and(|at| place.presence.has(at))
             };
-            next = wanted.next_from(address.advance(1));
+            next = wanted.next_from(address.advance_by(1));
             while let Some(address) = next.filter(|address| is_here(*address)) {
-                next = wanted.next_from(address.advance(1));
+                next = wanted.next_from(address.advance_by(1));
             }
             match groups.last_mut() {
                 Some(group) if group.len() < FRAMES_TOGETHER && group[0].pack == place.pack => {
@@ -515,7 +515,10 @@ impl<'r> Reader<'r> {
         for place in places {
             let first = crate::format::address(place.segment, place.first);
             // Dead chunks may be gone by now, and are not missed.
-            let present = place.presence.offsets().map(|at| first.advance(at.into()));
+            let present = place
+                .presence
+                .offsets()
+                .map(|at| first.advance_by(at.into()));
             present
                 .filter(|address| self.catalog.locate(*address).is_some())
                 .for_each(|address| wanted.insert(address));
@@ -613,7 +616,7 @@ impl ContentView<'_> {
             all.push(set);
         }
         let end = pages_for(self.reader.chunk_len()?.count_for(self.len));
-        Ok(PageSet::union_of(&all).within(PageIndex(0), PageIndex(end)))
+        Ok(PageSet::union_of(&all).pages_within(PageIndex(0), PageIndex(end)))
     }
 
     /// The map page `index`, merged from the maps down to the base; explicit zeros are kept if
@@ -626,7 +629,7 @@ impl ContentView<'_> {
             if let Some(part) = content.parts.get(at).filter(|part| part.pages.0 <= index.0) {
                 let pages = self.reader.part(content, part).map_err(Fault::into_error)?;
                 if let Ok(place) = pages.binary_search_by_key(&index, |(index, _)| *index) {
-                    seen = seen.over(&pages[place].1, visible);
+                    seen = seen.overlay_on(&pages[place].1, visible);
                 }
             }
             visible = visible.min(
@@ -635,7 +638,7 @@ impl ContentView<'_> {
                     .saturating_sub(first)
                     .min(PAGE_SPAN.into()) as u16,
             );
-            if seen.covers(visible) {
+            if seen.covers_up_to(visible) {
                 break;
             }
         }
@@ -646,9 +649,9 @@ impl ContentView<'_> {
             .0
             .saturating_sub(first)
             .min(PAGE_SPAN.into()) as u16;
-        let seen = seen.clipped(inside);
+        let seen = seen.clipped_to(inside);
         Ok(if self.base.is_none() {
-            seen.resolved()
+            seen.resolved_at_root()
         } else {
             seen
         })
@@ -659,7 +662,7 @@ impl ContentView<'_> {
         let mut wanted = IdSet::new();
         for index in self.pages()?.iter() {
             for run in self.page(index)?.runs() {
-                if let Slot::Chunk(first) = run.slot {
+                if let PageEntry::Chunk(first) = run.slot {
                     wanted.insert_run(first, run.len.into());
                 }
             }

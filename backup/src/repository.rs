@@ -95,7 +95,7 @@ impl Repository {
         let twice = Arc::new(Twice::new(objects));
         let objects: Arc<dyn Objects> = twice.clone();
         refuse_anything(&*objects)?;
-        let file = RepositoryFile::new(key.is_some(), chunk_len.bytes() as u32)?;
+        let file = RepositoryFile::new(key.is_some(), chunk_len.byte_len() as u32)?;
         let sealer = match key {
             None => Sealer::plain(file.id),
             Some(key) => {

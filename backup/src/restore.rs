@@ -17,11 +17,11 @@ use rayon::prelude::{
 };
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
-use vellum_core::page::{PAGE_SPAN, Page, Slot};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry};
 use vellum_core::tree::{page_start, pages_for};
 use vellum_core::units::{ChunkId, ChunkLen, PageIndex};
 use vellum_store::{
-    Destination, FilePlace, NewFileMode, PartialFile, Progress, Watch, open_device, open_stream,
+    AtomicFile, Destination, FilePlace, NewFileMode, Progress, Watch, open_device, open_stream,
 };
 
 use crate::catalog::PlainFrame;
@@ -130,7 +130,7 @@ impl Goal {
         };
         let fail = |source| write_failed(&path, source);
         let taken = |what| Err(fail(io::Error::new(io::ErrorKind::AlreadyExists, what)));
-        match Destination::of(&path).map_err(fail)? {
+        match Destination::resolve_path(&path).map_err(fail)? {
             Destination::File(place) if place.is_taken() && !overwrite => {
                 taken("there is a file already")
             }
@@ -175,7 +175,7 @@ impl Restorer<'_> {
         overwrite: bool,
     ) -> Result<(), BackupError> {
         let fail = |source| write_failed(path, source);
-        let partial = PartialFile::create(place, NewFileMode::Private)?;
+        let partial = AtomicFile::create_beside(place, NewFileMode::Private)?;
         partial.file().set_len(self.view.len).map_err(fail)?;
         let stretches = self.stretches()?;
         let mut wanted = IdSet::new();
@@ -183,7 +183,7 @@ impl Restorer<'_> {
             .iter()
             .for_each(|stretch| wanted.insert_run(stretch.first, stretch.len));
         self.total = stretches.iter().map(|stretch| stretch.len).sum::<u64>()
-            * self.reader.chunk_len()?.bytes();
+            * self.reader.chunk_len()?.byte_len();
         let groups = self.reader.places_by_pack(&wanted)?;
         groups
             .into_par_iter()
@@ -195,7 +195,7 @@ impl Restorer<'_> {
                 }
                 self.go_on()
             })?;
-        Ok(partial.publish(overwrite)?)
+        Ok(partial.publish_file(overwrite)?)
     }
 
     /// All chunks of the disk, by address.
@@ -203,7 +203,7 @@ impl Restorer<'_> {
         let mut stretches = Vec::new();
         for index in self.view.pages()?.iter() {
             for run in self.view.page(index)?.runs() {
-                if let Slot::Chunk(first) = run.slot {
+                if let PageEntry::Chunk(first) = run.slot {
                     let position = page_start(index).0 + u64::from(run.start);
                     stretches.push(Stretch {
                         first,
@@ -244,7 +244,7 @@ impl Restorer<'_> {
                 .iter()
                 .take_while(|(id, _)| id.0 < stretch.first.0 + stretch.len);
             let inside: Vec<&(ChunkId, &[u8])> = inside.collect();
-            for run in inside.chunk_by(|a, b| a.0.advance(1) == b.0) {
+            for run in inside.chunk_by(|a, b| a.0.advance_by(1) == b.0) {
                 buffer.clear();
                 run.iter()
                     .for_each(|(_, plain)| buffer.extend_from_slice(plain));
@@ -277,7 +277,7 @@ impl Restorer<'_> {
                     stream
                         .write_all(&bytes.as_ref().unwrap_or(&zeros)[..len])
                         .map_err(fail)?;
-                    self.watch.progress(Progress {
+                    self.watch.report_progress(Progress {
                         done: start + len as u64,
                         total: Some(self.view.len),
                     });
@@ -340,7 +340,7 @@ impl Restorer<'_> {
             .collect::<Result<_, BackupError>>()?;
         let mut wanted = IdSet::new();
         for run in filled.iter().flat_map(|(page, _)| page.runs()) {
-            if let Slot::Chunk(first) = run.slot {
+            if let PageEntry::Chunk(first) = run.slot {
                 wanted.insert_run(first, run.len.into());
             }
         }
@@ -359,14 +359,14 @@ impl Restorer<'_> {
         filled.into_par_iter().try_for_each(|(page, bytes)| {
             let mut end = 0;
             for run in page.runs() {
-                let Slot::Chunk(first) = run.slot else {
+                let PageEntry::Chunk(first) = run.slot else {
                     continue;
                 };
                 let start = usize::from(run.start) * chunk_len;
                 bytes[end..start].fill(0);
                 end = start + usize::from(run.len) * chunk_len;
                 for (nth, bytes) in bytes[start..end].chunks_exact_mut(chunk_len).enumerate() {
-                    let id = first.advance(nth as u64);
+                    let id = first.advance_by(nth as u64);
                     bytes.copy_from_slice(chunks.get(&id).ok_or_else(|| self.missing(id))?);
                 }
                 self.data_bytes
@@ -382,7 +382,7 @@ impl Restorer<'_> {
     }
 
     fn go_on(&self) -> Result<(), BackupError> {
-        self.watch.progress(Progress {
+        self.watch.report_progress(Progress {
             done: self.data_bytes.load(Ordering::Relaxed),
             total: Some(self.total),
         });

@@ -50,7 +50,7 @@ impl Translation {
                 self.insert_free(from.0, to.0, free);
             }
             let done = covered + free;
-            (from, to, count) = (from.advance(done), to.advance(done), count - done);
+            (from, to, count) = (from.advance_by(done), to.advance_by(done), count - done);
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use vellum_core::identity::ContentId;
-use vellum_core::page::{Run, Slot};
+use vellum_core::page::{PageEntry, Run};
 use vellum_core::units::ChunkId;
 use vellum_store::{Progress, Watch};
 
@@ -104,7 +104,7 @@ pub fn verify(
 }
 
 fn proceed(watch: &dyn Watch, done: u64, total: u64) -> Result<(), BackupError> {
-    watch.progress(Progress {
+    watch.report_progress(Progress {
         done,
         total: Some(total),
     });
@@ -298,7 +298,7 @@ impl<'a> Check<'a> {
             Ok(pages) => Ok(pages
                 .iter()
                 .flat_map(|(_, page)| page.runs())
-                .filter(|run| matches!(run.slot, Slot::Chunk(_)))
+                .filter(|run| matches!(run.slot, PageEntry::Chunk(_)))
                 .copied()
                 .collect()),
             Err((object, reason)) => {
@@ -310,7 +310,7 @@ impl<'a> Check<'a> {
 
     fn run(&mut self, content: &Content, run: Run) {
         for at in 0..run.len {
-            let Slot::Chunk(chunk) = run.slot.advance(at) else {
+            let PageEntry::Chunk(chunk) = run.slot.advance_by(at) else {
                 return;
             };
             let Some(place) = self.catalog.locate(chunk) else {
@@ -454,7 +454,7 @@ impl<'a> Check<'a> {
         run: Run,
     ) {
         for at in 0..run.len {
-            let Slot::Chunk(chunk) = run.slot.advance(at) else {
+            let PageEntry::Chunk(chunk) = run.slot.advance_by(at) else {
                 return;
             };
             let place = self.catalog.locate(chunk);

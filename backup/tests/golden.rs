@@ -22,7 +22,7 @@ use vellum_backup::seal::{
 use vellum_core::frame::FrameCodec;
 use vellum_core::hash::ChunkHash;
 use vellum_core::identity::{ContentId, RepositoryId, SegmentId};
-use vellum_core::page::{Page, Run, Slot};
+use vellum_core::page::{Page, PageEntry, Run};
 use vellum_core::units::PageIndex;
 
 use files::golden;
@@ -79,7 +79,7 @@ fn index() -> IndexObject {
         SegmentEntry::new(
             &ordinals
                 .iter()
-                .map(|at| (*at, ChunkHash::of(&at.to_le_bytes())))
+                .map(|at| (*at, ChunkHash::of_chunk(&at.to_le_bytes())))
                 .collect::<Vec<_>>(),
         )
     };
@@ -113,20 +113,20 @@ fn index() -> IndexObject {
 
 fn maps() -> Vec<(&'static str, MapBlob)> {
     let mut page = Page::new();
-    page.push(Run {
+    page.push_run(Run {
         start: 3,
         len: 20,
-        slot: Slot::Chunk(address(0, 5)),
+        slot: PageEntry::Chunk(address(0, 5)),
     });
-    page.push(Run {
+    page.push_run(Run {
         start: 23,
         len: 2,
-        slot: Slot::Zero,
+        slot: PageEntry::Zero,
     });
-    page.push(Run {
+    page.push_run(Run {
         start: 1000,
         len: 24,
-        slot: Slot::Chunk(address(1, 65_512)),
+        slot: PageEntry::Chunk(address(1, 65_512)),
     });
     let blob = |parent: Option<ContentId>, pages| MapBlob {
         content: ContentId([3; 16]),

@@ -9,11 +9,11 @@ use vellum_backup::seal::{SealedKind, Sealer, Secrets};
 use vellum_benches::{MemoryDisk, deep_image, deepen, import, name, new_store};
 use vellum_core::frame::FrameHeader;
 use vellum_core::hash::{ChunkHash, hash_chunks, is_zero};
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot};
-use vellum_core::tree::Node;
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run};
+use vellum_core::tree::NodeRef;
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 use vellum_store::parity::ParityShare;
-use vellum_store::{Input, Unwatched};
+use vellum_store::{ImageInput, Unwatched};
 
 const CHUNK_LEN: usize = 4096;
 
@@ -29,7 +29,7 @@ fn hashing(criterion: &mut Criterion) {
         bencher.iter(|| {
             chunks
                 .iter()
-                .map(|chunk| ChunkHash::of(chunk))
+                .map(|chunk| ChunkHash::of_chunk(chunk))
                 .collect::<Vec<_>>()
         });
     });
@@ -50,10 +50,10 @@ fn page(runs: usize, seed: u64) -> Page {
     let mut page = Page::new();
     for _ in 0..runs {
         let start = random.u16(..PAGE_SPAN - 4);
-        page.set(Run {
+        page.set_run(Run {
             start,
             len: 4,
-            slot: Slot::Chunk(ChunkId(random.u64(..1 << 30))),
+            slot: PageEntry::Chunk(ChunkId(random.u64(..1 << 30))),
         });
     }
     page
@@ -64,7 +64,7 @@ fn maps(criterion: &mut Criterion) {
     let bytes = lower.encode(LayerId(1), PageIndex(2));
     let mut group = criterion.benchmark_group("page");
     group.bench_function("overlay", |bencher| {
-        bencher.iter(|| black_box(&upper).over(black_box(&lower), PAGE_SPAN));
+        bencher.iter(|| black_box(&upper).overlay_on(black_box(&lower), PAGE_SPAN));
     });
     group.bench_function("encode 200 runs", |bencher| {
         bencher.iter(|| black_box(&lower).encode(LayerId(1), PageIndex(2)));
@@ -77,7 +77,7 @@ fn maps(criterion: &mut Criterion) {
 
 fn frames(criterion: &mut Criterion) {
     let header = FrameHeader::new(
-        (0..16).map(|at| (ChunkId(at), ChunkHash::of(&at.to_le_bytes()))),
+        (0..16).map(|at| (ChunkId(at), ChunkHash::of_chunk(&at.to_le_bytes()))),
         20_000,
     );
     let bytes = header.encode();
@@ -89,10 +89,12 @@ fn frames(criterion: &mut Criterion) {
     let len = 256 << 20;
     let image = import(
         &store,
-        Input::source(Box::new(MemoryDisk::half_noise(len, 3)), "noise".to_owned()),
+        ImageInput::of_source(Box::new(MemoryDisk::half_noise(len, 3)), "noise".to_owned()),
         "noise",
     );
-    let disk = store.disk(Node::Image(image)).expect("just imported");
+    let disk = store
+        .open_disk(NodeRef::Image(image))
+        .expect("just imported");
     let mut random = fastrand::Rng::with_seed(4);
     let mut buffer = vec![0; 4096];
     // Four times the cache: three reads in four decode a frame.
@@ -116,12 +118,12 @@ fn chains(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("resolve a page");
     for depth in [1, 1000] {
         let node = deep_image(&store, &format!("deep{depth}"), 64 << 20, depth);
-        let disk = store.disk(node).expect("just made");
+        let disk = store.open_disk(node).expect("just made");
         let mut page = 0;
         group.bench_function(format!("warm, depth {depth}"), |bencher| {
             bencher.iter(|| {
                 page = (page + 1) % 16;
-                disk.page(PageIndex(page)).expect("sound")
+                disk.resolve_page(PageIndex(page)).expect("sound")
             });
         });
     }
@@ -132,7 +134,8 @@ fn dedup(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let store = new_store(&folder.path().join("store"));
     let len = 64 << 20;
-    let disk = || Input::source(Box::new(MemoryDisk::half_noise(len, 5)), "noise".to_owned());
+    let disk =
+        || ImageInput::of_source(Box::new(MemoryDisk::half_noise(len, 5)), "noise".to_owned());
     let _ = import(&store, disk(), "first");
     let mut group = criterion.benchmark_group("dedup");
     group.sample_size(20);
@@ -158,7 +161,7 @@ fn guests(criterion: &mut Criterion) {
     let len = 32 << 20;
     let base = import(
         &store,
-        Input::source(Box::new(MemoryDisk::half_noise(len, 6)), "noise".to_owned()),
+        ImageInput::of_source(Box::new(MemoryDisk::half_noise(len, 6)), "noise".to_owned()),
         "base",
     );
     let mut group = criterion.benchmark_group("live");
@@ -166,9 +169,9 @@ fn guests(criterion: &mut Criterion) {
     let mut buffer = [0; CHUNK_LEN];
     for depth in [1, 1000] {
         let image = store
-            .create_child(&name(&format!("deep{depth}")), Node::Image(base), None)
+            .create_child(&name(&format!("deep{depth}")), NodeRef::Image(base), None)
             .expect("a free name")
-            .image();
+            .image_id();
         let live = deepen(&store, image, depth);
         let mut random = fastrand::Rng::with_seed(7);
         group.bench_function(
@@ -182,10 +185,10 @@ fn guests(criterion: &mut Criterion) {
         );
     }
     let image = store
-        .create(&name("written"), 1 << 30)
+        .create_image(&name("written"), 1 << 30)
         .expect("a free name")
-        .image();
-    let live = store.live(image).expect("nobody else writes");
+        .image_id();
+    let live = store.open_live(image).expect("nobody else writes");
     let mut random = fastrand::Rng::with_seed(8);
     group.bench_function("write 32 times 4 KiB at random and flush", |bencher| {
         bencher.iter(|| {
@@ -232,7 +235,7 @@ fn parity(criterion: &mut Criterion) {
     let store = new_store(&folder.path().join("store"));
     let mut noise = vec![0; 256 << 20];
     fastrand::Rng::with_seed(10).fill(&mut noise);
-    let input = Input::source(Box::new(MemoryDisk(noise)), "noise".to_owned());
+    let input = ImageInput::of_source(Box::new(MemoryDisk(noise)), "noise".to_owned());
     let _ = import(&store, input, "noise");
     let share = |percent: u16| ParityShare::new(percent * 10);
     let protect = |percent: u16| {

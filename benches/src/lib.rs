@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use vellum_core::name::Name;
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_core::units::ImageId;
 use vellum_store::{
-    Access, ImportRequest, ImportTarget, Input, LiveDisk, Store, StoreParameters, Unwatched,
+    Access, ImageInput, ImportRequest, ImportTarget, LiveDisk, Store, StoreParameters, Unwatched,
 };
 
 /// A disk in memory.
@@ -51,13 +51,13 @@ impl ImageSource for MemoryDisk {
 /// A new store in `dir`, opened.
 #[must_use]
 pub fn new_store(dir: &Path) -> Store {
-    Store::init(dir, StoreParameters::DEFAULT).expect("a temporary folder takes a store");
-    Store::open(dir, Access::ReadWrite, "bench").expect("a new store opens")
+    Store::init_dir(dir, StoreParameters::DEFAULT).expect("a temporary folder takes a store");
+    Store::open_dir(dir, Access::ReadWrite, "bench").expect("a new store opens")
 }
 
 /// Imports `input` as a new image.
 #[must_use]
-pub fn import(store: &Store, input: Input, text: &str) -> ImageId {
+pub fn import(store: &Store, input: ImageInput, text: &str) -> ImageId {
     let request = ImportRequest {
         target: ImportTarget::New {
             name: name(text),
@@ -69,7 +69,7 @@ pub fn import(store: &Store, input: Input, text: &str) -> ImageId {
         .import(input, &request, &Unwatched)
         .expect("a sound source is imported")
         .node
-        .image()
+        .image_id()
 }
 
 /// `text` as a name.
@@ -80,9 +80,11 @@ pub fn name(text: &str) -> Name {
 
 /// An image of `len` bytes with `depth` layers, each of which wrote one chunk at a place of chance.
 #[must_use]
-pub fn deep_image(store: &Store, text: &str, len: u64, depth: u64) -> Node {
-    let node = store.create(&name(text), len).expect("a name that is free");
-    drop(deepen(store, node.image(), depth));
+pub fn deep_image(store: &Store, text: &str, len: u64, depth: u64) -> NodeRef {
+    let node = store
+        .create_image(&name(text), len)
+        .expect("a name that is free");
+    drop(deepen(store, node.image_id(), depth));
     node
 }
 
@@ -91,7 +93,7 @@ pub fn deep_image(store: &Store, text: &str, len: u64, depth: u64) -> Node {
 #[must_use]
 pub fn deepen(store: &Store, image: ImageId, depth: u64) -> LiveDisk {
     let mut random = fastrand::Rng::with_seed(depth);
-    let live = store.live(image).expect("nobody else writes");
+    let live = store.open_live(image).expect("nobody else writes");
     for layer in 0..depth {
         let mut chunk = [0; 4096];
         random.fill(&mut chunk);
@@ -100,7 +102,7 @@ pub fn deepen(store: &Store, image: ImageId, depth: u64) -> LiveDisk {
         live.flush().expect("there is room");
         if layer + 1 < depth {
             store
-                .snapshot(image, &name(&format!("s{layer}")))
+                .take_snapshot(image, &name(&format!("s{layer}")))
                 .expect("a name that is free");
         }
     }

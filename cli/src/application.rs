@@ -8,47 +8,51 @@ use clap::Parser;
 use vellum_store::Store;
 
 use crate::arguments::{Arguments, asks_for_json};
-use crate::caller::Caller;
+use crate::command_context::CommandContext;
 use crate::commands;
 use crate::control;
-use crate::failure::{Failure, USAGE_CODE};
+use crate::failure::{CommandFailure, USAGE_CODE};
+use crate::invocation::Invocation;
 use crate::limits;
 use crate::output::report;
 use crate::repository::password::PASSWORD_VARIABLE;
-use crate::session::Session;
 use crate::signals::Signals;
 use crate::suggestion;
 
 /// Runs the command line.
-pub(crate) fn run() -> ExitCode {
+pub(crate) fn run_application() -> ExitCode {
     limits::begin_with_one_heap();
     limits::raise_descriptors();
-    let Ok(caller) = Caller::of_process(Signals::listen()).map(Arc::new) else {
+    let Ok(caller) = Invocation::of_process(Signals::install_handlers()).map(Arc::new) else {
         return ExitCode::FAILURE;
     };
     let arguments = match Arguments::try_parse_from(&caller.words) {
         Ok(arguments) => arguments,
         Err(mut error) => {
             suggestion::make_harmless(&mut error);
-            return ExitCode::from(explain(&error, &caller));
+            return ExitCode::from(print_clap_error(&error, &caller));
         }
     };
-    ExitCode::from(execute(&arguments, &caller, None))
+    ExitCode::from(execute_command(&arguments, &caller, None))
 }
 
 /// Runs the command in `arguments`, reports a failure, and returns the exit code. `served` is the
 /// store, if this process has it open for others.
-pub(crate) fn execute(arguments: &Arguments, caller: &Arc<Caller>, served: Option<Store>) -> u8 {
-    match obey(arguments, caller, served) {
+pub(crate) fn execute_command(
+    arguments: &Arguments,
+    caller: &Arc<Invocation>,
+    served: Option<Store>,
+) -> u8 {
+    match dispatch_command(arguments, caller, served) {
         Ok(code) => code,
         Err(failure) => {
-            let signal = caller.signals.received();
-            let code = if arguments.command.compares() {
+            let signal = caller.signals.received_signal();
+            let code = if arguments.command.is_comparison() {
                 failure.code_of_comparison(signal)
             } else {
-                failure.code(signal)
+                failure.exit_code(signal)
             };
-            report::failure(
+            report::print_failure(
                 caller,
                 &failure,
                 code,
@@ -60,46 +64,54 @@ pub(crate) fn execute(arguments: &Arguments, caller: &Arc<Caller>, served: Optio
     }
 }
 
-fn obey(arguments: &Arguments, caller: &Arc<Caller>, served: Option<Store>) -> Result<u8, Failure> {
+fn dispatch_command(
+    arguments: &Arguments,
+    caller: &Arc<Invocation>,
+    served: Option<Store>,
+) -> Result<u8, CommandFailure> {
     let is_server = served.is_some();
-    let mut session = Session::new(&arguments.global, caller, served)?;
+    let mut session = CommandContext::new(&arguments.global, caller, served)?;
     if !is_server
         && arguments.command.is_done_by_owner()
-        && let Some(code) = forward(arguments, caller, session.store_dir()?)?
+        && let Some(code) = forward_command(arguments, caller, session.store_dir()?)?
     {
         return Ok(code);
     }
-    let ran = commands::run(&arguments.command, &mut session);
+    let ran = commands::run_command(&arguments.command, &mut session);
     let flushed = session.output.flush();
     session.close_store();
     let outcome = ran?;
     flushed?;
-    Ok(outcome.code())
+    Ok(outcome.exit_code())
 }
 
 /// Sends the command to the store's server, if there is one. The server cannot ask at this
 /// terminal, so its questions are asked before.
-fn forward(arguments: &Arguments, caller: &Caller, dir: &Path) -> Result<Option<u8>, Failure> {
+fn forward_command(
+    arguments: &Arguments,
+    caller: &Invocation,
+    dir: &Path,
+) -> Result<Option<u8>, CommandFailure> {
     let is_served = Store::control_socket(dir).exists();
     let password = if is_served {
-        arguments.command.ask(caller)?
+        arguments.command.ask_password(caller)?
     } else {
         None
     };
     let variable = password
         .as_ref()
         .map(|password| (PASSWORD_VARIABLE, password.as_str()));
-    control::forward(dir, caller, variable, arguments.command.reads_input())
+    control::forward_to_server(dir, caller, variable, arguments.command.reads_input())
 }
 
 /// Shows help, the version, or what is wrong with the command line.
-fn explain(error: &clap::Error, caller: &Caller) -> u8 {
+fn print_clap_error(error: &clap::Error, caller: &Invocation) -> u8 {
     if !error.use_stderr() {
         // A print that fails has lost its reader.
         let _ = error.print();
         return 0;
     }
-    report::usage(
+    report::print_usage_error(
         caller,
         &error.render().to_string(),
         asks_for_json(&caller.words),

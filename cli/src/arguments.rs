@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use clap::Parser;
 
 use crate::commands::Command;
-use global::Global;
+use global::GlobalArgs;
 
 const AFTER_HELP: &str = "\
 Images are named by their whole name; what just looks also takes a beginning that only one has.
@@ -31,7 +31,7 @@ Exit codes:
 #[command(name = "vellum", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    pub(crate) global: Global,
+    pub(crate) global: GlobalArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

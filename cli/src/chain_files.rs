@@ -5,17 +5,17 @@ use std::collections::BTreeSet;
 use vellum_core::name_maker::NameMaker;
 use vellum_formats::write::{Allocation, TargetFormat};
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 /// `format`, if a file of it can stand on another.
-pub(crate) fn chainable(format: TargetFormat) -> Result<TargetFormat, Failure> {
+pub(crate) fn require_chainable(format: TargetFormat) -> Result<TargetFormat, CommandFailure> {
     match format {
         TargetFormat::Qcow2(_)
         | TargetFormat::Vdi(Allocation::Dynamic)
         | TargetFormat::Vhd(Allocation::Dynamic)
         | TargetFormat::Vhdx => Ok(format),
-        other => Err(Failure::usage(
-            format!("no such {} file stands on another", other.format()),
+        other => Err(CommandFailure::usage_error(
+            format!("no such {} file stands on another", other.image_format()),
             "-O qcow2, vdi, vhd or vhdx makes files that do, in their growing variants",
         )),
     }
@@ -30,7 +30,7 @@ pub(crate) struct FileNames {
 
 impl FileNames {
     /// The name that comes closest to `text` and ends in `ending`.
-    pub(crate) fn name(&mut self, text: &str, ending: &str) -> String {
+    pub(crate) fn unique_name(&mut self, text: &str, ending: &str) -> String {
         // A colon would make a protocol of it, a quote would end it.
         let plain: String = text
             .chars()
@@ -43,7 +43,7 @@ impl FileNames {
             })
             .collect();
         loop {
-            let stem = self.stems.name(&plain);
+            let stem = self.stems.unique_name(&plain);
             if self.taken.insert(stem.as_str().to_lowercase()) {
                 return format!("{stem}.{ending}");
             }
@@ -60,7 +60,7 @@ mod tests {
         let mut names = FileNames::default();
         let told: Vec<String> = ["json:{\"a\"}", "Web", "web", "a/b"]
             .iter()
-            .map(|text| names.name(text, "qcow2"))
+            .map(|text| names.unique_name(text, "qcow2"))
             .collect();
         assert_eq!(
             told,

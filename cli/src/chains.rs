@@ -9,15 +9,15 @@ use vellum_core::tree::ArrivingSnapshot;
 use vellum_core::units::LayerId;
 use vellum_store::{BuiltForest, ChainFinder, ChainedFile, LayerForest, LayerReport, StoreError};
 
-use crate::caller::Caller;
-use crate::failure::Failure;
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::CommandFailure;
+use crate::invocation::Invocation;
 
 /// A name or folder as a file has it, and where that is now.
 pub(crate) type Mapping = (String, PathBuf);
 
 /// `OLD=NEW`, for the command line. The first `=` counts: a name that has one needs its identity.
-pub(crate) fn mapping(text: &str) -> Result<Mapping, String> {
+pub(crate) fn parse_mapping(text: &str) -> Result<Mapping, String> {
     match text.split_once('=') {
         Some((old, new)) if !old.is_empty() && !new.is_empty() => {
             Ok((old.to_owned(), PathBuf::from(new)))
@@ -27,22 +27,22 @@ pub(crate) fn mapping(text: &str) -> Result<Mapping, String> {
 }
 
 /// A finder that takes `mappings`, whose places are in the caller's folder.
-pub(crate) fn finder(mappings: &[Mapping], caller: &Caller) -> ChainFinder {
+pub(crate) fn chain_finder(mappings: &[Mapping], caller: &Invocation) -> ChainFinder {
     let known = mappings.iter();
-    let known = known.map(|(old, new)| (old.clone(), caller.path(new)));
+    let known = known.map(|(old, new)| (old.clone(), caller.resolve_path(new)));
     ChainFinder::new(known.collect())
 }
 
 /// The failure to open a chain, with the remedy of our own.
-pub(crate) fn explain(error: StoreError) -> Failure {
+pub(crate) fn chain_failure(error: StoreError) -> CommandFailure {
     let is_missing = match &error {
         StoreError::Parent { reason, .. } => !reason.contains("circle"),
         StoreError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
         _ => false,
     };
-    let failure = Failure::from(error);
+    let failure = CommandFailure::from(error);
     if is_missing {
-        failure.hinted(
+        failure.replace_hint(
             "--backing-map OLD=NEW says where it is: OLD is what stands there (a name, a folder, \
              an identity), NEW a file or folder that you trust",
         )
@@ -52,7 +52,7 @@ pub(crate) fn explain(error: StoreError) -> Failure {
 }
 
 /// `error`, or that the person stopped it, which may reach files first.
-pub(crate) fn stopped_or(error: StoreError, session: &Session) -> Failure {
+pub(crate) fn stopped_or(error: StoreError, session: &CommandContext) -> CommandFailure {
     if session.signals.is_stopped() {
         StoreError::Interrupted.into()
     } else {
@@ -61,17 +61,17 @@ pub(crate) fn stopped_or(error: StoreError, session: &Session) -> Failure {
 }
 
 /// Shows what a person should know of files that are read.
-pub(crate) fn tell_notes(finder: &mut ChainFinder, session: &Session) {
+pub(crate) fn tell_notes(finder: &mut ChainFinder, session: &CommandContext) {
     for note in finder.take_notes() {
-        session.warn(&note);
+        session.print_warning(&note);
     }
     for file in finder.files() {
         let name = file.path.display();
         for note in &file.facts.notes {
-            session.warn(&format!("{name}: {note}"));
+            session.print_warning(&format!("{name}: {note}"));
         }
         for sentence in file.left_behind() {
-            session.warn(&format!("{name} {sentence}"));
+            session.print_warning(&format!("{name} {sentence}"));
         }
     }
 }
@@ -90,7 +90,7 @@ pub(crate) fn add_chain(
     forest: &mut LayerForest,
     finder: &ChainFinder,
     top: usize,
-) -> Result<(Vec<ChainState>, usize), Failure> {
+) -> Result<(Vec<ChainState>, usize), CommandFailure> {
     let shown = *forest
         .add_file(finder, top)?
         .last()
@@ -106,7 +106,7 @@ pub(crate) fn add_chain(
         let places = forest.add_file(finder, at)?;
         let file: &ChainedFile = &finder.files()[at];
         let internal = file.internal.iter().map(|snapshot| snapshot.name.clone());
-        for (name, place) in internal.chain([file.stem()]).zip(places) {
+        for (name, place) in internal.chain([file.file_stem()]).zip(places) {
             states.push(ChainState {
                 name,
                 place,
@@ -119,7 +119,7 @@ pub(crate) fn add_chain(
 }
 
 /// A snapshot called `name` that shows `layer`.
-pub(crate) fn snapshot(name: Name, layer: LayerId, created_ms: u64) -> ArrivingSnapshot {
+pub(crate) fn arriving_snapshot(name: Name, layer: LayerId, created_ms: u64) -> ArrivingSnapshot {
     ArrivingSnapshot {
         name,
         layer,
@@ -143,7 +143,7 @@ pub(crate) struct ForestCounts {
 }
 
 impl ForestCounts {
-    pub(crate) fn of(built: &BuiltForest<'_>) -> Self {
+    pub(crate) fn from_built_forest(built: &BuiltForest<'_>) -> Self {
         let add = |sum: Self, layer: &LayerReport| Self {
             layers: sum.layers + 1,
             known_layers: sum.known_layers + u64::from(layer.is_known),
@@ -153,7 +153,7 @@ impl ForestCounts {
             new: sum.new + layer.new,
             healed: sum.healed + layer.healed,
         };
-        built.reports().iter().fold(Self::default(), add)
+        built.layer_reports().iter().fold(Self::default(), add)
     }
 }
 
@@ -164,11 +164,11 @@ mod tests {
     #[test]
     fn a_mapping_has_two_sides() {
         assert_eq!(
-            mapping("/a/b.vdi=c=d"),
+            parse_mapping("/a/b.vdi=c=d"),
             Ok(("/a/b.vdi".to_owned(), PathBuf::from("c=d")))
         );
         for text in ["", "=", "a=", "=b", "a"] {
-            assert!(mapping(text).is_err(), "{text}");
+            assert!(parse_mapping(text).is_err(), "{text}");
         }
     }
 }

@@ -5,28 +5,34 @@ use std::io::{self, Read};
 use std::process::{Child, ChildStdout, ExitStatus, Stdio};
 use std::time::Duration;
 
-use crate::caller::Caller;
-use crate::failure::Failure;
-use crate::patience::{PATIENCE, Patient};
+use crate::failure::CommandFailure;
+use crate::interruptible_stream::{InterruptibleStream, PATIENCE};
+use crate::invocation::Invocation;
 use crate::signals::Signals;
 
 /// The output of a command, which must succeed.
 pub(crate) struct CommandOutput {
     name: String,
     child: Child,
-    output: Patient<ChildStdout>,
+    output: InterruptibleStream<ChildStdout>,
     signals: Signals,
 }
 
 impl CommandOutput {
     /// Starts `words`, a command and its arguments, for `caller`.
-    pub(crate) fn start(words: &[OsString], caller: &Caller) -> Result<Self, Failure> {
+    pub(crate) fn spawn_command(
+        words: &[OsString],
+        caller: &Invocation,
+    ) -> Result<Self, CommandFailure> {
         let (program, arguments) = words.split_first().ok_or_else(|| {
-            Failure::usage("there is no command after --", "write -- COMMAND ARGUMENT…")
+            CommandFailure::usage_error(
+                "there is no command after --",
+                "write -- COMMAND ARGUMENT…",
+            )
         })?;
         let name = program.display().to_string();
-        let fail = |source| Failure::io(format!("start {name}"), source);
-        let command = caller.command(program);
+        let fail = |source| CommandFailure::io_error(format!("start {name}"), source);
+        let command = caller.prepare_command(program);
         let mut child = command
             .and_then(|mut command| command.args(arguments).stdout(Stdio::piped()).spawn())
             .map_err(fail)?;
@@ -35,7 +41,7 @@ impl CommandOutput {
         Ok(Self {
             name,
             child,
-            output: Patient::new(output, signals.clone()),
+            output: InterruptibleStream::new(output, signals.clone()),
             signals,
         })
     }
@@ -43,13 +49,13 @@ impl CommandOutput {
 
 impl CommandOutput {
     /// The exit status of the command. It may go on for a while after its output has ended.
-    fn status(&mut self) -> io::Result<ExitStatus> {
+    fn await_status(&mut self) -> io::Result<ExitStatus> {
         let mut pause = Duration::from_millis(1);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            self.signals.check().map_err(io::Error::other)?;
+            self.signals.fail_if_stopped().map_err(io::Error::other)?;
             std::thread::sleep(pause);
             pause = PATIENCE.min(2 * pause);
         }
@@ -60,7 +66,7 @@ impl Read for CommandOutput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let len = self.output.read(buffer)?;
         if len == 0 && !buffer.is_empty() {
-            let status = self.status()?;
+            let status = self.await_status()?;
             if !status.success() {
                 return Err(io::Error::other(format!("{} failed: {status}", self.name)));
             }
@@ -83,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_command_that_fails_is_an_error_even_after_its_bytes() {
-        let caller = Caller::of_process(Signals::default()).expect("a test has streams");
+        let caller = Invocation::of_process(Signals::default()).expect("a test has streams");
         for (script, whole) in [
             ("printf abc", true),
             ("printf abc; exit 3", false),
@@ -91,7 +97,7 @@ mod tests {
         ] {
             let words = ["sh", "-c", script].map(OsString::from);
             let mut out = Vec::new();
-            let done = CommandOutput::start(&words, &caller)
+            let done = CommandOutput::spawn_command(&words, &caller)
                 .expect("sh is there")
                 .read_to_end(&mut out);
             assert_eq!(

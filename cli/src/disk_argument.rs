@@ -8,17 +8,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vellum_core::source::ImageSource;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::{DiskSource, ImageFile, Store, StoreError, Unreadable};
 
-use crate::failure::Failure;
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::CommandFailure;
 use crate::source_format::{self, FileArgs};
 
 /// A disk that a word means.
 pub(crate) enum DiskArgument {
     /// An image or snapshot.
-    Node(Store, Node),
+    Node(Store, NodeRef),
     /// A file.
     File(Box<ImageFile>),
 }
@@ -32,12 +32,16 @@ pub(crate) struct ReadDisk {
 
 impl DiskArgument {
     /// Finds and opens what `word` means.
-    pub(crate) fn find(word: &str, args: &FileArgs, session: &Session) -> Result<Self, Failure> {
+    pub(crate) fn open_argument(
+        word: &str,
+        args: &FileArgs,
+        session: &CommandContext,
+    ) -> Result<Self, CommandFailure> {
         if let Some((store, node)) = Self::find_node(word, args, session)? {
             return Ok(Self::Node(store, node));
         }
-        let (path, expected) = (Path::new(word), args.expected());
-        let file = source_format::open(path, args, &expected, session)?;
+        let (path, expected) = (Path::new(word), args.expected_file());
+        let file = source_format::open_disk_file(path, args, &expected, session)?;
         Ok(Self::File(Box::new(file)))
     }
 
@@ -45,15 +49,15 @@ impl DiskArgument {
     pub(crate) fn find_node(
         word: &str,
         args: &FileArgs,
-        session: &Session,
-    ) -> Result<Option<(Store, Node)>, Failure> {
+        session: &CommandContext,
+    ) -> Result<Option<(Store, NodeRef)>, CommandFailure> {
         if is_file_word(word, args) {
             return Ok(None);
         }
-        let is_there = session.caller.path(Path::new(word)).exists();
+        let is_there = session.caller.resolve_path(Path::new(word)).exists();
         let store = match session.open_to_read() {
             Ok(store) => store,
-            Err(Failure::Store(StoreError::NoStore { .. })) if is_there => return Ok(None),
+            Err(CommandFailure::Store(StoreError::NoStore { .. })) if is_there => return Ok(None),
             Err(failure) => return Err(failure),
         };
         if let Ok(node) = store.find_whole(word) {
@@ -62,12 +66,12 @@ impl DiskArgument {
         if is_there {
             return Ok(None);
         }
-        let node = store.find(word)?;
+        let node = store.find_node(word)?;
         Ok(Some((store, node)))
     }
 
     /// The disk, to be read.
-    pub(crate) fn read(self, word: &str) -> Result<ReadDisk, Failure> {
+    pub(crate) fn into_read_disk(self, word: &str) -> Result<ReadDisk, CommandFailure> {
         Ok(match self {
             Self::Node(store, node) => {
                 let disk = store.still_disk(node)?;

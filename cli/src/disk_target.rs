@@ -13,9 +13,9 @@ use vellum_formats::write::{TargetFormat, WriteOptions, WrittenImage};
 use vellum_formats::{Format, UnknownFormat};
 use vellum_store::{Destination, ExportTarget, ImageWriting, StoreError, Watch, carries_identity};
 
-use crate::failure::Failure;
-use crate::patience::{PATIENCE, Patient};
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::CommandFailure;
+use crate::interruptible_stream::{InterruptibleStream, PATIENCE};
 
 /// Options of every command that writes a disk.
 #[derive(clap::Args, Clone, Debug, Default)]
@@ -61,17 +61,17 @@ pub(crate) enum DiskTarget {
 impl DiskTarget {
     /// Finds the target that `file` names, and the format: without one in `args` the file's name
     /// decides, and must promise none that is not written.
-    pub(crate) fn of(
+    pub(crate) fn resolve_target(
         file: &Path,
         args: &OutputArgs,
-        session: &mut Session,
-    ) -> Result<(Self, ChosenFormat), Failure> {
+        session: &mut CommandContext,
+    ) -> Result<(Self, ChosenFormat), CommandFailure> {
         if file.as_os_str() == "-" {
             return Self::stream_of(args, session);
         }
-        let path = session.caller.path(file);
-        let fail = |error| Failure::io(format!("write {}", path.display()), error);
-        match Destination::of(&path).map_err(fail)? {
+        let path = session.caller.resolve_path(file);
+        let fail = |error| CommandFailure::io_error(format!("write {}", path.display()), error);
+        match Destination::resolve_path(&path).map_err(fail)? {
             Destination::Descriptor(1) => Self::stream_of(args, session),
             Destination::Stream(stream) if is_standard_output(&stream, session) => {
                 Self::stream_of(args, session)
@@ -87,12 +87,12 @@ impl DiskTarget {
                 Ok((Self::Path(path), format))
             }
             Destination::Device(_) => {
-                let chosen = args.chosen(TargetFormat::Raw, false)?;
+                let chosen = args.chosen_format(TargetFormat::Raw, false)?;
                 refuse_on_device(file, chosen)?;
                 Ok((Self::Path(path), chosen))
             }
             Destination::Descriptor(_) => {
-                let chosen = args.chosen(TargetFormat::Raw, false)?;
+                let chosen = args.chosen_format(TargetFormat::Raw, false)?;
                 Ok((Self::Path(path), chosen))
             }
         }
@@ -100,8 +100,8 @@ impl DiskTarget {
 
     fn stream_of(
         args: &OutputArgs,
-        session: &mut Session,
-    ) -> Result<(Self, ChosenFormat), Failure> {
+        session: &mut CommandContext,
+    ) -> Result<(Self, ChosenFormat), CommandFailure> {
         let format = args.forward_format()?;
         Ok((Self::Stream(Box::new(session.disk_output()?)), format))
     }
@@ -117,41 +117,45 @@ impl DiskTarget {
 
 impl OutputArgs {
     /// The format that was asked for, or else `usual`, with its options.
-    fn chosen(&self, usual: TargetFormat, is_by_name: bool) -> Result<ChosenFormat, Failure> {
+    fn chosen_format(
+        &self,
+        usual: TargetFormat,
+        is_by_name: bool,
+    ) -> Result<ChosenFormat, CommandFailure> {
         let format = self.output_as.unwrap_or(usual);
         let is_by_name = is_by_name && self.output_as.is_none();
         let add = |format: TargetFormat, option: &String| format.with_option(option);
         let format = self.options.iter().try_fold(format, add);
         let format = format.map_err(|error| {
-            Failure::usage(error.to_string(), "-O names the format, -o its options")
+            CommandFailure::usage_error(error.to_string(), "-O names the format, -o its options")
         })?;
         Ok(ChosenFormat { format, is_by_name })
     }
 
     /// The format that was asked for, or else `usual`, with its options.
-    pub(crate) fn format_or(&self, usual: TargetFormat) -> Result<TargetFormat, Failure> {
-        Ok(self.chosen(usual, false)?.format)
+    pub(crate) fn format_or(&self, usual: TargetFormat) -> Result<TargetFormat, CommandFailure> {
+        Ok(self.chosen_format(usual, false)?.format)
     }
 
     /// The format for a new file of that name.
-    fn format_for(&self, file: &Path) -> Result<ChosenFormat, Failure> {
+    fn format_for(&self, file: &Path) -> Result<ChosenFormat, CommandFailure> {
         if self.output_as.is_some() {
-            return self.chosen(TargetFormat::Raw, false);
+            return self.chosen_format(TargetFormat::Raw, false);
         }
         let promised = promised_format(file)?;
-        self.chosen(promised.unwrap_or(TargetFormat::Raw), promised.is_some())
+        self.chosen_format(promised.unwrap_or(TargetFormat::Raw), promised.is_some())
     }
 
     /// The format for something that only goes forward.
-    fn forward_format(&self) -> Result<ChosenFormat, Failure> {
-        let chosen = self.chosen(TargetFormat::Raw, false)?;
+    fn forward_format(&self) -> Result<ChosenFormat, CommandFailure> {
+        let chosen = self.chosen_format(TargetFormat::Raw, false)?;
         if chosen.format.is_stream() {
             return Ok(chosen);
         }
-        Err(Failure::usage(
+        Err(CommandFailure::usage_error(
             format!(
                 "a {} file is written here and there, and a stream only goes forward",
-                chosen.format.format()
+                chosen.format.image_format()
             ),
             "name a file, or take raw, vmdk with -o subformat=streamOptimized, or vdi or vhd with \
              -o subformat=fixed",
@@ -161,8 +165,8 @@ impl OutputArgs {
 
 impl ChosenFormat {
     /// The remark that output prints after the file's name: none for a raw disk.
-    pub(crate) fn remark(self) -> String {
-        let format = self.format.format();
+    pub(crate) fn format_remark(self) -> String {
+        let format = self.format.image_format();
         match (format, self.is_by_name) {
             (Format::Raw, _) => String::new(),
             (_, true) => format!(" as {format}, which its name says"),
@@ -171,8 +175,8 @@ impl ChosenFormat {
     }
 
     /// The format's name.
-    pub(crate) fn name(self) -> &'static str {
-        self.format.format().name()
+    pub(crate) fn format_name(self) -> &'static str {
+        self.format.image_format().format_name()
     }
 }
 
@@ -181,15 +185,15 @@ fn output_format(name: &str) -> Result<TargetFormat, UnknownFormat> {
     name.to_ascii_lowercase().parse()
 }
 
-fn refuse_on_device(file: &Path, chosen: ChosenFormat) -> Result<(), Failure> {
+fn refuse_on_device(file: &Path, chosen: ChosenFormat) -> Result<(), CommandFailure> {
     if chosen.format == TargetFormat::Raw {
         return Ok(());
     }
-    Err(Failure::usage(
+    Err(CommandFailure::usage_error(
         format!(
             "{} is a block device, which holds a disk and no {} file",
             file.display(),
-            chosen.name()
+            chosen.format_name()
         ),
         "-O raw writes the disk to it",
     ))
@@ -219,7 +223,7 @@ impl DiskOutput<'_> {
             path,
             overwrite: false,
         } = &target
-            && let Ok(Destination::File(place)) = Destination::of(path)
+            && let Ok(Destination::File(place)) = Destination::resolve_path(path)
             && place.is_taken()
         {
             return Err(StoreError::Io {
@@ -244,7 +248,7 @@ impl DiskOutput<'_> {
 }
 
 /// True if `stream` is the pipe or terminal that answers go to: then they must go elsewhere.
-fn is_standard_output(stream: &Path, session: &Session) -> bool {
+fn is_standard_output(stream: &Path, session: &CommandContext) -> bool {
     let output = session.caller.streams.output.file().metadata();
     let stream = std::fs::metadata(stream);
     matches!(
@@ -258,7 +262,7 @@ fn is_pipe(path: &Path) -> bool {
 }
 
 /// The format that a file's name promises by its ending, if any; refused if nothing writes that.
-fn promised_format(file: &Path) -> Result<Option<TargetFormat>, Failure> {
+fn promised_format(file: &Path) -> Result<Option<TargetFormat>, CommandFailure> {
     let ending = file.extension().and_then(|ending| ending.to_str());
     let Some(ending) = ending.map(str::to_ascii_lowercase) else {
         return Ok(None);
@@ -273,7 +277,7 @@ fn promised_format(file: &Path) -> Result<Option<TargetFormat>, Failure> {
         return Ok(None);
     }
     let file = file.display();
-    Err(Failure::usage(
+    Err(CommandFailure::usage_error(
         format!("{file} would be a raw disk, and by its name it is {ending}"),
         "name it .raw, or as one of the formats that -O takes; -O raw writes it as it is under any \
          name",
@@ -281,7 +285,10 @@ fn promised_format(file: &Path) -> Result<Option<TargetFormat>, Failure> {
 }
 
 /// A pipe with a name, once somebody reads it: its opening would wait for that, deaf to Ctrl-C.
-fn open_pipe(path: &Path, session: &Session) -> Result<Patient<File>, Failure> {
+fn open_pipe(
+    path: &Path,
+    session: &CommandContext,
+) -> Result<InterruptibleStream<File>, CommandFailure> {
     loop {
         match File::options()
             .write(true)
@@ -290,18 +297,23 @@ fn open_pipe(path: &Path, session: &Session) -> Result<Patient<File>, Failure> {
         {
             Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
                 session.signals.await_stop(PATIENCE);
-                session.signals.check()?;
+                session.signals.fail_if_stopped()?;
             }
-            Err(error) => return Err(Failure::io(format!("open {}", path.display()), error)),
-            Ok(file) => return Ok(Patient::new(file, session.signals.clone())),
+            Err(error) => {
+                return Err(CommandFailure::io_error(
+                    format!("open {}", path.display()),
+                    error,
+                ));
+            }
+            Ok(file) => return Ok(InterruptibleStream::new(file, session.signals.clone())),
         }
     }
 }
 
 /// `failure` with the remedy of our own for what is there already, if that is what the system said.
-pub(crate) fn with_remedy(failure: Failure, said: Option<io::ErrorKind>) -> Failure {
+pub(crate) fn with_remedy(failure: CommandFailure, said: Option<io::ErrorKind>) -> CommandFailure {
     if said == Some(io::ErrorKind::AlreadyExists) {
-        failure.hinted("add --force to replace it, or name another file")
+        failure.replace_hint("add --force to replace it, or name another file")
     } else {
         failure
     }
@@ -313,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_name_decides_the_format_or_is_refused() {
-        let usual = |format| Some(TargetFormat::usual(format));
+        let usual = |format| Some(TargetFormat::default_variant(format));
         for (name, format) in [
             ("x", None),
             ("x.raw", None),
@@ -347,10 +359,13 @@ mod tests {
         };
         let chosen = |args: OutputArgs| args.format_for(Path::new("x.vdi")).ok();
         let by_name = chosen(args(None, &[])).expect("its name says it");
-        assert_eq!(by_name.remark(), " as vdi, which its name says");
+        assert_eq!(by_name.format_remark(), " as vdi, which its name says");
         let asked = chosen(args(Some("VHD"), &[])).expect("a format");
-        assert_eq!(asked.remark(), " as vhd");
-        assert_eq!(chosen(args(Some("raw"), &[])).expect("raw").remark(), "");
+        assert_eq!(asked.format_remark(), " as vhd");
+        assert_eq!(
+            chosen(args(Some("raw"), &[])).expect("raw").format_remark(),
+            ""
+        );
         let fixed = chosen(args(None, &["subformat=fixed"])).expect("VDI has it");
         assert!(fixed.format.is_stream());
         assert!(chosen(args(None, &["cluster_size=4096"])).is_none());

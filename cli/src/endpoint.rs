@@ -19,14 +19,14 @@ pub(crate) enum Endpoint {
 
 /// A port, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct HostPort {
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
-impl Place {
+impl HostPort {
     /// `PORT` (on the loopback interface), `HOST`, `HOST:PORT`, `[IPV6]:PORT`.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse_host_port(text: &str) -> Result<Self, String> {
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port),
             _ if text.bytes().all(|byte| byte.is_ascii_digit()) => (LOOPBACK, text),
@@ -46,7 +46,7 @@ impl Place {
     }
 
     /// The address to listen at. Asks the resolver if the host is a name.
-    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
+    pub(crate) fn resolve_address(&self) -> std::io::Result<SocketAddr> {
         let first = (self.host.as_str(), self.port).to_socket_addrs()?.next();
         first.ok_or_else(|| std::io::ErrorKind::AddrNotAvailable.into())
     }
@@ -54,19 +54,23 @@ impl Place {
 
 impl Endpoint {
     /// The URI of `export` there, as qemu and libnbd take it.
-    pub(crate) fn uri(&self, tls: bool, export: &str) -> String {
+    pub(crate) fn export_uri(&self, tls: bool, export: &str) -> String {
         let scheme = if tls { "nbds" } else { "nbd" };
-        let export = encoded(export.as_bytes());
+        let export = percent_encode(export.as_bytes());
         match self {
             Self::Unix(path) => format!(
                 "{scheme}+unix:///{export}?socket={}",
-                encoded(path_bytes(path))
+                percent_encode(path_bytes(path))
             ),
             Self::Tcp(address) if address.port() == NBD_PORT => {
-                format!("{scheme}://{}/{export}", host(*address))
+                format!("{scheme}://{}/{export}", uri_host(*address))
             }
             Self::Tcp(address) => {
-                format!("{scheme}://{}:{}/{export}", host(*address), address.port())
+                format!(
+                    "{scheme}://{}:{}/{export}",
+                    uri_host(*address),
+                    address.port()
+                )
             }
         }
     }
@@ -77,7 +81,7 @@ impl Endpoint {
     }
 }
 
-fn host(address: SocketAddr) -> String {
+fn uri_host(address: SocketAddr) -> String {
     match address {
         SocketAddr::V4(address) => address.ip().to_string(),
         SocketAddr::V6(address) => format!("[{}]", address.ip()),
@@ -89,7 +93,7 @@ fn path_bytes(path: &Path) -> &[u8] {
 }
 
 /// `bytes` with everything as `%XX` that means something in a URI, or to a shell.
-fn encoded(bytes: &[u8]) -> String {
+fn percent_encode(bytes: &[u8]) -> String {
     let mut text = String::new();
     for byte in bytes {
         if byte.is_ascii_alphanumeric() || b"-._/@+".contains(byte) {
@@ -117,8 +121,8 @@ mod tests {
             ("[::]", "::", NBD_PORT),
         ] {
             assert_eq!(
-                Place::parse(text),
-                Ok(Place {
+                HostPort::parse_host_port(text),
+                Ok(HostPort {
                     host: host.to_owned(),
                     port
                 }),
@@ -126,7 +130,7 @@ mod tests {
             );
         }
         for text in ["", ":5", "host:port", "host:70000", "70000", "host:"] {
-            assert!(Place::parse(text).is_err(), "{text:?}");
+            assert!(HostPort::parse_host_port(text).is_err(), "{text:?}");
         }
     }
 
@@ -134,15 +138,15 @@ mod tests {
     fn a_uri_names_the_place_and_the_export() {
         let unix = Endpoint::Unix("/srv/my images/nbd.sock".into());
         assert_eq!(
-            unix.uri(false, "web@1"),
+            unix.export_uri(false, "web@1"),
             "nbd+unix:///web@1?socket=/srv/my%20images/nbd.sock"
         );
         let tcp = |text: &str| Endpoint::Tcp(text.parse().expect("an address"));
         assert_eq!(
-            tcp("127.0.0.1:10809").uri(true, "ü"),
+            tcp("127.0.0.1:10809").export_uri(true, "ü"),
             "nbds://127.0.0.1/%C3%BC"
         );
-        assert_eq!(tcp("[::1]:5").uri(false, ""), "nbd://[::1]:5/");
+        assert_eq!(tcp("[::1]:5").export_uri(false, ""), "nbd://[::1]:5/");
         assert!(tcp("0.0.0.0:1").is_public() && !tcp("[::1]:1").is_public() && !unix.is_public());
     }
 }

@@ -34,7 +34,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn code(self) -> u8 {
+    pub(crate) fn exit_code(self) -> u8 {
         match self {
             Self::Done => 0,
             Self::Different => 1,
@@ -46,7 +46,7 @@ impl Outcome {
 
 /// The failure of a command to do its work.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum CommandFailure {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -72,7 +72,10 @@ pub(crate) enum Failure {
     Server(String),
     /// Better advice than the error itself has.
     #[error("{failure}")]
-    Hinted { failure: Box<Failure>, hint: String },
+    Hinted {
+        failure: Box<CommandFailure>,
+        hint: String,
+    },
     /// The answer could not be written.
     #[error("cannot write the answer: {0}")]
     Output(#[source] io::Error),
@@ -81,15 +84,15 @@ pub(crate) enum Failure {
     OutputClosed,
 }
 
-impl Failure {
-    pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+impl CommandFailure {
+    pub(crate) fn usage_error(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Usage {
             message: message.into(),
             hint: hint.into(),
         }
     }
 
-    pub(crate) fn failed(message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Failed {
             message: message.into(),
             hint: Some(hint.into()),
@@ -98,7 +101,7 @@ impl Failure {
     }
 
     /// The refusal of a system call, `what` with the path.
-    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+    pub(crate) fn io_error(what: impl Into<String>, source: io::Error) -> Self {
         Self::Failed {
             message: format!("cannot {}: {source}", what.into()),
             hint: None,
@@ -107,7 +110,7 @@ impl Failure {
     }
 
     /// A text that cannot be a name.
-    pub(crate) fn name(text: &str, source: NameError) -> Self {
+    pub(crate) fn invalid_name(text: &str, source: NameError) -> Self {
         Self::Store(StoreError::Name {
             text: text.to_owned(),
             source,
@@ -115,7 +118,7 @@ impl Failure {
     }
 
     /// The same failure with other advice.
-    pub(crate) fn hinted(self, hint: impl Into<String>) -> Self {
+    pub(crate) fn replace_hint(self, hint: impl Into<String>) -> Self {
         Self::Hinted {
             failure: Box::new(self),
             hint: hint.into(),
@@ -138,14 +141,14 @@ impl Failure {
 
     /// The exit code of a command that compares, where "differs" must not look like "failed".
     pub(crate) fn code_of_comparison(&self, signal: u8) -> u8 {
-        match self.code(signal) {
+        match self.exit_code(signal) {
             FAILED_CODE => NOT_COMPARED_CODE,
             other => other,
         }
     }
 
     /// The exit code; `signal` is the one that was received, if any.
-    pub(crate) fn code(&self, signal: u8) -> u8 {
+    pub(crate) fn exit_code(&self, signal: u8) -> u8 {
         match self {
             Self::Store(StoreError::NoStore { .. })
             | Self::Backup(BackupError::NoRepository { .. }) => 10,
@@ -157,13 +160,13 @@ impl Failure {
                 }
                 | BackupError::KeyNeeded { .. },
             ) => 12,
-            Self::Damage(_) => Outcome::Damaged.code(),
+            Self::Damage(_) => Outcome::Damaged.exit_code(),
             Self::Store(StoreError::InUse { .. }) | Self::Server(_) => 11,
             Self::Store(StoreError::Interrupted) => {
                 SIGNAL_CODE + if signal == 0 { SIGINT } else { signal }
             }
             Self::Store(StoreError::Name { .. }) | Self::Usage { .. } => USAGE_CODE,
-            Self::Hinted { failure, .. } => failure.code(signal),
+            Self::Hinted { failure, .. } => failure.exit_code(signal),
             Self::OutputClosed => SIGNAL_CODE + SIGPIPE,
             Self::Store(_) | Self::Backup(_) | Self::Failed { .. } | Self::Output(_) => FAILED_CODE,
         }
@@ -173,7 +176,7 @@ impl Failure {
 const SIGINT: u8 = 2;
 const SIGPIPE: u8 = 13;
 
-impl From<BackupError> for Failure {
+impl From<BackupError> for CommandFailure {
     fn from(error: BackupError) -> Self {
         match error {
             BackupError::Store(error) => Self::Store(error),
@@ -183,19 +186,19 @@ impl From<BackupError> for Failure {
     }
 }
 
-impl From<LookupError> for Failure {
+impl From<LookupError> for CommandFailure {
     fn from(error: LookupError) -> Self {
         Self::Store(error.into())
     }
 }
 
-impl From<PlanError> for Failure {
+impl From<PlanError> for CommandFailure {
     fn from(error: PlanError) -> Self {
         Self::Store(error.into())
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CommandFailure {
     /// Converts an error of writing an answer: every other use of the system names its operation.
     fn from(error: io::Error) -> Self {
         match error.downcast::<StoreError>() {

@@ -5,10 +5,10 @@ use std::io;
 use std::sync::Arc;
 
 use vellum_core::device::{
-    Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch,
+    AllocationStatus, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, TypedRange,
 };
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
-use vellum_core::stretches::Stretches;
+use vellum_core::stretches::RangeCollector;
 use vellum_store::ImageFile;
 
 /// Requests on this grid decode no cluster of the usual formats twice.
@@ -48,7 +48,7 @@ impl FileExports {
         Self(exports.collect())
     }
 
-    fn find(&self, name: &str) -> Result<&FileExport, OpenError> {
+    fn find_export(&self, name: &str) -> Result<&FileExport, OpenError> {
         let found = match (name, self.0.as_slice()) {
             ("", [only]) => Some(only),
             _ => self.0.iter().find(|export| export.info.name == name),
@@ -58,16 +58,16 @@ impl FileExports {
 }
 
 impl Exports for FileExports {
-    fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
+    fn list_exports(&self) -> Result<Vec<ExportInfo>, DeviceError> {
         Ok(self.0.iter().map(|export| export.info.clone()).collect())
     }
 
-    fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
-        self.find(name).map(|export| export.info.clone())
+    fn export_info(&self, name: &str) -> Result<ExportInfo, OpenError> {
+        self.find_export(name).map(|export| export.info.clone())
     }
 
-    fn open(&self, name: &str, _: Intent) -> Result<Arc<dyn Device>, OpenError> {
-        let export = self.find(name)?;
+    fn open_export(&self, name: &str, _: Intent) -> Result<Arc<dyn Device>, OpenError> {
+        let export = self.find_export(name)?;
         Ok(Arc::clone(&export.device) as Arc<dyn Device>)
     }
 
@@ -90,7 +90,7 @@ impl Device for FileDevice {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        self.range(offset, buffer.len() as u64)?;
+        self.checked_range(offset, buffer.len() as u64)?;
         let read = self.file.source().read_at(buffer, offset);
         read.map_err(|error| DeviceError::Io(format!("{}: {error}", self.file.name())))
     }
@@ -104,23 +104,23 @@ impl Device for FileDevice {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
-        let range = self.range(offset, len)?;
-        let (mut out, mut at) = (Stretches::new(count_max), range.start);
+    ) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError> {
+        let range = self.checked_range(offset, len)?;
+        let (mut out, mut at) = (RangeCollector::new(count_max), range.start);
         while at < range.end && !out.is_full() {
             let extent = self.file.source().extent_at(at);
             let extent = extent
                 .map_err(|error| DeviceError::Io(format!("{}: {error}", self.file.name())))?;
-            let end = extent.end().min(range.end);
+            let end = extent.end_offset().min(range.end);
             let kind = match extent.kind {
-                ExtentKind::Data => Allocation::Data,
-                ExtentKind::Zero => Allocation::Zero,
-                ExtentKind::Absent => Allocation::Hole,
+                ExtentKind::Data => AllocationStatus::Data,
+                ExtentKind::Zero => AllocationStatus::Zero,
+                ExtentKind::Absent => AllocationStatus::Hole,
             };
-            out.push(at..end, kind);
+            out.push_range(at..end, kind);
             at = end;
         }
-        Ok(out.finish())
+        Ok(out.into_ranges())
     }
 
     fn comparable(&self) -> Vec<String> {
@@ -133,7 +133,7 @@ impl Device for FileDevice {
         _: u64,
         _: u64,
         _: usize,
-    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
+    ) -> Result<Vec<TypedRange<bool>>, DeviceError> {
         Err(DeviceError::Io(format!("a file has no snapshot {since:?}")))
     }
 }
@@ -149,8 +149,9 @@ impl ImageSource for DeviceSource {
     fn extent_at(&self, offset: u64) -> Result<Extent, SourceError> {
         let len = self.0.len() - offset;
         let stretches = self.0.allocation(offset, len, STRETCHES_MAX);
-        let stretches = stretches.map_err(|error| failed(offset, error))?;
-        let is_data = |stretch: &Stretch<Allocation>| stretch.kind == Allocation::Data;
+        let stretches = stretches.map_err(|error| source_error(offset, error))?;
+        let is_data =
+            |stretch: &TypedRange<AllocationStatus>| stretch.kind == AllocationStatus::Data;
         let first_is_data = stretches.first().is_none_or(is_data);
         let alike = stretches
             .iter()
@@ -169,11 +170,11 @@ impl ImageSource for DeviceSource {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
         let read = self.0.read_at(buffer, offset);
-        read.map_err(|error| failed(offset, error))
+        read.map_err(|error| source_error(offset, error))
     }
 }
 
-fn failed(offset: u64, error: DeviceError) -> SourceError {
+fn source_error(offset: u64, error: DeviceError) -> SourceError {
     SourceError::Io {
         offset,
         source: io::Error::other(error),

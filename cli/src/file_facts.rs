@@ -10,10 +10,10 @@ use vellum_formats::input::{InputChoice, InputFormat};
 use vellum_formats::{Format, ImageFacts, ParentReference, dirty_bitmaps, internal_snapshots};
 use vellum_store::{FileSource, StoreError};
 
-use crate::failure::Failure;
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::CommandFailure;
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::source_format::{self, FileArgs};
 
 /// Facts about a file.
@@ -78,15 +78,19 @@ struct ShownBitmap {
 
 impl FileFacts {
     /// The facts about `file`, opened as `args` say. Reads headers only, of this file only.
-    pub(crate) fn of(file: &Path, args: &FileArgs, session: &Session) -> Result<Self, Failure> {
-        let path = session.caller.path(file);
+    pub(crate) fn read_facts(
+        file: &Path,
+        args: &FileArgs,
+        session: &CommandContext,
+    ) -> Result<Self, CommandFailure> {
+        let path = session.caller.resolve_path(file);
         let name = file.display().to_string();
-        let format = source_format::of_file(&path, &name, &args.expected(), session)?;
+        let format = source_format::of_file(&path, &name, &args.expected_file(), session)?;
         let on_disk = std::fs::metadata(&path)
-            .map_err(|error| Failure::io(format!("look at {name}"), error))?;
-        let source: Arc<dyn ReadAt> = Arc::new(FileSource::open(&path)?);
+            .map_err(|error| CommandFailure::io_error(format!("look at {name}"), error))?;
+        let source: Arc<dyn ReadAt> = Arc::new(FileSource::open_file(&path)?);
         let fail = |error: SourceError| StoreError::of_source(&name, error);
-        let disks = format.disks(&source).map_err(fail)?;
+        let disks = format.list_disks(&source).map_err(fail)?;
         let choice = InputChoice {
             disk: args.disk.as_deref(),
             is_over_parent: true,
@@ -101,11 +105,13 @@ impl FileFacts {
                 notes: Vec::new(),
             }
         } else {
-            format.facts(Arc::clone(&source), choice).map_err(fail)?
+            format
+                .read_facts(Arc::clone(&source), choice)
+                .map_err(fail)?
         };
         let mut shown = Self {
             file: name.clone(),
-            format: format.name(),
+            format: format.format_name(),
             variant: facts.variant.to_owned(),
             size: facts.len,
             file_bytes: source.len(),
@@ -152,7 +158,7 @@ impl ShownDisk {
     fn new(disk: vellum_formats::input::ContainedDisk) -> Self {
         Self {
             name: disk.name,
-            format: disk.format.map(Format::name),
+            format: disk.format.map(Format::format_name),
             size: disk.len,
         }
     }
@@ -180,47 +186,50 @@ impl ShownBitmap {
     }
 }
 
-impl Answer for FileFacts {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        page.field("file", &self.file)?;
+impl Render for FileFacts {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        page.write_field("file", &self.file)?;
         let is_plain = self.variant == self.format;
         let variant = (!is_plain).then(|| format!(" ({})", self.variant));
-        page.field(
+        page.write_field(
             "format",
             format!("{}{}", self.format, variant.unwrap_or_default()),
         )?;
-        let size = page.size(self.size);
-        page.field("size", format!("{size} ({} bytes)", self.size))?;
-        let (len, taken) = (page.size(self.file_bytes), page.size(self.disk_bytes));
-        page.field("file size", format!("{len}, {taken} on its disk"))?;
+        let size = page.format_size(self.size);
+        page.write_field("size", format!("{size} ({} bytes)", self.size))?;
+        let (len, taken) = (
+            page.format_size(self.file_bytes),
+            page.format_size(self.disk_bytes),
+        );
+        page.write_field("file size", format!("{len}, {taken} on its disk"))?;
         if let Some(identity) = &self.identity {
-            page.field("identity", identity)?;
+            page.write_field("identity", identity)?;
         }
         if let Some(parent) = &self.parent {
             let format = parent.format.as_ref();
             let format = format.map_or(String::new(), |format| format!(", {format}"));
-            page.field("stands on", format!("{}{format}", parent.sentence))?;
+            page.write_field("stands on", format!("{}{format}", parent.sentence))?;
         }
         for disk in &self.disks {
-            let size = page.size(disk.size);
+            let size = page.format_size(disk.size);
             let format = disk
                 .format
                 .map_or(String::new(), |name| format!(", {name}"));
-            page.field("disk", format!("{}, {size}{format}", disk.name))?;
+            page.write_field("disk", format!("{}, {size}{format}", disk.name))?;
         }
         for snapshot in &self.snapshots {
-            let size = page.size(snapshot.size);
-            page.field(
+            let size = page.format_size(snapshot.size);
+            page.write_field(
                 "snapshot",
                 format!("{} ({}), {size}", snapshot.name, snapshot.id),
             )?;
         }
         for bitmap in &self.bitmaps {
-            let granularity = page.size(bitmap.granularity);
+            let granularity = page.format_size(bitmap.granularity);
             let state = if bitmap.enabled { "" } else { ", disabled" };
-            page.field("bitmap", format!("{}, {granularity}{state}", bitmap.name))?;
+            page.write_field("bitmap", format!("{}, {granularity}{state}", bitmap.name))?;
         }
         let mut warnings = self.warnings.iter();
-        warnings.try_for_each(|warning| page.field("warning", warning))
+        warnings.try_for_each(|warning| page.write_field("warning", warning))
     }
 }

@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vellum_core::tree::{Node, Tree};
+use vellum_core::tree::{NodeRef, Tree};
 use vellum_core::units::LayerId;
 
 /// An image, a snapshot or a deleted one in the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Plant {
+pub(crate) struct TreeNode {
     /// Its image or snapshot; none for a deleted snapshot with several children.
-    pub(crate) node: Option<Node>,
+    pub(crate) node: Option<NodeRef>,
     /// Its layer.
     pub(crate) layer: LayerId,
     /// Its parent.
@@ -23,13 +23,13 @@ pub(crate) struct Plant {
 
 /// All that can be seen, by layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Forest {
-    pub(crate) plants: Vec<Plant>,
+pub(crate) struct NodeForest {
+    pub(crate) plants: Vec<TreeNode>,
 }
 
 /// A plant on its way to paper.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Line {
+pub(crate) struct TreeLine {
     /// The lines and spaces before its name.
     pub(crate) lead: String,
     pub(crate) plant: usize,
@@ -37,9 +37,9 @@ pub(crate) struct Line {
     pub(crate) is_root: bool,
 }
 
-impl Forest {
+impl NodeForest {
     /// The forest of `tree`. Cost: each layer a few times.
-    pub(crate) fn of(tree: &Tree) -> Self {
+    pub(crate) fn from_tree(tree: &Tree) -> Self {
         let seen = seen_layers(tree);
         let mut forest = Self::default();
         let mut tops = BTreeMap::new();
@@ -50,29 +50,29 @@ impl Forest {
         }
         for (layer, (bottom, _)) in &tops {
             let hidden = tree
-                .chain(*layer)
+                .chain_from(*layer)
                 .enumerate()
                 .take_while(|(depth, below)| *depth == 0 || !seen.contains_key(&below.id));
             let (count, own_chunks) = hidden.fold((0, 0), |(count, chunks), (_, layer)| {
                 (count + 1, chunks + layer.chunks)
             });
             forest.plants[*bottom].own_chunks = own_chunks;
-            if let Some(below) = tree.chain(*layer).nth(count) {
-                forest.link(tops[&below.id].1, *bottom);
+            if let Some(below) = tree.chain_from(*layer).nth(count) {
+                forest.link_child(tops[&below.id].1, *bottom);
             }
         }
         forest
     }
 
     /// Adds the names of one layer, each standing on the one before: they hold the same.
-    fn add_all(&mut self, layer: LayerId, nodes: &[Node]) {
-        let names: Vec<Option<Node>> = if nodes.is_empty() {
+    fn add_all(&mut self, layer: LayerId, nodes: &[NodeRef]) {
+        let names: Vec<Option<NodeRef>> = if nodes.is_empty() {
             vec![None]
         } else {
             nodes.iter().copied().map(Some).collect()
         };
         for (nth, node) in names.into_iter().enumerate() {
-            self.plants.push(Plant {
+            self.plants.push(TreeNode {
                 node,
                 layer,
                 parent: None,
@@ -81,23 +81,23 @@ impl Forest {
             });
             let this = self.plants.len() - 1;
             if nth > 0 {
-                self.link(this - 1, this);
+                self.link_child(this - 1, this);
             }
         }
     }
 
-    fn link(&mut self, parent: usize, child: usize) {
+    fn link_child(&mut self, parent: usize, child: usize) {
         self.plants[child].parent = Some(parent);
         self.plants[parent].children.push(child);
     }
 
     /// The plant that is called `node`.
-    pub(crate) fn find(&self, node: Node) -> Option<&Plant> {
+    pub(crate) fn find_node(&self, node: NodeRef) -> Option<&TreeNode> {
         self.plants.iter().find(|plant| plant.node == Some(node))
     }
 
     /// All plants that are called something.
-    pub(crate) fn by_node(&self) -> BTreeMap<Node, &Plant> {
+    pub(crate) fn by_node(&self) -> BTreeMap<NodeRef, &TreeNode> {
         self.plants
             .iter()
             .filter_map(|plant| Some((plant.node?, plant)))
@@ -106,7 +106,7 @@ impl Forest {
 
     /// The plants as a drawing. What an image stands on runs down in one column, so that a thousand
     /// snapshots are no wider than one; side branches are indented.
-    pub(crate) fn lines(&self, tree: &Tree) -> Vec<Line> {
+    pub(crate) fn drawn_lines(&self, tree: &Tree) -> Vec<TreeLine> {
         let roots = (0..self.plants.len()).filter(|plant| self.plants[*plant].parent.is_none());
         let mut waiting: Vec<(usize, String, String)> = roots
             .map(|root| (root, String::new(), String::new()))
@@ -114,12 +114,12 @@ impl Forest {
         waiting.reverse();
         let mut lines = Vec::new();
         while let Some((plant, lead, margin)) = waiting.pop() {
-            lines.push(Line {
+            lines.push(TreeLine {
                 lead,
                 plant,
                 is_root: self.plants[plant].parent.is_none(),
             });
-            let Some(trunk) = self.trunk(tree, plant) else {
+            let Some(trunk) = self.trunk_child(tree, plant) else {
                 continue;
             };
             waiting.push((trunk, margin.clone(), margin.clone()));
@@ -137,8 +137,8 @@ impl Forest {
 
     /// The child that goes on in the column of `plant`: of the same image, if one is, and the last
     /// of those.
-    fn trunk(&self, tree: &Tree, plant: usize) -> Option<usize> {
-        let image = |plant: usize| self.plants[plant].node.map(Node::image);
+    fn trunk_child(&self, tree: &Tree, plant: usize) -> Option<usize> {
+        let image = |plant: usize| self.plants[plant].node.map(NodeRef::image_id);
         let top = |plant: usize| {
             image(plant)
                 .and_then(|image| tree.image(image))
@@ -159,9 +159,9 @@ impl Forest {
 
 /// The layers that have names, those in the order of taking, and nameless ones that several named
 /// things stand on.
-fn seen_layers(tree: &Tree) -> BTreeMap<LayerId, Vec<Node>> {
-    let mut seen: BTreeMap<LayerId, Vec<Node>> = BTreeMap::new();
-    for node in tree.nodes() {
+fn seen_layers(tree: &Tree) -> BTreeMap<LayerId, Vec<NodeRef>> {
+    let mut seen: BTreeMap<LayerId, Vec<NodeRef>> = BTreeMap::new();
+    for node in tree.all_nodes() {
         if let Some(layer) = tree.layer_of(node) {
             seen.entry(layer.id).or_default().push(node);
         }
@@ -169,7 +169,7 @@ fn seen_layers(tree: &Tree) -> BTreeMap<LayerId, Vec<Node>> {
     let mut visited = BTreeSet::new();
     let mut forks = BTreeSet::new();
     for top in seen.keys() {
-        for layer in tree.chain(*top) {
+        for layer in tree.chain_from(*top) {
             if !visited.insert(layer.id) {
                 // Somebody came this way before, from another child or from a name.
                 forks.insert(layer.id);
@@ -186,7 +186,7 @@ fn seen_layers(tree: &Tree) -> BTreeMap<LayerId, Vec<Node>> {
 #[cfg(test)]
 mod tests {
     use vellum_core::name::Name;
-    use vellum_core::tree::{PlanError, Planned};
+    use vellum_core::tree::{NodePlan, PlanError};
     use vellum_core::units::ChunkLen;
 
     use super::*;
@@ -196,12 +196,12 @@ mod tests {
     }
 
     fn drawn(tree: &Tree) -> Vec<String> {
-        let forest = Forest::of(tree);
-        let shown = |line: &Line| match forest.plants[line.plant].node {
-            Some(node) => format!("{}{}", line.lead, tree.display(node)),
+        let forest = NodeForest::from_tree(tree);
+        let shown = |line: &TreeLine| match forest.plants[line.plant].node {
+            Some(node) => format!("{}{}", line.lead, tree.display_name(node)),
             None => format!("{}?", line.lead),
         };
-        forest.lines(tree).iter().map(shown).collect()
+        forest.drawn_lines(tree).iter().map(shown).collect()
     }
 
     /// Image `web` with snapshot `a`, and image `side` on `a`.
@@ -209,15 +209,18 @@ mod tests {
         let mut tree = Tree::new(ChunkLen::DEFAULT);
         let web = apply(&mut tree, |tree| tree.plan_create(&name("web"), 1 << 20, 0));
         let a = apply(&mut tree, |tree| {
-            tree.plan_snapshot(web.image(), &name("a"), 0)
+            tree.plan_snapshot(web.image_id(), &name("a"), 0)
         });
         apply(&mut tree, |tree| tree.plan_child(&name("side"), a, None, 0));
         tree
     }
 
-    fn apply(tree: &mut Tree, plan: impl FnOnce(&mut Tree) -> Result<Planned, PlanError>) -> Node {
+    fn apply(
+        tree: &mut Tree,
+        plan: impl FnOnce(&mut Tree) -> Result<NodePlan, PlanError>,
+    ) -> NodeRef {
         let planned = plan(tree).expect("a possible wish");
-        tree.apply(&planned.edits);
+        tree.apply_edits(&planned.edits);
         planned.node
     }
 
@@ -243,7 +246,7 @@ mod tests {
             .expect("it is there")
             .serial;
         let edits = tree.plan_delete_snapshot(web, serial).expect("not pinned");
-        tree.apply(&edits);
+        tree.apply_edits(&edits);
         assert_eq!(drawn(&tree), ["?", "├─web", "side"]);
     }
 
@@ -253,7 +256,7 @@ mod tests {
         let mut top = apply(&mut tree, |tree| tree.plan_create(&name("0"), 1 << 20, 0));
         for nth in 1..2000 {
             let base = apply(&mut tree, |tree| {
-                tree.plan_snapshot(top.image(), &name("s"), 0)
+                tree.plan_snapshot(top.image_id(), &name("s"), 0)
             });
             top = apply(&mut tree, |tree| {
                 tree.plan_child(&name(&nth.to_string()), base, None, 0)

@@ -17,46 +17,52 @@ use vellum_store::{
     StoreError,
 };
 
-use crate::caller::Caller;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
+use crate::invocation::Invocation;
 use crate::output::report;
 use crate::repository::{self, KeyArgs, password};
 use crate::signals::Signals;
 
 /// Gives `store` the sources that it remembers, and shows people the results of asking them.
-pub(crate) fn attach(store: &Store) -> Result<(), Failure> {
-    let own = Caller::of_process(Signals::default()).map(Arc::new);
-    let own = own.map_err(|error| Failure::io("use the standard streams", error))?;
+pub(crate) fn attach_sources(store: &Store) -> Result<(), CommandFailure> {
+    let own = Invocation::of_process(Signals::default()).map(Arc::new);
+    let own = own.map_err(|error| CommandFailure::io_error("use the standard streams", error))?;
     let entries = match store.source_entries() {
         // Healing is off then, and everything else goes on.
         Err(StoreError::Damaged(_)) => Vec::new(),
         entries => entries?,
     };
-    store.set_sources(entries.iter().map(|entry| source(entry, &own)).collect());
-    store.set_notices(Box::new(move |text| report::notice(&own, text)));
+    store.set_sources(
+        entries
+            .iter()
+            .map(|entry| attached_source(entry, &own))
+            .collect(),
+    );
+    store.set_notices(Box::new(move |text| report::print_notice(&own, text)));
     Ok(())
 }
 
 /// Attaches `first` before the sources that `store` remembers, on behalf of `caller`; else as
 /// [`attach`].
-pub(crate) fn attach_with(store: &Store, first: &[SourceEntry], caller: &Arc<Caller>) {
+pub(crate) fn attach_with(store: &Store, first: &[SourceEntry], caller: &Arc<Invocation>) {
     // The record of sources may be the damaged part.
     let remembered = store.source_entries().unwrap_or_default();
     let all = first.iter().chain(&remembered);
-    store.set_sources(all.map(|entry| source(entry, caller)).collect());
+    store.set_sources(all.map(|entry| attached_source(entry, caller)).collect());
     let caller = Arc::clone(caller);
-    store.set_notices(Box::new(move |text| report::notice(&caller, text)));
+    store.set_notices(Box::new(move |text| report::print_notice(&caller, text)));
 }
 
 /// The chunk source of `entry`.
-fn source(entry: &SourceEntry, caller: &Arc<Caller>) -> Arc<dyn ChunkSource> {
+fn attached_source(entry: &SourceEntry, caller: &Arc<Invocation>) -> Arc<dyn ChunkSource> {
     let path = Path::new(&entry.place);
     match entry.kind {
         SourceKind::Store => Arc::new(OtherStoreSource::new(path)),
         SourceKind::File => Arc::new(ImageFileSource::new(path, entry.odd_offsets)),
         SourceKind::Repository => {
             let (own, caller) = (entry.clone(), Arc::clone(caller));
-            let open = move || open(&own, &caller).map_err(|failure| failure.to_string());
+            let open =
+                move || open_repository(&own, &caller).map_err(|failure| failure.to_string());
             Arc::new(RepositorySource::new(entry.place.clone(), Box::new(open)))
         }
     }
@@ -64,13 +70,16 @@ fn source(entry: &SourceEntry, caller: &Arc<Caller>) -> Arc<dyn ChunkSource> {
 
 /// Opens the repository of `entry`. The client's state of it is not used: every chunk is checked
 /// against its name, so an older state of it does no harm.
-pub(crate) fn open(entry: &SourceEntry, caller: &Arc<Caller>) -> Result<Repository, Failure> {
+pub(crate) fn open_repository(
+    entry: &SourceEntry,
+    caller: &Arc<Invocation>,
+) -> Result<Repository, CommandFailure> {
     let files = |password: Option<&String>, key: Option<&String>| KeyArgs {
         password_file: password.map(PathBuf::from),
         key_file: key.map(PathBuf::from),
         allow_rollback: false,
     };
-    let opener_of = |args: KeyArgs| repository::opener(&args, password::VARIABLES, caller);
+    let opener_of = |args: KeyArgs| repository::given_opener(&args, password::VARIABLES, caller);
     let opener = match &entry.secret {
         None => opener_of(files(None, None))?,
         Some(SourceSecret::PasswordFile(path)) => opener_of(files(Some(path), None))?,
@@ -79,9 +88,9 @@ pub(crate) fn open(entry: &SourceEntry, caller: &Arc<Caller>) -> Result<Reposito
             password::of_command(OsString::from(command), caller)?,
         )),
     };
-    let found = Repository::find(repository::objects(&entry.place, caller)?)?;
+    let found = Repository::find(repository::object_store(&entry.place, caller)?)?;
     let folders = ClientFolders {
-        cache: repository::folders(caller).cache,
+        cache: repository::client_folders(caller).cache,
         state: None,
     };
     Ok(found.open(opener.as_ref(), folders, Rollback::Refused)?)

@@ -126,7 +126,7 @@ fn limit_of(
 ) -> Option<u64> {
     let (root, place) = mounts
         .lines()
-        .find_map(|line| mount(line, kind, controller))?;
+        .find_map(|line| parse_cgroup_mount(line, kind, controller))?;
     // In a container the mount may begin below the group that the kernel names.
     let below = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
     let folder = PathBuf::from(place).join(below);
@@ -138,7 +138,11 @@ fn limit_of(
 }
 
 /// Root and place of a mount of this kind that has this controller.
-fn mount<'a>(line: &'a str, kind: &str, controller: &str) -> Option<(&'a str, &'a str)> {
+fn parse_cgroup_mount<'a>(
+    line: &'a str,
+    kind: &str,
+    controller: &str,
+) -> Option<(&'a str, &'a str)> {
     let (mount, system) = line.split_once(" - ")?;
     let mut mount = mount.split(' ').skip(3);
     let mut system = system.split(' ');

@@ -5,28 +5,28 @@
 //! that only one name has.
 
 use vellum_core::name::{Name, NameError, NodeSpec};
-use vellum_core::tree::{MachineSnapshot, Node, Tree};
+use vellum_core::tree::{NodeRef, Tree, VirtualMachineSnapshot};
 use vellum_core::units::{ImageId, MachineId};
 use vellum_store::Store;
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 /// The image of which `text` is the whole name: to be changed.
-pub(crate) fn image(store: &Store, text: &str) -> Result<ImageId, Failure> {
+pub(crate) fn find_image(store: &Store, text: &str) -> Result<ImageId, CommandFailure> {
     only_image(store.find_whole(text)?, text)
 }
 
 /// The image that `text` means, or begins: to look at.
-pub(crate) fn image_to_read(store: &Store, text: &str) -> Result<ImageId, Failure> {
-    only_image(store.find(text)?, text)
+pub(crate) fn image_to_read(store: &Store, text: &str) -> Result<ImageId, CommandFailure> {
+    only_image(store.find_node(text)?, text)
 }
 
-fn only_image(node: Node, text: &str) -> Result<ImageId, Failure> {
+fn only_image(node: NodeRef, text: &str) -> Result<ImageId, CommandFailure> {
     match node {
-        Node::Image(image) => Ok(image),
-        Node::Snapshot(..) => {
+        NodeRef::Image(image) => Ok(image),
+        NodeRef::Snapshot(..) => {
             let advice = format!("`vellum create NAME -b {text}` makes an image of it");
-            Err(Failure::usage(
+            Err(CommandFailure::usage_error(
                 format!("{text} is a snapshot, which never changes: this needs an image"),
                 advice,
             ))
@@ -35,32 +35,38 @@ fn only_image(node: Node, text: &str) -> Result<ImageId, Failure> {
 }
 
 /// The snapshot of which `text` is the whole name: to be changed, or to go back to.
-pub(crate) fn snapshot(store: &Store, text: &str) -> Result<(ImageId, u64), Failure> {
+pub(crate) fn find_snapshot(store: &Store, text: &str) -> Result<(ImageId, u64), CommandFailure> {
     only_snapshot(store.find_whole(text)?, text)
 }
 
 /// The snapshot that `text` means, or begins: to look at.
-pub(crate) fn snapshot_to_read(store: &Store, text: &str) -> Result<(ImageId, u64), Failure> {
-    only_snapshot(store.find(text)?, text)
+pub(crate) fn snapshot_to_read(
+    store: &Store,
+    text: &str,
+) -> Result<(ImageId, u64), CommandFailure> {
+    only_snapshot(store.find_node(text)?, text)
 }
 
-fn only_snapshot(node: Node, text: &str) -> Result<(ImageId, u64), Failure> {
+fn only_snapshot(node: NodeRef, text: &str) -> Result<(ImageId, u64), CommandFailure> {
     match node {
-        Node::Snapshot(image, serial) => Ok((image, serial)),
-        Node::Image(_) => Err(no_snapshot(text)),
+        NodeRef::Snapshot(image, serial) => Ok((image, serial)),
+        NodeRef::Image(_) => Err(no_snapshot(text)),
     }
 }
 
 /// The image before the `@` and the name behind it, which is to be a new snapshot's.
-pub(crate) fn new_snapshot(store: &Store, text: &str) -> Result<(ImageId, Name), Failure> {
+pub(crate) fn new_snapshot(store: &Store, text: &str) -> Result<(ImageId, Name), CommandFailure> {
     let spec = NodeSpec::parse(text);
     let name = spec.snapshot.ok_or_else(|| no_snapshot(text))?;
-    let name = Name::new(&name).map_err(|error| Failure::name(&name, error))?;
-    Ok((image(store, &spec.image)?, name))
+    let name = Name::new(&name).map_err(|error| CommandFailure::invalid_name(&name, error))?;
+    Ok((find_image(store, &spec.image)?, name))
 }
 
 /// The machine of which `text` is the whole name, and that: to be changed.
-pub(crate) fn machine(store: &Store, text: &str) -> Result<(MachineId, String), Failure> {
+pub(crate) fn find_machine(
+    store: &Store,
+    text: &str,
+) -> Result<(MachineId, String), CommandFailure> {
     refuse_snapshot(text)?;
     let tree = store.tree();
     let machine = tree.find_whole_machine(text)?;
@@ -68,16 +74,19 @@ pub(crate) fn machine(store: &Store, text: &str) -> Result<(MachineId, String), 
 }
 
 /// The machine that `text` means, or begins, and its whole name: to look at.
-pub(crate) fn machine_to_read(store: &Store, text: &str) -> Result<(MachineId, String), Failure> {
+pub(crate) fn machine_to_read(
+    store: &Store,
+    text: &str,
+) -> Result<(MachineId, String), CommandFailure> {
     refuse_snapshot(text)?;
     let tree = store.tree();
     let machine = tree.find_machine(text)?;
     Ok((machine.id, machine.name.to_string()))
 }
 
-fn refuse_snapshot(text: &str) -> Result<(), Failure> {
+fn refuse_snapshot(text: &str) -> Result<(), CommandFailure> {
     if text.contains('@') {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             format!("{text} is a machine's snapshot: this needs a machine"),
             "leave out the @ and what follows",
         ));
@@ -89,8 +98,11 @@ fn refuse_snapshot(text: &str) -> Result<(), Failure> {
 pub(crate) type FoundMachineSnapshot = (MachineId, u64, String);
 
 /// The machine's snapshot of which `text` is the whole name: to be changed, or to go back to.
-pub(crate) fn machine_snapshot(store: &Store, text: &str) -> Result<FoundMachineSnapshot, Failure> {
-    let (machine, snapshot) = split(text)?;
+pub(crate) fn machine_snapshot(
+    store: &Store,
+    text: &str,
+) -> Result<FoundMachineSnapshot, CommandFailure> {
+    let (machine, snapshot) = split_snapshot_name(text)?;
     let tree = store.tree();
     let machine = tree.find_whole_machine(&machine)?;
     let snapshot = tree.find_whole_machine_snapshot(machine, &snapshot)?;
@@ -101,19 +113,19 @@ pub(crate) fn machine_snapshot(store: &Store, text: &str) -> Result<FoundMachine
 pub(crate) fn machine_snapshot_to_read(
     store: &Store,
     text: &str,
-) -> Result<FoundMachineSnapshot, Failure> {
-    let (machine, snapshot) = split(text)?;
+) -> Result<FoundMachineSnapshot, CommandFailure> {
+    let (machine, snapshot) = split_snapshot_name(text)?;
     let tree = store.tree();
     let snapshot = tree.find_machine_snapshot(tree.find_machine(&machine)?, &snapshot)?;
     Ok(found_machine_snapshot(&tree, snapshot))
 }
 
-fn found_machine_snapshot(tree: &Tree, snapshot: &MachineSnapshot) -> FoundMachineSnapshot {
-    let name = tree.machines().display(snapshot);
+fn found_machine_snapshot(tree: &Tree, snapshot: &VirtualMachineSnapshot) -> FoundMachineSnapshot {
+    let name = tree.machines().snapshot_display_name(snapshot);
     (snapshot.machine, snapshot.serial, name)
 }
 
-fn split(text: &str) -> Result<(String, String), Failure> {
+fn split_snapshot_name(text: &str) -> Result<(String, String), CommandFailure> {
     let spec = NodeSpec::parse(text);
     Ok((spec.image, spec.snapshot.ok_or_else(|| no_snapshot(text))?))
 }
@@ -123,20 +135,21 @@ fn split(text: &str) -> Result<(String, String), Failure> {
 pub(crate) fn new_machine_snapshot(
     store: &Store,
     text: &str,
-) -> Result<(MachineId, String, Name), Failure> {
-    let (machine_name, snapshot) = split(text)?;
-    let snapshot = Name::new(&snapshot).map_err(|error| Failure::name(&snapshot, error))?;
-    let (machine, name) = machine(store, &machine_name)?;
+) -> Result<(MachineId, String, Name), CommandFailure> {
+    let (machine_name, snapshot) = split_snapshot_name(text)?;
+    let snapshot =
+        Name::new(&snapshot).map_err(|error| CommandFailure::invalid_name(&snapshot, error))?;
+    let (machine, name) = find_machine(store, &machine_name)?;
     Ok((machine, name, snapshot))
 }
 
 /// A name, for the command line.
-pub(crate) fn name(text: &str) -> Result<Name, NameError> {
+pub(crate) fn parse_name(text: &str) -> Result<Name, NameError> {
     Name::new(text)
 }
 
-fn no_snapshot(text: &str) -> Failure {
-    Failure::usage(
+fn no_snapshot(text: &str) -> CommandFailure {
+    CommandFailure::usage_error(
         format!("{text:?} names no snapshot"),
         format!("write {text}@SNAPSHOT"),
     )

@@ -6,9 +6,9 @@
 
 mod application;
 mod arguments;
-mod caller;
 mod chain_files;
 mod chains;
+mod command_context;
 mod command_output;
 mod commands;
 mod control;
@@ -21,18 +21,19 @@ mod file_exports;
 mod file_facts;
 mod forest;
 mod healing;
-mod keep;
+mod interruptible_stream;
+mod invocation;
 mod limits;
 mod lookup;
+mod maintenance_thread;
 mod output;
 mod pace;
-mod patience;
 mod picture;
 mod report;
 mod repository;
+mod retention_args;
 mod scrubber;
 mod service;
-mod session;
 mod signals;
 mod size;
 mod skip_free;
@@ -41,9 +42,8 @@ mod source_pair;
 mod stream;
 mod suggestion;
 mod systemd;
-mod tender;
-mod zone;
+mod time_zone;
 
 fn main() -> std::process::ExitCode {
-    application::run()
+    application::run_application()
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::patience::PATIENCE;
+use crate::interruptible_stream::PATIENCE;
 use crate::signals::Signals;
 
 /// Letters of spans of time, with their seconds.
@@ -31,7 +31,7 @@ pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
 }
 
 /// Waits for `time`, or until it is time to stop: whether it is.
-pub(crate) fn rest(signals: &Signals, time: Duration) -> bool {
+pub(crate) fn sleep_or_stop(signals: &Signals, time: Duration) -> bool {
     let end = Instant::now() + time;
     while !signals.is_stopped() {
         let left = end.saturating_duration_since(Instant::now());
@@ -44,13 +44,13 @@ pub(crate) fn rest(signals: &Signals, time: Duration) -> bool {
 }
 
 /// Keeps work to so many bytes a second.
-pub(crate) struct Pace {
+pub(crate) struct ByteThrottle {
     bytes_per_s: u64,
     began: Instant,
     bytes: u64,
 }
 
-impl Pace {
+impl ByteThrottle {
     /// A limit from now on; 0 is no limit.
     pub(crate) fn new(bytes_per_s: u64) -> Self {
         Self {
@@ -61,13 +61,16 @@ impl Pace {
     }
 
     /// Counts `bytes` more, and waits until they may have been done, or a signal comes.
-    pub(crate) fn wait(&mut self, bytes: u64, signals: &Signals) {
+    pub(crate) fn await_budget(&mut self, bytes: u64, signals: &Signals) {
         self.bytes = self.bytes.saturating_add(bytes);
-        rest(signals, self.due().saturating_sub(self.began.elapsed()));
+        sleep_or_stop(
+            signals,
+            self.least_time().saturating_sub(self.began.elapsed()),
+        );
     }
 
     /// The least time for the bytes so far.
-    fn due(&self) -> Duration {
+    fn least_time(&self) -> Duration {
         let micros = u128::from(self.bytes) * 1_000_000;
         let micros = micros.checked_div(self.bytes_per_s.into()).unwrap_or(0);
         Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
@@ -107,11 +110,11 @@ mod tests {
 
     #[test]
     fn a_pace_is_kept_over_all_that_was_done() {
-        let mut pace = Pace::new(1 << 20);
+        let mut pace = ByteThrottle::new(1 << 20);
         pace.bytes = 3 << 19;
-        assert_eq!(pace.due(), Duration::from_millis(1500));
-        assert_eq!(Pace::new(0).due(), Duration::ZERO);
+        assert_eq!(pace.least_time(), Duration::from_millis(1500));
+        assert_eq!(ByteThrottle::new(0).least_time(), Duration::ZERO);
         pace.bytes = u64::MAX;
-        assert!(pace.due() > Duration::from_hours(1));
+        assert!(pace.least_time() > Duration::from_hours(1));
     }
 }

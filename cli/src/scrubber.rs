@@ -9,9 +9,9 @@ use vellum_store::{
     Progress, SCRUB_ROUND, ScrubOptions, ScrubReport, ScrubStatus, Store, StoreError, Watch,
 };
 
-use crate::caller::Caller;
+use crate::invocation::Invocation;
 use crate::output::report;
-use crate::pace::{Pace, parse_span, rest};
+use crate::pace::{ByteThrottle, parse_span, sleep_or_stop};
 use crate::signals::Signals;
 
 /// Before the first step: who serves for a moment only is left alone.
@@ -47,11 +47,11 @@ pub(crate) struct Scrubber {
 }
 
 /// Ends a step early.
-struct Ending(Signals);
+struct ScrubWatch(Signals);
 
 impl ScrubArgs {
     /// The defaults, for commands without these options.
-    pub(crate) fn usual() -> Self {
+    pub(crate) fn default_options() -> Self {
         Self {
             scrub_round: SCRUB_ROUND,
             no_scrub: false,
@@ -61,21 +61,26 @@ impl ScrubArgs {
 
 impl Scrubber {
     /// Begins, if it is wanted. `caller` is shown what is found.
-    pub(crate) fn start(store: &Store, args: &ScrubArgs, caller: &Arc<Caller>) -> Option<Self> {
+    pub(crate) fn start_thread(
+        store: &Store,
+        args: &ScrubArgs,
+        caller: &Arc<Invocation>,
+    ) -> Option<Self> {
         if args.no_scrub {
             return None;
         }
         let (signals, round) = (Signals::default(), args.scrub_round);
         let (store, caller, own) = (store.clone(), Arc::clone(caller), signals.clone());
-        let thread = thread::Builder::new()
-            .name("scrubber".to_owned())
-            .spawn(move || match scrub(&store, round, &own, &caller) {
-                Ok(()) | Err(StoreError::Interrupted) => {}
-                Err(error) => report::notice(
-                    &caller,
-                    &format!("warning: the store is not scrubbed any more: {error}"),
-                ),
-            });
+        let thread =
+            thread::Builder::new().name("scrubber".to_owned()).spawn(
+                move || match scrub_in_rounds(&store, round, &own, &caller) {
+                    Ok(()) | Err(StoreError::Interrupted) => {}
+                    Err(error) => report::print_notice(
+                        &caller,
+                        &format!("warning: the store is not scrubbed any more: {error}"),
+                    ),
+                },
+            );
         // Without it, damage is found when somebody reads it.
         Some(Self {
             signals,
@@ -84,14 +89,14 @@ impl Scrubber {
     }
 }
 
-fn scrub(
+fn scrub_in_rounds(
     store: &Store,
     round: Duration,
     signals: &Signals,
-    caller: &Caller,
+    caller: &Invocation,
 ) -> Result<(), StoreError> {
     let mut pause = FIRST_PAUSE;
-    while !rest(signals, pause) {
+    while !sleep_or_stop(signals, pause) {
         if is_due(&store.scrub_status(), round) {
             scrub_round(store, round, signals, caller)?;
         }
@@ -114,7 +119,7 @@ fn scrub_round(
     store: &Store,
     round: Duration,
     signals: &Signals,
-    caller: &Caller,
+    caller: &Invocation,
 ) -> Result<(), StoreError> {
     let options = ScrubOptions {
         bytes_max: STEP_LEN,
@@ -122,17 +127,17 @@ fn scrub_round(
         round,
     };
     let rate = (store.stored_len() * HASTE / round.as_secs().max(1)).max(RATE_MIN);
-    let mut pace = Pace::new(rate);
+    let mut pace = ByteThrottle::new(rate);
     loop {
         give_way(store, signals);
-        let watch = Ending(signals.clone());
+        let watch = ScrubWatch(signals.clone());
         let mut step = store.scrub(&options, &watch)?;
         store.name_images(&mut step, &watch)?;
-        tell(&step, caller);
+        report_step(&step, caller);
         if step.is_over || signals.is_stopped() {
             return Ok(());
         }
-        pace.wait(step.bytes, signals);
+        pace.await_budget(step.bytes, signals);
     }
 }
 
@@ -140,16 +145,16 @@ fn scrub_round(
 fn give_way(store: &Store, signals: &Signals) {
     for _ in 0..YIELDS_MAX {
         let before = store.guest_requests();
-        if rest(signals, YIELD_PAUSE / 10) || store.guest_requests() == before {
+        if sleep_or_stop(signals, YIELD_PAUSE / 10) || store.guest_requests() == before {
             return;
         }
-        if rest(signals, YIELD_PAUSE) {
+        if sleep_or_stop(signals, YIELD_PAUSE) {
             return;
         }
     }
 }
 
-fn tell(step: &ScrubReport, caller: &Caller) {
+fn report_step(step: &ScrubReport, caller: &Invocation) {
     for finding in &step.findings {
         let names = finding
             .images
@@ -157,18 +162,18 @@ fn tell(step: &ScrubReport, caller: &Caller) {
             .map(|(name, range)| format!(" (hits {name}, bytes {} to {})", range.start, range.end));
         let hits: String = names.collect();
         let (record, reason) = (&finding.record, &finding.reason);
-        report::notice(
+        report::print_notice(
             caller,
             &format!("warning: the scrub found {record}: {reason}{hits}"),
         );
     }
     if step.healed > 0 {
-        report::notice(caller, &format!("the scrub healed {}", step.healed));
+        report::print_notice(caller, &format!("the scrub healed {}", step.healed));
     }
 }
 
-impl Watch for Ending {
-    fn progress(&self, _: Progress) {}
+impl Watch for ScrubWatch {
+    fn report_progress(&self, _: Progress) {}
 
     fn is_cancelled(&self) -> bool {
         self.0.is_stopped()
@@ -178,7 +183,7 @@ impl Watch for Ending {
 impl Drop for Scrubber {
     fn drop(&mut self) {
         self.signals
-            .raise(rustix::process::Signal::TERM.as_raw() as u8);
+            .record_signal(rustix::process::Signal::TERM.as_raw() as u8);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -10,19 +10,19 @@ use vellum_backup::reader::CacheLimits;
 use vellum_core::device::Exports;
 use vellum_serve::ChangeBoard;
 use vellum_serve::fuse::{self, Mount};
-use vellum_serve::nbd::{self, ClientCertificates, Identity, ServeError};
+use vellum_serve::nbd::{self, ClientCertificates, ServeError, TlsIdentity};
 use vellum_store::{ImageFile, Store, disk_is_full};
 
+use crate::command_context::CommandContext;
 use crate::control;
-use crate::endpoint::{Endpoint, Place};
-use crate::failure::{Failure, Outcome};
+use crate::endpoint::{Endpoint, HostPort};
+use crate::failure::{CommandFailure, Outcome};
 use crate::file_exports::FileExports;
-use crate::output::Answer;
+use crate::maintenance_thread::MaintenanceThread;
+use crate::output::Render;
 use crate::repository::{KeyArgs, opening};
 use crate::scrubber::{ScrubArgs, Scrubber};
-use crate::session::Session;
 use crate::source_format::{self, FileArgs};
-use crate::tender::Tender;
 use crate::{limits, size, systemd};
 
 /// The grace period for running work once a service is to stop: for commands, then for NBD
@@ -33,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(clap::Args)]
 pub(crate) struct ServiceArgs {
     /// Memory for decoded data, so that what is read again is not decoded again [default: 64M]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     cache: Option<u64>,
 }
 
@@ -70,36 +70,36 @@ pub(crate) struct Service {
     /// The exports over NBD and as files: one list, so that a write through one is seen through the
     /// other.
     pub(crate) exports: Arc<dyn Exports>,
-    owned: Option<Owned>,
+    owned: Option<OwnedStore>,
     /// Tells the mount of the writes of NBD clients.
     board: Arc<ChangeBoard>,
-    nbd: Option<nbd::Server>,
+    nbd: Option<nbd::NbdServer>,
     mount: Option<Mount>,
 }
 
 /// A store that this process owns.
-struct Owned {
+struct OwnedStore {
     store: Store,
     /// The background work; none where the store can only be read.
-    keeping: Option<Keeping>,
+    keeping: Option<BackgroundWork>,
 }
 
 /// The background work on a store that can be written, while it is served.
-struct Keeping {
-    control: control::Server,
-    tender: Tender,
+struct BackgroundWork {
+    control: control::ControlServer,
+    tender: MaintenanceThread,
     scrubber: Option<Scrubber>,
 }
 
 /// Options of what may serve a repository in place of a store.
 #[derive(clap::Args)]
-pub(crate) struct FromArgs {
+pub(crate) struct RepositorySourceArgs {
     /// Show what is in this repository (a folder, or s3://BUCKET/PREFIX), and fetch only what is
     /// read
     #[arg(long, value_name = "REPO")]
     pub(crate) from: Option<String>,
     /// Disk for what was fetched from it, so that it is fetched once; 0 for none [default: 4G]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "from")]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_size, requires = "from")]
     cache_size: Option<u64>,
     #[command(flatten)]
     key: KeyArgs,
@@ -108,22 +108,22 @@ pub(crate) struct FromArgs {
 impl Service {
     /// Opens the session's store, and does the commands of others from now on. One that is damaged,
     /// or where nobody can write, is shown to be read.
-    pub(crate) fn start(
+    pub(crate) fn serve_store(
         args: &ServiceArgs,
         scrub: &ScrubArgs,
-        session: &Session,
-    ) -> Result<Self, Failure> {
+        session: &CommandContext,
+    ) -> Result<Self, CommandFailure> {
         let store = session.open_to_serve()?;
         if let Some(cache_len) = args.cache {
             store.set_cache_len(cache_len);
         }
         let keeping = store
             .is_writable()
-            .then(|| Keeping::start(&store, scrub, session))
+            .then(|| BackgroundWork::start_threads(&store, scrub, session))
             .transpose()?;
         Ok(Self {
             exports: Arc::new(store.exports()),
-            owned: Some(Owned { store, keeping }),
+            owned: Some(OwnedStore { store, keeping }),
             board: Arc::default(),
             nbd: None,
             mount: None,
@@ -132,19 +132,19 @@ impl Service {
 
     /// The repository that `from` names, or else the session's store.
     pub(crate) fn start_from(
-        from: &FromArgs,
+        from: &RepositorySourceArgs,
         args: &ServiceArgs,
         scrub: &ScrubArgs,
-        session: &Session,
-    ) -> Result<Self, Failure> {
+        session: &CommandContext,
+    ) -> Result<Self, CommandFailure> {
         match &from.from {
             Some(place) => Self::of_repository(
                 place,
                 &from.key,
-                limits(from.cache_size, args.cache),
+                cache_limits(from.cache_size, args.cache),
                 session,
             ),
-            None => Self::start(args, scrub, session),
+            None => Self::serve_store(args, scrub, session),
         }
     }
 
@@ -153,9 +153,10 @@ impl Service {
         place: &str,
         key: &KeyArgs,
         limits: CacheLimits,
-        session: &Session,
-    ) -> Result<Self, Failure> {
-        let exports = RepositoryExports::new(opening::open(place, key, session)?, limits)?;
+        session: &CommandContext,
+    ) -> Result<Self, CommandFailure> {
+        let exports =
+            RepositoryExports::new(opening::open_repository(place, key, session)?, limits)?;
         Ok(Self {
             exports: Arc::new(exports),
             owned: None,
@@ -177,33 +178,34 @@ impl Service {
     }
 
     /// The store, unless it is a repository, or files, that are served.
-    pub(crate) fn store(&self) -> Option<&Store> {
+    pub(crate) fn served_store(&self) -> Option<&Store> {
         self.owned.as_ref().map(|owned| &owned.store)
     }
 
     /// Begins to offer `exports` over NBD, to `clients_max` at once; it listens nowhere yet.
-    pub(crate) fn offer(
+    pub(crate) fn offer_exports(
         &mut self,
         exports: Arc<dyn Exports>,
         args: &NbdArgs,
         clients_max: Option<usize>,
-        session: &Session,
-    ) -> Result<&nbd::Server, Failure> {
+        session: &CommandContext,
+    ) -> Result<&nbd::NbdServer, CommandFailure> {
         let asked = if args.tls_verify_peer {
             ClientCertificates::Required
         } else {
             ClientCertificates::NotAsked
         };
-        let identity = |folder: &PathBuf| Identity::load(&session.caller.path(folder), asked);
+        let identity =
+            |folder: &PathBuf| TlsIdentity::load_from(&session.caller.resolve_path(folder), asked);
         let tls = args
             .tls_certs
             .as_ref()
             .map(identity)
             .transpose()
-            .map_err(|error| refused(&error))?;
-        let default = nbd::Options::default();
+            .map_err(|error| serve_failure(&error))?;
+        let default = nbd::ServerOptions::default();
         let asked_max = clients_max.unwrap_or(default.clients_max);
-        let options = nbd::Options {
+        let options = nbd::ServerOptions {
             tls,
             read_only: args.read_only,
             takeover: args.takeover,
@@ -214,9 +216,10 @@ impl Service {
             board: Arc::clone(&self.board),
             ..default
         };
-        let server = nbd::Server::start(exports, options).map_err(|error| refused(&error))?;
+        let server = nbd::NbdServer::start_server(exports, options)
+            .map_err(|error| serve_failure(&error))?;
         if server.clients_max() < asked_max {
-            session.notice(&format!(
+            session.print_notice(&format!(
                 "note: {} clients at once: this process may open few files (`ulimit -n`)",
                 server.clients_max()
             ));
@@ -225,24 +228,24 @@ impl Service {
     }
 
     /// Shows images and snapshots as files in `folder`.
-    pub(crate) fn mount(
+    pub(crate) fn mount_folder(
         &mut self,
         folder: &Path,
         allow_other: bool,
-        session: &Session,
-    ) -> Result<&Mount, Failure> {
+        session: &CommandContext,
+    ) -> Result<&Mount, CommandFailure> {
         let caller = Arc::clone(&session.caller);
-        let options = fuse::Options {
+        let options = fuse::MountOptions {
             allow_other,
-            report: Arc::new(move |line: &str| caller.say(line)),
+            report: Arc::new(move |line: &str| caller.print_error_line(line)),
             board: Arc::clone(&self.board),
         };
-        let mount = Mount::start(
+        let mount = Mount::mount_exports(
             Arc::clone(&self.exports),
-            &session.caller.path(folder),
+            &session.caller.resolve_path(folder),
             options,
         );
-        let mount = mount.map_err(|error| Failure::Failed {
+        let mount = mount.map_err(|error| CommandFailure::Failed {
             message: error.to_string(),
             hint: None,
             source: Some(error.into()),
@@ -252,18 +255,18 @@ impl Service {
 
     /// Gives `answer` and serves until a stop is asked for, or `is_over`, which waits for a moment,
     /// returns true.
-    pub(crate) fn run(
+    pub(crate) fn run_until(
         self,
-        answer: &impl Answer,
-        session: &mut Session,
+        answer: &impl Render,
+        session: &mut CommandContext,
         is_over: impl Fn(&Self) -> bool,
-    ) -> Result<Outcome, Failure> {
-        session.output.confirm(answer)?;
+    ) -> Result<Outcome, CommandFailure> {
+        session.output.print_confirmation(answer)?;
         session.output.flush()?;
-        systemd::ready(&session.caller);
+        systemd::notify_ready(&session.caller);
         while !session.signals.is_stopped() && !is_over(&self) {}
-        systemd::stopping(&session.caller);
-        self.stop(session);
+        systemd::notify_stopping(&session.caller);
+        self.stop_all(session);
         Ok(Outcome::Done)
     }
 
@@ -271,42 +274,48 @@ impl Service {
     pub(crate) fn is_left(&self, time: Duration) -> bool {
         self.nbd
             .as_ref()
-            .is_some_and(|nbd| nbd.wait_left(Some(time)) != nbd::Left::NotYet)
+            .is_some_and(|nbd| nbd.wait_left(Some(time)) != nbd::LastClientWait::NotYet)
     }
 
     /// True if the files were unmounted. Waits for `time`.
     pub(crate) fn is_unmounted(&self, time: Duration) -> bool {
-        self.mount.as_ref().is_some_and(|mount| mount.wait(time))
+        self.mount
+            .as_ref()
+            .is_some_and(|mount| mount.wait_unmounted(time))
     }
 
     /// Ends all of it in half a minute at most. What does not end in time is left behind, as a
     /// crash would leave it.
-    fn stop(self, session: &Session) {
+    fn stop_all(self, session: &CommandContext) {
         let tender = self.owned.and_then(|owned| owned.keeping).map(|keeping| {
-            if !keeping.control.stop(GRACE) {
-                session.warn("a command did not stop in time, and was left behind");
+            if !keeping.control.stop_within(GRACE) {
+                session.print_warning("a command did not stop in time, and was left behind");
             }
             (keeping.tender, keeping.scrubber)
         });
-        let unfinished = self.nbd.map_or(0, |nbd| nbd.stop(GRACE).unfinished);
+        let unfinished = self.nbd.map_or(0, |nbd| nbd.stop_within(GRACE).unfinished);
         if unfinished > 0 {
-            session.warn(&format!(
+            session.print_warning(&format!(
                 "{unfinished} NBD clients were left with a request that did not end"
             ));
         }
-        if let Some(Err(error)) = self.mount.map(|mount| mount.stop(GRACE)) {
-            session.warn(&error.to_string());
+        if let Some(Err(error)) = self.mount.map(|mount| mount.stop_within(GRACE)) {
+            session.print_warning(&error.to_string());
         }
         drop(tender);
     }
 }
 
-impl Keeping {
-    fn start(store: &Store, scrub: &ScrubArgs, session: &Session) -> Result<Self, Failure> {
+impl BackgroundWork {
+    fn start_threads(
+        store: &Store,
+        scrub: &ScrubArgs,
+        session: &CommandContext,
+    ) -> Result<Self, CommandFailure> {
         Ok(Self {
-            control: control::Server::start(store)?,
-            tender: Tender::start(store, &session.caller),
-            scrubber: Scrubber::start(store, scrub, &session.caller),
+            control: control::ControlServer::start_listening(store)?,
+            tender: MaintenanceThread::start_thread(store, &session.caller),
+            scrubber: Scrubber::start_thread(store, scrub, &session.caller),
         })
     }
 }
@@ -316,11 +325,12 @@ impl Keeping {
 pub(crate) fn open_file(
     file: &Path,
     args: &FileArgs,
-    session: &Session,
-) -> Result<(String, ImageFile, u64), Failure> {
-    let opened = source_format::open(file, args, &args.expected(), session)?;
+    session: &CommandContext,
+) -> Result<(String, ImageFile, u64), CommandFailure> {
+    let opened = source_format::open_disk_file(file, args, &args.expected_file(), session)?;
     let name = file.file_name().unwrap_or(file.as_os_str());
-    let changed = std::fs::metadata(session.caller.path(file)).and_then(|found| found.modified());
+    let changed =
+        std::fs::metadata(session.caller.resolve_path(file)).and_then(|found| found.modified());
     let changed_ns = changed
         .ok()
         .and_then(|changed| changed.duration_since(SystemTime::UNIX_EPOCH).ok())
@@ -333,7 +343,7 @@ pub(crate) fn open_file(
 }
 
 /// The cache limits for a repository, on disk and in memory: the defaults, unless given.
-pub(crate) fn limits(disk_len: Option<u64>, memory_len: Option<u64>) -> CacheLimits {
+pub(crate) fn cache_limits(disk_len: Option<u64>, memory_len: Option<u64>) -> CacheLimits {
     let usual = CacheLimits::default();
     CacheLimits {
         disk_len: disk_len.unwrap_or(usual.disk_len),
@@ -343,25 +353,29 @@ pub(crate) fn limits(disk_len: Option<u64>, memory_len: Option<u64>) -> CacheLim
 
 /// Listens at the sockets that systemd, or a program that acts as it does, hands over. Whether
 /// there are any.
-pub(crate) fn listen_given(nbd: &nbd::Server, session: &Session) -> Result<bool, Failure> {
-    let sockets = systemd::sockets(&session.caller)
-        .map_err(|error| Failure::io("take the sockets that were handed over", error))?;
+pub(crate) fn listen_given(
+    nbd: &nbd::NbdServer,
+    session: &CommandContext,
+) -> Result<bool, CommandFailure> {
+    let sockets = systemd::activated_sockets(&session.caller).map_err(|error| {
+        CommandFailure::io_error("take the sockets that were handed over", error)
+    })?;
     let is_given = !sockets.is_empty();
     sockets
         .into_iter()
         .try_for_each(|socket| nbd.listen_on(socket))
-        .map_err(|error| refused(&error))?;
+        .map_err(|error| serve_failure(&error))?;
     Ok(is_given)
 }
 
 /// Listens at a Unix socket, which may be in the folder of `store`.
 pub(crate) fn listen_unix(
-    nbd: &nbd::Server,
+    nbd: &nbd::NbdServer,
     store: Option<&Store>,
     path: &Path,
-    session: &Session,
-) -> Result<Endpoint, Failure> {
-    let path = session.caller.path(path);
+    session: &CommandContext,
+) -> Result<Endpoint, CommandFailure> {
+    let path = session.caller.resolve_path(path);
     let listen = || nbd.listen_unix(&path);
     let is_full = |error: &ServeError| match error {
         ServeError::Listen(_, error) => disk_is_full(error),
@@ -369,26 +383,27 @@ pub(crate) fn listen_unix(
     };
     store
         .map_or_else(listen, |store| store.make_with_reserve(listen, is_full))
-        .map_err(|error| refused(&error))?;
+        .map_err(|error| serve_failure(&error))?;
     let absolute = std::path::absolute(&path)
-        .map_err(|error| Failure::io(format!("find {}", path.display()), error))?;
+        .map_err(|error| CommandFailure::io_error(format!("find {}", path.display()), error))?;
     Ok(Endpoint::Unix(absolute))
 }
 
 /// Listens at a TCP port, with a notice if that lets strangers in.
 pub(crate) fn listen_tcp(
-    nbd: &nbd::Server,
-    place: &Place,
+    nbd: &nbd::NbdServer,
+    place: &HostPort,
     has_tls: bool,
-    session: &Session,
-) -> Result<Endpoint, Failure> {
-    let fail = |error| Failure::io(format!("find the address of {}", place.host), error);
+    session: &CommandContext,
+) -> Result<Endpoint, CommandFailure> {
+    let fail =
+        |error| CommandFailure::io_error(format!("find the address of {}", place.host), error);
     let endpoint = Endpoint::Tcp(
-        nbd.listen_tcp(place.address().map_err(fail)?)
-            .map_err(|error| refused(&error))?,
+        nbd.listen_tcp(place.resolve_address().map_err(fail)?)
+            .map_err(|error| serve_failure(&error))?,
     );
     if endpoint.is_public() && !has_tls {
-        session.warn(
+        session.print_warning(
             "whoever reaches this machine can read and write what is offered; --tls-certs \
              and --tls-verify-peer keep strangers out",
         );
@@ -397,7 +412,7 @@ pub(crate) fn listen_tcp(
 }
 
 /// The failure to offer anything over NBD.
-pub(crate) fn refused(error: &ServeError) -> Failure {
+pub(crate) fn serve_failure(error: &ServeError) -> CommandFailure {
     let hint = match error {
         ServeError::InUse(_) | ServeError::NotSocket(_) | ServeError::Listen(..) => {
             "choose another place to listen"
@@ -406,12 +421,12 @@ pub(crate) fn refused(error: &ServeError) -> Failure {
             "the files are those that qemu and nbdkit take"
         }
         _ => {
-            return Failure::Failed {
+            return CommandFailure::Failed {
                 message: error.to_string(),
                 hint: None,
                 source: None,
             };
         }
     };
-    Failure::failed(error.to_string(), hint)
+    CommandFailure::with_hint(error.to_string(), hint)
 }

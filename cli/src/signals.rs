@@ -26,9 +26,9 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// Listens from now on. The first Ctrl-C asks to stop, the second does not ask.
-    pub(crate) fn listen() -> Self {
+    pub(crate) fn install_handlers() -> Self {
         let signals = Self::default();
-        for signal in stopping() {
+        for signal in stop_signals() {
             // The order counts: the first signal must not see the flag that it sets itself. A
             // handler that the system refuses leaves the signal's usual effect, which the store
             // survives.
@@ -46,7 +46,7 @@ impl Signals {
     }
 
     /// Acts as if this process had received signal `number`.
-    pub(crate) fn raise(&self, number: u8) {
+    pub(crate) fn record_signal(&self, number: u8) {
         match i32::from(number) {
             SIGUSR1 => self.report.store(true, Ordering::Relaxed),
             SIGINT | SIGTERM | SIGHUP => {
@@ -66,9 +66,9 @@ impl Signals {
     }
 
     /// A stream that gets a byte with each signal, to wait for.
-    pub(crate) fn bell() -> io::Result<UnixStream> {
+    pub(crate) fn signal_stream() -> io::Result<UnixStream> {
         let (bell, rope) = UnixStream::pair()?;
-        for signal in stopping().into_iter().chain([SIGUSR1]) {
+        for signal in stop_signals().into_iter().chain([SIGUSR1]) {
             pipe::register(signal, rope.try_clone()?)?;
         }
         Ok(bell)
@@ -79,7 +79,7 @@ impl Signals {
     }
 
     /// Fails once the person has had enough, for loops of our own.
-    pub(crate) fn check(&self) -> Result<(), StoreError> {
+    pub(crate) fn fail_if_stopped(&self) -> Result<(), StoreError> {
         if self.is_stopped() {
             Err(StoreError::Interrupted)
         } else {
@@ -88,7 +88,7 @@ impl Signals {
     }
 
     /// The signal that asked to stop, 0 if none did.
-    pub(crate) fn received(&self) -> u8 {
+    pub(crate) fn received_signal(&self) -> u8 {
         self.number.load(Ordering::Relaxed) as u8
     }
 
@@ -99,17 +99,17 @@ impl Signals {
 }
 
 /// The signals that ask to stop, without a hangup that this process is to ignore.
-fn stopping() -> Vec<i32> {
+fn stop_signals() -> Vec<i32> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mut signals = vec![SIGINT, SIGTERM];
-    if !ignored(&status).contains(&SIGHUP) {
+    if !ignored_signals(&status).contains(&SIGHUP) {
         signals.push(SIGHUP);
     }
     signals
 }
 
 /// The signals that a process ignores, from its `status`.
-fn ignored(status: &str) -> Vec<i32> {
+fn ignored_signals(status: &str) -> Vec<i32> {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     let mask = mask.unwrap_or(0);
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn what_is_ignored_is_told_by_the_system() {
         let status = "Name:\tvellum\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\n";
-        assert_eq!(ignored(status), [SIGHUP, 13]);
-        assert_eq!(ignored(""), Vec::<i32>::new());
+        assert_eq!(ignored_signals(status), [SIGHUP, 13]);
+        assert_eq!(ignored_signals(""), Vec::<i32>::new());
     }
 }

@@ -30,12 +30,12 @@ const LETTERS: &str = "KMGTPE";
 const FRACTION_DIGITS_MAX: usize = 12;
 
 /// `text` in bytes: `4096`, `40G`, `1.5TiB`.
-pub(crate) fn parse(text: &str) -> Result<u64, SizeError> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, SizeError> {
     let unit_at = text
         .find(|character: char| !character.is_ascii_digit() && character != '.')
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
-    let factor = factor(unit)?;
+    let factor = unit_factor(unit)?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let shaped = !whole.is_empty()
         && !fraction.is_empty()
@@ -55,15 +55,15 @@ pub(crate) fn parse(text: &str) -> Result<u64, SizeError> {
 /// `text` as a new size, or with a sign as a change of the old one.
 pub(crate) fn parse_change(text: &str) -> Result<SizeChange, SizeError> {
     match (text.strip_prefix('+'), text.strip_prefix('-')) {
-        (Some(more), _) => parse(more).map(SizeChange::Grow),
-        (_, Some(less)) => parse(less).map(SizeChange::Shrink),
-        _ => parse(text).map(SizeChange::To),
+        (Some(more), _) => parse_size(more).map(SizeChange::Grow),
+        (_, Some(less)) => parse_size(less).map(SizeChange::Shrink),
+        _ => parse_size(text).map(SizeChange::To),
     }
 }
 
 impl SizeChange {
     /// The new length of what has `len` bytes now.
-    pub(crate) fn apply(self, len: u64) -> Result<u64, SizeError> {
+    pub(crate) fn apply_to(self, len: u64) -> Result<u64, SizeError> {
         match self {
             Self::To(len) => Ok(len),
             Self::Grow(more) => len.checked_add(more).ok_or(SizeError::TooLarge),
@@ -72,7 +72,7 @@ impl SizeChange {
     }
 }
 
-fn factor(unit: &str) -> Result<u64, SizeError> {
+fn unit_factor(unit: &str) -> Result<u64, SizeError> {
     if ["", "B"].contains(&unit) {
         return Ok(1);
     }
@@ -114,7 +114,7 @@ mod tests {
             ("15E", 15 << 60),
             ("18446744073709551615", u64::MAX),
         ] {
-            assert_eq!(parse(text), Ok(bytes), "{text}");
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
     }
 
@@ -122,7 +122,7 @@ mod tests {
     fn what_could_mean_two_things_is_refused() {
         for text in ["1kB", "1KB", "40GB", "1Mb", "3TB"] {
             assert!(
-                matches!(parse(text), Err(SizeError::Doubtful(..))),
+                matches!(parse_size(text), Err(SizeError::Doubtful(..))),
                 "{text}"
             );
         }
@@ -148,7 +148,7 @@ mod tests {
             "٣",
             "1K\u{202e}",
         ] {
-            assert_eq!(parse(text), Err(SizeError::Shape), "{text}");
+            assert_eq!(parse_size(text), Err(SizeError::Shape), "{text}");
         }
     }
 
@@ -160,10 +160,10 @@ mod tests {
             "99999999999999999999999999",
             "16385P",
         ] {
-            assert_eq!(parse(text), Err(SizeError::TooLarge), "{text}");
+            assert_eq!(parse_size(text), Err(SizeError::TooLarge), "{text}");
         }
         assert_eq!(
-            SizeChange::Grow(1).apply(u64::MAX),
+            SizeChange::Grow(1).apply_to(u64::MAX),
             Err(SizeError::TooLarge)
         );
     }
@@ -176,10 +176,10 @@ mod tests {
             ("-4", SizeChange::Shrink(4), 6),
         ] {
             assert_eq!(parse_change(text), Ok(change));
-            assert_eq!(change.apply(10), Ok(of_ten));
+            assert_eq!(change.apply_to(10), Ok(of_ten));
         }
         assert_eq!(
-            SizeChange::Shrink(11).apply(10),
+            SizeChange::Shrink(11).apply_to(10),
             Err(SizeError::TooSmall(10))
         );
     }

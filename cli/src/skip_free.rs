@@ -5,10 +5,10 @@ use std::io;
 use serde::Serialize;
 use vellum_core::guest::{DiskPart, FreeSpace, FreeVerdict};
 use vellum_core::source::SourceError;
-use vellum_store::{Input, StoreError, Watch};
+use vellum_store::{ImageInput, StoreError, Watch};
 
-use crate::failure::Failure;
-use crate::output::page::Page;
+use crate::failure::CommandFailure;
+use crate::output::page::TextPage;
 
 /// Space that was left out.
 #[derive(Serialize)]
@@ -35,27 +35,27 @@ struct SkippedPart {
 /// The input without what its file systems do not use. Refused if one of them is mounted, or was
 /// not unmounted.
 pub(crate) fn skip_free(
-    input: Input,
+    input: ImageInput,
     watch: &dyn Watch,
-) -> Result<(Input, Option<SkippedSpace>), Failure> {
+) -> Result<(ImageInput, Option<SkippedSpace>), CommandFailure> {
     let found = input.free_space(watch).map_err(without_parent)?;
     let Some(space) = found else {
         return Ok((input, None));
     };
     refuse_unclean(input.name(), &space)?;
-    let (input, data_bytes) = input.without(&space)?;
+    let (input, data_bytes) = input.without_free_space(&space)?;
     let parts = space.parts().iter().map(SkippedPart::new).collect();
     let skipped = SkippedSpace {
-        bytes: space.free(),
+        bytes: space.free_len(),
         data_bytes,
         parts,
     };
     Ok((input, Some(skipped)))
 }
 
-fn refuse_unclean(name: &str, space: &FreeSpace) -> Result<(), Failure> {
+fn refuse_unclean(name: &str, space: &FreeSpace) -> Result<(), CommandFailure> {
     let reasons: Vec<String> = space
-        .unclean()
+        .unclean_parts()
         .map(|part| match &part.verdict {
             FreeVerdict::Unclean(reason) => format!("{} ({}): {reason}", part.name, part.kind),
             _ => part.name.clone(),
@@ -64,7 +64,7 @@ fn refuse_unclean(name: &str, space: &FreeSpace) -> Result<(), Failure> {
     if reasons.is_empty() {
         return Ok(());
     }
-    Err(Failure::failed(
+    Err(CommandFailure::with_hint(
         format!(
             "what {name} does not use is not certain: {}",
             reasons.join("; ")
@@ -74,12 +74,13 @@ fn refuse_unclean(name: &str, space: &FreeSpace) -> Result<(), Failure> {
     ))
 }
 
-fn without_parent(error: StoreError) -> Failure {
+fn without_parent(error: StoreError) -> CommandFailure {
     match error {
         StoreError::Source {
             source: SourceError::Refused { .. },
             ..
-        } => Failure::from(error).hinted("leave out --skip-free, or import a file that is whole"),
+        } => CommandFailure::from(error)
+            .replace_hint("leave out --skip-free, or import a file that is whole"),
         other => other.into(),
     }
 }
@@ -101,17 +102,20 @@ impl SkippedPart {
 
 impl SkippedSpace {
     /// The lines below those of the import.
-    pub(crate) fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (bytes, data) = (page.size(self.bytes), page.size(self.data_bytes));
-        page.line(format!(
+    pub(crate) fn render_lines(&self, page: &mut TextPage) -> io::Result<()> {
+        let (bytes, data) = (
+            page.format_size(self.bytes),
+            page.format_size(self.data_bytes),
+        );
+        page.write_line(format!(
             "left out {bytes} that the guest does not use, {data} of it data"
         ))?;
         for part in &self.parts {
             let about = match &part.kept {
-                None => format!("{} left out", page.size(part.bytes)),
+                None => format!("{} left out", page.format_size(part.bytes)),
                 Some(reason) => format!("stored whole: {reason}"),
             };
-            page.line(format!("{} ({}): {about}", part.name, part.kind))?;
+            page.write_line(format!("{} ({}): {about}", part.name, part.kind))?;
         }
         Ok(())
     }

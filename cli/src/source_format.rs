@@ -10,14 +10,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vellum_core::source::{ReadAt, SourceError};
-use vellum_core::tree::{Node, Tree};
+use vellum_core::tree::{NodeRef, Tree};
 use vellum_formats::Format;
 use vellum_formats::input::{InputChoice, InputFormat, UnknownInputFormat};
-use vellum_formats::probe::{self, Container, ContainerKind, Probe, Verdict};
+use vellum_formats::probe::{self, Container, ContainerKind, FormatVerdict, Probe};
 use vellum_store::{FileSource, ImageFile, StoreError};
 
-use crate::failure::Failure;
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::CommandFailure;
 
 const RAW: InputFormat = InputFormat::Image(Format::Raw);
 
@@ -35,7 +35,7 @@ pub(crate) struct FileArgs {
 
 /// The facts about a file before anybody looks at it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Expected {
+pub(crate) struct ExpectedFile {
     /// The format that the person gave.
     pub(crate) said: Option<InputFormat>,
     /// The image whose next state it is, or with which it is compared.
@@ -54,7 +54,7 @@ pub(crate) struct ExpectedImage {
 
 /// The format in which a file is read, and the notice for the person.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Reading {
+pub(crate) struct FormatDecision {
     pub(crate) format: InputFormat,
     pub(crate) notice: Option<Notice>,
 }
@@ -69,15 +69,19 @@ pub(crate) enum Notice {
 
 impl ExpectedImage {
     /// The facts about `node`. `may_guess` says that nothing is stored, only looked at.
-    pub(crate) fn of(tree: &Tree, node: Node, may_guess: bool) -> Result<Self, Failure> {
-        let name = tree.display(node);
-        let image = tree.image(node.image());
+    pub(crate) fn from_node(
+        tree: &Tree,
+        node: NodeRef,
+        may_guess: bool,
+    ) -> Result<Self, CommandFailure> {
+        let name = tree.display_name(node);
+        let image = tree.image(node.image_id());
         let noted = image.and_then(|image| image.source_format.as_ref());
         let format = noted
             .map(|noted| noted.as_str().parse())
             .transpose()
             .map_err(|error: UnknownInputFormat| {
-                Failure::failed(
+                CommandFailure::with_hint(
                     format!("{name} is imported from another format: {error}"),
                     "say with -f as what the file is to be read",
                 )
@@ -96,19 +100,19 @@ impl ExpectedImage {
 pub(crate) fn of_file(
     path: &Path,
     name: &str,
-    expected: &Expected,
-    session: &Session,
-) -> Result<InputFormat, Failure> {
-    let file = FileSource::open(path)?;
+    expected: &ExpectedFile,
+    session: &CommandContext,
+) -> Result<InputFormat, CommandFailure> {
+    let file = FileSource::open_file(path)?;
     let fail = |source: SourceError| StoreError::Source {
         name: name.to_owned(),
         source,
     };
-    let seen = probe::probe(&file).map_err(fail)?;
-    let reading = expected.decide(name, &seen, file.len())?;
+    let seen = probe::probe_file(&file).map_err(fail)?;
+    let reading = expected.decide_format(name, &seen, file.len())?;
     match reading.notice {
-        Some(Notice::Remark(text)) => session.notice(&text),
-        Some(Notice::Warning(text)) => session.warn(&text),
+        Some(Notice::Remark(text)) => session.print_notice(&text),
+        Some(Notice::Warning(text)) => session.print_warning(&text),
         None => {}
     }
     Ok(reading.format)
@@ -120,12 +124,12 @@ pub(crate) fn input_format(name: &str) -> Result<InputFormat, UnknownInputFormat
 }
 
 /// Opens the disk in `file` that `args` mean, for a command that takes it as a whole.
-pub(crate) fn open(
+pub(crate) fn open_disk_file(
     file: &Path,
     args: &FileArgs,
-    expected: &Expected,
-    session: &Session,
-) -> Result<ImageFile, Failure> {
+    expected: &ExpectedFile,
+    session: &CommandContext,
+) -> Result<ImageFile, CommandFailure> {
     open_as(file, args, expected, false, session)
 }
 
@@ -133,27 +137,32 @@ pub(crate) fn open(
 pub(crate) fn open_as(
     file: &Path,
     args: &FileArgs,
-    expected: &Expected,
+    expected: &ExpectedFile,
     is_over_parent: bool,
-    session: &Session,
-) -> Result<ImageFile, Failure> {
-    let path = session.caller.path(file);
+    session: &CommandContext,
+) -> Result<ImageFile, CommandFailure> {
+    let path = session.caller.resolve_path(file);
     let name = file.display().to_string();
     let format = of_file(&path, &name, expected, session)?;
     let choice = InputChoice {
         disk: args.disk.as_deref(),
         is_over_parent,
     };
-    let opened = ImageFile::open(&path, format, choice);
-    let opened = opened.map_err(|error| unopened(error, &path, format, args))?;
+    let opened = ImageFile::open_disk(&path, format, choice);
+    let opened = opened.map_err(|error| open_failure(error, &path, format, args))?;
     for note in &opened.facts().notes {
-        session.warn(&format!("{name}: {note}"));
+        session.print_warning(&format!("{name}: {note}"));
     }
     Ok(opened)
 }
 
 /// The failure to open a disk, with advice that is true of it.
-fn unopened(error: StoreError, path: &Path, format: InputFormat, args: &FileArgs) -> Failure {
+fn open_failure(
+    error: StoreError,
+    path: &Path,
+    format: InputFormat,
+    args: &FileArgs,
+) -> CommandFailure {
     let is_refused = matches!(
         &error,
         StoreError::Source {
@@ -161,27 +170,27 @@ fn unopened(error: StoreError, path: &Path, format: InputFormat, args: &FileArgs
             ..
         }
     );
-    let failure = Failure::from(error);
+    let failure = CommandFailure::from(error);
     if !is_refused {
         return failure;
     }
-    let Ok(file) = FileSource::open(path) else {
+    let Ok(file) = FileSource::open_file(path) else {
         return failure;
     };
     let file: Arc<dyn ReadAt> = Arc::new(file);
     if format.is_archive() {
-        return match format.disks(&file).map(|disks| disks.len()) {
-            Ok(0) => failure.hinted("unpack it, and name the disk's file"),
-            Ok(_) => failure.hinted("choose one with --disk NAME"),
+        return match format.list_disks(&file).map(|disks| disks.len()) {
+            Ok(0) => failure.replace_hint("unpack it, and name the disk's file"),
+            Ok(_) => failure.replace_hint("choose one with --disk NAME"),
             Err(_) => failure,
         };
     }
     if args.disk.is_some() {
-        return failure.hinted("leave out --disk");
+        return failure.replace_hint("leave out --disk");
     }
-    let facts = format.facts(file, InputChoice::default());
+    let facts = format.read_facts(file, InputChoice::default());
     if facts.is_ok_and(|facts| facts.parent.is_some()) {
-        return failure.hinted(
+        return failure.replace_hint(
             "`vellum import --chain FILE NAME` stores it with what it stands on; over a parent \
              that is stored already: `vellum import FILE NAME -b PARENT`",
         );
@@ -191,15 +200,15 @@ fn unopened(error: StoreError, path: &Path, format: InputFormat, args: &FileArgs
 
 impl FileArgs {
     /// Returns what is known of a file that belongs to no image.
-    pub(crate) fn expected(&self) -> Expected {
-        Expected {
+    pub(crate) fn expected_file(&self) -> ExpectedFile {
+        ExpectedFile {
             said: self.format,
             image: None,
         }
     }
 }
 
-impl Expected {
+impl ExpectedFile {
     /// True if a file's length alone tells its format, whatever its signature is.
     pub(crate) fn is_told_by_length(&self) -> bool {
         let noted = self.image.as_ref().and_then(|image| image.format);
@@ -207,27 +216,32 @@ impl Expected {
     }
 
     /// Decides the format of a file `name` of `len` bytes with the signature in `seen`.
-    pub(crate) fn decide(&self, name: &str, seen: &Probe, len: u64) -> Result<Reading, Failure> {
+    pub(crate) fn decide_format(
+        &self,
+        name: &str,
+        seen: &Probe,
+        len: u64,
+    ) -> Result<FormatDecision, CommandFailure> {
         let noted = self.image.as_ref().and_then(|image| image.format);
         match (self.said, &self.image, noted) {
             (Some(said), Some(image), Some(noted)) if said != noted && !image.may_guess => {
                 let image = &image.name;
-                Ok(Reading::noticed(
+                Ok(FormatDecision::with_notice(
                     said,
                     Notice::Remark(format!(
                         "{image} came from {noted} so far, and from now on comes from {said}"
                     )),
                 ))
             }
-            (Some(said), ..) => Ok(Reading::silent(said)),
+            (Some(said), ..) => Ok(FormatDecision::without_notice(said)),
             // A file of any format may hold the same disk.
             (None, Some(image), _) if image.may_guess && !image.is_its_disk(len) => {
-                guess(name, seen)
+                guess_format(name, seen)
             }
-            (None, Some(image), Some(noted)) => image.decide(noted, name, seen, len),
+            (None, Some(image), Some(noted)) => image.decide_format(noted, name, seen, len),
             (None, Some(image), None) if !image.may_guess => match seen.verdict() {
-                Verdict::Raw => Ok(Reading::silent(RAW)),
-                _ => Err(Failure::failed(
+                FormatVerdict::Raw => Ok(FormatDecision::without_notice(RAW)),
+                _ => Err(CommandFailure::with_hint(
                     format!(
                         "{name}: {seen}, and it is not noted what {} comes from",
                         image.name
@@ -235,7 +249,7 @@ impl Expected {
                     "say with -f what the file is: raw, or the format that it looks like",
                 )),
             },
-            _ => guess(name, seen),
+            _ => guess_format(name, seen),
         }
     }
 }
@@ -247,35 +261,35 @@ impl ExpectedImage {
     }
 
     /// The same for a file that belongs to this image, which comes from `noted`.
-    fn decide(
+    fn decide_format(
         &self,
         noted: InputFormat,
         name: &str,
         seen: &Probe,
         len: u64,
-    ) -> Result<Reading, Failure> {
+    ) -> Result<FormatDecision, CommandFailure> {
         let image = &self.name;
         let looks_like = seen.verdict();
-        if looks_like.input() == Some(noted) {
-            return Ok(Reading::silent(noted));
+        if looks_like.input_format() == Some(noted) {
+            return Ok(FormatDecision::without_notice(noted));
         }
         match (noted, looks_like) {
-            (RAW, _) if self.is_its_disk(len) => Ok(Reading::noticed(
+            (RAW, _) if self.is_its_disk(len) => Ok(FormatDecision::with_notice(
                 RAW,
                 Notice::Warning(format!(
                     "{name}: {seen}, and is read as raw, which {image} always was: -f says \
                      otherwise"
                 )),
             )),
-            (RAW, _) => Err(Failure::failed(
+            (RAW, _) => Err(CommandFailure::with_hint(
                 format!("{name}: {seen}, and {image} is imported from raw disks"),
                 "-f raw stores the file as it is; -f with another format reads it as that",
             )),
-            (noted, Verdict::Raw) => Err(Failure::failed(
+            (noted, FormatVerdict::Raw) => Err(CommandFailure::with_hint(
                 format!("{name} is no {noted} image, and {image} is imported from {noted}"),
                 "-f raw stores the file as it is",
             )),
-            (noted, _) => Err(Failure::failed(
+            (noted, _) => Err(CommandFailure::with_hint(
                 format!("{name}: {seen}, and {image} is imported from {noted}"),
                 "-f raw stores the file as it is; -f with another format reads it as that",
             )),
@@ -283,15 +297,15 @@ impl ExpectedImage {
     }
 }
 
-impl Reading {
-    fn silent(format: InputFormat) -> Self {
+impl FormatDecision {
+    fn without_notice(format: InputFormat) -> Self {
         Self {
             format,
             notice: None,
         }
     }
 
-    fn noticed(format: InputFormat, notice: Notice) -> Self {
+    fn with_notice(format: InputFormat, notice: Notice) -> Self {
         Self {
             format,
             notice: Some(notice),
@@ -300,27 +314,27 @@ impl Reading {
 }
 
 /// The format of the signature.
-fn guess(name: &str, seen: &Probe) -> Result<Reading, Failure> {
+fn guess_format(name: &str, seen: &Probe) -> Result<FormatDecision, CommandFailure> {
     let verdict = seen.verdict();
-    match (verdict, verdict.input()) {
-        (Verdict::Raw, _) => Ok(Reading::silent(RAW)),
-        (_, Some(format)) if ends_as(name, format) => Ok(Reading::silent(format)),
-        (_, Some(format)) => Ok(Reading::noticed(
+    match (verdict, verdict.input_format()) {
+        (FormatVerdict::Raw, _) => Ok(FormatDecision::without_notice(RAW)),
+        (_, Some(format)) if ends_as(name, format) => Ok(FormatDecision::without_notice(format)),
+        (_, Some(format)) => Ok(FormatDecision::with_notice(
             format,
             Notice::Remark(format!(
                 "{name}: {seen}, and is read as {} (-f raw takes the file as it is)",
-                if matches!(verdict, Verdict::Known(_)) {
+                if matches!(verdict, FormatVerdict::Known(_)) {
                     "one"
                 } else {
-                    format.name()
+                    format.format_name()
                 }
             )),
         )),
-        (Verdict::NotYet(container), None) => Err(Failure::failed(
+        (FormatVerdict::NotYet(container), None) => Err(CommandFailure::with_hint(
             format!("{name}: {seen}"),
-            advice(container),
+            container_advice(container),
         )),
-        _ => Err(Failure::failed(
+        _ => Err(CommandFailure::with_hint(
             format!("{name}: {seen}"),
             "say -f raw if it is a guest's disk",
         )),
@@ -339,8 +353,8 @@ fn ends_as(name: &str, format: InputFormat) -> bool {
 }
 
 /// Advice for a file that is no disk.
-pub(crate) fn advice(container: Container) -> &'static str {
-    match container.kind() {
+pub(crate) fn container_advice(container: Container) -> &'static str {
+    match container.container_kind() {
         ContainerKind::Image => {
             "convert it with `qemu-img convert -O qcow2`, or store the file as it is with -f raw"
         }
@@ -357,11 +371,11 @@ mod tests {
     const QCOW2: InputFormat = InputFormat::Image(Format::Qcow2);
 
     fn seen(magic: &[u8]) -> Probe {
-        Probe::of(magic, &[])
+        Probe::from_head_and_tail(magic, &[])
     }
 
-    fn image(format: Option<InputFormat>, may_guess: bool) -> Expected {
-        Expected {
+    fn image(format: Option<InputFormat>, may_guess: bool) -> ExpectedFile {
+        ExpectedFile {
             said: None,
             image: Some(ExpectedImage {
                 name: "web".to_owned(),
@@ -380,9 +394,9 @@ mod tests {
             &b"\x1f\x8b\x08\0"[..],
         );
         let (r, q) = (Some(RAW), Some(QCOW2));
-        let is = |expected: &Expected, magic, len| {
+        let is = |expected: &ExpectedFile, magic, len| {
             expected
-                .decide("file", &seen(magic), len)
+                .decide_format("file", &seen(magic), len)
                 .ok()
                 .map(|reading| reading.format)
         };
@@ -410,7 +424,7 @@ mod tests {
         // A new image, and one that a file is only held against.
         assert_eq!(is(&image(r, true), qcow2, LEN), r, "it is the disk itself");
         for expected in [
-            Expected::default(),
+            ExpectedFile::default(),
             image(None, true),
             image(r, true),
             image(q, true),
@@ -422,7 +436,7 @@ mod tests {
         // A format that the person gives is believed.
         for format in [None, r, q] {
             for said in [r, q] {
-                let expected = Expected {
+                let expected = ExpectedFile {
                     said,
                     ..image(format, false)
                 };
@@ -435,15 +449,15 @@ mod tests {
 
     #[test]
     fn what_differs_is_told() {
-        let notice = |expected: &Expected, magic: &[u8]| {
-            let reading = expected.decide("file", &seen(magic), LEN);
+        let notice = |expected: &ExpectedFile, magic: &[u8]| {
+            let reading = expected.decide_format("file", &seen(magic), LEN);
             reading.expect("it can be read").notice
         };
         let raw = image(Some(RAW), false);
         let told = notice(&raw, b"QFI\xfb\0\0\0\x03");
         assert!(matches!(told, Some(Notice::Warning(text)) if text.contains("qcow2")));
         assert_eq!(notice(&raw, b"disk"), None);
-        let changed = Expected {
+        let changed = ExpectedFile {
             said: Some(QCOW2),
             ..raw
         };

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vellum_core::difference::{Difference, Joiner};
+use vellum_core::difference::{Difference, DifferenceJoiner};
 use vellum_core::hash::is_zero;
 use vellum_core::source::{ExtentKind, SourceError};
 use vellum_store::{Progress, StoreError, Watch};
@@ -57,7 +57,7 @@ impl<'a> SourcePair<'a> {
             .min(THREADS_MAX);
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)
-                .map(|_| scope.spawn(|| self.work(end, watch)))
+                .map(|_| scope.spawn(|| self.take_steps(end, watch)))
                 .collect();
             workers
                 .into_iter()
@@ -70,7 +70,7 @@ impl<'a> SourcePair<'a> {
 
     /// Takes steps until there is none left before the end or the first difference. Steps are taken
     /// in order, so all before a difference are taken by somebody who finishes them.
-    fn work(&self, end: u64, watch: &dyn Watch) -> Result<(), StoreError> {
+    fn take_steps(&self, end: u64, watch: &dyn Watch) -> Result<(), StoreError> {
         let mut bytes = StepBytes::default();
         loop {
             let start = self.next.fetch_add(STEP_LEN, Ordering::Relaxed);
@@ -85,7 +85,7 @@ impl<'a> SourcePair<'a> {
                     .fetch_max(zeros_end - zeros_end % STEP_LEN, Ordering::Relaxed);
                 continue;
             }
-            self.read(start..step_end, &mut bytes)?;
+            self.read_step(start..step_end, &mut bytes)?;
             if let Some(nth) = first_mismatch(&bytes.first, &bytes.second) {
                 self.found.fetch_min(start + nth as u64, Ordering::Relaxed);
             }
@@ -94,12 +94,12 @@ impl<'a> SourcePair<'a> {
 
     /// Visits every range in which they differ, in blocks of 4 KiB, and what only the longer one
     /// has.
-    pub(crate) fn differences(
+    pub(crate) fn visit_differences(
         &self,
         watch: &dyn Watch,
         visit: &mut dyn FnMut(Difference) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut joiner = Joiner::new(visit);
+        let mut joiner = DifferenceJoiner::new(visit);
         let (end, mut bytes, mut at) = (self.common_len(), StepBytes::default(), 0);
         while at < end {
             go_on(watch, at, end)?;
@@ -113,7 +113,7 @@ impl<'a> SourcePair<'a> {
                 continue;
             }
             let step_end = end.min(at + STEP_LEN);
-            self.read(at..step_end, &mut bytes)?;
+            self.read_step(at..step_end, &mut bytes)?;
             for (first, second) in bytes
                 .first
                 .chunks(BLOCK_LEN)
@@ -121,50 +121,50 @@ impl<'a> SourcePair<'a> {
             {
                 let block_end = at + first.len() as u64;
                 if first != second {
-                    joiner.add(at..block_end, is_zero(second))?;
+                    joiner.add_range(at..block_end, is_zero(second))?;
                 }
                 at = block_end;
             }
         }
-        self.rest(end, watch, &mut joiner)?;
-        joiner.finish()
+        self.visit_rest(end, watch, &mut joiner)?;
+        joiner.flush_pending()
     }
 
     /// Visits what only the longer one has, from `end` on.
-    fn rest(
+    fn visit_rest(
         &self,
         end: u64,
         watch: &dyn Watch,
-        joiner: &mut Joiner<'_, StoreError>,
+        joiner: &mut DifferenceJoiner<'_, StoreError>,
     ) -> Result<(), StoreError> {
         let (first_len, second_len) = (self.first.source.len(), self.second.source.len());
         if first_len >= second_len {
-            return joiner.add(end..first_len, false);
+            return joiner.add_range(end..first_len, false);
         }
         let (mut at, mut bytes) = (end, Vec::new());
         while at < second_len {
             go_on(watch, at, second_len)?;
             let hole_end = hole_end(self.second, at)?.min(second_len);
             if hole_end > at {
-                joiner.add(at..hole_end, true)?;
+                joiner.add_range(at..hole_end, true)?;
                 at = hole_end;
                 continue;
             }
             let block_end = (at + BLOCK_LEN as u64).min(second_len);
             bytes.resize((block_end - at) as usize, 0);
-            read(self.second, &mut bytes, at)?;
-            joiner.add(at..block_end, is_zero(&bytes))?;
+            read_source(self.second, &mut bytes, at)?;
+            joiner.add_range(at..block_end, is_zero(&bytes))?;
             at = block_end;
         }
         Ok(())
     }
 
-    fn read(&self, range: Range<u64>, bytes: &mut StepBytes) -> Result<(), StoreError> {
+    fn read_step(&self, range: Range<u64>, bytes: &mut StepBytes) -> Result<(), StoreError> {
         let len = (range.end - range.start) as usize;
         bytes.first.resize(len, 0);
         bytes.second.resize(len, 0);
-        read(self.first, &mut bytes.first, range.start)?;
-        read(self.second, &mut bytes.second, range.start)
+        read_source(self.first, &mut bytes.first, range.start)?;
+        read_source(self.second, &mut bytes.second, range.start)
     }
 
     /// The end of the range from `start` on in which both are known to be zero without reading: a
@@ -181,25 +181,25 @@ impl<'a> SourcePair<'a> {
 /// The end of the hole at `start`, which is `start` where there is none.
 fn hole_end(disk: &ReadDisk, start: u64) -> Result<u64, StoreError> {
     let extent = disk.source.extent_at(start);
-    let extent = extent.map_err(|error| unreadable(disk, error))?;
+    let extent = extent.map_err(|error| read_failure(disk, error))?;
     Ok(if extent.kind == ExtentKind::Data {
         start
     } else {
-        extent.end()
+        extent.end_offset()
     })
 }
 
-fn read(disk: &ReadDisk, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+fn read_source(disk: &ReadDisk, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
     let read = disk.source.read_at(buffer, offset);
-    read.map_err(|error| unreadable(disk, error))
+    read.map_err(|error| read_failure(disk, error))
 }
 
-fn unreadable(disk: &ReadDisk, error: SourceError) -> StoreError {
+fn read_failure(disk: &ReadDisk, error: SourceError) -> StoreError {
     StoreError::of_source(&disk.name, error)
 }
 
 fn go_on(watch: &dyn Watch, done: u64, total: u64) -> Result<(), StoreError> {
-    watch.progress(Progress {
+    watch.report_progress(Progress {
         done,
         total: Some(total),
     });
@@ -235,7 +235,7 @@ mod tests {
     fn disk(bytes: Vec<u8>) -> ReadDisk {
         let raw = InputFormat::Image(Format::Raw);
         let codecs = Arc::new(ClusterCodecs);
-        let opened = raw.open(
+        let opened = raw.open_disk(
             Arc::new(bytes),
             InputChoice::default(),
             codecs,
@@ -259,7 +259,7 @@ mod tests {
         let (first, second) = (disk(first), disk(second));
         let mut told = Vec::new();
         let pair = SourcePair::new(&first, &second);
-        let done = pair.differences(&Unwatched, &mut |difference| {
+        let done = pair.visit_differences(&Unwatched, &mut |difference| {
             told.push((difference.start, difference.len, difference.becomes_zero));
             Ok(())
         });

@@ -11,7 +11,7 @@ use vellum_formats::input::InputFormat;
 use vellum_formats::probe::{HEAD_LEN, Probe, TAIL_LEN};
 
 use crate::signals::Signals;
-use crate::source_format::{Expected, Notice, Reading};
+use crate::source_format::{ExpectedFile, FormatDecision, Notice};
 
 /// A reader that gives an error instead of an end that came too early or too late.
 pub(crate) struct WholeStream<R> {
@@ -39,14 +39,14 @@ pub(crate) struct JudgedStream<R> {
 /// Decides whether a stream may be stored as a raw disk.
 pub(crate) struct StreamJudge {
     name: String,
-    expected: Expected,
+    expected: ExpectedFile,
     warn: Box<dyn Fn(&str) + Send>,
 }
 
 /// The reason why a stream is not stored.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub(crate) struct NoDisk {
+pub(crate) struct UnusableStream {
     pub(crate) message: String,
     pub(crate) advice: String,
 }
@@ -92,7 +92,7 @@ impl StreamJudge {
     /// A judge of a stream that people call `name`; `warn` tells them what is odd.
     pub(crate) fn new(
         name: &str,
-        expected: Expected,
+        expected: ExpectedFile,
         warn: impl Fn(&str) + Send + 'static,
     ) -> Self {
         Self {
@@ -108,20 +108,25 @@ impl StreamJudge {
         if self.expected.is_told_by_length() {
             return Ok(());
         }
-        self.decide(&Probe::of(head, &[]), 0).map(drop)
+        self.decide_format(&Probe::from_head_and_tail(head, &[]), 0)
+            .map(drop)
     }
 
     fn check_whole(&self, head: &[u8], tail: &[u8], len: u64) -> io::Result<()> {
-        match self.decide(&Probe::of(head, tail), len)?.notice {
+        match self
+            .decide_format(&Probe::from_head_and_tail(head, tail), len)?
+            .notice
+        {
             Some(Notice::Warning(text)) => (self.warn)(&text),
             Some(Notice::Remark(_)) | None => {}
         }
         Ok(())
     }
 
-    fn decide(&self, seen: &Probe, len: u64) -> io::Result<Reading> {
-        let refuse = |message, advice: String| Err(io::Error::other(NoDisk { message, advice }));
-        match self.expected.decide(&self.name, seen, len) {
+    fn decide_format(&self, seen: &Probe, len: u64) -> io::Result<FormatDecision> {
+        let refuse =
+            |message, advice: String| Err(io::Error::other(UnusableStream { message, advice }));
+        match self.expected.decide_format(&self.name, seen, len) {
             Ok(reading) if reading.format == InputFormat::Image(Format::Raw) => Ok(reading),
             Ok(reading) => {
                 let format = reading.format;
@@ -176,7 +181,7 @@ impl<R: Read> JudgedStream<R> {
     }
 
     /// Notes what went through.
-    fn note(&mut self, bytes: &[u8]) {
+    fn note_bytes(&mut self, bytes: &[u8]) {
         self.len += bytes.len() as u64;
         let kept = &bytes[bytes.len().saturating_sub(TAIL_LEN)..];
         let old = (self.tail.len() + kept.len()).saturating_sub(TAIL_LEN);
@@ -202,7 +207,7 @@ impl<R: Read> Read for JudgedStream<R> {
             self.head_read += len;
             len
         };
-        self.note(&buffer[..len]);
+        self.note_bytes(&buffer[..len]);
         if len == 0 && !buffer.is_empty() {
             self.judge.check_whole(&self.head, &self.tail, self.len)?;
         }
@@ -236,7 +241,7 @@ mod tests {
         }
     }
 
-    fn judged(bytes: &[u8], expected: Expected) -> Result<Vec<u8>, String> {
+    fn judged(bytes: &[u8], expected: ExpectedFile) -> Result<Vec<u8>, String> {
         let (mut out, judge) = (Vec::new(), StreamJudge::new("pipe", expected, |_| ()));
         // In steps that divide neither end.
         let mut stream = JudgedStream::new(bytes, judge);
@@ -255,16 +260,16 @@ mod tests {
         for len in [600, HEAD_LEN - 1, HEAD_LEN, HEAD_LEN + 1, 3 * HEAD_LEN + 7] {
             let plain: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
             assert!(
-                judged(&plain, Expected::default()) == Ok(plain.clone()),
+                judged(&plain, ExpectedFile::default()) == Ok(plain.clone()),
                 "{len}"
             );
             let (mut begun, mut ended) = (plain.clone(), plain.clone());
             begun[..4].copy_from_slice(b"QFI\xfb");
             ended[len - 512..][..8].copy_from_slice(b"conectix");
             for (bytes, word) in [(&begun, "qcow2"), (&ended, "vhd")] {
-                let told = judged(bytes, Expected::default()).expect_err("it is no disk");
+                let told = judged(bytes, ExpectedFile::default()).expect_err("it is no disk");
                 assert!(told.contains(word), "{len}: {told}");
-                let said = Expected {
+                let said = ExpectedFile {
                     said: Some(InputFormat::Image(Format::Raw)),
                     image: None,
                 };

@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-use crate::caller::Caller;
+use crate::invocation::Invocation;
 
 /// The first descriptor that is handed over; the others follow.
 const FIRST: i32 = 3;
@@ -17,7 +17,7 @@ const FIRST: i32 = 3;
 const SOCKETS_MAX: i32 = 64;
 
 /// The sockets that systemd listens on for this process.
-pub(crate) fn sockets(caller: &Caller) -> io::Result<Vec<OwnedFd>> {
+pub(crate) fn activated_sockets(caller: &Invocation) -> io::Result<Vec<OwnedFd>> {
     let number = |name| {
         caller
             .variable(name)
@@ -36,17 +36,17 @@ pub(crate) fn sockets(caller: &Caller) -> io::Result<Vec<OwnedFd>> {
 }
 
 /// Notifies systemd that the service can be used.
-pub(crate) fn ready(caller: &Caller) {
-    notify(caller, "READY=1");
+pub(crate) fn notify_ready(caller: &Invocation) {
+    send_state(caller, "READY=1");
 }
 
 /// Notifies systemd that the service stops, in order.
-pub(crate) fn stopping(caller: &Caller) {
-    notify(caller, "STOPPING=1");
+pub(crate) fn notify_stopping(caller: &Invocation) {
+    send_state(caller, "STOPPING=1");
 }
 
 /// Sends `state` to the service manager. It may not listen; that harms nobody.
-fn notify(caller: &Caller, state: &str) {
+fn send_state(caller: &Invocation, state: &str) {
     let Some(path) = caller.variable("NOTIFY_SOCKET") else {
         return;
     };

@@ -24,7 +24,7 @@ mod json;
 use std::fmt;
 
 use crate::units::IMAGE_LEN_MAX;
-use json::{Object, Scanner, Value};
+use json::{JsonObject, JsonScanner, JsonValue};
 
 /// qemu counts sources in sectors, so its map of an odd file ends up to 511 bytes behind it.
 const SECTOR_LEN: u64 = 512;
@@ -54,7 +54,7 @@ pub struct ChangeRange {
 impl ChangeRange {
     /// The first byte after it.
     #[must_use]
-    pub fn end(&self) -> u64 {
+    pub fn end_offset(&self) -> u64 {
         self.start + self.len
     }
 }
@@ -102,7 +102,7 @@ impl ChangeMap {
         let len = self.len();
         if len != image_len && Some(len) != image_len.checked_next_multiple_of(SECTOR_LEN) {
             return Err(ChangeMapError {
-                place: Place::End,
+                place: ChangeMapLocation::End,
                 reason: format!(
                     "it covers {len} bytes, and the image has {image_len}: is it the map of \
                      another source?"
@@ -119,7 +119,7 @@ impl ChangeMap {
     /// The number of bytes that it covers.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.ranges.last().map_or(0, ChangeRange::end)
+        self.ranges.last().map_or(0, ChangeRange::end_offset)
     }
 
     /// True if it covers nothing.
@@ -137,13 +137,15 @@ impl ChangeMap {
     /// The range that holds the byte at `offset`, `None` behind the map's end. Binary search.
     #[must_use]
     pub fn range_at(&self, offset: u64) -> Option<ChangeRange> {
-        let index = self.ranges.partition_point(|range| range.end() <= offset);
+        let index = self
+            .ranges
+            .partition_point(|range| range.end_offset() <= offset);
         self.ranges.get(index).copied()
     }
 
     /// Adds the next range. Empty ones are dropped: qemu writes one for an empty image.
-    fn push(&mut self, range: Parsed) -> Result<(), String> {
-        let Parsed { start, len, kind } = range;
+    fn push_range(&mut self, range: ParsedRange) -> Result<(), String> {
+        let ParsedRange { start, len, kind } = range;
         let expected = self.len();
         if start != expected {
             return Err(format!(
@@ -166,10 +168,10 @@ impl ChangeMap {
 
     fn read_text(&mut self, bytes: &[u8]) -> Result<(), ChangeMapError> {
         for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-            let done =
-                parse_line(line).and_then(|range| range.map_or(Ok(()), |range| self.push(range)));
+            let done = parse_line(line)
+                .and_then(|range| range.map_or(Ok(()), |range| self.push_range(range)));
             done.map_err(|reason| ChangeMapError {
-                place: Place::Line(index as u64 + 1),
+                place: ChangeMapLocation::Line(index as u64 + 1),
                 reason,
             })?;
         }
@@ -177,17 +179,17 @@ impl ChangeMap {
     }
 
     fn read_json(&mut self, bytes: &[u8]) -> Result<(), ChangeMapError> {
-        let mut scanner = Scanner::new(bytes);
+        let mut scanner = JsonScanner::new(bytes);
         let done = self.read_objects(&mut scanner);
         done.map_err(|reason| ChangeMapError {
-            place: Place::Byte(scanner.offset() as u64),
+            place: ChangeMapLocation::Byte(scanner.offset() as u64),
             reason,
         })
     }
 
-    fn read_objects(&mut self, scanner: &mut Scanner) -> Result<(), String> {
+    fn read_objects(&mut self, scanner: &mut JsonScanner) -> Result<(), String> {
         while let Some(object) = scanner.next_object()? {
-            self.push(parse_object(&object)?)?;
+            self.push_range(parse_object(&object)?)?;
         }
         Ok(())
     }
@@ -195,14 +197,14 @@ impl ChangeMap {
 
 /// A range as some notation has it, not yet in its place.
 #[derive(Clone, Copy)]
-struct Parsed {
+struct ParsedRange {
     start: u64,
     len: u64,
     kind: ChangeKind,
 }
 
 /// The range on a line of borg's or nbdinfo's text, `None` when it has none.
-fn parse_line(line: &[u8]) -> Result<Option<Parsed>, String> {
+fn parse_line(line: &[u8]) -> Result<Option<ParsedRange>, String> {
     let line = std::str::from_utf8(line)
         .map_err(|_| "this is not text, nor JSON that starts with [".to_owned())?;
     let line = line.split('#').next().unwrap_or_default();
@@ -221,37 +223,37 @@ fn parse_line(line: &[u8]) -> Result<Option<Parsed>, String> {
             );
         }
     };
-    Ok(Some(Parsed {
+    Ok(Some(ParsedRange {
         start: parse_number(start)?,
         len: parse_number(len)?,
         kind,
     }))
 }
 
-fn parse_object(object: &Object) -> Result<Parsed, String> {
+fn parse_object(object: &JsonObject) -> Result<ParsedRange, String> {
     if object.get("start").is_some() {
-        let (zero, data) = (object.flag("zero")?, object.flag("data")?);
+        let (zero, data) = (object.flag_member("zero")?, object.flag_member("data")?);
         let kind = if zero && !data {
             ChangeKind::Zero
         } else {
             ChangeKind::Data
         };
-        return Ok(Parsed {
-            start: object.number("start")?,
-            len: object.number("length")?,
+        return Ok(ParsedRange {
+            start: object.number_member("start")?,
+            len: object.number_member("length")?,
             kind,
         });
     }
     let kind = match object.get("description") {
-        Some(Value::Text(what)) => nbd_kind(object.number("type")?, what)?,
+        Some(JsonValue::Text(what)) => nbd_kind(object.number_member("type")?, what)?,
         _ => return Err(
             "the range has neither \"start\" (qemu-img map) nor \"description\" (nbdinfo --map)"
                 .to_owned(),
         ),
     };
-    Ok(Parsed {
-        start: object.number("offset")?,
-        len: object.number("length")?,
+    Ok(ParsedRange {
+        start: object.number_member("offset")?,
+        len: object.number_member("length")?,
         kind,
     })
 }
@@ -294,14 +296,14 @@ fn parse_number(text: &str) -> Result<u64, String> {
 #[error("the change map cannot be used: {place}: {reason}")]
 pub struct ChangeMapError {
     /// The place of the fault in the map.
-    pub place: Place,
+    pub place: ChangeMapLocation,
     /// The fault, and what would be right.
     pub reason: String,
 }
 
 /// A place in a change map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ChangeMapLocation {
     /// A line of text, from 1.
     Line(u64),
     /// A byte of JSON, from 0.
@@ -310,7 +312,7 @@ pub enum Place {
     End,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ChangeMapLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line(line) => write!(f, "line {line}"),
@@ -490,7 +492,10 @@ mod tests {
         ] {
             match map().for_image(image_len) {
                 Ok(map) => assert!(fits && map.len() == image_len, "{image_len}"),
-                Err(error) => assert!(!fits && error.place == Place::End, "{image_len}"),
+                Err(error) => assert!(
+                    !fits && error.place == ChangeMapLocation::End,
+                    "{image_len}"
+                ),
             }
         }
         assert!(

@@ -44,7 +44,7 @@ pub enum OpenError {
 
 /// Consecutive bytes of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch<K> {
+pub struct TypedRange<K> {
     /// The first byte.
     pub offset: u64,
     /// The number of bytes, at least one.
@@ -55,7 +55,7 @@ pub struct Stretch<K> {
 
 /// The allocation state of a stretch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Allocation {
+pub enum AllocationStatus {
     /// Data.
     Data,
     /// An explicit zero of the image itself.
@@ -87,7 +87,7 @@ pub trait Device: Send + Sync {
     fn preferred_len(&self) -> u32;
 
     /// The bytes from `offset`, which must lie inside.
-    fn range(&self, offset: u64, len: u64) -> Result<Range<u64>, DeviceError> {
+    fn checked_range(&self, offset: u64, len: u64) -> Result<Range<u64>, DeviceError> {
         let end = offset
             .checked_add(len)
             .filter(|end| *end <= self.len())
@@ -126,7 +126,7 @@ pub trait Device: Send + Sync {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<Allocation>>, DeviceError>;
+    ) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError>;
 
     /// The snapshots that [`Device::changes`] can compare with, oldest first.
     fn comparable(&self) -> Vec<String>;
@@ -140,7 +140,7 @@ pub trait Device: Send + Sync {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<bool>>, DeviceError>;
+    ) -> Result<Vec<TypedRange<bool>>, DeviceError>;
 
     /// Announces that these bytes will be read soon (read-ahead). May do nothing.
     fn prefetch(&self, offset: u64, len: u64) {
@@ -178,7 +178,7 @@ pub struct ExportInfo {
 
 /// The room under the devices, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
+pub struct ExportSpace {
     /// All that there is, used or not.
     pub len: u64,
     /// The free part of it.
@@ -191,18 +191,18 @@ pub struct Space {
 /// detaches it.
 pub trait Exports: Send + Sync {
     /// All of them, by name.
-    fn list(&self) -> Result<Vec<ExportInfo>, DeviceError>;
+    fn list_exports(&self) -> Result<Vec<ExportInfo>, DeviceError>;
 
     /// One of them. An empty name is the export that is meant when none is named, if there is such.
-    fn info(&self, name: &str) -> Result<ExportInfo, OpenError>;
+    fn export_info(&self, name: &str) -> Result<ExportInfo, OpenError>;
 
     /// Opens one, or hands out the device that is open already.
-    fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError>;
+    fn open_export(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError>;
 
     /// The room under them. Without a better answer: they fill it.
-    fn space(&self) -> Result<Space, DeviceError> {
-        let lens = self.list()?.into_iter().map(|export| export.len);
-        Ok(Space {
+    fn space_info(&self) -> Result<ExportSpace, DeviceError> {
+        let lens = self.list_exports()?.into_iter().map(|export| export.len);
+        Ok(ExportSpace {
             len: lens.fold(0, u64::saturating_add),
             free_len: 0,
             usable_len: 0,
@@ -247,7 +247,7 @@ mod tests {
             _offset: u64,
             _len: u64,
             _count_max: usize,
-        ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+        ) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError> {
             Ok(Vec::new())
         }
 
@@ -261,7 +261,7 @@ mod tests {
             _offset: u64,
             _len: u64,
             _count_max: usize,
-        ) -> Result<Vec<Stretch<bool>>, DeviceError> {
+        ) -> Result<Vec<TypedRange<bool>>, DeviceError> {
             Ok(Vec::new())
         }
     }
@@ -279,7 +279,7 @@ mod tests {
             (11, 0, false),
             (u64::MAX, 2, false),
         ] {
-            let found = device.range(offset, len);
+            let found = device.checked_range(offset, len);
             let expected = is_inside.then(|| offset..offset + len);
             assert_eq!(found.ok(), expected, "{offset}, {len}");
         }

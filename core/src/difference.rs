@@ -8,7 +8,7 @@ use std::borrow::Borrow;
 use std::ops::Range;
 
 use crate::hash::ChunkHash;
-use crate::page::{Page, Slot, bytes_of};
+use crate::page::{Page, PageEntry, bytes_of};
 use crate::page_grid::{PAGE_SPAN, page_of, pages_for};
 use crate::tree::PageSet;
 use crate::units::{ChunkId, ChunkLen, PageIndex};
@@ -43,9 +43,9 @@ pub fn differing_positions<E>(
     // The page relative to `a` has entries only where `b` differs; positions with a chunk in `a`
     // only are zeros.
     for run in b.relative_to(a, PAGE_SPAN).runs() {
-        for before in a.runs_in(run.start, run.end()) {
-            match (before.slot, run.slot.advance(before.start - run.start)) {
-                (Slot::Chunk(old), Slot::Chunk(new)) => {
+        for before in a.runs_in(run.start, run.end_position()) {
+            match (before.slot, run.slot.advance_by(before.start - run.start)) {
+                (PageEntry::Chunk(old), PageEntry::Chunk(new)) => {
                     let (old, new) = (
                         names(old, before.len.into())?,
                         names(new, before.len.into())?,
@@ -55,7 +55,10 @@ pub fn differing_positions<E>(
                         .filter(|(_, (old, new))| old != new);
                     found.extend(unequal.map(|(at, _)| (at..at + 1, false)));
                 }
-                (_, after) => found.push((before.start..before.end(), after == Slot::Zero)),
+                (_, after) => found.push((
+                    before.start..before.end_position(),
+                    after == PageEntry::Zero,
+                )),
             }
         }
     }
@@ -79,14 +82,19 @@ pub fn rest_of_longer<E, P: Borrow<Page>>(
         PageIndex(pages_for(chunk_len.count_for(b_len))),
     );
     let mut at = a_len;
-    for index in pages()?.within(first, end).iter() {
+    for index in pages()?.pages_within(first, end).iter() {
         for run in page(index)?
             .borrow()
             .runs()
             .iter()
-            .filter(|run| matches!(run.slot, Slot::Chunk(_)))
+            .filter(|run| matches!(run.slot, PageEntry::Chunk(_)))
         {
-            let range = bytes_of(chunk_len, index, run.start..run.end(), &(at..b_len));
+            let range = bytes_of(
+                chunk_len,
+                index,
+                run.start..run.end_position(),
+                &(at..b_len),
+            );
             add(at..range.start, true)?;
             add(range.clone(), false)?;
             at = range.end;
@@ -97,12 +105,12 @@ pub fn rest_of_longer<E, P: Borrow<Page>>(
 
 /// Joins ranges that touch and are of one kind, and hands them out. They come in order; empty ones
 /// are passed over.
-pub struct Joiner<'v, E> {
+pub struct DifferenceJoiner<'v, E> {
     pending: Option<(Range<u64>, bool)>,
     visit: &'v mut VisitDifference<'v, E>,
 }
 
-impl<'v, E> Joiner<'v, E> {
+impl<'v, E> DifferenceJoiner<'v, E> {
     /// One that calls `visit` with each difference once nothing can be added to it.
     pub fn new(visit: &'v mut VisitDifference<'v, E>) -> Self {
         Self {
@@ -112,14 +120,14 @@ impl<'v, E> Joiner<'v, E> {
     }
 
     /// Adds what comes next.
-    pub fn add(&mut self, range: Range<u64>, becomes_zero: bool) -> Result<(), E> {
+    pub fn add_range(&mut self, range: Range<u64>, becomes_zero: bool) -> Result<(), E> {
         match &mut self.pending {
             _ if range.is_empty() => {}
             Some((pending, zero)) if pending.end == range.start && *zero == becomes_zero => {
                 pending.end = range.end;
             }
             _ => {
-                self.finish()?;
+                self.flush_pending()?;
                 self.pending = Some((range, becomes_zero));
             }
         }
@@ -127,7 +135,7 @@ impl<'v, E> Joiner<'v, E> {
     }
 
     /// Hands out what is pending.
-    pub fn finish(&mut self) -> Result<(), E> {
+    pub fn flush_pending(&mut self) -> Result<(), E> {
         let Some((Range { start, end }, becomes_zero)) = self.pending.take() else {
             return Ok(());
         };
@@ -156,31 +164,31 @@ mod tests {
     struct Disk {
         len: u64,
         pages: Vec<Page>,
-        slots: Vec<Slot>,
+        slots: Vec<PageEntry>,
     }
 
     impl Disk {
         fn set(&mut self, random: &mut fastrand::Rng) {
             let (page, start) = (random.usize(..PAGES as usize), random.u16(..PAGE_SPAN));
             let slot = if random.u8(..3) == 0 {
-                Slot::Absent
+                PageEntry::Absent
             } else {
-                Slot::Chunk(ChunkId(random.u64(..120)))
+                PageEntry::Chunk(ChunkId(random.u64(..120)))
             };
             let run = Run {
                 start,
                 len: random.u16(1..=PAGE_SPAN - start),
                 slot,
             };
-            self.pages[page].set(run);
+            self.pages[page].set_run(run);
             let first = page * usize::from(PAGE_SPAN) + usize::from(start);
-            (0..run.len).for_each(|at| self.slots[first + usize::from(at)] = slot.advance(at));
+            (0..run.len).for_each(|at| self.slots[first + usize::from(at)] = slot.advance_by(at));
         }
 
         /// The name of what byte `at` lies in, `None` if that reads as zeros.
         fn shows(&self, at: u64) -> Option<u64> {
             match self.slots[(at / CHUNK_LEN) as usize] {
-                Slot::Chunk(id) => Some(name_of(id)),
+                PageEntry::Chunk(id) => Some(name_of(id)),
                 _ => None,
             }
         }
@@ -198,7 +206,7 @@ mod tests {
         let mut a = Disk {
             len: random.u64(..=cells_max) * CELL_LEN,
             pages: vec![Page::new(); PAGES as usize],
-            slots: vec![Slot::Absent; count],
+            slots: vec![PageEntry::Absent; count],
         };
         (0..random.u8(..12)).for_each(|_| a.set(random));
         let mut b = a.clone();
@@ -213,8 +221,8 @@ mod tests {
         let chunk_len = ChunkLen::new(CHUNK_LEN as u32).expect("a chunk length");
         let both = 0..a.len.min(b.len);
         let names = |first: ChunkId, count| {
-            let names =
-                (0..count).map(|at| ChunkHash::of(&name_of(first.advance(at)).to_le_bytes()));
+            let names = (0..count)
+                .map(|at| ChunkHash::of_chunk(&name_of(first.advance_by(at)).to_le_bytes()));
             Ok::<_, Infallible>(names.collect())
         };
         let mut found = Vec::new();
@@ -222,7 +230,7 @@ mod tests {
             found.push(difference);
             Ok::<_, Infallible>(())
         };
-        let mut out = Joiner::new(visit);
+        let mut out = DifferenceJoiner::new(visit);
         for index in (0..PAGES).map(PageIndex) {
             let Ok(positions) = differing_positions(
                 &a.pages[index.0 as usize],
@@ -230,7 +238,8 @@ mod tests {
                 names,
             );
             for (positions, becomes_zero) in positions {
-                let Ok(()) = out.add(bytes_of(chunk_len, index, positions, &both), becomes_zero);
+                let Ok(()) =
+                    out.add_range(bytes_of(chunk_len, index, positions, &both), becomes_zero);
             }
         }
         let mapped = (0..PAGES)
@@ -238,7 +247,7 @@ mod tests {
             .filter(|index| !b.pages[index.0 as usize].is_empty());
         let mut pages = PageSet::new();
         mapped.for_each(|index| pages.insert(index));
-        let add = &mut |range, becomes_zero| out.add(range, becomes_zero);
+        let add = &mut |range, becomes_zero| out.add_range(range, becomes_zero);
         let Ok(()) = rest_of_longer(
             (a.len, b.len),
             chunk_len,
@@ -246,7 +255,7 @@ mod tests {
             |index| Ok(&b.pages[index.0 as usize]),
             add,
         );
-        let Ok(()) = out.finish();
+        let Ok(()) = out.flush_pending();
         found
     }
 
@@ -297,16 +306,17 @@ mod tests {
     fn names_are_asked_for_only_where_two_ids_meet() {
         let page = |runs: &[(u16, u16, Option<u64>)]| {
             let mut page = Page::new();
-            let slot =
-                |first: Option<u64>| first.map_or(Slot::Zero, |first| Slot::Chunk(ChunkId(first)));
+            let slot = |first: Option<u64>| {
+                first.map_or(PageEntry::Zero, |first| PageEntry::Chunk(ChunkId(first)))
+            };
             runs.iter().for_each(|(start, len, first)| {
-                page.push(Run {
+                page.push_run(Run {
                     start: *start,
                     len: *len,
                     slot: slot(*first),
                 });
             });
-            page.resolved()
+            page.resolved_at_root()
         };
         let (a, b) = (
             page(&[(0, 9, Some(10)), (20, 5, Some(90))]),
@@ -315,7 +325,7 @@ mod tests {
         let mut asked = Vec::new();
         let differing = differing_positions(&a, &b, |first, count| {
             asked.push((first.0, count));
-            Ok::<_, Infallible>(vec![ChunkHash::of(b"one name"); count as usize])
+            Ok::<_, Infallible>(vec![ChunkHash::of_chunk(b"one name"); count as usize])
         });
         assert_eq!(asked, [(14, 3), (50, 3)]);
         assert_eq!(

@@ -33,7 +33,7 @@
 
 use crate::hash::{ChunkHash, HASH_LEN};
 use crate::units::ChunkId;
-use crate::wire::{DecodeError, Reader, seal, verified};
+use crate::wire::{DecodeError, WireReader, append_checksum, verify_checksum};
 
 /// Ids that one frame may span: bounds the bitmap, and what a look-up reads of ids that are gone.
 pub const SPAN_MAX: u16 = 4096;
@@ -80,14 +80,14 @@ impl FrameHeader {
 
     /// The id of the first chunk: the frame's key.
     #[must_use]
-    pub fn first(&self) -> ChunkId {
+    pub fn first_id(&self) -> ChunkId {
         self.ids[0]
     }
 
     /// The id after the last chunk.
     #[must_use]
-    pub fn end(&self) -> ChunkId {
-        self.ids[self.ids.len() - 1].advance(1)
+    pub fn end_id(&self) -> ChunkId {
+        self.ids[self.ids.len() - 1].advance_by(1)
     }
 
     /// The number of chunks that it holds.
@@ -97,14 +97,14 @@ impl FrameHeader {
     }
 
     /// The chunks and their names, in id order.
-    pub fn chunks(&self) -> impl Iterator<Item = (ChunkId, &ChunkHash)> {
+    pub fn chunk_hashes(&self) -> impl Iterator<Item = (ChunkId, &ChunkHash)> {
         self.ids.iter().copied().zip(&self.hashes)
     }
 
     /// The place of `id` among the chunks in the payload.
     #[must_use]
-    pub fn rank(&self, id: ChunkId) -> Option<usize> {
-        let guess = usize::try_from(id.0.checked_sub(self.first().0)?).ok()?;
+    pub fn payload_index(&self, id: ChunkId) -> Option<usize> {
+        let guess = usize::try_from(id.0.checked_sub(self.first_id().0)?).ok()?;
         if self.ids.get(guess) == Some(&id) {
             Some(guess)
         } else {
@@ -114,47 +114,47 @@ impl FrameHeader {
 
     /// The name of `id`, if it is here.
     #[must_use]
-    pub fn hash(&self, id: ChunkId) -> Option<&ChunkHash> {
-        self.rank(id).map(|rank| &self.hashes[rank])
+    pub fn chunk_hash(&self, id: ChunkId) -> Option<&ChunkHash> {
+        self.payload_index(id).map(|rank| &self.hashes[rank])
     }
 
     /// The bytes under which the store keeps it.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let span = (self.end().0 - self.first().0) as usize;
+        let span = (self.end_id().0 - self.first_id().0) as usize;
         let mut bytes = Vec::with_capacity(7 + span.div_ceil(8) + self.hashes.len() * HASH_LEN + 8);
         bytes.push(VERSION);
         bytes.extend_from_slice(&self.payload_len.to_le_bytes());
         bytes.extend_from_slice(&(span as u16).to_le_bytes());
         let mut bitmap = vec![0_u8; span.div_ceil(8)];
         for id in &self.ids {
-            let at = (id.0 - self.first().0) as usize;
+            let at = (id.0 - self.first_id().0) as usize;
             bitmap[at / 8] |= 1 << (at % 8);
         }
         bytes.extend_from_slice(&bitmap);
         self.hashes
             .iter()
             .for_each(|hash| bytes.extend_from_slice(&hash.0));
-        seal(HEADER_CONTEXT, &[&frame_key(self.first())], &mut bytes);
+        append_checksum(HEADER_CONTEXT, &[&frame_key(self.first_id())], &mut bytes);
         bytes
     }
 
     /// The header that `bytes` hold, if they are whole and belong to this place.
     pub fn decode(first: ChunkId, bytes: &[u8]) -> Result<Self, DecodeError> {
-        let body = verified(HEADER_CONTEXT, &[&frame_key(first)], bytes)?;
+        let body = verify_checksum(HEADER_CONTEXT, &[&frame_key(first)], bytes)?;
         Self::decode_body(first, body)
     }
 
     /// The inside of [`FrameHeader::decode`], without the checksum, so that a fuzzer reaches it.
     pub fn decode_body(first: ChunkId, body: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(body);
+        let mut reader = WireReader::new(body);
         check_version(&mut reader)?;
-        let payload_len = reader.u32()?;
-        let span = u16::from_le_bytes([reader.u8()?, reader.u8()?]);
+        let payload_len = reader.read_u32()?;
+        let span = u16::from_le_bytes([reader.read_u8()?, reader.read_u8()?]);
         if span == 0 || span > SPAN_MAX || first.0.checked_add(span.into()).is_none() {
             return Err(DecodeError::Invalid("span"));
         }
-        let bitmap = reader.bytes(usize::from(span).div_ceil(8))?;
+        let bitmap = reader.read_bytes(usize::from(span).div_ceil(8))?;
         let is_present = |at: u16| bitmap[usize::from(at) / 8] >> (at % 8) & 1 == 1;
         let spare_bits = (span..span.next_multiple_of(8)).any(is_present);
         if !is_present(0) || !is_present(span - 1) || spare_bits {
@@ -162,11 +162,13 @@ impl FrameHeader {
         }
         let ids: Vec<ChunkId> = (0..span)
             .filter(|at| is_present(*at))
-            .map(|at| first.advance(at.into()))
+            .map(|at| first.advance_by(at.into()))
             .collect();
-        let (hashes, _) = reader.bytes(ids.len() * HASH_LEN)?.as_chunks::<HASH_LEN>();
+        let (hashes, _) = reader
+            .read_bytes(ids.len() * HASH_LEN)?
+            .as_chunks::<HASH_LEN>();
         let hashes = hashes.iter().copied().map(ChunkHash).collect();
-        reader.finish()?;
+        reader.expect_end()?;
         Ok(Self {
             ids,
             hashes,
@@ -210,31 +212,31 @@ impl<'a> FramePayload<'a> {
         });
         bytes.extend_from_slice(&self.plain_len.to_le_bytes());
         bytes.extend_from_slice(self.compressed);
-        seal(PAYLOAD_CONTEXT, &[&frame_key(first)], &mut bytes);
+        append_checksum(PAYLOAD_CONTEXT, &[&frame_key(first)], &mut bytes);
         bytes
     }
 
     /// The payload that `bytes` hold, if they are whole and belong to this place.
     pub fn decode(first: ChunkId, bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let body = verified(PAYLOAD_CONTEXT, &[&frame_key(first)], bytes)?;
+        let body = verify_checksum(PAYLOAD_CONTEXT, &[&frame_key(first)], bytes)?;
         Self::decode_body(body)
     }
 
     /// The inside of [`FramePayload::decode`], without the checksum, so that a fuzzer reaches it.
     pub fn decode_body(body: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(body);
+        let mut reader = WireReader::new(body);
         check_version(&mut reader)?;
-        let codec = match reader.u8()? {
+        let codec = match reader.read_u8()? {
             0 => FrameCodec::None,
             1 => FrameCodec::Lz4,
             2 => FrameCodec::Zstd,
             _ => return Err(DecodeError::Invalid("codec")),
         };
-        let plain_len = reader.u32()?;
+        let plain_len = reader.read_u32()?;
         if plain_len > PLAIN_LEN_MAX {
             return Err(DecodeError::Invalid("plain length"));
         }
-        let compressed = reader.bytes(reader.remaining())?;
+        let compressed = reader.read_bytes(reader.remaining_len())?;
         Ok(Self {
             codec,
             plain_len,
@@ -243,8 +245,8 @@ impl<'a> FramePayload<'a> {
     }
 }
 
-fn check_version(reader: &mut Reader<'_>) -> Result<(), DecodeError> {
-    match reader.u8()? {
+fn check_version(reader: &mut WireReader<'_>) -> Result<(), DecodeError> {
+    match reader.read_u8()? {
         VERSION => Ok(()),
         newer => Err(DecodeError::Version(newer)),
     }
@@ -272,7 +274,7 @@ mod tests {
         FrameHeader::new(
             offsets
                 .iter()
-                .map(|at| (ChunkId(1000 + at), ChunkHash::of(&at.to_le_bytes()))),
+                .map(|at| (ChunkId(1000 + at), ChunkHash::of_chunk(&at.to_le_bytes()))),
             77,
         )
     }
@@ -291,10 +293,10 @@ mod tests {
                 Ok(header.clone())
             );
             for (rank, at) in offsets.iter().enumerate() {
-                assert_eq!(header.rank(ChunkId(1000 + at)), Some(rank));
+                assert_eq!(header.payload_index(ChunkId(1000 + at)), Some(rank));
             }
-            assert_eq!(header.rank(ChunkId(999)), None);
-            assert_eq!(header.rank(header.end()), None);
+            assert_eq!(header.payload_index(ChunkId(999)), None);
+            assert_eq!(header.payload_index(header.end_id()), None);
         }
     }
 

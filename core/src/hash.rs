@@ -45,13 +45,13 @@ pub struct ChunkHash(pub [u8; HASH_LEN]);
 impl ChunkHash {
     /// The name of one chunk.
     #[must_use]
-    pub fn of(plain: &[u8]) -> Self {
+    pub fn of_chunk(plain: &[u8]) -> Self {
         Self(*blake3::hash(plain).as_bytes())
     }
 
     /// The first eight bytes, under which the index keeps it.
     #[must_use]
-    pub fn prefix(&self) -> [u8; 8] {
+    pub fn index_prefix(&self) -> [u8; 8] {
         self.0[..8]
             .try_into()
             .expect("a hash has more than eight bytes")
@@ -81,7 +81,10 @@ pub fn hash_chunks(chunks: &[&[u8]]) -> Vec<ChunkHash> {
     let batched =
         chunk_len.is_power_of_two() && (2 * LEAF_LEN..=BATCHED_LEN_MAX).contains(&chunk_len);
     if !batched {
-        return chunks.iter().map(|chunk| ChunkHash::of(chunk)).collect();
+        return chunks
+            .iter()
+            .map(|chunk| ChunkHash::of_chunk(chunk))
+            .collect();
     }
     let platform = Platform::detect();
     let mut names = Vec::with_capacity(chunks.len());
@@ -174,7 +177,7 @@ fn parent_level(platform: Platform, nodes: &[u8], flags: u8) -> Vec<u8> {
 /// *and* misdirection (a valid record that stands in another's place). 64 bits of BLAKE3 in its key
 /// derivation mode; not a name, and not a proof against forgery.
 #[must_use]
-pub fn checksum(context: &str, parts: &[&[u8]]) -> [u8; 8] {
+pub fn keyed_checksum(context: &str, parts: &[&[u8]]) -> [u8; 8] {
     let mut hasher = blake3::Hasher::new_derive_key(context);
     for part in parts {
         hasher.update(part);
@@ -208,7 +211,10 @@ mod tests {
                 random.fill(&mut plain);
                 let mut chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
                 random.shuffle(&mut chunks);
-                let expected: Vec<_> = chunks.iter().map(|chunk| ChunkHash::of(chunk)).collect();
+                let expected: Vec<_> = chunks
+                    .iter()
+                    .map(|chunk| ChunkHash::of_chunk(chunk))
+                    .collect();
                 assert_eq!(
                     hash_chunks(&chunks),
                     expected,
@@ -233,9 +239,9 @@ mod tests {
 
     #[test]
     fn a_checksum_depends_on_its_context_and_its_parts() {
-        let sum = checksum("vellum test a", &[b"key", b"body"]);
-        assert_eq!(sum, checksum("vellum test a", &[b"keybody"]));
-        assert_ne!(sum, checksum("vellum test b", &[b"key", b"body"]));
-        assert_ne!(sum, checksum("vellum test a", &[b"key", b"bodz"]));
+        let sum = keyed_checksum("vellum test a", &[b"key", b"body"]);
+        assert_eq!(sum, keyed_checksum("vellum test a", &[b"keybody"]));
+        assert_ne!(sum, keyed_checksum("vellum test b", &[b"key", b"body"]));
+        assert_ne!(sum, keyed_checksum("vellum test a", &[b"key", b"bodz"]));
     }
 }

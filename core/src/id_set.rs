@@ -25,7 +25,7 @@ impl IdSet {
     /// True if `id` is in the set.
     #[must_use]
     pub fn contains(&self, id: ChunkId) -> bool {
-        let (segment, word, bit) = place(id);
+        let (segment, word, bit) = bit_position(id);
         self.segments
             .get(&segment)
             .is_some_and(|words| words[word] >> bit & 1 == 1)
@@ -34,7 +34,7 @@ impl IdSet {
     /// The first id of the set that is not below `from`. Cost: the words in between that exist.
     #[must_use]
     pub fn next_from(&self, from: ChunkId) -> Option<ChunkId> {
-        let (start, _, _) = place(from);
+        let (start, _, _) = bit_position(from);
         self.segments.range(start..).find_map(|(segment, words)| {
             let base = segment * SEGMENT_IDS;
             let skipped = from.0.saturating_sub(base);
@@ -62,7 +62,7 @@ impl IdSet {
     pub fn insert_run(&mut self, first: ChunkId, count: u64) {
         let (mut at, end) = (first.0, first.0 + count);
         while at < end {
-            let (segment, word, bit) = place(ChunkId(at));
+            let (segment, word, bit) = bit_position(ChunkId(at));
             let taken = (64 - u64::from(bit)).min(end - at);
             let mask = (u64::MAX >> (64 - taken)) << bit;
             self.segments
@@ -74,7 +74,7 @@ impl IdSet {
 
     /// Takes `id` out of the set; whether it was there.
     pub fn remove(&mut self, id: ChunkId) -> bool {
-        let (segment, word, bit) = place(id);
+        let (segment, word, bit) = bit_position(id);
         let Some(words) = self.segments.get_mut(&segment) else {
             return false;
         };
@@ -87,13 +87,13 @@ impl IdSet {
     }
 
     /// The ids as runs of consecutive ones, in order.
-    pub fn runs(&self) -> impl Iterator<Item = (ChunkId, u64)> + '_ {
+    pub fn id_runs(&self) -> impl Iterator<Item = (ChunkId, u64)> + '_ {
         let mut next = self.next_from(ChunkId(0));
         std::iter::from_fn(move || {
             let first = next?;
-            let mut end = first.advance(1);
+            let mut end = first.advance_by(1);
             while self.contains(end) {
-                end = end.advance(1);
+                end = end.advance_by(1);
             }
             next = self.next_from(end);
             Some((first, end.0 - first.0))
@@ -102,7 +102,7 @@ impl IdSet {
 
     /// True if it holds one of the `count` ids from `first` on.
     #[must_use]
-    pub fn meets(&self, first: ChunkId, count: u64) -> bool {
+    pub fn contains_any(&self, first: ChunkId, count: u64) -> bool {
         self.next_from(first)
             .is_some_and(|found| found.0 - first.0 < count)
     }
@@ -137,7 +137,7 @@ impl IdSet {
     }
 }
 
-fn place(id: ChunkId) -> (u64, usize, u32) {
+fn bit_position(id: ChunkId) -> (u64, usize, u32) {
     let within = id.0 % SEGMENT_IDS;
     (
         id.0 / SEGMENT_IDS,
@@ -165,15 +165,15 @@ mod tests {
             assert_eq!(set.remove(ChunkId(id)), model.remove(&id), "{id}");
         }
         assert_eq!(set.len(), model.len() as u64);
-        let runs: u64 = set.runs().map(|(_, count)| count).sum();
+        let runs: u64 = set.id_runs().map(|(_, count)| count).sum();
         assert_eq!(runs, model.len() as u64);
-        assert!(set.runs().all(|(first, count)| {
+        assert!(set.id_runs().all(|(first, count)| {
             !model.contains(&(first.0 + count))
                 && (0..count).all(|nth| model.contains(&(first.0 + nth)))
         }));
         for from in (0..301_000).step_by(11) {
             let meets = model.range(from..from + 5).next().is_some();
-            assert_eq!(set.meets(ChunkId(from), 5), meets, "{from}");
+            assert_eq!(set.contains_any(ChunkId(from), 5), meets, "{from}");
         }
         assert!((0..301_000).all(|id| set.contains(ChunkId(id)) == model.contains(&id)));
         for from in (0..301_000).step_by(7) {

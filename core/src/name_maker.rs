@@ -22,7 +22,7 @@ impl NameMaker {
     }
 
     /// The name that comes closest to `text`.
-    pub fn name(&mut self, text: &str) -> Name {
+    pub fn unique_name(&mut self, text: &str) -> Name {
         let plain = plain_name(text);
         let mut nth = 1_u32;
         loop {
@@ -76,8 +76,8 @@ mod tests {
             ("///", "state-2"),
             (" Before  update ", "Before  update"),
         ] {
-            assert_eq!(maker.name(text).as_str(), expected, "{text:?}");
+            assert_eq!(maker.unique_name(text).as_str(), expected, "{text:?}");
         }
-        assert!(maker.name(&"é".repeat(300)).as_str().len() <= 200);
+        assert!(maker.unique_name(&"é".repeat(300)).as_str().len() <= 200);
     }
 }

@@ -26,9 +26,12 @@
 use std::ops::Range;
 
 use crate::page_grid::page_start;
-use crate::positions::Positions;
+use crate::positions::PositionSet;
 use crate::units::{ChunkId, ChunkLen, LayerId, PageIndex};
-use crate::wire::{DecodeError, Reader, put_varint, seal, unzigzag, verified, zigzag};
+use crate::wire::{
+    DecodeError, WireReader, append_checksum, put_varint, verify_checksum, zigzag_decode,
+    zigzag_encode,
+};
 
 pub use crate::page_grid::PAGE_SPAN;
 
@@ -37,7 +40,7 @@ const CONTEXT: &str = "vellum 2026-11 layer page v1";
 
 /// The entry of a layer's map for one chunk position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slot {
+pub enum PageEntry {
     /// No entry: the parent decides. At the root, zeros.
     Absent,
     /// Zeros, whatever the parent holds.
@@ -46,12 +49,12 @@ pub enum Slot {
     Chunk(ChunkId),
 }
 
-impl Slot {
+impl PageEntry {
     /// The answer for the position `count` further on in the same run.
     #[must_use]
-    pub fn advance(self, count: u16) -> Self {
+    pub fn advance_by(self, count: u16) -> Self {
         match self {
-            Self::Chunk(id) => Self::Chunk(id.advance(u64::from(count))),
+            Self::Chunk(id) => Self::Chunk(id.advance_by(u64::from(count))),
             same => same,
         }
     }
@@ -66,35 +69,35 @@ pub struct Run {
     /// The number of positions, never zero.
     pub len: u16,
     /// The answer for the first position.
-    pub slot: Slot,
+    pub slot: PageEntry,
 }
 
 impl Run {
     /// The first position after the run.
     #[must_use]
-    pub fn end(&self) -> u16 {
+    pub fn end_position(&self) -> u16 {
         self.start + self.len
     }
 
     /// The part of the run inside `[start, end)`.
     #[must_use]
-    pub fn clip(&self, start: u16, end: u16) -> Option<Self> {
+    pub fn clip_to(&self, start: u16, end: u16) -> Option<Self> {
         let first = self.start.max(start);
         let len = self
-            .end()
+            .end_position()
             .min(end)
             .checked_sub(first)
             .filter(|len| *len > 0)?;
         Some(Self {
             start: first,
             len,
-            slot: self.slot.advance(first - self.start),
+            slot: self.slot.advance_by(first - self.start),
         })
     }
 
     /// True if `next` goes on where this run ends, so that both are one.
     fn continues_into(&self, next: &Self) -> bool {
-        self.end() == next.start && self.slot.advance(self.len) == next.slot
+        self.end_position() == next.start && self.slot.advance_by(self.len) == next.slot
     }
 }
 
@@ -127,11 +130,11 @@ impl Page {
 
     /// Every position in `[start, end)`, absent ones included, in order and gap-free.
     pub fn runs_in(&self, start: u16, end: u16) -> impl Iterator<Item = Run> + '_ {
-        let first = self.runs.partition_point(|run| run.end() <= start);
+        let first = self.runs.partition_point(|run| run.end_position() <= start);
         let mut next = start;
         let mut rest = self.runs[first..]
             .iter()
-            .filter_map(move |run| run.clip(start, end))
+            .filter_map(move |run| run.clip_to(start, end))
             .peekable();
         std::iter::from_fn(move || {
             let run = match rest.peek() {
@@ -139,40 +142,40 @@ impl Page {
                 Some(run) => Run {
                     start: next,
                     len: run.start - next,
-                    slot: Slot::Absent,
+                    slot: PageEntry::Absent,
                 },
                 None if next < end => Run {
                     start: next,
                     len: end - next,
-                    slot: Slot::Absent,
+                    slot: PageEntry::Absent,
                 },
                 None => return None,
             };
-            next = run.end();
+            next = run.end_position();
             Some(run)
         })
     }
 
     /// The answer for one position.
     #[must_use]
-    pub fn slot(&self, position: u16) -> Slot {
+    pub fn entry_at(&self, position: u16) -> PageEntry {
         self.runs_in(position, position + 1)
             .next()
-            .map_or(Slot::Absent, |run| run.slot)
+            .map_or(PageEntry::Absent, |run| run.slot)
     }
 
     /// Adds a run after all that are there; absent runs are passed over. Panics if it would overlap
     /// or leave the page.
-    pub fn push(&mut self, run: Run) {
-        if run.slot == Slot::Absent {
+    pub fn push_run(&mut self, run: Run) {
+        if run.slot == PageEntry::Absent {
             return;
         }
         assert!(
-            run.len > 0 && run.end() <= PAGE_SPAN,
+            run.len > 0 && run.end_position() <= PAGE_SPAN,
             "a run lies inside its page"
         );
         if let Some(last) = self.runs.last_mut() {
-            assert!(last.end() <= run.start, "runs come in order");
+            assert!(last.end_position() <= run.start, "runs come in order");
             if last.continues_into(&run) {
                 last.len += run.len;
                 return;
@@ -182,27 +185,27 @@ impl Page {
     }
 
     /// Sets the run's positions to `slot`, whatever they were before. Cost: the length of the page.
-    pub fn set(&mut self, run: Run) {
-        *self = self.changed(&[run]);
+    pub fn set_run(&mut self, run: Run) {
+        *self = self.with_changes(&[run]);
     }
 
     /// The page with the entries of `changes` in place of its own. They come in order and do not
     /// overlap; absent ones count, too: they remove an entry. Cost: the length of both.
     #[must_use]
-    pub fn changed(&self, changes: &[Run]) -> Self {
+    pub fn with_changes(&self, changes: &[Run]) -> Self {
         let (mut result, mut kept) = (Self::new(), 0);
         for change in changes {
             assert!(
-                kept <= change.start && change.len > 0 && change.end() <= PAGE_SPAN,
+                kept <= change.start && change.len > 0 && change.end_position() <= PAGE_SPAN,
                 "changes come in order, inside the page"
             );
             self.runs_in(kept, change.start)
-                .for_each(|own| result.push(own));
-            result.push(*change);
-            kept = change.end();
+                .for_each(|own| result.push_run(own));
+            result.push_run(*change);
+            kept = change.end_position();
         }
         self.runs_in(kept, PAGE_SPAN)
-            .for_each(|own| result.push(own));
+            .for_each(|own| result.push_run(own));
         result
     }
 
@@ -210,16 +213,16 @@ impl Page {
     /// which only the positions before `visible` are seen (from there on this page says zero by
     /// being absent: see `Layer::parent_visible`).
     #[must_use]
-    pub fn over(&self, below: &Self, visible: u16) -> Self {
+    pub fn overlay_on(&self, below: &Self, visible: u16) -> Self {
         let mut result = Self::new();
         for run in self.runs_in(0, PAGE_SPAN) {
-            if run.slot == Slot::Absent {
+            if run.slot == PageEntry::Absent {
                 below
-                    .runs_in(run.start, run.end())
-                    .filter_map(|seen| seen.clip(0, visible))
-                    .for_each(|seen| result.push(seen));
+                    .runs_in(run.start, run.end_position())
+                    .filter_map(|seen| seen.clip_to(0, visible))
+                    .for_each(|seen| result.push_run(seen));
             } else {
-                result.push(run);
+                result.push_run(run);
             }
         }
         result
@@ -229,20 +232,20 @@ impl Page {
     /// the positions before `visible` are seen: the inverse of [`Page::over`].
     #[must_use]
     pub fn relative_to(&self, below: &Self, visible: u16) -> Self {
-        let below = below.clipped(visible).resolved();
+        let below = below.clipped_to(visible).resolved_at_root();
         let mut result = Self::new();
         for own in self.runs_in(0, PAGE_SPAN) {
-            for seen in below.runs_in(own.start, own.end()) {
+            for seen in below.runs_in(own.start, own.end_position()) {
                 let wanted = Run {
-                    slot: own.slot.advance(seen.start - own.start),
+                    slot: own.slot.advance_by(seen.start - own.start),
                     ..seen
                 };
                 let slot = match wanted.slot {
-                    same if same == seen.slot => Slot::Absent,
-                    Slot::Absent => Slot::Zero,
+                    same if same == seen.slot => PageEntry::Absent,
+                    PageEntry::Absent => PageEntry::Zero,
                     other => other,
                 };
-                result.push(Run { slot, ..wanted });
+                result.push_run(Run { slot, ..wanted });
             }
         }
         result
@@ -253,11 +256,11 @@ impl Page {
     pub fn with_zeros(&self, end: u16) -> Self {
         let mut result = Self::new();
         for run in self.runs_in(0, PAGE_SPAN) {
-            if run.slot != Slot::Absent {
-                result.push(run);
-            } else if let Some(gap) = run.clip(0, end) {
-                result.push(Run {
-                    slot: Slot::Zero,
+            if run.slot != PageEntry::Absent {
+                result.push_run(run);
+            } else if let Some(gap) = run.clip_to(0, end) {
+                result.push_run(Run {
+                    slot: PageEntry::Zero,
                     ..gap
                 });
             }
@@ -269,26 +272,26 @@ impl Page {
     /// how many after it the same distance holds (at least one; more than asked for counts as that
     /// many). `None` if it knows one of them not.
     #[must_use]
-    pub fn translated(
+    pub fn with_translated_ids(
         &self,
         mut translate: impl FnMut(ChunkId, u64) -> Option<(ChunkId, u64)>,
     ) -> Option<Self> {
         let mut result = Self::new();
         for run in &self.runs {
-            let Slot::Chunk(mut id) = run.slot else {
-                result.push(*run);
+            let PageEntry::Chunk(mut id) = run.slot else {
+                result.push_run(*run);
                 continue;
             };
             let (mut start, mut left) = (run.start, u64::from(run.len));
             while left > 0 {
                 let (to, count) = translate(id, left)?;
                 let count = count.clamp(1, left);
-                result.push(Run {
+                result.push_run(Run {
                     start,
                     len: count as u16,
-                    slot: Slot::Chunk(to),
+                    slot: PageEntry::Chunk(to),
                 });
-                (id, start, left) = (id.advance(count), start + count as u16, left - count);
+                (id, start, left) = (id.advance_by(count), start + count as u16, left - count);
             }
         }
         Some(result)
@@ -298,65 +301,66 @@ impl Page {
     /// there, and both are absent in the result. Resolved pages of equal content differ only where
     /// two chunk ids stand for one name.
     #[must_use]
-    pub fn resolved(&self) -> Self {
+    pub fn resolved_at_root(&self) -> Self {
         Self {
             runs: self
                 .runs
                 .iter()
                 .copied()
-                .filter(|run| run.slot != Slot::Zero)
+                .filter(|run| run.slot != PageEntry::Zero)
                 .collect(),
         }
     }
 
     /// The answers for positions before `end` only.
     #[must_use]
-    pub fn clipped(&self, end: u16) -> Self {
+    pub fn clipped_to(&self, end: u16) -> Self {
         Self {
             runs: self
                 .runs
                 .iter()
-                .filter_map(|run| run.clip(0, end))
+                .filter_map(|run| run.clip_to(0, end))
                 .collect(),
         }
     }
 
     /// True if it has an entry for every position before `end`, so that nothing below can be seen.
     #[must_use]
-    pub fn covers(&self, end: u16) -> bool {
-        self.runs_in(0, end).all(|run| run.slot != Slot::Absent)
+    pub fn covers_up_to(&self, end: u16) -> bool {
+        self.runs_in(0, end)
+            .all(|run| run.slot != PageEntry::Absent)
     }
 
     /// The positions that it answers for.
     #[must_use]
-    pub fn answered(&self) -> Positions {
-        let mut positions = Positions::NONE;
+    pub fn mapped_positions(&self) -> PositionSet {
+        let mut positions = PositionSet::NONE;
         self.runs
             .iter()
-            .for_each(|run| positions.insert(run.start..run.end()));
+            .for_each(|run| positions.insert(run.start..run.end_position()));
         positions
     }
 
     /// The answers for `positions` only.
     #[must_use]
-    pub fn only(&self, positions: &Positions) -> Self {
+    pub fn restricted_to(&self, positions: &PositionSet) -> Self {
         let mut result = Self::new();
         for run in &self.runs {
             positions
-                .ranges_in(run.start..run.end())
-                .filter_map(|part| run.clip(part.start, part.end))
-                .for_each(|part| result.push(part));
+                .ranges_in(run.start..run.end_position())
+                .filter_map(|part| run.clip_to(part.start, part.end))
+                .for_each(|part| result.push_run(part));
         }
         result
     }
 
     /// The number of positions with a chunk, and of those with an explicit zero.
     #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
+    pub fn count_entries(&self) -> (u64, u64) {
         self.runs
             .iter()
             .fold((0, 0), |(chunks, zeros), run| match run.slot {
-                Slot::Chunk(_) => (chunks + u64::from(run.len), zeros),
+                PageEntry::Chunk(_) => (chunks + u64::from(run.len), zeros),
                 _ => (chunks, zeros + u64::from(run.len)),
             })
     }
@@ -368,33 +372,36 @@ impl Page {
         put_varint(&mut bytes, self.runs.len() as u64);
         let (mut position, mut next_id) = (0, 0_u64);
         for run in &self.runs {
-            let is_chunk = matches!(run.slot, Slot::Chunk(_));
+            let is_chunk = matches!(run.slot, PageEntry::Chunk(_));
             put_varint(
                 &mut bytes,
                 u64::from(run.start - position) << 1 | u64::from(is_chunk),
             );
             put_varint(&mut bytes, u64::from(run.len - 1));
-            if let Slot::Chunk(id) = run.slot {
-                put_varint(&mut bytes, zigzag(id.0.wrapping_sub(next_id).cast_signed()));
+            if let PageEntry::Chunk(id) = run.slot {
+                put_varint(
+                    &mut bytes,
+                    zigzag_encode(id.0.wrapping_sub(next_id).cast_signed()),
+                );
                 next_id = id.0 + u64::from(run.len);
             }
-            position = run.end();
+            position = run.end_position();
         }
-        seal(CONTEXT, &[&page_key(layer, index)], &mut bytes);
+        append_checksum(CONTEXT, &[&page_key(layer, index)], &mut bytes);
         bytes
     }
 
     /// The page that `bytes` hold, if they are whole and belong to this place.
     pub fn decode(layer: LayerId, index: PageIndex, bytes: &[u8]) -> Result<Self, DecodeError> {
-        let body = verified(CONTEXT, &[&page_key(layer, index)], bytes)?;
+        let body = verify_checksum(CONTEXT, &[&page_key(layer, index)], bytes)?;
         Self::decode_body(body)
     }
 
     /// The inside of [`Page::decode`], without the checksum, so that a fuzzer reaches it.
     pub fn decode_body(body: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(body);
-        reader.version(VERSION)?;
-        let count = reader.varint()?;
+        let mut reader = WireReader::new(body);
+        reader.read_version(VERSION)?;
+        let count = reader.read_varint()?;
         if count > u64::from(PAGE_SPAN) {
             return Err(DecodeError::Invalid("run count"));
         }
@@ -403,36 +410,36 @@ impl Page {
             let run = decode_run(&mut reader, page.runs.last(), &mut next_id)?;
             page.runs.push(run);
         }
-        reader.finish()?;
+        reader.expect_end()?;
         Ok(page)
     }
 }
 
 fn decode_run(
-    reader: &mut Reader<'_>,
+    reader: &mut WireReader<'_>,
     last: Option<&Run>,
     next_id: &mut u64,
 ) -> Result<Run, DecodeError> {
-    let head = reader.varint()?;
+    let head = reader.read_varint()?;
     let len = reader
-        .varint()?
+        .read_varint()?
         .checked_add(1)
         .ok_or(DecodeError::Invalid("run length"))?;
     let start = (head >> 1)
-        .checked_add(last.map_or(0, |run| u64::from(run.end())))
+        .checked_add(last.map_or(0, |run| u64::from(run.end_position())))
         .ok_or(DecodeError::Invalid("run position"))?;
     let end = start
         .checked_add(len)
         .filter(|end| *end <= u64::from(PAGE_SPAN))
         .ok_or(DecodeError::Invalid("run length"))?;
     let slot = if head & 1 == 0 {
-        Slot::Zero
+        PageEntry::Zero
     } else {
-        let first = next_id.wrapping_add(unzigzag(reader.varint()?).cast_unsigned());
+        let first = next_id.wrapping_add(zigzag_decode(reader.read_varint()?).cast_unsigned());
         *next_id = first
             .checked_add(len)
             .ok_or(DecodeError::Invalid("chunk id"))?;
-        Slot::Chunk(ChunkId(first))
+        PageEntry::Chunk(ChunkId(first))
     };
     let run = Run {
         start: start as u16,
@@ -456,7 +463,7 @@ pub fn bytes_of(
 ) -> Range<u64> {
     let place = |at: u16| {
         chunk_len
-            .offset_of(page_start(index).advance(at.into()))
+            .offset_of(page_start(index).advance_by(at.into()))
             .clamp(limits.start, limits.end)
     };
     place(positions.start)..place(positions.end)
@@ -487,18 +494,18 @@ pub fn parse_page_key(key: &[u8]) -> Result<(LayerId, PageIndex), DecodeError> {
 mod tests {
     use super::*;
 
-    fn random_slot(random: &mut fastrand::Rng) -> Slot {
+    fn random_slot(random: &mut fastrand::Rng) -> PageEntry {
         match random.u8(..5) {
-            0 => Slot::Absent,
-            1 => Slot::Zero,
-            2 => Slot::Chunk(ChunkId(random.u64(..1 << 60))),
-            _ => Slot::Chunk(ChunkId(random.u64(..2000))),
+            0 => PageEntry::Absent,
+            1 => PageEntry::Zero,
+            2 => PageEntry::Chunk(ChunkId(random.u64(..1 << 60))),
+            _ => PageEntry::Chunk(ChunkId(random.u64(..2000))),
         }
     }
 
     /// A page and the plain array that it must agree with, after `count` random settings.
-    fn random_page(random: &mut fastrand::Rng, count: usize) -> (Page, Vec<Slot>) {
-        let (mut page, mut model) = (Page::new(), vec![Slot::Absent; PAGE_SPAN.into()]);
+    fn random_page(random: &mut fastrand::Rng, count: usize) -> (Page, Vec<PageEntry>) {
+        let (mut page, mut model) = (Page::new(), vec![PageEntry::Absent; PAGE_SPAN.into()]);
         for _ in 0..count {
             let start = random.u16(..PAGE_SPAN);
             let run = Run {
@@ -506,15 +513,15 @@ mod tests {
                 len: random.u16(1..=PAGE_SPAN - start),
                 slot: random_slot(random),
             };
-            page.set(run);
-            (run.start..run.end())
-                .for_each(|at| model[usize::from(at)] = run.slot.advance(at - run.start));
+            page.set_run(run);
+            (run.start..run.end_position())
+                .for_each(|at| model[usize::from(at)] = run.slot.advance_by(at - run.start));
         }
         (page, model)
     }
 
-    fn slots(page: &Page) -> Vec<Slot> {
-        (0..PAGE_SPAN).map(|at| page.slot(at)).collect()
+    fn slots(page: &Page) -> Vec<PageEntry> {
+        (0..PAGE_SPAN).map(|at| page.entry_at(at)).collect()
     }
 
     #[test]
@@ -541,12 +548,12 @@ mod tests {
                     len: random.u16(1..=PAGE_SPAN - start),
                     slot: random_slot(&mut random),
                 };
-                (run.start..run.end())
-                    .for_each(|at| model[usize::from(at)] = run.slot.advance(at - run.start));
+                (run.start..run.end_position())
+                    .for_each(|at| model[usize::from(at)] = run.slot.advance_by(at - run.start));
                 changes.push(run);
-                next = run.end();
+                next = run.end_position();
             }
-            assert_eq!(slots(&page.changed(&changes)), model);
+            assert_eq!(slots(&page.with_changes(&changes)), model);
         }
     }
 
@@ -557,13 +564,13 @@ mod tests {
             let (upper, upper_model) = random_page(&mut random, 5);
             let (lower, lower_model) = random_page(&mut random, 5);
             let visible = random.u16(..=PAGE_SPAN);
-            let expected: Vec<Slot> = (0..usize::from(PAGE_SPAN))
+            let expected: Vec<PageEntry> = (0..usize::from(PAGE_SPAN))
                 .map(|at| match upper_model[at] {
-                    Slot::Absent if at < visible.into() => lower_model[at],
+                    PageEntry::Absent if at < visible.into() => lower_model[at],
                     own => own,
                 })
                 .collect();
-            assert_eq!(slots(&upper.over(&lower, visible)), expected);
+            assert_eq!(slots(&upper.overlay_on(&lower, visible)), expected);
         }
     }
 
@@ -577,12 +584,15 @@ mod tests {
             // Near relatives are the case that matters: most of it is the same.
             for below in [
                 other.clone(),
-                page.over(&other, PAGE_SPAN),
-                other.over(&page, visible),
+                page.overlay_on(&other, PAGE_SPAN),
+                other.overlay_on(&page, visible),
             ] {
-                let page = page.resolved();
+                let page = page.resolved_at_root();
                 let relative = page.relative_to(&below, visible);
-                assert_eq!(relative.over(&below, visible).resolved(), page);
+                assert_eq!(
+                    relative.overlay_on(&below, visible).resolved_at_root(),
+                    page
+                );
                 assert_eq!(
                     page.relative_to(&page, PAGE_SPAN),
                     Page::new(),
@@ -617,10 +627,10 @@ mod tests {
     #[test]
     fn a_sequential_page_costs_a_few_bytes() {
         let mut page = Page::new();
-        page.push(Run {
+        page.push_run(Run {
             start: 0,
             len: PAGE_SPAN,
-            slot: Slot::Chunk(ChunkId(1 << 30)),
+            slot: PageEntry::Chunk(ChunkId(1 << 30)),
         });
         assert!(page.encode(LayerId(1), PageIndex(0)).len() <= 20);
     }

@@ -8,9 +8,9 @@ const WORDS: usize = PAGE_SPAN as usize / 64;
 
 /// A set of positions of one page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Positions([u64; WORDS]);
+pub struct PositionSet([u64; WORDS]);
 
-impl Positions {
+impl PositionSet {
     /// No position.
     pub const NONE: Self = Self([0; WORDS]);
     /// Every position of a page.
@@ -18,7 +18,7 @@ impl Positions {
 
     /// The positions before `end`.
     #[must_use]
-    pub fn before(end: u16) -> Self {
+    pub fn all_before(end: u16) -> Self {
         let mut positions = Self::NONE;
         positions.insert(0..end);
         positions
@@ -40,7 +40,7 @@ impl Positions {
 
     /// The union of two sets.
     #[must_use]
-    pub fn or(mut self, other: &Self) -> Self {
+    pub fn union_with(mut self, other: &Self) -> Self {
         self.0
             .iter_mut()
             .zip(other.0)
@@ -50,7 +50,7 @@ impl Positions {
 
     /// The intersection of two sets.
     #[must_use]
-    pub fn and(mut self, other: &Self) -> Self {
+    pub fn intersect_with(mut self, other: &Self) -> Self {
         self.0
             .iter_mut()
             .zip(other.0)
@@ -60,7 +60,7 @@ impl Positions {
 
     /// The positions that are not in `other`.
     #[must_use]
-    pub fn without(mut self, other: &Self) -> Self {
+    pub fn difference_with(mut self, other: &Self) -> Self {
         self.0
             .iter_mut()
             .zip(other.0)
@@ -96,7 +96,7 @@ mod tests {
     fn ranges_agree_with_a_plain_array() {
         let mut random = fastrand::Rng::with_seed(17);
         for _ in 0..200 {
-            let (mut set, mut model) = (Positions::NONE, [false; PAGE_SPAN as usize]);
+            let (mut set, mut model) = (PositionSet::NONE, [false; PAGE_SPAN as usize]);
             for _ in 0..random.usize(..6) {
                 let start = random.u16(..PAGE_SPAN);
                 let end = random.u16(start..=PAGE_SPAN);
@@ -105,10 +105,14 @@ mod tests {
             }
             let cut = random.u16(..=PAGE_SPAN);
             let (before, from) = (
-                Positions::before(cut),
-                Positions::ALL.without(&Positions::before(cut)),
+                PositionSet::all_before(cut),
+                PositionSet::ALL.difference_with(&PositionSet::all_before(cut)),
             );
-            assert_eq!(set.and(&before).or(&set.and(&from)), set);
+            assert_eq!(
+                set.intersect_with(&before)
+                    .union_with(&set.intersect_with(&from)),
+                set
+            );
             let found: Vec<u16> = set.ranges_in(cut..PAGE_SPAN).flatten().collect();
             let expected: Vec<u16> = (cut..PAGE_SPAN)
                 .filter(|at| model[usize::from(*at)])

@@ -18,7 +18,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::name::Name;
-use calendar::Moment;
+use calendar::LocalTime;
 
 /// The greatest number in a [`Span`]: a million years in milliseconds are far from overflowing
 /// anything.
@@ -26,21 +26,21 @@ const SPAN_NUMBER_MAX: u32 = 999_999;
 
 /// The rules of retention. Each rule keeps its states independently of the others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
+pub struct RetentionRules {
     /// The newest.
-    pub last: Limit,
+    pub last: KeepLimit,
     /// The newest of each of the newest hours that have any.
-    pub hourly: Limit,
+    pub hourly: KeepLimit,
     /// The same for days.
-    pub daily: Limit,
+    pub daily: KeepLimit,
     /// The same for weeks, which begin on Monday.
-    pub weekly: Limit,
+    pub weekly: KeepLimit,
     /// The same for months.
-    pub monthly: Limit,
+    pub monthly: KeepLimit,
     /// The same for years.
-    pub yearly: Limit,
+    pub yearly: KeepLimit,
     /// The age rule: keeps all states of this long before the newest.
-    pub within: Option<Within>,
+    pub within: Option<AgeRule>,
     /// The lists of tags: a state that has all tags of at least one list is kept. An empty list
     /// keeps states without tags.
     pub tags: Vec<BTreeSet<Name>>,
@@ -48,7 +48,7 @@ pub struct Rules {
 
 /// The number of states that a rule keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Limit {
+pub enum KeepLimit {
     /// No state: there is no such rule.
     #[default]
     Nothing,
@@ -60,9 +60,9 @@ pub enum Limit {
 
 /// A rule about age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Within {
+pub struct AgeRule {
     /// The greatest age of a kept state, measured from the newest candidate.
-    pub span: Span,
+    pub span: CalendarSpan,
     /// The present, in milliseconds since 1970: a candidate from the future is not taken for the
     /// newest.
     pub now_ms: u64,
@@ -70,7 +70,7 @@ pub struct Within {
 
 /// A length of time as calendars have it, each number at most 999,999. Written as `1y5m7d2h`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Span {
+pub struct CalendarSpan {
     years: u32,
     months: u32,
     days: u32,
@@ -79,7 +79,7 @@ pub struct Span {
 
 /// A state that may be kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Candidate<'a> {
+pub struct RetentionCandidate<'a> {
     /// The time when it was taken, in milliseconds since 1970.
     pub taken_ms: u64,
     /// The local clock's reading then, minus UTC, in seconds: from it come the hour, day, week,
@@ -93,14 +93,14 @@ pub struct Candidate<'a> {
 
 /// The decision about a candidate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub struct RetentionVerdict {
     /// The reasons to keep it; without one it goes.
-    pub reasons: Vec<Reason>,
+    pub reasons: Vec<KeepReason>,
 }
 
 /// A reason to keep a candidate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum KeepReason {
     /// There are no rules at all.
     NoRules,
     /// It is protected against deletion.
@@ -108,16 +108,16 @@ pub enum Reason {
     /// It has all tags of this list.
     Tags(BTreeSet<Name>),
     /// It is young enough.
-    Within(Span),
+    Within(CalendarSpan),
     /// It is the newest of its period.
-    Newest(Period),
+    Newest(RetentionPeriod),
     /// It is not, but the oldest of all, and the rule has kept fewer than it may.
-    Oldest(Period),
+    Oldest(RetentionPeriod),
 }
 
 /// The unit in which a rule counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Period {
+pub enum RetentionPeriod {
     /// Each candidate.
     Last,
     /// All candidates of an hour.
@@ -149,70 +149,80 @@ pub enum RuleError {
 /// Decides each of `candidates`, in their order. Of two with the same time, the later in the list
 /// counts as the newer. Sorts them: n log n.
 #[must_use]
-pub fn apply(rules: &Rules, candidates: &[Candidate<'_>]) -> Vec<Verdict> {
+pub fn apply_rules(
+    rules: &RetentionRules,
+    candidates: &[RetentionCandidate<'_>],
+) -> Vec<RetentionVerdict> {
     if rules.is_empty() {
         return candidates
             .iter()
-            .map(|_| Verdict {
-                reasons: vec![Reason::NoRules],
+            .map(|_| RetentionVerdict {
+                reasons: vec![KeepReason::NoRules],
             })
             .collect();
     }
-    let oldest_within = rules.within.map(|within| within.begin(candidates));
-    let mut verdicts: Vec<Verdict> = candidates
+    let oldest_within = rules.within.map(|within| within.oldest_kept_ms(candidates));
+    let mut verdicts: Vec<RetentionVerdict> = candidates
         .iter()
-        .map(|candidate| rules.alone(candidate, oldest_within))
+        .map(|candidate| rules.independent_verdict(candidate, oldest_within))
         .collect();
     let mut newest_first: Vec<usize> = (0..candidates.len()).rev().collect();
     newest_first.sort_by_key(|at| std::cmp::Reverse(candidates[*at].taken_ms));
-    for (period, limit) in rules.periods() {
+    for (period, limit) in rules.period_limits() {
         let slots: Vec<i64> = newest_first
             .iter()
             .zip(0..)
-            .map(|(at, nth)| period.slot(candidates[*at].moment(), nth))
+            .map(|(at, nth)| period.period_number(candidates[*at].local_time(), nth))
             .collect();
-        for (nth, reason) in counted(period, limit, &slots) {
+        for (nth, reason) in newest_per_period(period, limit, &slots) {
             verdicts[newest_first[nth]].reasons.push(reason);
         }
     }
     verdicts
 }
 
-impl Rules {
+impl RetentionRules {
     /// True if there is no rule that could keep anything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.within.is_none()
             && self.tags.is_empty()
-            && self.periods().iter().all(|(_, limit)| limit.count() == 0)
+            && self
+                .period_limits()
+                .iter()
+                .all(|(_, limit)| limit.max_count() == 0)
     }
 
-    fn periods(&self) -> [(Period, Limit); 6] {
+    fn period_limits(&self) -> [(RetentionPeriod, KeepLimit); 6] {
         [
-            (Period::Last, self.last),
-            (Period::Hour, self.hourly),
-            (Period::Day, self.daily),
-            (Period::Week, self.weekly),
-            (Period::Month, self.monthly),
-            (Period::Year, self.yearly),
+            (RetentionPeriod::Last, self.last),
+            (RetentionPeriod::Hour, self.hourly),
+            (RetentionPeriod::Day, self.daily),
+            (RetentionPeriod::Week, self.weekly),
+            (RetentionPeriod::Month, self.monthly),
+            (RetentionPeriod::Year, self.yearly),
         ]
     }
 
     /// The part of the verdict that does not depend on the other candidates.
-    fn alone(&self, candidate: &Candidate<'_>, oldest_within: Option<i64>) -> Verdict {
-        let pinned = candidate.pinned.then_some(Reason::Pinned);
+    fn independent_verdict(
+        &self,
+        candidate: &RetentionCandidate<'_>,
+        oldest_within: Option<i64>,
+    ) -> RetentionVerdict {
+        let pinned = candidate.pinned.then_some(KeepReason::Pinned);
         let tags = self
             .tags
             .iter()
             .filter(|list| candidate.has_tags(list))
-            .map(|list| Reason::Tags(list.clone()));
+            .map(|list| KeepReason::Tags(list.clone()));
         let is_within =
-            oldest_within.is_some_and(|oldest| candidate.moment().since_1970_ms > oldest);
+            oldest_within.is_some_and(|oldest| candidate.local_time().since_1970_ms > oldest);
         let within = self
             .within
             .filter(|_| is_within)
-            .map(|within| Reason::Within(within.span));
-        Verdict {
+            .map(|within| KeepReason::Within(within.span));
+        RetentionVerdict {
             reasons: pinned.into_iter().chain(tags).chain(within).collect(),
         }
     }
@@ -220,9 +230,13 @@ impl Rules {
 
 /// The states that a rule keeps, by their place in `slots`, the newest first, and the reason for
 /// each.
-fn counted(period: Period, limit: Limit, slots: &[i64]) -> Vec<(usize, Reason)> {
+fn newest_per_period(
+    period: RetentionPeriod,
+    limit: KeepLimit,
+    slots: &[i64],
+) -> Vec<(usize, KeepReason)> {
     let mut kept = Vec::new();
-    let mut left = limit.count();
+    let mut left = limit.max_count();
     let mut previous = None;
     for (nth, slot) in slots.iter().enumerate() {
         let is_newest = previous != Some(slot);
@@ -230,9 +244,9 @@ fn counted(period: Period, limit: Limit, slots: &[i64]) -> Vec<(usize, Reason)> 
             kept.push((
                 nth,
                 if is_newest {
-                    Reason::Newest(period)
+                    KeepReason::Newest(period)
                 } else {
-                    Reason::Oldest(period)
+                    KeepReason::Oldest(period)
                 },
             ));
             previous = Some(slot);
@@ -242,7 +256,7 @@ fn counted(period: Period, limit: Limit, slots: &[i64]) -> Vec<(usize, Reason)> 
     kept
 }
 
-impl Verdict {
+impl RetentionVerdict {
     /// True if it stays.
     #[must_use]
     pub fn is_kept(&self) -> bool {
@@ -250,9 +264,9 @@ impl Verdict {
     }
 }
 
-impl Candidate<'_> {
-    fn moment(&self) -> Moment {
-        Moment::new(self.taken_ms, self.offset_s)
+impl RetentionCandidate<'_> {
+    fn local_time(&self) -> LocalTime {
+        LocalTime::new(self.taken_ms, self.offset_s)
     }
 
     fn has_tags(&self, list: &BTreeSet<Name>) -> bool {
@@ -264,8 +278,8 @@ impl Candidate<'_> {
     }
 }
 
-impl Limit {
-    fn count(self) -> u64 {
+impl KeepLimit {
+    fn max_count(self) -> u64 {
         match self {
             Self::Nothing => 0,
             Self::Newest(count) => count.into(),
@@ -274,33 +288,35 @@ impl Limit {
     }
 }
 
-impl Within {
+impl AgeRule {
     /// The time after which states are kept, in milliseconds since 1970: all of them, if all
     /// candidates are from the future.
-    fn begin(&self, candidates: &[Candidate<'_>]) -> i64 {
+    fn oldest_kept_ms(&self, candidates: &[RetentionCandidate<'_>]) -> i64 {
         let past = candidates
             .iter()
             .filter(|candidate| candidate.taken_ms <= self.now_ms);
         let newest = past.max_by_key(|candidate| candidate.taken_ms);
-        newest.map_or(i64::MIN, |newest| newest.moment().earlier_by(&self.span))
+        newest.map_or(i64::MIN, |newest| {
+            newest.local_time().earlier_by(&self.span)
+        })
     }
 }
 
-impl Period {
+impl RetentionPeriod {
     /// A number that two states have in common exactly if they are of one period.
-    fn slot(self, moment: Moment, nth: i64) -> i64 {
+    fn period_number(self, moment: LocalTime, nth: i64) -> i64 {
         match self {
             Self::Last => nth,
-            Self::Hour => moment.hour(),
-            Self::Day => moment.day(),
-            Self::Week => moment.week(),
-            Self::Month => moment.month(),
-            Self::Year => moment.year(),
+            Self::Hour => moment.hour_number(),
+            Self::Day => moment.day_number(),
+            Self::Week => moment.week_number(),
+            Self::Month => moment.month_number(),
+            Self::Year => moment.year_number(),
         }
     }
 }
 
-impl FromStr for Limit {
+impl FromStr for KeepLimit {
     type Err = RuleError;
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
@@ -314,7 +330,7 @@ impl FromStr for Limit {
     }
 }
 
-impl FromStr for Span {
+impl FromStr for CalendarSpan {
     type Err = RuleError;
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
@@ -324,7 +340,7 @@ impl FromStr for Span {
     }
 }
 
-impl Span {
+impl CalendarSpan {
     fn parse(text: &str) -> Option<Self> {
         let mut span = Self::default();
         let parts = text.split_inclusive(|character: char| !character.is_ascii_digit());
@@ -351,7 +367,7 @@ impl Span {
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for CalendarSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [
             (self.years, 'y'),
@@ -366,7 +382,7 @@ impl fmt::Display for Span {
     }
 }
 
-impl fmt::Display for Period {
+impl fmt::Display for RetentionPeriod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Last => "last",
@@ -380,7 +396,7 @@ impl fmt::Display for Period {
 }
 
 /// The words of restic.
-impl fmt::Display for Reason {
+impl fmt::Display for KeepReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoRules => write!(f, "no rules"),

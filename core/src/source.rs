@@ -67,7 +67,7 @@ pub struct Extent {
 impl Extent {
     /// The first byte after it.
     #[must_use]
-    pub fn end(&self) -> u64 {
+    pub fn end_offset(&self) -> u64 {
         self.start + self.len
     }
 }
@@ -141,5 +141,10 @@ pub enum ClusterCodec {
 pub trait ClusterDecoder: Send + Sync {
     /// Decodes `input` into `output` and requires that it fills `output` exactly; bytes of `input`
     /// after that are padding.
-    fn decode(&self, codec: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String>;
+    fn decode_cluster(
+        &self,
+        codec: ClusterCodec,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> Result<(), String>;
 }

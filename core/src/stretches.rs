@@ -3,17 +3,17 @@
 
 use std::ops::Range;
 
-use crate::device::Stretch;
+use crate::device::TypedRange;
 
 /// Stretches without a gap between them. Full once one more would be too many; what comes then is
 /// left out.
-pub struct Stretches<K> {
-    found: Vec<Stretch<K>>,
+pub struct RangeCollector<K> {
+    found: Vec<TypedRange<K>>,
     count_max: usize,
     is_full: bool,
 }
 
-impl<K: Copy + PartialEq> Stretches<K> {
+impl<K: Copy + PartialEq> RangeCollector<K> {
     /// An empty list for at most `count_max` stretches (at least one).
     #[must_use]
     pub fn new(count_max: usize) -> Self {
@@ -25,7 +25,7 @@ impl<K: Copy + PartialEq> Stretches<K> {
     }
 
     /// Adds what comes next. Panics if there is a gap before it.
-    pub fn push(&mut self, range: Range<u64>, kind: K) {
+    pub fn push_range(&mut self, range: Range<u64>, kind: K) {
         if self.is_full || range.is_empty() {
             return;
         }
@@ -40,7 +40,7 @@ impl<K: Copy + PartialEq> Stretches<K> {
                 if last.kind == kind {
                     last.len += len;
                 } else if self.found.len() < self.count_max {
-                    self.found.push(Stretch {
+                    self.found.push(TypedRange {
                         offset: range.start,
                         len,
                         kind,
@@ -49,7 +49,7 @@ impl<K: Copy + PartialEq> Stretches<K> {
                     self.is_full = true;
                 }
             }
-            None => self.found.push(Stretch {
+            None => self.found.push(TypedRange {
                 offset: range.start,
                 len,
                 kind,
@@ -65,7 +65,7 @@ impl<K: Copy + PartialEq> Stretches<K> {
 
     /// All of them, in order.
     #[must_use]
-    pub fn finish(self) -> Vec<Stretch<K>> {
+    pub fn into_ranges(self) -> Vec<TypedRange<K>> {
         self.found
     }
 }
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn what_is_alike_is_joined_and_what_is_too_much_left_out() {
-        let mut all = Stretches::new(2);
+        let mut all = RangeCollector::new(2);
         for (range, kind) in [
             (3..5, 'a'),
             (5..5, 'b'),
@@ -84,14 +84,14 @@ mod tests {
             (6..9, 'b'),
             (9..10, 'b'),
         ] {
-            all.push(range, kind);
+            all.push_range(range, kind);
             assert!(!all.is_full());
         }
-        all.push(10..11, 'a');
+        all.push_range(10..11, 'a');
         assert!(all.is_full());
-        all.push(11..12, 'b');
+        all.push_range(11..12, 'b');
         let found: Vec<_> = all
-            .finish()
+            .into_ranges()
             .into_iter()
             .map(|part| (part.offset, part.len, part.kind))
             .collect();

@@ -66,7 +66,7 @@ unit!(
 impl ChunkIndex {
     /// The position `count` further on.
     #[must_use]
-    pub fn advance(self, count: u64) -> Self {
+    pub fn advance_by(self, count: u64) -> Self {
         Self(self.0 + count)
     }
 }
@@ -74,7 +74,7 @@ impl ChunkIndex {
 impl ChunkId {
     /// The id `count` further on.
     #[must_use]
-    pub fn advance(self, count: u64) -> Self {
+    pub fn advance_by(self, count: u64) -> Self {
         Self(self.0 + count)
     }
 }
@@ -96,7 +96,7 @@ impl ChunkLen {
 
     /// The length in bytes.
     #[must_use]
-    pub fn bytes(self) -> u64 {
+    pub fn byte_len(self) -> u64 {
         u64::from(self.0)
     }
 
@@ -109,26 +109,26 @@ impl ChunkLen {
     /// The position of the chunk that holds the byte at `offset`.
     #[must_use]
     pub fn index_at(self, offset: u64) -> ChunkIndex {
-        ChunkIndex(offset / self.bytes())
+        ChunkIndex(offset / self.byte_len())
     }
 
     /// The first byte of the chunk at `index`. Panics past 2^64 bytes, which no verified image
     /// reaches.
     #[must_use]
     pub fn offset_of(self, index: ChunkIndex) -> u64 {
-        index.0 * self.bytes()
+        index.0 * self.byte_len()
     }
 
     /// The number of chunks that hold `bytes`, the last one perhaps in part.
     #[must_use]
     pub fn count_for(self, bytes: u64) -> ChunkCount {
-        ChunkCount(bytes.div_ceil(self.bytes()))
+        ChunkCount(bytes.div_ceil(self.byte_len()))
     }
 
     /// The bytes that `count` whole chunks hold.
     #[must_use]
     pub fn bytes_in(self, count: ChunkCount) -> u64 {
-        count.0 * self.bytes()
+        count.0 * self.byte_len()
     }
 }
 

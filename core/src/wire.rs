@@ -23,11 +23,11 @@ pub enum DecodeError {
 
 /// The bytes not read yet.
 #[derive(Clone, Copy, Debug)]
-pub struct Reader<'a> {
+pub struct WireReader<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> WireReader<'a> {
     /// All of `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
@@ -36,12 +36,12 @@ impl<'a> Reader<'a> {
 
     /// The number of bytes that are left.
     #[must_use]
-    pub fn remaining(&self) -> usize {
+    pub fn remaining_len(&self) -> usize {
         self.rest.len()
     }
 
     /// The next `len` bytes.
-    pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
+    pub fn read_bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self
             .rest
             .split_at_checked(len)
@@ -51,13 +51,13 @@ impl<'a> Reader<'a> {
     }
 
     /// The next byte.
-    pub fn u8(&mut self) -> Result<u8, DecodeError> {
-        Ok(self.bytes(1)?[0])
+    pub fn read_u8(&mut self) -> Result<u8, DecodeError> {
+        Ok(self.read_bytes(1)?[0])
     }
 
     /// Takes the version byte that an encoding begins with: `known` is the one that can be read.
-    pub fn version(&mut self, known: u8) -> Result<(), DecodeError> {
-        let found = self.u8()?;
+    pub fn read_version(&mut self, known: u8) -> Result<(), DecodeError> {
+        let found = self.read_u8()?;
         if found == known {
             Ok(())
         } else {
@@ -66,8 +66,8 @@ impl<'a> Reader<'a> {
     }
 
     /// The next four bytes, little-endian.
-    pub fn u32(&mut self) -> Result<u32, DecodeError> {
-        let bytes = self.bytes(4)?;
+    pub fn read_u32(&mut self) -> Result<u32, DecodeError> {
+        let bytes = self.read_bytes(4)?;
         Ok(u32::from_le_bytes(
             bytes.try_into().expect("four bytes were taken"),
         ))
@@ -75,10 +75,10 @@ impl<'a> Reader<'a> {
 
     /// The next LEB128 integer: seven bits a byte, lowest first. Only the shortest form is
     /// accepted, so that bytes are canonical.
-    pub fn varint(&mut self) -> Result<u64, DecodeError> {
+    pub fn read_varint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
-            let byte = self.u8()?;
+            let byte = self.read_u8()?;
             let bits = u64::from(byte & 0x7f);
             if bits << shift >> shift != bits || (byte == 0 && shift > 0) {
                 return Err(DecodeError::Invalid("varint"));
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Requires that nothing is left.
-    pub fn finish(self) -> Result<(), DecodeError> {
+    pub fn expect_end(self) -> Result<(), DecodeError> {
         if self.rest.is_empty() {
             Ok(())
         } else {
@@ -112,18 +112,18 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 
 /// Folds a signed difference into an unsigned integer whose size follows its magnitude.
 #[must_use]
-pub fn zigzag(value: i64) -> u64 {
+pub fn zigzag_encode(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)).cast_unsigned()
 }
 
 /// The inverse of [`zigzag`].
 #[must_use]
-pub fn unzigzag(value: u64) -> i64 {
+pub fn zigzag_decode(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
 }
 
 /// Splits the checksum off the end of `bytes` and verifies it under `context` and `key`.
-pub fn verified<'a>(
+pub fn verify_checksum<'a>(
     context: &str,
     key: &[&[u8]],
     bytes: &'a [u8],
@@ -133,7 +133,7 @@ pub fn verified<'a>(
         .ok_or(DecodeError::Truncated)?;
     let mut parts = key.to_vec();
     parts.push(body);
-    if crate::hash::checksum(context, &parts) == *stored {
+    if crate::hash::keyed_checksum(context, &parts) == *stored {
         Ok(body)
     } else {
         Err(DecodeError::Checksum)
@@ -141,10 +141,10 @@ pub fn verified<'a>(
 }
 
 /// Appends the checksum of `bytes` under `context` and `key`.
-pub fn seal(context: &str, key: &[&[u8]], bytes: &mut Vec<u8>) {
+pub fn append_checksum(context: &str, key: &[&[u8]], bytes: &mut Vec<u8>) {
     let mut parts = key.to_vec();
     parts.push(bytes);
-    let sum = crate::hash::checksum(context, &parts);
+    let sum = crate::hash::keyed_checksum(context, &parts);
     bytes.extend_from_slice(&sum);
 }
 
@@ -167,10 +167,10 @@ mod tests {
         ] {
             let mut bytes = Vec::new();
             put_varint(&mut bytes, value);
-            let mut reader = Reader::new(&bytes);
-            assert_eq!(reader.varint(), Ok(value));
-            assert_eq!(reader.finish(), Ok(()));
-            assert_eq!(zigzag(unzigzag(value)), value);
+            let mut reader = WireReader::new(&bytes);
+            assert_eq!(reader.read_varint(), Ok(value));
+            assert_eq!(reader.expect_end(), Ok(()));
+            assert_eq!(zigzag_encode(zigzag_decode(value)), value);
         }
     }
 
@@ -182,7 +182,7 @@ mod tests {
             &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02],
             &[0x80],
         ] {
-            assert!(Reader::new(bytes).varint().is_err(), "{bytes:?}");
+            assert!(WireReader::new(bytes).read_varint().is_err(), "{bytes:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ mod files;
 
 use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::hash::ChunkHash;
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, page_key, parse_page_key};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run, page_key, parse_page_key};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
 use files::golden;
@@ -19,10 +19,10 @@ const INDEX: PageIndex = PageIndex(9);
 const FIRST: ChunkId = ChunkId(0x1122_3344);
 
 fn pages() -> Vec<(&'static str, Page)> {
-    let page = |runs: &[(u16, u16, Slot)]| {
+    let page = |runs: &[(u16, u16, PageEntry)]| {
         let mut page = Page::new();
         runs.iter().for_each(|(start, len, slot)| {
-            page.push(Run {
+            page.push_run(Run {
                 start: *start,
                 len: *len,
                 slot: *slot,
@@ -34,19 +34,19 @@ fn pages() -> Vec<(&'static str, Page)> {
         ("page-empty", Page::new()),
         (
             "page-one-run",
-            page(&[(0, PAGE_SPAN, Slot::Chunk(ChunkId(1 << 40)))]),
+            page(&[(0, PAGE_SPAN, PageEntry::Chunk(ChunkId(1 << 40)))]),
         ),
         (
             "page-zeros",
-            page(&[(5, 7, Slot::Zero), (1000, 24, Slot::Zero)]),
+            page(&[(5, 7, PageEntry::Zero), (1000, 24, PageEntry::Zero)]),
         ),
         (
             "page-mixed",
             page(&[
-                (0, 16, Slot::Chunk(ChunkId(300))),
-                (16, 4, Slot::Zero),
-                (30, 1, Slot::Chunk(ChunkId(316))),
-                (31, 2, Slot::Chunk(ChunkId(2))),
+                (0, 16, PageEntry::Chunk(ChunkId(300))),
+                (16, 4, PageEntry::Zero),
+                (30, 1, PageEntry::Chunk(ChunkId(316))),
+                (31, 2, PageEntry::Chunk(ChunkId(2))),
             ]),
         ),
     ]
@@ -55,9 +55,12 @@ fn pages() -> Vec<(&'static str, Page)> {
 fn headers() -> Vec<(&'static str, FrameHeader)> {
     let header = |offsets: &[u64], payload_len| {
         FrameHeader::new(
-            offsets
-                .iter()
-                .map(|at| (FIRST.advance(*at), ChunkHash::of(&at.to_le_bytes()))),
+            offsets.iter().map(|at| {
+                (
+                    FIRST.advance_by(*at),
+                    ChunkHash::of_chunk(&at.to_le_bytes()),
+                )
+            }),
             payload_len,
         )
     };
@@ -109,8 +112,11 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     let keys = [
         ("key-page", page_key(LAYER, INDEX).to_vec()),
         ("key-frame", frame_key(FIRST).to_vec()),
-        ("key-index", ChunkHash::of(b"vellum").prefix().to_vec()),
-        ("chunk-name", ChunkHash::of(&[7; 4096]).0.to_vec()),
+        (
+            "key-index",
+            ChunkHash::of_chunk(b"vellum").index_prefix().to_vec(),
+        ),
+        ("chunk-name", ChunkHash::of_chunk(&[7; 4096]).0.to_vec()),
     ];
     pages.chain(headers).chain(payloads).chain(keys).collect()
 }

@@ -66,7 +66,7 @@ fn verify_identity(
     };
     match facts.identity {
         Some(found) if found != expected => Err(crate::refused(
-            format.name(),
+            format.format_name(),
             format!("its child stands on the image {expected}, and this one is {found}"),
         )),
         _ => Ok(()),
@@ -94,7 +94,7 @@ impl ImageChain {
     /// # Errors
     ///
     /// When there is no layer, or more than [`CHAIN_LAYERS_MAX`].
-    pub fn child(layers: Vec<Arc<dyn ImageSource>>) -> Result<Self, SourceError> {
+    pub fn for_child(layers: Vec<Arc<dyn ImageSource>>) -> Result<Self, SourceError> {
         Self::new(layers, false)
     }
 
@@ -103,7 +103,7 @@ impl ImageChain {
     /// # Errors
     ///
     /// As [`ImageChain::child`].
-    pub fn whole(layers: Vec<Arc<dyn ImageSource>>) -> Result<Self, SourceError> {
+    pub fn for_whole_disk(layers: Vec<Arc<dyn ImageSource>>) -> Result<Self, SourceError> {
         Self::new(layers, true)
     }
 
@@ -114,28 +114,31 @@ impl ImageChain {
         Ok(Self { layers, is_whole })
     }
 
-    fn top(&self) -> &dyn ImageSource {
+    fn top_layer(&self) -> &dyn ImageSource {
         &**self.layers.first().expect("a chain has a layer")
     }
 
     /// The layer that has the byte at `offset`, what it is there, and up to where.
-    fn resolve(&self, offset: u64, end: u64) -> Result<(&dyn ImageSource, Extent), SourceError> {
+    fn resolve_at(&self, offset: u64, end: u64) -> Result<(&dyn ImageSource, Extent), SourceError> {
         let mut end = end;
         for layer in &self.layers {
             if offset >= layer.len() {
-                return Ok((&**layer, extent(offset, end, ExtentKind::Zero)));
+                return Ok((&**layer, make_extent(offset, end, ExtentKind::Zero)));
             }
             let found = layer.extent_at(offset)?;
-            end = end.min(found.end());
+            end = end.min(found.end_offset());
             if found.kind != ExtentKind::Absent {
-                return Ok((&**layer, extent(offset, end, found.kind)));
+                return Ok((&**layer, make_extent(offset, end, found.kind)));
             }
         }
-        Ok((self.top(), extent(offset, end, ExtentKind::Absent)))
+        Ok((
+            self.top_layer(),
+            make_extent(offset, end, ExtentKind::Absent),
+        ))
     }
 }
 
-fn extent(start: u64, end: u64, kind: ExtentKind) -> Extent {
+fn make_extent(start: u64, end: u64, kind: ExtentKind) -> Extent {
     Extent {
         start,
         len: end - start,
@@ -145,25 +148,25 @@ fn extent(start: u64, end: u64, kind: ExtentKind) -> Extent {
 
 impl ImageSource for ImageChain {
     fn len(&self) -> u64 {
-        self.top().len()
+        self.top_layer().len()
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent, SourceError> {
         if self.is_whole {
-            Ok(self.resolve(offset, self.len())?.1)
+            Ok(self.resolve_at(offset, self.len())?.1)
         } else {
-            self.top().extent_at(offset)
+            self.top_layer().extent_at(offset)
         }
     }
 
     fn left_behind(&self) -> Vec<String> {
-        self.top().left_behind()
+        self.top_layer().left_behind()
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
         let (mut rest, mut offset) = (buffer, offset);
         while !rest.is_empty() {
-            let (layer, extent) = self.resolve(offset, offset + rest.len() as u64)?;
+            let (layer, extent) = self.resolve_at(offset, offset + rest.len() as u64)?;
             let (part, after) = rest.split_at_mut(extent.len as usize);
             if extent.kind == ExtentKind::Data {
                 layer.read_at(part, offset)?;
@@ -200,12 +203,12 @@ mod tests {
             while at < chain.len() {
                 let extent = chain.extent_at(at).expect("told");
                 told.push((extent.len, extent.kind));
-                at = extent.end();
+                at = extent.end_offset();
             }
             told
         };
-        let child = ImageChain::child(layers.clone()).expect("three layers");
-        let whole = ImageChain::whole(layers.clone()).expect("three layers");
+        let child = ImageChain::for_child(layers.clone()).expect("three layers");
+        let whole = ImageChain::for_whole_disk(layers.clone()).expect("three layers");
         assert_eq!(
             kinds(&child),
             [(10, Data), (10, Absent), (10, Zero), (20, Absent)]
@@ -241,9 +244,9 @@ mod tests {
     #[test]
     fn a_chain_has_a_limit() {
         let layer: Arc<dyn ImageSource> = Arc::new(Patchwork::new(&[(512, Absent)]));
-        assert!(ImageChain::whole(vec![Arc::clone(&layer); CHAIN_LAYERS_MAX]).is_ok());
-        assert!(ImageChain::whole(vec![layer; CHAIN_LAYERS_MAX + 1]).is_err());
-        assert!(ImageChain::child(Vec::new()).is_err());
+        assert!(ImageChain::for_whole_disk(vec![Arc::clone(&layer); CHAIN_LAYERS_MAX]).is_ok());
+        assert!(ImageChain::for_whole_disk(vec![layer; CHAIN_LAYERS_MAX + 1]).is_err());
+        assert!(ImageChain::for_child(Vec::new()).is_err());
     }
 
     trait ReadByte {

@@ -38,13 +38,13 @@ impl BlockClaims {
 
     /// True if part `number` was not counted yet.
     pub(crate) fn is_new(&self, number: u64) -> bool {
-        let state = self.lock();
+        let state = self.lock_state();
         !state.counted.get(number as usize).copied().unwrap_or(false)
     }
 
     /// Counts part `number` of the tables, which names `count` blocks, unless it was counted.
-    pub(crate) fn add(&self, number: u64, count: u64) -> Result<(), SourceError> {
-        let mut state = self.lock();
+    pub(crate) fn claim_part(&self, number: u64, count: u64) -> Result<(), SourceError> {
+        let mut state = self.lock_state();
         let index = number as usize;
         if state.counted.len() <= index {
             state.counted.resize(index + 1, false);
@@ -68,7 +68,7 @@ impl BlockClaims {
     }
 
     /// A panic of another thread leaves the list whole: each change of it is one assignment.
-    fn lock(&self) -> MutexGuard<'_, ClaimedParts> {
+    fn lock_state(&self) -> MutexGuard<'_, ClaimedParts> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

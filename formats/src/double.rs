@@ -43,7 +43,12 @@ impl ReadAt for Sparse {
 pub(super) struct RepeatFirst;
 
 impl ClusterDecoder for RepeatFirst {
-    fn decode(&self, _: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
+    fn decode_cluster(
+        &self,
+        _: ClusterCodec,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> Result<(), String> {
         match input.first() {
             None => Err("nothing to decode".to_owned()),
             Some(0xff) => Err("a bad stream".to_owned()),
@@ -107,7 +112,7 @@ impl ImageSource for Patchwork {
 pub(super) struct RealCodecs;
 
 impl ClusterEncoder for RealCodecs {
-    fn encode(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String> {
+    fn encode_cluster(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String> {
         let done = match codec {
             ClusterCodec::Deflate => {
                 let mut encoder =
@@ -121,7 +126,12 @@ impl ClusterEncoder for RealCodecs {
 }
 
 impl ClusterDecoder for RealCodecs {
-    fn decode(&self, codec: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
+    fn decode_cluster(
+        &self,
+        codec: ClusterCodec,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> Result<(), String> {
         let done = match codec {
             ClusterCodec::Deflate => flate2::read::DeflateDecoder::new(input).read_exact(output),
             ClusterCodec::Zstd => zstd::stream::read::Decoder::new(input)

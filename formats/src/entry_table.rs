@@ -51,12 +51,12 @@ impl EntryTable {
     }
 
     /// The number of entries.
-    pub(crate) fn count(&self) -> u64 {
+    pub(crate) fn entry_count(&self) -> u64 {
         self.count
     }
 
     /// The bytes of entry `index`, `None` behind the last.
-    pub(crate) fn entry<const N: usize>(
+    pub(crate) fn read_entry<const N: usize>(
         &self,
         file: &dyn ReadAt,
         index: u64,
@@ -65,14 +65,14 @@ impl EntryTable {
             return Ok(None);
         }
         let start = index * self.entry_len;
-        let page = self.page(file, start / PAGE_LEN)?;
+        let page = self.read_page(file, start / PAGE_LEN)?;
         let within = usize::try_from(start % PAGE_LEN).expect("a page's length is a usize");
         Ok(crate::fields::array_at(&page, within))
     }
 
     /// The bytes of entry `index`, and how many entries from there on have the same, as far as one
     /// page tells: a sparse disk is told in few steps.
-    pub(crate) fn run<const N: usize>(
+    pub(crate) fn read_run<const N: usize>(
         &self,
         file: &dyn ReadAt,
         index: u64,
@@ -81,7 +81,7 @@ impl EntryTable {
             return Ok(None);
         }
         let start = index * self.entry_len;
-        let page = self.page(file, start / PAGE_LEN)?;
+        let page = self.read_page(file, start / PAGE_LEN)?;
         let within = usize::try_from(start % PAGE_LEN).expect("a page's length is a usize");
         let (entries, _) = page.get(within..).unwrap_or_default().as_chunks::<N>();
         let Some(first) = entries.first() else {
@@ -91,7 +91,7 @@ impl EntryTable {
         Ok(Some((*first, alike as u64)))
     }
 
-    fn page(&self, file: &dyn ReadAt, number: u64) -> Result<Arc<Vec<u8>>, SourceError> {
+    fn read_page(&self, file: &dyn ReadAt, number: u64) -> Result<Arc<Vec<u8>>, SourceError> {
         let slot = |slots: &Vec<_>| (number as usize).checked_rem(slots.len()).unwrap_or(0);
         {
             let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,7 +108,7 @@ impl EntryTable {
         if let Some((claims, is_stored)) = &self.claims {
             let entries = page.chunks_exact(self.entry_len as usize);
             let count = entries.filter(|entry| is_stored(entry)).count();
-            claims.add(number, count as u64)?;
+            claims.claim_part(number, count as u64)?;
         }
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let at = slot(&slots);
@@ -130,17 +130,28 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..10_000 {
             let index = random.u64(..599_990);
-            let entry: [u8; 4] = table.entry(&bytes, index).expect("read").expect("there");
+            let entry: [u8; 4] = table
+                .read_entry(&bytes, index)
+                .expect("read")
+                .expect("there");
             assert_eq!(u64::from(u32::from_le_bytes(entry)), index + 10);
-            assert_eq!(table.run(&bytes, index).expect("read"), Some((entry, 1)));
+            assert_eq!(
+                table.read_run(&bytes, index).expect("read"),
+                Some((entry, 1))
+            );
         }
-        assert!(table.entry::<4>(&bytes, 599_990).expect("read").is_none());
+        assert!(
+            table
+                .read_entry::<4>(&bytes, 599_990)
+                .expect("read")
+                .is_none()
+        );
     }
 
     #[test]
     fn a_run_ends_with_its_page_or_its_table() {
         let table = EntryTable::new(0, 4, 20_000, 80_000).expect("inside");
-        let run = |index| table.run::<4>(&vec![0; 80_000], index).expect("read");
+        let run = |index| table.read_run::<4>(&vec![0; 80_000], index).expect("read");
         assert_eq!(run(0), Some(([0; 4], 16_384)));
         assert_eq!(run(16_383), Some(([0; 4], 1)));
         assert_eq!(run(16_384), Some(([0; 4], 3616)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vellum_core::source::{ReadAt, SourceError};
 
-use crate::mapped::{BlockMap, Location, MappedPiece};
+use crate::mapped::{BlockMap, MappedPiece, PieceLocation};
 use crate::{lies_inside, malformed, refused};
 
 /// 48 MiB of index. An archive in good order takes an entry for some megabytes of disk.
@@ -47,7 +47,7 @@ impl ExtentIndex {
 
     /// Adds `len` bytes of the disk from `start` on, at `place` of the file; `None`: zeros.
     /// What reaches over the disk's end is cut; what begins behind it is an error.
-    pub(crate) fn push(
+    pub(crate) fn push_extent(
         &mut self,
         start: u64,
         len: u64,
@@ -65,7 +65,7 @@ impl ExtentIndex {
             place: place.unwrap_or(ZEROS),
         };
         if let Some(last) = self.entries.last_mut()
-            && last.continues(&entry)
+            && last.is_continued_by(&entry)
         {
             last.len += entry.len;
             return Ok(());
@@ -83,7 +83,7 @@ impl ExtentIndex {
     }
 
     /// The disk over `file`, which holds every stored piece. With `is_whole` none may be missing.
-    pub(crate) fn finish(
+    pub(crate) fn into_map(
         mut self,
         file: Arc<dyn ReadAt>,
         is_whole: bool,
@@ -98,7 +98,7 @@ impl ExtentIndex {
                 ));
             }
             if is_whole && entry.start > end {
-                return Err(self.missing(end));
+                return Err(self.missing_error(end));
             }
             let is_inside = entry.place == ZEROS || lies_inside(entry.place, entry.len, file.len());
             if !is_inside {
@@ -107,10 +107,10 @@ impl ExtentIndex {
                     format!("the piece at byte {} leaves the file", entry.place),
                 ));
             }
-            end = entry.end();
+            end = entry.end_offset();
         }
         if is_whole && end < self.image_len {
-            return Err(self.missing(end));
+            return Err(self.missing_error(end));
         }
         Ok(IndexedMap {
             file,
@@ -119,7 +119,7 @@ impl ExtentIndex {
         })
     }
 
-    fn missing(&self, at: u64) -> SourceError {
+    fn missing_error(&self, at: u64) -> SourceError {
         malformed(
             self.format,
             format!("byte {at} of the disk is missing: was the file cut off?"),
@@ -128,18 +128,18 @@ impl ExtentIndex {
 }
 
 impl IndexedExtent {
-    fn end(&self) -> u64 {
+    fn end_offset(&self) -> u64 {
         self.start + self.len
     }
 
     /// True if both are one extent.
-    fn continues(&self, next: &Self) -> bool {
+    fn is_continued_by(&self, next: &Self) -> bool {
         let is_next = if self.place == ZEROS {
             next.place == ZEROS
         } else {
             next.place != ZEROS && self.place.checked_add(self.len) == Some(next.place)
         };
-        self.end() == next.start && is_next
+        self.end_offset() == next.start && is_next
     }
 }
 
@@ -149,22 +149,24 @@ impl BlockMap for IndexedMap {
     }
 
     fn piece_at(&self, offset: u64) -> Result<MappedPiece, SourceError> {
-        let index = self.entries.partition_point(|entry| entry.end() <= offset);
+        let index = self
+            .entries
+            .partition_point(|entry| entry.end_offset() <= offset);
         let piece = match self.entries.get(index) {
             None => MappedPiece {
                 len: self.image_len - offset,
-                location: Location::Absent,
+                location: PieceLocation::Absent,
             },
             Some(entry) if entry.start > offset => MappedPiece {
                 len: entry.start - offset,
-                location: Location::Absent,
+                location: PieceLocation::Absent,
             },
             Some(entry) => MappedPiece {
-                len: entry.end() - offset,
+                len: entry.end_offset() - offset,
                 location: if entry.place == ZEROS {
-                    Location::Zero
+                    PieceLocation::Zero
                 } else {
-                    Location::Stored {
+                    PieceLocation::Stored {
                         file: 0,
                         offset: entry.place + (offset - entry.start),
                     }
@@ -174,7 +176,7 @@ impl BlockMap for IndexedMap {
         Ok(piece)
     }
 
-    fn file(&self, _: usize) -> &dyn ReadAt {
+    fn source_file(&self, _: usize) -> &dyn ReadAt {
         &*self.file
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use vellum_core::source::{ClusterDecoder, ImageSource, ReadAt, SourceError};
 
-use crate::probe::{Container, Verdict, probe};
+use crate::probe::{Container, FormatVerdict, probe_file};
 use crate::vma::VmaArchive;
 use crate::{Companions, Format, ImageFacts, image_facts, ova, parallels, refused, sparse_stream};
 
@@ -77,9 +77,9 @@ impl InputFormat {
 
     /// The name as `-f` takes it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn format_name(self) -> &'static str {
         match self {
-            Self::Image(format) => format.name(),
+            Self::Image(format) => format.format_name(),
             Self::Parallels => "parallels",
             Self::Ova => "ova",
             Self::Vma => "vma",
@@ -89,7 +89,7 @@ impl InputFormat {
 
     /// The image format, if it is one.
     #[must_use]
-    pub fn image(self) -> Option<Format> {
+    pub fn image_format(self) -> Option<Format> {
         if let Self::Image(format) = self {
             Some(format)
         } else {
@@ -108,10 +108,10 @@ impl InputFormat {
     /// # Errors
     ///
     /// [`SourceError::Malformed`] when it is no such archive.
-    pub fn disks(self, file: &Arc<dyn ReadAt>) -> Result<Vec<ContainedDisk>, SourceError> {
+    pub fn list_disks(self, file: &Arc<dyn ReadAt>) -> Result<Vec<ContainedDisk>, SourceError> {
         match self {
             Self::Ova => ova_disks(file),
-            Self::Vma => Ok(vma_disks(&VmaArchive::open(Arc::clone(file))?)),
+            Self::Vma => Ok(vma_disks(&VmaArchive::open_archive(Arc::clone(file))?)),
             _ => Ok(Vec::new()),
         }
     }
@@ -121,18 +121,18 @@ impl InputFormat {
     /// # Errors
     ///
     /// As [`InputFormat::open`].
-    pub fn facts(
+    pub fn read_facts(
         self,
         file: Arc<dyn ReadAt>,
         choice: InputChoice<'_>,
     ) -> Result<ImageFacts, SourceError> {
         match self {
             Self::Image(format) => image_facts(format, file),
-            Self::Parallels => parallels::facts(&*file),
-            Self::SparseStream => sparse_stream::facts(&*file),
+            Self::Parallels => parallels::read_facts(&*file),
+            Self::SparseStream => sparse_stream::read_facts(&*file),
             Self::Ova | Self::Vma => {
-                let disk = chosen(self, self.disks(&file)?, choice.disk)?;
-                Ok(ImageFacts::plain(disk.len, "archive"))
+                let disk = choose_disk(self, self.list_disks(&file)?, choice.disk)?;
+                Ok(ImageFacts::whole_image(disk.len, "archive"))
             }
         }
     }
@@ -143,7 +143,7 @@ impl InputFormat {
     ///
     /// As [`crate::open`]; [`SourceError::Refused`] also when an archive has several disks and none
     /// is chosen, or not the chosen one.
-    pub fn open(
+    pub fn open_disk(
         self,
         file: Arc<dyn ReadAt>,
         choice: InputChoice<'_>,
@@ -152,39 +152,39 @@ impl InputFormat {
     ) -> Result<InputDisk, SourceError> {
         if !self.is_archive() && choice.disk.is_some() {
             return Err(refused(
-                self.name(),
+                self.format_name(),
                 "it is one disk, and so none is chosen inside of it",
             ));
         }
-        let facts = self.facts(Arc::clone(&file), choice)?;
+        let facts = self.read_facts(Arc::clone(&file), choice)?;
         let mut name = None;
         let source = match self {
             Self::Image(format) if choice.is_over_parent => {
                 crate::open_over_parent(format, file, decoder, companions)?
             }
-            Self::Image(format) => crate::open(format, file, decoder, companions)?,
-            Self::Parallels => parallels::open(file)?,
+            Self::Image(format) => crate::open_image(format, file, decoder, companions)?,
+            Self::Parallels => parallels::open_image(file)?,
             Self::SparseStream => {
                 if let Some(parent) = facts.parent.as_ref().filter(|_| !choice.is_over_parent) {
                     return Err(refused(
-                        self.name(),
+                        self.format_name(),
                         format!(
                             "it is an incremental backup on {parent}: import that one first and \
                              this one over it"
                         ),
                     ));
                 }
-                sparse_stream::open(file)?
+                sparse_stream::open_image(file)?
             }
             Self::Ova => {
-                let disk = chosen(self, ova_disks(&file)?, choice.disk)?;
+                let disk = choose_disk(self, ova_disks(&file)?, choice.disk)?;
                 let source = open_ova_disk(&file, &disk, decoder, companions)?;
                 name = Some(disk.name);
                 source
             }
             Self::Vma => {
-                let archive = VmaArchive::open(file)?;
-                let disk = chosen(self, vma_disks(&archive), choice.disk)?;
+                let archive = VmaArchive::open_archive(file)?;
+                let disk = choose_disk(self, vma_disks(&archive), choice.disk)?;
                 let found = archive.disks().iter().find(|found| found.name == disk.name);
                 let number = found.map_or(0, |found| found.number);
                 name = Some(disk.name);
@@ -200,7 +200,7 @@ impl InputFormat {
 }
 
 /// The disk called `name`, or the only one.
-fn chosen(
+fn choose_disk(
     format: InputFormat,
     disks: Vec<ContainedDisk>,
     name: Option<&str>,
@@ -210,7 +210,7 @@ fn chosen(
         .map(|disk| format!("{:?}", disk.name))
         .collect();
     let listed = listed.join(", ");
-    let refuse = |reason: String| Err(refused(format.name(), reason));
+    let refuse = |reason: String| Err(refused(format.format_name(), reason));
     let Some(name) = name else {
         let mut disks = disks.into_iter();
         return match (disks.next(), disks.next()) {
@@ -230,9 +230,9 @@ fn chosen(
 /// The members of an OVA that are disks by their signatures.
 fn ova_disks(file: &Arc<dyn ReadAt>) -> Result<Vec<ContainedDisk>, SourceError> {
     let mut disks = Vec::new();
-    for member in ova::members(&**file)? {
+    for member in ova::list_members(&**file)? {
         let content: Arc<dyn ReadAt> = Arc::new(ova::open_member(Arc::clone(file), &member));
-        let Verdict::Known(format) = probe(&*content)?.verdict() else {
+        let FormatVerdict::Known(format) = probe_file(&*content)?.verdict() else {
             continue;
         };
         let facts = image_facts(format, content)?;
@@ -251,13 +251,13 @@ fn open_ova_disk(
     decoder: Arc<dyn ClusterDecoder>,
     companions: &dyn Companions,
 ) -> Result<Box<dyn ImageSource>, SourceError> {
-    let members = ova::members(&**file)?;
+    let members = ova::list_members(&**file)?;
     let member = members.iter().find(|member| member.name == disk.name);
     let (Some(member), Some(format)) = (member, disk.format) else {
         return Err(refused("ova", format!("it lost its disk {:?}", disk.name)));
     };
     let content = Arc::new(ova::open_member(Arc::clone(file), member));
-    crate::open(format, content, decoder, companions)
+    crate::open_image(format, content, decoder, companions)
 }
 
 fn vma_disks(archive: &VmaArchive) -> Vec<ContainedDisk> {
@@ -279,7 +279,7 @@ impl From<Format> for InputFormat {
 
 impl fmt::Display for InputFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.format_name())
     }
 }
 
@@ -298,19 +298,21 @@ impl FromStr for InputFormat {
         if let Ok(format) = name.parse() {
             return Ok(Self::Image(format));
         }
-        let found = Self::ALL.into_iter().find(|format| format.name() == name);
+        let found = Self::ALL
+            .into_iter()
+            .find(|format| format.format_name() == name);
         found.ok_or_else(|| UnknownInputFormat(name.to_owned()))
     }
 }
 
-impl Verdict {
+impl FormatVerdict {
     /// The format in which a file of this look can be opened, if there is one.
     #[must_use]
-    pub fn input(self) -> Option<InputFormat> {
+    pub fn input_format(self) -> Option<InputFormat> {
         match self {
             Self::Raw => Some(InputFormat::Image(Format::Raw)),
             Self::Known(format) => Some(InputFormat::Image(format)),
-            Self::NotYet(container) => container.input(),
+            Self::NotYet(container) => container.input_format(),
             Self::Ambiguous => None,
         }
     }
@@ -319,13 +321,13 @@ impl Verdict {
 impl Container {
     /// The format in which it comes in, if there is one. A tar archive may be an OVA.
     #[must_use]
-    pub fn input(self) -> Option<InputFormat> {
+    pub fn input_format(self) -> Option<InputFormat> {
         match self {
             Self::Parallels => Some(InputFormat::Parallels),
             Self::Tar => Some(InputFormat::Ova),
             Self::Vma => Some(InputFormat::Vma),
             Self::SparseStream => Some(InputFormat::SparseStream),
-            _ => self.format().map(InputFormat::Image),
+            _ => self.image_format().map(InputFormat::Image),
         }
     }
 }
@@ -337,7 +339,7 @@ mod tests {
     #[test]
     fn every_format_is_found_by_its_name() {
         for format in InputFormat::ALL {
-            assert_eq!(format.name().parse(), Ok(format));
+            assert_eq!(format.format_name().parse(), Ok(format));
         }
         assert_eq!("vpc".parse(), Ok(InputFormat::Image(Format::Vhd)));
         for name in ["", "OVA", "tar", "raw "] {
@@ -357,7 +359,7 @@ mod tests {
         };
         let choose = |disks: &[&str], name| {
             let disks = disks.iter().map(|name| disk(name)).collect();
-            chosen(InputFormat::Vma, disks, name).map(|disk| disk.name)
+            choose_disk(InputFormat::Vma, disks, name).map(|disk| disk.name)
         };
         assert_eq!(choose(&["a"], None).ok().as_deref(), Some("a"));
         assert_eq!(choose(&["a", "b"], Some("b")).ok().as_deref(), Some("b"));

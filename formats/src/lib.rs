@@ -78,7 +78,11 @@ pub enum Format {
 pub trait Companions: Send + Sync {
     /// The file that an image in `format` calls `name`, or why it is not opened. The name is as the
     /// header has it and may be hostile.
-    fn open(&self, format: &'static str, name: &str) -> Result<Arc<dyn ReadAt>, SourceError>;
+    fn open_companion(
+        &self,
+        format: &'static str,
+        name: &str,
+    ) -> Result<Arc<dyn ReadAt>, SourceError>;
 }
 
 /// No companions: every reference to another file is refused.
@@ -107,7 +111,7 @@ pub struct ImageFacts {
 /// [`SourceError::Malformed`] when the file is not what `format` promises, [`SourceError::Refused`]
 /// when it asks for something that is not read here (a parent, another file, encryption, an unknown
 /// feature).
-pub fn open(
+pub fn open_image(
     format: Format,
     file: Arc<dyn ReadAt>,
     decoder: Arc<dyn ClusterDecoder>,
@@ -115,7 +119,7 @@ pub fn open(
 ) -> Result<Box<dyn ImageSource>, SourceError> {
     if let Some(parent) = image_facts(format, Arc::clone(&file))?.parent {
         return Err(refused(
-            format.name(),
+            format.format_name(),
             format!(
                 "it stands on its backing file, {parent}, which is not opened on a file's word: \
                  import that one first and this one over it, or convert both to one file"
@@ -139,12 +143,12 @@ pub fn open_over_parent(
     companions: &dyn Companions,
 ) -> Result<Box<dyn ImageSource>, SourceError> {
     Ok(match format {
-        Format::Raw => Box::new(raw::Raw::new(file)),
-        Format::Qcow2 => Box::new(qcow2::Qcow2::open(file, decoder)?),
-        Format::Vdi => Box::new(vdi::open(file)?),
-        Format::Vmdk => Box::new(vmdk::open(file, decoder, companions)?),
-        Format::Vhd => vhd::open(file)?,
-        Format::Vhdx => Box::new(vhdx::open(file)?),
+        Format::Raw => Box::new(raw::RawImage::new(file)),
+        Format::Qcow2 => Box::new(qcow2::Qcow2::open_active(file, decoder)?),
+        Format::Vdi => Box::new(vdi::open_image(file)?),
+        Format::Vmdk => Box::new(vmdk::open_image(file, decoder, companions)?),
+        Format::Vhd => vhd::open_image(file)?,
+        Format::Vhdx => Box::new(vhdx::open_image(file)?),
     })
 }
 
@@ -156,12 +160,12 @@ pub fn open_over_parent(
 /// As [`open`].
 pub fn image_facts(format: Format, file: Arc<dyn ReadAt>) -> Result<ImageFacts, SourceError> {
     match format {
-        Format::Raw => Ok(ImageFacts::plain(file.len(), "raw")),
-        Format::Qcow2 => qcow2::facts(&*file),
-        Format::Vdi => vdi::facts(&*file),
-        Format::Vmdk => vmdk::facts(&*file),
-        Format::Vhd => vhd::facts(&*file),
-        Format::Vhdx => vhdx::facts(file),
+        Format::Raw => Ok(ImageFacts::whole_image(file.len(), "raw")),
+        Format::Qcow2 => qcow2::read_facts(&*file),
+        Format::Vdi => vdi::read_facts(&*file),
+        Format::Vmdk => vmdk::read_facts(&*file),
+        Format::Vhd => vhd::read_facts(&*file),
+        Format::Vhdx => vhdx::read_facts(file),
     }
 }
 
@@ -171,7 +175,7 @@ pub fn image_facts(format: Format, file: Arc<dyn ReadAt>) -> Result<ImageFacts, 
 ///
 /// As [`open`].
 pub fn internal_snapshots(file: &dyn ReadAt) -> Result<Vec<InternalSnapshot>, SourceError> {
-    qcow2::snapshots::list(file)
+    qcow2::snapshots::list_snapshots(file)
 }
 
 /// Opens one of the states that [`internal_snapshots`] told of; a backing file is the caller's
@@ -185,7 +189,9 @@ pub fn open_internal_snapshot(
     decoder: Arc<dyn ClusterDecoder>,
     snapshot: &InternalSnapshot,
 ) -> Result<Box<dyn ImageSource>, SourceError> {
-    Ok(Box::new(qcow2::snapshots::open(file, decoder, snapshot)?))
+    Ok(Box::new(qcow2::snapshots::open_snapshot(
+        file, decoder, snapshot,
+    )?))
 }
 
 /// Lists the persistent bitmaps of a qcow2.
@@ -194,7 +200,7 @@ pub fn open_internal_snapshot(
 ///
 /// As [`open`]; [`SourceError::Refused`] when they are stale.
 pub fn dirty_bitmaps(file: &dyn ReadAt) -> Result<Vec<DirtyBitmap>, SourceError> {
-    qcow2::bitmaps::list(file)
+    qcow2::bitmaps::list_bitmaps(file)
 }
 
 /// Changes since a bitmap began, as a change map: the rest is the same.
@@ -207,7 +213,11 @@ pub fn bitmap_changes(file: &dyn ReadAt, bitmap: &DirtyBitmap) -> Result<ChangeM
 }
 
 impl Companions for NoCompanions {
-    fn open(&self, format: &'static str, name: &str) -> Result<Arc<dyn ReadAt>, SourceError> {
+    fn open_companion(
+        &self,
+        format: &'static str,
+        name: &str,
+    ) -> Result<Arc<dyn ReadAt>, SourceError> {
         Err(refused(
             format,
             format!("it consists of other files, among them {name:?}"),
@@ -217,7 +227,7 @@ impl Companions for NoCompanions {
 
 impl ImageFacts {
     /// A whole image without identity or parent.
-    fn plain(len: u64, variant: &'static str) -> Self {
+    fn whole_image(len: u64, variant: &'static str) -> Self {
         Self {
             len,
             variant,
@@ -241,7 +251,7 @@ impl Format {
 
     /// The name as `-f` takes it: qemu's, and `VirtualBox`'s where they differ.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn format_name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
@@ -255,7 +265,7 @@ impl Format {
 
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.format_name())
     }
 }
 
@@ -270,7 +280,9 @@ impl FromStr for Format {
     fn from_str(name: &str) -> Result<Self, UnknownFormat> {
         let found = match name {
             "vpc" => Some(Self::Vhd),
-            _ => Self::ALL.into_iter().find(|format| format.name() == name),
+            _ => Self::ALL
+                .into_iter()
+                .find(|format| format.format_name() == name),
         };
         found.ok_or_else(|| UnknownFormat(name.to_owned()))
     }
@@ -320,8 +332,8 @@ mod tests {
     #[test]
     fn a_format_is_found_by_its_exact_name_only() {
         for format in Format::ALL {
-            assert_eq!(format.name().parse(), Ok(format));
-            assert_eq!(format.to_string(), format.name());
+            assert_eq!(format.format_name().parse(), Ok(format));
+            assert_eq!(format.to_string(), format.format_name());
         }
         assert_eq!("vpc".parse(), Ok(Format::Vhd));
         for name in ["", "RAW", "qcow", "qcow2 ", "VDI", "json:{}"] {

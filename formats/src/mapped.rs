@@ -16,7 +16,7 @@ const PIECES_MAX: usize = 1 << 14;
 
 /// Place of the bytes of a piece of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Location {
+pub(crate) enum PieceLocation {
     /// The image says nothing: the parent's bytes.
     Absent,
     /// Zeros.
@@ -43,7 +43,7 @@ pub(crate) enum Location {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MappedPiece {
     pub(crate) len: u64,
-    pub(crate) location: Location,
+    pub(crate) location: PieceLocation,
 }
 
 /// A format's tables.
@@ -56,10 +56,10 @@ pub(crate) trait BlockMap: Send + Sync {
     fn piece_at(&self, offset: u64) -> Result<MappedPiece, SourceError>;
 
     /// The file of that number.
-    fn file(&self, number: usize) -> &dyn ReadAt;
+    fn source_file(&self, number: usize) -> &dyn ReadAt;
 
     /// The decoded grain at `offset` of file number `file`. Formats without compression have none.
-    fn unpack(&self, file: usize, offset: u64) -> Result<Vec<u8>, SourceError> {
+    fn unpack_grain(&self, file: usize, offset: u64) -> Result<Vec<u8>, SourceError> {
         let _ = file;
         Err(SourceError::Malformed {
             format: "image",
@@ -83,12 +83,14 @@ impl<M: BlockMap> MappedImage<M> {
         }
     }
 
-    fn fill(&self, part: &mut [u8], location: Location) -> Result<(), SourceError> {
+    fn fill_part(&self, part: &mut [u8], location: PieceLocation) -> Result<(), SourceError> {
         match location {
-            Location::Absent | Location::Zero => part.fill(0),
-            Location::Stored { file, offset } => read_exact(self.map.file(file), part, offset)?,
-            Location::Packed { file, offset, skip } => {
-                let grain = self.grain(file, offset)?;
+            PieceLocation::Absent | PieceLocation::Zero => part.fill(0),
+            PieceLocation::Stored { file, offset } => {
+                read_exact(self.map.source_file(file), part, offset)?;
+            }
+            PieceLocation::Packed { file, offset, skip } => {
+                let grain = self.read_grain(file, offset)?;
                 let from = usize::try_from(skip)
                     .ok()
                     .and_then(|skip| grain.get(skip..));
@@ -102,7 +104,7 @@ impl<M: BlockMap> MappedImage<M> {
         Ok(())
     }
 
-    fn grain(&self, file: usize, offset: u64) -> Result<Arc<Vec<u8>>, SourceError> {
+    fn read_grain(&self, file: usize, offset: u64) -> Result<Arc<Vec<u8>>, SourceError> {
         let kept = |unpacked: &Option<((usize, u64), Arc<Vec<u8>>)>| {
             unpacked
                 .as_ref()
@@ -112,7 +114,7 @@ impl<M: BlockMap> MappedImage<M> {
         if let Some(grain) = kept(&self.unpacked.lock().unwrap_or_else(PoisonError::into_inner)) {
             return Ok(grain);
         }
-        let grain = Arc::new(self.map.unpack(file, offset)?);
+        let grain = Arc::new(self.map.unpack_grain(file, offset)?);
         *self.unpacked.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(((file, offset), Arc::clone(&grain)));
         Ok(grain)
@@ -156,13 +158,13 @@ impl<M: BlockMap> ImageSource for MappedImage<M> {
             // Neighbours in the file are read at once.
             while piece.len < rest.len() as u64
                 && let Ok(next) = self.map.piece_at(offset + piece.len)
-                && continues(&piece, next.location)
+                && is_continued_by(&piece, next.location)
             {
                 piece.len += next.len;
             }
             let len = usize::try_from(piece.len).map_or(rest.len(), |len| len.min(rest.len()));
             let (part, after) = rest.split_at_mut(len);
-            self.fill(part, piece.location)?;
+            self.fill_part(part, piece.location)?;
             offset += len as u64;
             rest = after;
         }
@@ -171,24 +173,24 @@ impl<M: BlockMap> ImageSource for MappedImage<M> {
 }
 
 /// True if one read gets `piece` and what comes after it.
-fn continues(piece: &MappedPiece, next: Location) -> bool {
+fn is_continued_by(piece: &MappedPiece, next: PieceLocation) -> bool {
     match (piece.location, next) {
         (
-            Location::Stored { file, offset },
-            Location::Stored {
+            PieceLocation::Stored { file, offset },
+            PieceLocation::Stored {
                 file: next_file,
                 offset: next_offset,
             },
         ) => file == next_file && offset.checked_add(piece.len) == Some(next_offset),
-        (Location::Packed { .. }, _) => false,
+        (PieceLocation::Packed { .. }, _) => false,
         (here, there) => here == there,
     }
 }
 
-fn kind_of(location: Location) -> ExtentKind {
+fn kind_of(location: PieceLocation) -> ExtentKind {
     match location {
-        Location::Absent => ExtentKind::Absent,
-        Location::Zero => ExtentKind::Zero,
-        Location::Stored { .. } | Location::Packed { .. } => ExtentKind::Data,
+        PieceLocation::Absent => ExtentKind::Absent,
+        PieceLocation::Zero => ExtentKind::Zero,
+        PieceLocation::Stored { .. } | PieceLocation::Packed { .. } => ExtentKind::Data,
     }
 }

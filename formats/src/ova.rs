@@ -67,7 +67,7 @@ struct NextMember {
 /// # Errors
 ///
 /// [`SourceError::Malformed`] when it is none, or was cut off.
-pub fn members(archive: &dyn ReadAt) -> Result<Vec<ArchiveMember>, SourceError> {
+pub fn list_members(archive: &dyn ReadAt) -> Result<Vec<ArchiveMember>, SourceError> {
     let (mut found, mut next, mut at) = (Vec::new(), NextMember::default(), 0);
     for _ in 0..MEMBERS_MAX {
         let header = read_up_to(archive, at, BLOCK_LEN as usize)?;
@@ -95,8 +95,8 @@ pub fn members(archive: &dyn ReadAt) -> Result<Vec<ArchiveMember>, SourceError> 
                 found.push(ArchiveMember { name, offset, len });
                 next = NextMember::default();
             }
-            b'x' => next.read_pax(&record(archive, offset, len)?),
-            b'L' => next.name = Some(text(&record(archive, offset, len)?)),
+            b'x' => next.read_pax(&read_record(archive, offset, len)?),
+            b'L' => next.name = Some(text_until_zero(&read_record(archive, offset, len)?)),
             b'g' => {}
             _ => next = NextMember::default(),
         }
@@ -125,23 +125,23 @@ pub fn member_header(name: &str, len: u64) -> Result<[u8; BLOCK_LEN as usize], S
     }
     let mut header = HeaderBytes::new(BLOCK_LEN as usize);
     header
-        .put(0, name.as_bytes())
-        .put(100, b"0000644\0")
-        .put(108, b"0000000\0")
-        .put(116, b"0000000\0")
-        .put(136, b"00000000000\0")
-        .put(148, b"        ")
-        .put(156, b"0")
-        .put(257, b"ustar\x0000");
+        .put_field(0, name.as_bytes())
+        .put_field(100, b"0000644\0")
+        .put_field(108, b"0000000\0")
+        .put_field(116, b"0000000\0")
+        .put_field(136, b"00000000000\0")
+        .put_field(148, b"        ")
+        .put_field(156, b"0")
+        .put_field(257, b"ustar\x0000");
     if len < 1 << 33 {
-        header.put(124, format!("{len:011o}\0").as_bytes());
+        header.put_field(124, format!("{len:011o}\0").as_bytes());
     } else {
-        header.put(124, &[0x80, 0, 0, 0]).be_u64(128, len);
+        header.put_field(124, &[0x80, 0, 0, 0]).be_u64(128, len);
     }
-    let sum: u32 = header.bytes().iter().map(|byte| u32::from(*byte)).sum();
-    header.put(148, format!("{sum:06o}\0 ").as_bytes());
+    let sum: u32 = header.as_slice().iter().map(|byte| u32::from(*byte)).sum();
+    header.put_field(148, format!("{sum:06o}\0 ").as_bytes());
     Ok(*header
-        .bytes()
+        .as_slice()
         .first_chunk()
         .expect("a header has its length"))
 }
@@ -167,22 +167,22 @@ impl TarHeader {
         let field = |from: usize, len: usize| bytes.get(from..from + len).unwrap_or_default();
         let sum: u64 = bytes.iter().map(|byte| u64::from(*byte)).sum();
         let own: u64 = field(148, 8).iter().map(|byte| u64::from(*byte)).sum();
-        if number(field(148, 8)) != Some(sum - own + 8 * u64::from(b' ')) {
+        if parse_number(field(148, 8)) != Some(sum - own + 8 * u64::from(b' ')) {
             return Err(malformed(
                 FORMAT,
                 format!("no tar header at byte {at}: its sum is wrong"),
             ));
         }
-        let len = number(field(124, 12));
+        let len = parse_number(field(124, 12));
         let len = len
             .ok_or_else(|| malformed(FORMAT, format!("the length at byte {} is none", at + 124)))?;
         let is_ustar = field(257, 5) == b"ustar";
         let prefix = if is_ustar {
-            text(field(345, 155))
+            text_until_zero(field(345, 155))
         } else {
             String::new()
         };
-        let name = text(field(0, 100));
+        let name = text_until_zero(field(0, 100));
         Ok(Self {
             name: if prefix.is_empty() {
                 name
@@ -207,7 +207,7 @@ impl NextMember {
             let Some(record) = len.and_then(|len| rest.get(space + 1..len)) else {
                 return;
             };
-            let record = text(record);
+            let record = text_until_zero(record);
             match record.trim_end_matches('\n').split_once('=') {
                 Some(("path", path)) => self.name = Some(path.to_owned()),
                 Some(("size", size)) => self.len = size.parse().ok(),
@@ -218,7 +218,7 @@ impl NextMember {
     }
 }
 
-fn record(archive: &dyn ReadAt, offset: u64, len: u64) -> Result<Vec<u8>, SourceError> {
+fn read_record(archive: &dyn ReadAt, offset: u64, len: u64) -> Result<Vec<u8>, SourceError> {
     if len > RECORD_LEN_MAX {
         return Err(malformed(
             FORMAT,
@@ -229,7 +229,7 @@ fn record(archive: &dyn ReadAt, offset: u64, len: u64) -> Result<Vec<u8>, Source
 }
 
 /// A number in octal text or GNU's binary notation.
-fn number(field: &[u8]) -> Option<u64> {
+fn parse_number(field: &[u8]) -> Option<u64> {
     if let [0x80, rest @ ..] = field {
         return rest.iter().try_fold(0_u64, |sum, byte| {
             sum.checked_mul(256)?.checked_add(u64::from(*byte))
@@ -241,7 +241,7 @@ fn number(field: &[u8]) -> Option<u64> {
 }
 
 /// The text up to the first zero.
-fn text(bytes: &[u8]) -> String {
+fn text_until_zero(bytes: &[u8]) -> String {
     let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn members_are_found_under_their_whole_names() {
         let bytes = archive();
-        let found = members(&bytes).expect("an archive");
+        let found = list_members(&bytes).expect("an archive");
         let names: Vec<_> = found
             .iter()
             .map(|member| (member.name.len(), member.len))
@@ -318,7 +318,7 @@ mod tests {
             bytes.resize(bytes.len().next_multiple_of(512), 0);
         }
         bytes.extend(ARCHIVE_END);
-        let found = members(&bytes).expect("an archive");
+        let found = list_members(&bytes).expect("an archive");
         let told: Vec<_> = found
             .iter()
             .map(|member| (member.name.as_str(), member.len))
@@ -339,10 +339,13 @@ mod tests {
         for at in (0..154).chain(156..512) {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x40;
-            assert!(members(&bytes).is_err(), "byte {at}");
+            assert!(list_members(&bytes).is_err(), "byte {at}");
         }
         for len in (0..whole.len() - 1024).step_by(100) {
-            assert!(members(&whole[..len].to_vec()).is_err(), "cut off at {len}");
+            assert!(
+                list_members(&whole[..len].to_vec()).is_err(),
+                "cut off at {len}"
+            );
         }
     }
 }

@@ -25,7 +25,7 @@ use vellum_core::units::IMAGE_LEN_MAX;
 use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
 use crate::fields::{le_u32, le_u64};
-use crate::mapped::{BlockMap, Location, MappedImage, MappedPiece};
+use crate::mapped::{BlockMap, MappedImage, MappedPiece, PieceLocation};
 use crate::{ImageFacts, lies_inside, malformed, read_up_to, refused};
 
 const FORMAT: &str = "parallels";
@@ -59,8 +59,8 @@ struct ParallelsMap {
 ///
 /// [`SourceError::Malformed`] when the file is none, [`SourceError::Refused`] for a version that is
 /// not known.
-pub fn open(file: Arc<dyn ReadAt>) -> Result<Box<dyn ImageSource>, SourceError> {
-    let header = ParallelsHeader::read(&*file)?;
+pub fn open_image(file: Arc<dyn ReadAt>) -> Result<Box<dyn ImageSource>, SourceError> {
+    let header = ParallelsHeader::read_from(&*file)?;
     let count = u64::from(header.entry_count);
     let table = EntryTable::new(HEADER_LEN as u64, 4, count, file.len()).ok_or_else(|| {
         malformed(
@@ -82,9 +82,9 @@ pub fn open(file: Arc<dyn ReadAt>) -> Result<Box<dyn ImageSource>, SourceError> 
 /// # Errors
 ///
 /// As [`open`].
-pub fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
-    let header = ParallelsHeader::read(file)?;
-    let mut facts = ImageFacts::plain(header.image_len, "expandable");
+pub fn read_facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
+    let header = ParallelsHeader::read_from(file)?;
+    let mut facts = ImageFacts::whole_image(header.image_len, "expandable");
     if !header.was_closed {
         let note = "it was not closed by its last writer, and is read as it stands";
         facts.notes.push(note.to_owned());
@@ -93,7 +93,7 @@ pub fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
 }
 
 impl ParallelsHeader {
-    fn read(file: &dyn ReadAt) -> Result<Self, SourceError> {
+    fn read_from(file: &dyn ReadAt) -> Result<Self, SourceError> {
         let bytes = read_up_to(file, 0, HEADER_LEN)?;
         let is_extended = bytes.starts_with(MAGIC_EXTENDED);
         if !is_extended && !bytes.starts_with(MAGIC) {
@@ -155,12 +155,12 @@ impl BlockMap for ParallelsMap {
         let header = &self.header;
         let (index, within) = (offset / header.block_len, offset % header.block_len);
         let len = (header.block_len - within).min(header.image_len - offset);
-        let entry = self.table.entry(&*self.file, index)?;
+        let entry = self.table.read_entry(&*self.file, index)?;
         let entry = entry.map(u32::from_le_bytes).unwrap_or_default();
         if entry == 0 {
             return Ok(MappedPiece {
                 len,
-                location: Location::Absent,
+                location: PieceLocation::Absent,
             });
         }
         // Below 2^32 · 2^28 + 2^28: no overflow.
@@ -173,14 +173,14 @@ impl BlockMap for ParallelsMap {
         }
         Ok(MappedPiece {
             len,
-            location: Location::Stored {
+            location: PieceLocation::Stored {
                 file: 0,
                 offset: place,
             },
         })
     }
 
-    fn file(&self, _: usize) -> &dyn ReadAt {
+    fn source_file(&self, _: usize) -> &dyn ReadAt {
         &*self.file
     }
 }
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn both_kinds_of_entries_lead_to_their_blocks() {
         for (magic, entries) in [(MAGIC, [16, 0, 8]), (MAGIC_EXTENDED, [2, 0, 1])] {
-            let image = open(Arc::new(image(magic, entries))).expect("opens");
+            let image = open_image(Arc::new(image(magic, entries))).expect("opens");
             assert_eq!(image.len(), 10_240);
             let mut content = vec![1; 10_240];
             image.read_at(&mut content, 0).expect("read");

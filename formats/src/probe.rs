@@ -16,10 +16,10 @@ use vellum_core::source::{ReadAt, SourceError};
 /// # Errors
 ///
 /// Only when the system cannot read the file: every content has an answer.
-pub fn probe(file: &dyn ReadAt) -> Result<Probe, SourceError> {
+pub fn probe_file(file: &dyn ReadAt) -> Result<Probe, SourceError> {
     let head = read_up_to(file, 0, HEAD_LEN)?;
     let tail = read_up_to(file, file.len().saturating_sub(TAIL_LEN as u64), TAIL_LEN)?;
-    Ok(Probe::of(&head, &tail))
+    Ok(Probe::from_head_and_tail(&head, &tail))
 }
 
 // Signatures, each at a fixed place. Sources: qemu docs/interop (qcow2, qed, parallels) and block/
@@ -198,7 +198,7 @@ pub struct Probe {
 
 /// The conclusion from a [`Probe`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FormatVerdict {
     /// No signature of a container: raw, as far as anyone can tell.
     Raw,
     /// One container, which can be opened.
@@ -214,29 +214,29 @@ impl Probe {
     /// Of a file whose first [`HEAD_LEN`] bytes are `head` and whose last [`TAIL_LEN`] are `tail`,
     /// each shorter if the file is.
     #[must_use]
-    pub fn of(head: &[u8], tail: &[u8]) -> Self {
+    pub fn from_head_and_tail(head: &[u8], tail: &[u8]) -> Self {
         Self {
-            containers: containers(head, tail),
-            marks: marks(head),
+            containers: find_containers(head, tail),
+            marks: find_marks(head),
         }
     }
 
     /// Concludes from the signatures.
     #[must_use]
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> FormatVerdict {
         match *self.containers.as_slice() {
-            [] => Verdict::Raw,
-            [container] if self.contradicts(container) => Verdict::Ambiguous,
+            [] => FormatVerdict::Raw,
+            [container] if self.marks_contradict(container) => FormatVerdict::Ambiguous,
             [container] => container
-                .format()
-                .map_or(Verdict::NotYet(container), Verdict::Known),
-            _ => Verdict::Ambiguous,
+                .image_format()
+                .map_or(FormatVerdict::NotYet(container), FormatVerdict::Known),
+            _ => FormatVerdict::Ambiguous,
         }
     }
 
     /// True if the signs of a bare disk speak against `container`. A fixed VHD is a bare disk with
     /// a footer, and so may a DMG be: for these the signs do not.
-    fn contradicts(&self, container: Container) -> bool {
+    fn marks_contradict(&self, container: Container) -> bool {
         !self.marks.is_empty() && ![Container::Vhd, Container::Dmg].contains(&container)
     }
 }
@@ -244,32 +244,36 @@ impl Probe {
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.verdict() {
-            Verdict::Raw => write!(
+            FormatVerdict::Raw => write!(
                 f,
                 "this carries no signature of an image format and would be read as raw"
             ),
-            Verdict::Known(format) => write!(f, "this looks like a {format} image"),
-            Verdict::NotYet(container) if container.input().is_some() => {
+            FormatVerdict::Known(format) => write!(f, "this looks like a {format} image"),
+            FormatVerdict::NotYet(container) if container.input_format().is_some() => {
                 write!(f, "this looks like {container}")
             }
-            Verdict::NotYet(container) if container.kind() == ContainerKind::Image => write!(
-                f,
-                "this looks like {container}, which cannot be imported yet"
-            ),
-            Verdict::NotYet(container) => {
+            FormatVerdict::NotYet(container)
+                if container.container_kind() == ContainerKind::Image =>
+            {
+                write!(
+                    f,
+                    "this looks like {container}, which cannot be imported yet"
+                )
+            }
+            FormatVerdict::NotYet(container) => {
                 write!(f, "this looks like {container}, not like a disk")
             }
-            Verdict::Ambiguous => write!(
+            FormatVerdict::Ambiguous => write!(
                 f,
                 "this looks like several things at once: {}; say which with -f",
-                self.signs()
+                self.describe_signs()
             ),
         }
     }
 }
 
 impl Probe {
-    fn signs(&self) -> String {
+    fn describe_signs(&self) -> String {
         let containers = self.containers.iter().map(ToString::to_string);
         let marks = self
             .marks
@@ -282,7 +286,7 @@ impl Probe {
 impl Container {
     /// The format that opens it, if there is one yet.
     #[must_use]
-    pub fn format(self) -> Option<Format> {
+    pub fn image_format(self) -> Option<Format> {
         match self {
             Self::Qcow2 => Some(Format::Qcow2),
             Self::Vdi => Some(Format::Vdi),
@@ -295,7 +299,7 @@ impl Container {
 
     /// The use that can be made of it.
     #[must_use]
-    pub fn kind(self) -> ContainerKind {
+    pub fn container_kind(self) -> ContainerKind {
         match self {
             Self::Qcow1
             | Self::Qcow2
@@ -386,34 +390,36 @@ impl fmt::Display for DiskMark {
     }
 }
 
-fn containers(head: &[u8], tail: &[u8]) -> Vec<Container> {
+fn find_containers(head: &[u8], tail: &[u8]) -> Vec<Container> {
     let vmdk = [
         &b"KDMV"[..],
         b"COWD",
         b"\xbe\xba\xfe\xca\0\0\0\0",
         b"# Disk DescriptorFile",
     ];
-    let vhd = holds(head, 0, VHD_MAGIC) || holds(tail, 0, VHD_MAGIC) || holds(tail, 1, VHD_MAGIC);
-    let qcow = holds(head, 0, QCOW_MAGIC);
-    let qcow1 = qcow && holds(head, 4, &1_u32.to_be_bytes());
+    let vhd = has_magic(head, 0, VHD_MAGIC)
+        || has_magic(tail, 0, VHD_MAGIC)
+        || has_magic(tail, 1, VHD_MAGIC);
+    let qcow = has_magic(head, 0, QCOW_MAGIC);
+    let qcow1 = qcow && has_magic(head, 4, &1_u32.to_be_bytes());
     let seen = [
         (Container::Qcow1, qcow1),
         (Container::Qcow2, qcow && !qcow1),
-        (Container::Vdi, holds(head, 64, VDI_MAGIC)),
+        (Container::Vdi, has_magic(head, 64, VDI_MAGIC)),
         (
             Container::Vmdk,
-            vmdk.iter().any(|magic| holds(head, 0, magic)),
+            vmdk.iter().any(|magic| has_magic(head, 0, magic)),
         ),
         (Container::Vhd, vhd),
-        (Container::Vhdx, holds(head, 0, b"vhdxfile")),
-        (Container::Dmg, holds(tail, 0, b"koly")),
-        (Container::Tar, holds(head, 257, b"ustar")),
+        (Container::Vhdx, has_magic(head, 0, b"vhdxfile")),
+        (Container::Dmg, has_magic(tail, 0, b"koly")),
+        (Container::Tar, has_magic(head, 257, b"ustar")),
         (Container::Gzip, is_gzip(head)),
         (Container::Zstd, is_zstd_skippable(head)),
     ];
     let plain = PLAIN_SIGNATURES
         .into_iter()
-        .filter_map(|(magic, container)| holds(head, 0, magic).then_some(container));
+        .filter_map(|(magic, container)| has_magic(head, 0, magic).then_some(container));
     seen.into_iter()
         .filter_map(|(container, seen)| seen.then_some(container))
         .chain(plain)
@@ -430,21 +436,21 @@ fn is_zstd_skippable(head: &[u8]) -> bool {
     matches!(head, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
-fn marks(head: &[u8]) -> Vec<DiskMark> {
+fn find_marks(head: &[u8]) -> Vec<DiskMark> {
     let seen = [
-        (DiskMark::BootSector, holds(head, 510, &[0x55, 0xaa])),
+        (DiskMark::BootSector, has_magic(head, 510, &[0x55, 0xaa])),
         (
             DiskMark::Gpt,
-            holds(head, 512, b"EFI PART") || holds(head, 4096, b"EFI PART"),
+            has_magic(head, 512, b"EFI PART") || has_magic(head, 4096, b"EFI PART"),
         ),
-        (DiskMark::Iso9660, holds(head, 32_769, b"CD001")),
+        (DiskMark::Iso9660, has_magic(head, 32_769, b"CD001")),
     ];
     seen.into_iter()
         .filter_map(|(mark, seen)| seen.then_some(mark))
         .collect()
 }
 
-fn holds(bytes: &[u8], offset: usize, magic: &[u8]) -> bool {
+fn has_magic(bytes: &[u8], offset: usize, magic: &[u8]) -> bool {
     bytes
         .get(offset..)
         .is_some_and(|rest| rest.starts_with(magic))
@@ -468,17 +474,26 @@ mod tests {
 
     #[test]
     fn each_signature_is_recognised_where_it_stands() {
-        let known = Verdict::Known;
-        let cases: [(Signs, Verdict); 15] = [
-            (&[], Verdict::Raw),
-            (&[(510, b"\x55\xaa"), (512, b"EFI PART")], Verdict::Raw),
-            (&[(0, b"QFI\xfb\0\0\0\x02")], Verdict::Known(Format::Qcow2)),
-            (&[(0, b"QFI\xfb\0\0\0\x03")], Verdict::Known(Format::Qcow2)),
+        let known = FormatVerdict::Known;
+        let cases: [(Signs, FormatVerdict); 15] = [
+            (&[], FormatVerdict::Raw),
+            (
+                &[(510, b"\x55\xaa"), (512, b"EFI PART")],
+                FormatVerdict::Raw,
+            ),
+            (
+                &[(0, b"QFI\xfb\0\0\0\x02")],
+                FormatVerdict::Known(Format::Qcow2),
+            ),
+            (
+                &[(0, b"QFI\xfb\0\0\0\x03")],
+                FormatVerdict::Known(Format::Qcow2),
+            ),
             (
                 &[(0, b"QFI\xfb\0\0\0\x01")],
-                Verdict::NotYet(Container::Qcow1),
+                FormatVerdict::NotYet(Container::Qcow1),
             ),
-            (&[(512, b"QFI\xfb\0\0\0\x03")], Verdict::Raw),
+            (&[(512, b"QFI\xfb\0\0\0\x03")], FormatVerdict::Raw),
             (&[(64, b"\x7f\x10\xda\xbe")], known(Format::Vdi)),
             (&[(0, b"KDMV")], known(Format::Vmdk)),
             (&[(0, b"COWD")], known(Format::Vmdk)),
@@ -495,7 +510,9 @@ mod tests {
         ];
         for (signs, verdict) in cases {
             assert_eq!(
-                probe(&file(65_536, signs)).expect("memory reads").verdict(),
+                probe_file(&file(65_536, signs))
+                    .expect("memory reads")
+                    .verdict(),
                 verdict,
                 "{signs:?}"
             );
@@ -505,33 +522,47 @@ mod tests {
     #[test]
     fn what_is_no_disk_is_never_raw() {
         for (magic, container) in PLAIN_SIGNATURES {
-            let probe = probe(&file(65_536, &[(0, magic)])).expect("memory reads");
-            assert_eq!(probe.verdict(), Verdict::NotYet(container), "{magic:?}");
+            let probe = probe_file(&file(65_536, &[(0, magic)])).expect("memory reads");
+            assert_eq!(
+                probe.verdict(),
+                FormatVerdict::NotYet(container),
+                "{magic:?}"
+            );
             // In front of the disk's own signs nobody can tell.
-            let both = Probe::of(&file(1024, &[(0, magic), (510, b"\x55\xaa")]), &[]);
-            assert_eq!(both.verdict(), Verdict::Ambiguous, "{magic:?}");
+            let both =
+                Probe::from_head_and_tail(&file(1024, &[(0, magic), (510, b"\x55\xaa")]), &[]);
+            assert_eq!(both.verdict(), FormatVerdict::Ambiguous, "{magic:?}");
             // Elsewhere it is content.
-            let inside = Probe::of(&file(1024, &[(512, magic)]), &[]);
-            assert_eq!(inside.verdict(), Verdict::Raw, "{magic:?}");
+            let inside = Probe::from_head_and_tail(&file(1024, &[(512, magic)]), &[]);
+            assert_eq!(inside.verdict(), FormatVerdict::Raw, "{magic:?}");
         }
-        let cases: [(Signs, Verdict); 8] = [
+        let cases: [(Signs, FormatVerdict); 8] = [
             (
                 &[(0, b"\x1f\x8b\x08\x08")],
-                Verdict::NotYet(Container::Gzip),
+                FormatVerdict::NotYet(Container::Gzip),
             ),
-            (&[(0, b"\x1f\x8b\x08\xe0")], Verdict::Raw),
-            (&[(0, b"\x1f\x8b\x07\0")], Verdict::Raw),
+            (&[(0, b"\x1f\x8b\x08\xe0")], FormatVerdict::Raw),
+            (&[(0, b"\x1f\x8b\x07\0")], FormatVerdict::Raw),
             (
                 &[(0, b"\x53\x2a\x4d\x18")],
-                Verdict::NotYet(Container::Zstd),
+                FormatVerdict::NotYet(Container::Zstd),
             ),
-            (&[(257, b"ustar\0")], Verdict::NotYet(Container::Tar)),
-            (&[(257, b"ustar  \0")], Verdict::NotYet(Container::Tar)),
-            (&[(65_536 - 512, b"koly")], Verdict::NotYet(Container::Dmg)),
-            (&[(0, b"LUKS\xba\xbe"), (1080, b"\x53\xef")], Verdict::Raw),
+            (&[(257, b"ustar\0")], FormatVerdict::NotYet(Container::Tar)),
+            (
+                &[(257, b"ustar  \0")],
+                FormatVerdict::NotYet(Container::Tar),
+            ),
+            (
+                &[(65_536 - 512, b"koly")],
+                FormatVerdict::NotYet(Container::Dmg),
+            ),
+            (
+                &[(0, b"LUKS\xba\xbe"), (1080, b"\x53\xef")],
+                FormatVerdict::Raw,
+            ),
         ];
         for (signs, verdict) in cases {
-            let probe = probe(&file(65_536, signs)).expect("memory reads");
+            let probe = probe_file(&file(65_536, signs)).expect("memory reads");
             assert_eq!(probe.verdict(), verdict, "{signs:?}");
         }
     }
@@ -547,8 +578,8 @@ mod tests {
             (4096, b"EFI PART"),
             (32_769, b"CD001"),
         ] {
-            let probe = probe(&file(65_536, &[qcow2, other])).expect("memory reads");
-            assert_eq!(probe.verdict(), Verdict::Ambiguous, "{other:?}");
+            let probe = probe_file(&file(65_536, &[qcow2, other])).expect("memory reads");
+            assert_eq!(probe.verdict(), FormatVerdict::Ambiguous, "{other:?}");
             assert!(probe.to_string().contains("-f"), "{probe}");
         }
     }
@@ -557,8 +588,8 @@ mod tests {
     fn a_file_of_any_length_has_an_answer() {
         for len in (0..600).chain([HEAD_LEN - 1, HEAD_LEN, HEAD_LEN + 1]) {
             assert_eq!(
-                probe(&file(len, &[])).expect("memory reads").verdict(),
-                Verdict::Raw,
+                probe_file(&file(len, &[])).expect("memory reads").verdict(),
+                FormatVerdict::Raw,
                 "{len}"
             );
         }

@@ -12,18 +12,18 @@ use super::read_exact;
 use vellum_core::source::{Extent, ExtentKind, ImageSource, ReadAt, SourceError};
 
 /// A file read as a raw disk.
-pub(super) struct Raw {
+pub(super) struct RawImage {
     file: Arc<dyn ReadAt>,
 }
 
-impl Raw {
+impl RawImage {
     /// Every file is a valid raw disk.
     pub(super) fn new(file: Arc<dyn ReadAt>) -> Self {
         Self { file }
     }
 }
 
-impl ImageSource for Raw {
+impl ImageSource for RawImage {
     fn len(&self) -> u64 {
         self.file.len()
     }
@@ -35,7 +35,7 @@ impl ImageSource for Raw {
             .file
             .next_data(offset)
             .map_err(|source| SourceError::Io { offset, source })?;
-        Ok(extent(offset, len, data))
+        Ok(extent_from_data(offset, len, data))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
@@ -46,7 +46,7 @@ impl ImageSource for Raw {
 /// The extent at `offset` when the next allocated range is `data`. A range that does not reach past
 /// `offset` is a lie of the system: then everything is data, since reading is always right and only
 /// slower.
-fn extent(offset: u64, len: u64, data: Option<(u64, u64)>) -> Extent {
+fn extent_from_data(offset: u64, len: u64, data: Option<(u64, u64)>) -> Extent {
     let (end, kind) = match data {
         None => (len, ExtentKind::Zero),
         Some((start, _)) if start > offset => (start.min(len), ExtentKind::Zero),
@@ -82,7 +82,7 @@ mod tests {
             (Some((5, 3)), 90, Data),
         ] {
             assert_eq!(
-                extent(10, 100, data),
+                extent_from_data(10, 100, data),
                 Extent {
                     start: 10,
                     len,

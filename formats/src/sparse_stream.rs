@@ -61,18 +61,18 @@ struct StreamMeta {
 ///
 /// [`SourceError::Malformed`] when the file is none, or was cut off; [`SourceError::Refused`] when
 /// it is compressed.
-pub fn open(file: Arc<dyn ReadAt>) -> Result<Box<dyn ImageSource>, SourceError> {
-    let meta = StreamMeta::read(&*file)?;
+pub fn open_image(file: Arc<dyn ReadAt>) -> Result<Box<dyn ImageSource>, SourceError> {
+    let meta = StreamMeta::read_from(&*file)?;
     let mut index = ExtentIndex::new(FORMAT, meta.facts.len);
     let mut at = meta.next;
     loop {
-        let frame = StreamFrame::read(&*file, at)?;
+        let frame = StreamFrame::read_from(&*file, at)?;
         at += FRAME_LEN;
         match frame.kind {
             FrameKind::Stop => break,
-            FrameKind::Zero => index.push(frame.start, frame.len, None)?,
+            FrameKind::Zero => index.push_extent(frame.start, frame.len, None)?,
             FrameKind::Data => {
-                index.push(frame.start, frame.len, Some(at))?;
+                index.push_extent(frame.start, frame.len, Some(at))?;
                 at = after_payload(&*file, at, frame.len)?;
             }
             FrameKind::Meta => {
@@ -80,7 +80,7 @@ pub fn open(file: Arc<dyn ReadAt>) -> Result<Box<dyn ImageSource>, SourceError> 
             }
         }
     }
-    Ok(Box::new(MappedImage::new(index.finish(file, false)?)))
+    Ok(Box::new(MappedImage::new(index.into_map(file, false)?)))
 }
 
 /// Tells what the metadata say: the disk's length, the checkpoint that it stands on.
@@ -88,8 +88,8 @@ pub fn open(file: Arc<dyn ReadAt>) -> Result<Box<dyn ImageSource>, SourceError> 
 /// # Errors
 ///
 /// As [`open`].
-pub fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
-    StreamMeta::read(file).map(|meta| meta.facts)
+pub fn read_facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
+    StreamMeta::read_from(file).map(|meta| meta.facts)
 }
 
 /// The byte behind a payload and its line end.
@@ -104,7 +104,7 @@ fn after_payload(file: &dyn ReadAt, at: u64, len: u64) -> Result<u64, SourceErro
 }
 
 impl StreamFrame {
-    fn read(file: &dyn ReadAt, at: u64) -> Result<Self, SourceError> {
+    fn read_from(file: &dyn ReadAt, at: u64) -> Result<Self, SourceError> {
         let bytes = read_up_to(file, at, FRAME_LEN as usize)?;
         Self::parse(&bytes).ok_or_else(|| {
             malformed(
@@ -135,8 +135,8 @@ impl StreamFrame {
 }
 
 impl StreamMeta {
-    fn read(file: &dyn ReadAt) -> Result<Self, SourceError> {
-        let frame = StreamFrame::read(file, 0)?;
+    fn read_from(file: &dyn ReadAt) -> Result<Self, SourceError> {
+        let frame = StreamFrame::read_from(file, 0)?;
         if frame.kind != FrameKind::Meta || frame.len > META_LEN_MAX {
             return Err(malformed(FORMAT, "it does not begin with its metadata"));
         }
@@ -144,11 +144,11 @@ impl StreamMeta {
         let bytes = read_up_to(file, FRAME_LEN, frame.len as usize)?;
         let value: serde_json::Value = serde_json::from_slice(&bytes)
             .map_err(|error| malformed(FORMAT, format!("its metadata: {error}")))?;
-        let facts = Self::facts(&value)?;
+        let facts = Self::parse_facts(&value)?;
         Ok(Self { facts, next })
     }
 
-    fn facts(value: &serde_json::Value) -> Result<ImageFacts, SourceError> {
+    fn parse_facts(value: &serde_json::Value) -> Result<ImageFacts, SourceError> {
         let is = |key: &str| match value.get(key) {
             None | Some(serde_json::Value::Null) => false,
             Some(serde_json::Value::Bool(is)) => *is,
@@ -179,7 +179,7 @@ impl StreamMeta {
                 hints: parent.map(str::to_owned).into_iter().collect(),
                 format: Some(FORMAT.to_owned()),
             }),
-            ..ImageFacts::plain(len, variant)
+            ..ImageFacts::whole_image(len, variant)
         })
     }
 }
@@ -211,11 +211,14 @@ mod tests {
             ("stop", 0, &[]),
         ];
         let bytes = stream(meta, &frames);
-        let seen = crate::probe::probe(&bytes).expect("read").verdict();
-        assert_eq!(seen.input(), Some(crate::input::InputFormat::SparseStream));
-        let told = facts(&bytes).expect("told");
+        let seen = crate::probe::probe_file(&bytes).expect("read").verdict();
+        assert_eq!(
+            seen.input_format(),
+            Some(crate::input::InputFormat::SparseStream)
+        );
+        let told = read_facts(&bytes).expect("told");
         assert_eq!(told.parent.expect("a parent").hints, ["cp.1"]);
-        let image = open(Arc::new(bytes.clone())).expect("opens");
+        let image = open_image(Arc::new(bytes.clone())).expect("opens");
         let kinds: Vec<_> = [0, 100, 1100, 2000, 4000]
             .map(|at| {
                 image
@@ -234,7 +237,7 @@ mod tests {
         assert_eq!(kinds, expected);
         for len in 0..bytes.len() {
             assert!(
-                open(Arc::new(bytes[..len].to_vec())).is_err(),
+                open_image(Arc::new(bytes[..len].to_vec())).is_err(),
                 "cut off at {len}"
             );
         }
@@ -244,7 +247,7 @@ mod tests {
     fn what_is_said_twice_or_is_compressed_is_refused() {
         let double: [(&str, u64, &[u8]); 3] =
             [("data", 0, &[1; 9]), ("zero", 8, &[0; 9]), ("stop", 0, &[])];
-        assert!(open(Arc::new(stream(r#"{"virtualSize": 50}"#, &double))).is_err());
+        assert!(open_image(Arc::new(stream(r#"{"virtualSize": 50}"#, &double))).is_err());
         let stop: [(&str, u64, &[u8]); 1] = [("stop", 0, &[])];
         for meta in [
             r#"{"virtualSize": 50, "compressed": 1}"#,
@@ -252,7 +255,7 @@ mod tests {
             "[",
             r#"{"virtualSize": -1}"#,
         ] {
-            assert!(open(Arc::new(stream(meta, &stop))).is_err(), "{meta}");
+            assert!(open_image(Arc::new(stream(meta, &stop))).is_err(), "{meta}");
         }
     }
 }

@@ -43,7 +43,7 @@ use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
 use crate::fields::{array_at, le_u32, le_u64};
 use crate::identity::{DiskIdentity, ParentReference};
-use crate::mapped::{BlockMap, Location, MappedImage, MappedPiece};
+use crate::mapped::{BlockMap, MappedImage, MappedPiece, PieceLocation};
 use crate::{ImageFacts, lies_inside, malformed, read_up_to, refused};
 
 const FORMAT: &str = "vdi";
@@ -83,8 +83,8 @@ struct VdiMap {
 }
 
 /// Opens a VDI. What it does not allocate is absent.
-pub(super) fn open(file: Arc<dyn ReadAt>) -> Result<MappedImage<impl BlockMap>, SourceError> {
-    let header = VdiHeader::read(&*file)?;
+pub(super) fn open_image(file: Arc<dyn ReadAt>) -> Result<MappedImage<impl BlockMap>, SourceError> {
+    let header = VdiHeader::read_from(&*file)?;
     let table = EntryTable::new(
         u64::from(header.table_offset),
         4,
@@ -114,8 +114,8 @@ pub(super) fn open(file: Arc<dyn ReadAt>) -> Result<MappedImage<impl BlockMap>, 
 }
 
 /// Tells an image's identity and its parent's without reading its tables.
-pub(super) fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
-    let header = VdiHeader::read(file)?;
+pub(super) fn read_facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
+    let header = VdiHeader::read_from(file)?;
     Ok(ImageFacts {
         len: header.image_len,
         variant: match header.kind {
@@ -135,7 +135,7 @@ pub(super) fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
 }
 
 impl VdiHeader {
-    fn read(file: &dyn ReadAt) -> Result<Self, SourceError> {
+    fn read_from(file: &dyn ReadAt) -> Result<Self, SourceError> {
         let bytes = read_up_to(file, 0, HEADER_LEN)?;
         let cut = || {
             malformed(
@@ -157,7 +157,7 @@ impl VdiHeader {
                 format!("version {major}.{minor} is unknown; known is 1.1"),
             ));
         }
-        let header = Self::fields(&bytes).ok_or_else(cut)?;
+        let header = Self::parse_fields(&bytes).ok_or_else(cut)?;
         let header_len = le_u32(&bytes, 72).unwrap_or_default();
         if header_len < HEADER_LEN_MIN {
             return Err(malformed(
@@ -165,11 +165,11 @@ impl VdiHeader {
                 format!("a header of {header_len} bytes lacks fields"),
             ));
         }
-        header.verify(le_u32(&bytes, 360).unwrap_or_default())?;
+        header.verify_fields(le_u32(&bytes, 360).unwrap_or_default())?;
         Ok(header)
     }
 
-    fn fields(bytes: &[u8]) -> Option<Self> {
+    fn parse_fields(bytes: &[u8]) -> Option<Self> {
         Some(Self {
             kind: le_u32(bytes, 76)?,
             table_offset: le_u32(bytes, 340)?,
@@ -183,7 +183,7 @@ impl VdiHeader {
         })
     }
 
-    fn verify(&self, sector_len: u32) -> Result<(), SourceError> {
+    fn verify_fields(&self, sector_len: u32) -> Result<(), SourceError> {
         let wrong = |reason: String| Err(malformed(FORMAT, reason));
         if !(TYPE_DYNAMIC..=TYPE_DIFFERENCING).contains(&self.kind) {
             return Err(refused(FORMAT, format!("type {} is unknown", self.kind)));
@@ -233,15 +233,15 @@ impl BlockMap for VdiMap {
         let len = (block_len - within).min(rest);
         let (entry, alike) = self
             .table
-            .run(&*self.file, index)?
+            .read_run(&*self.file, index)?
             .map_or((NOT_ALLOCATED, 1), |(entry, alike)| {
                 (u32::from_le_bytes(entry), alike)
             });
         let location = match entry {
-            NOT_ALLOCATED => Location::Absent,
-            ZERO => Location::Zero,
+            NOT_ALLOCATED => PieceLocation::Absent,
+            ZERO => PieceLocation::Zero,
             number => {
-                let location = self.stored(index, number, within, len)?;
+                let location = self.stored_location(index, number, within, len)?;
                 return Ok(MappedPiece { len, location });
             }
         };
@@ -249,19 +249,19 @@ impl BlockMap for VdiMap {
         Ok(MappedPiece { len, location })
     }
 
-    fn file(&self, _: usize) -> &dyn ReadAt {
+    fn source_file(&self, _: usize) -> &dyn ReadAt {
         &*self.file
     }
 }
 
 impl VdiMap {
-    fn stored(
+    fn stored_location(
         &self,
         index: u64,
         number: u32,
         within: u64,
         len: u64,
-    ) -> Result<Location, SourceError> {
+    ) -> Result<PieceLocation, SourceError> {
         let header = &self.header;
         let stride = u64::from(header.block_len) + u64::from(header.extra_len);
         // Below 2^32 · 2^29 + 2^33: no overflow.
@@ -273,7 +273,7 @@ impl VdiMap {
                 format!("block {index} is said to be number {number}, which leaves the file"),
             ));
         }
-        Ok(Location::Stored { file: 0, offset })
+        Ok(PieceLocation::Stored { file: 0, offset })
     }
 }
 
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn zero_is_told_apart_from_not_allocated() {
-        let image = open(Arc::new(image(TYPE_DIFFERENCING))).expect("opens");
+        let image = open_image(Arc::new(image(TYPE_DIFFERENCING))).expect("opens");
         assert_eq!(image.len(), 14_336);
         let kinds: Vec<_> = (0..4)
             .map(|block| image.extent_at(block * 4096 + 5).expect("told"))
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_parent_is_told_by_uuid_and_only_by_children() {
-        let facts_of = |kind| facts(&image(kind)).expect("told");
+        let facts_of = |kind| read_facts(&image(kind)).expect("told");
         let parent = facts_of(TYPE_DIFFERENCING).parent.expect("a parent");
         assert_eq!(parent.identity, Some(DiskIdentity::Uuid([9; 16])));
         assert_eq!(facts_of(TYPE_DYNAMIC).parent, None);
@@ -344,7 +344,7 @@ mod tests {
             for value in [0, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_fffd, u32::MAX] {
                 let mut bytes = whole.clone();
                 bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
-                let Ok(image) = open(Arc::new(bytes)) else {
+                let Ok(image) = open_image(Arc::new(bytes)) else {
                     continue;
                 };
                 let mut content = vec![0; 4096];
@@ -357,8 +357,8 @@ mod tests {
             }
         }
         for len in 0..whole.len() {
-            let _ =
-                open(Arc::new(whole[..len].to_vec())).map(|image| image.read_at(&mut [0; 64], 0));
+            let _ = open_image(Arc::new(whole[..len].to_vec()))
+                .map(|image| image.read_at(&mut [0; 64], 0));
         }
     }
 }

@@ -47,7 +47,7 @@ use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
 use crate::fields::{array_at, be_u16, be_u32, be_u64};
 use crate::identity::{DiskIdentity, ParentReference};
-use crate::mapped::{BlockMap, Location, MappedImage, MappedPiece};
+use crate::mapped::{BlockMap, MappedImage, MappedPiece, PieceLocation};
 use crate::{ImageFacts, lies_inside, malformed, read_up_to, refused};
 
 const FORMAT: &str = "vhd";
@@ -109,10 +109,10 @@ struct VhdMap {
 }
 
 /// Opens a VHD. What a differencing one does not have is absent.
-pub(super) fn open(
+pub(super) fn open_image(
     file: Arc<dyn ReadAt>,
 ) -> Result<Box<dyn vellum_core::source::ImageSource>, SourceError> {
-    let footer = VhdFooter::read(&*file)?;
+    let footer = VhdFooter::read_from(&*file)?;
     if footer.kind == TYPE_FIXED {
         let image_len = footer.image_len();
         if image_len > file.len() {
@@ -123,23 +123,23 @@ pub(super) fn open(
         }
         return Ok(Box::new(MappedImage::new(FixedMap { file, image_len })));
     }
-    let header = DynamicHeader::read(&*file, &footer)?;
+    let header = DynamicHeader::read_from(&*file, &footer)?;
     Ok(Box::new(MappedImage::new(VhdMap::new(
         file, &footer, &header,
     )?)))
 }
 
 /// Tells an image's identity and its parent's.
-pub(super) fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
-    let footer = VhdFooter::read(file)?;
+pub(super) fn read_facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
+    let footer = VhdFooter::read_from(file)?;
     let mut notes = footer.notes.clone();
     let mut parent = None;
     if footer.kind != TYPE_FIXED {
-        let header = DynamicHeader::read(file, &footer)?;
+        let header = DynamicHeader::read_from(file, &footer)?;
         if !is_sound(&header.bytes, 36) {
             notes.push("the checksum of its header is wrong; everything else fits".to_owned());
         }
-        parent = (footer.kind == TYPE_DIFFERENCING).then(|| header.parent(file));
+        parent = (footer.kind == TYPE_DIFFERENCING).then(|| header.parent_reference(file));
     }
     Ok(ImageFacts {
         len: footer.image_len(),
@@ -156,7 +156,7 @@ pub(super) fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
 
 impl VhdFooter {
     /// Reads the footer at the end; its copy at the start if that one is damaged or gone.
-    fn read(file: &dyn ReadAt) -> Result<Self, SourceError> {
+    fn read_from(file: &dyn ReadAt) -> Result<Self, SourceError> {
         let len = file.len();
         let at_end = [SECTOR_LEN, FOOTER_LEN_OLD]
             .into_iter()
@@ -168,12 +168,12 @@ impl VhdFooter {
                 continue;
             }
             bytes.resize(FOOTER_LEN, 0);
-            let footer = Self::fields(&bytes).expect("a footer has all its bytes");
+            let footer = Self::parse_fields(&bytes).expect("a footer has all its bytes");
             if !is_sound(&bytes, 64) {
                 unsound.get_or_insert(footer);
                 continue;
             }
-            return footer.verified(be_u16(&bytes, 12));
+            return footer.verify_fields(be_u16(&bytes, 12));
         }
         let Some(mut footer) = unsound else {
             return Err(malformed(
@@ -184,10 +184,10 @@ impl VhdFooter {
         footer
             .notes
             .push("the checksum of its footer is wrong, and there is no sound copy".to_owned());
-        footer.verified(Some(VERSION_MAJOR))
+        footer.verify_fields(Some(VERSION_MAJOR))
     }
 
-    fn fields(bytes: &[u8]) -> Option<Self> {
+    fn parse_fields(bytes: &[u8]) -> Option<Self> {
         Some(Self {
             header_offset: be_u64(bytes, 16)?,
             creator: array_at(bytes, 28)?,
@@ -201,7 +201,7 @@ impl VhdFooter {
         })
     }
 
-    fn verified(self, version: Option<u16>) -> Result<Self, SourceError> {
+    fn verify_fields(self, version: Option<u16>) -> Result<Self, SourceError> {
         if version != Some(VERSION_MAJOR) {
             let version = version.unwrap_or_default();
             return Err(refused(
@@ -237,7 +237,7 @@ impl VhdFooter {
 }
 
 impl DynamicHeader {
-    fn read(file: &dyn ReadAt, footer: &VhdFooter) -> Result<Self, SourceError> {
+    fn read_from(file: &dyn ReadAt, footer: &VhdFooter) -> Result<Self, SourceError> {
         let bytes = read_up_to(file, footer.header_offset, HEADER_LEN)?;
         if bytes.len() < HEADER_LEN || !bytes.starts_with(HEADER_COOKIE) {
             return Err(malformed(
@@ -268,11 +268,11 @@ impl DynamicHeader {
     }
 
     /// The parent as the header and its locators name it.
-    fn parent(&self, file: &dyn ReadAt) -> ParentReference {
+    fn parent_reference(&self, file: &dyn ReadAt) -> ParentReference {
         let name = self.bytes.get(64..576).unwrap_or_default();
-        let mut hints = vec![utf16(name, u16::from_be_bytes)];
+        let mut hints = vec![utf16_text(name, u16::from_be_bytes)];
         for number in 0..8 {
-            hints.extend(self.locator(file, 576 + 24 * number));
+            hints.extend(self.locator_path(file, 576 + 24 * number));
         }
         hints.retain(|hint| !hint.is_empty());
         hints.dedup();
@@ -285,13 +285,13 @@ impl DynamicHeader {
     }
 
     /// A path of a Windows locator (relative "W2ru", absolute "W2ku").
-    fn locator(&self, file: &dyn ReadAt, at: usize) -> Option<String> {
+    fn locator_path(&self, file: &dyn ReadAt, at: usize) -> Option<String> {
         let code: [u8; 4] = array_at(&self.bytes, at)?;
         let len = be_u32(&self.bytes, at + 8)?.min(LOCATOR_LEN_MAX);
         let offset = be_u64(&self.bytes, at + 16)?;
         let is_path = matches!(&code, b"W2ru" | b"W2ku");
         let bytes = is_path.then(|| read_up_to(file, offset, len as usize).ok())??;
-        Some(utf16(&bytes, u16::from_le_bytes))
+        Some(utf16_text(&bytes, u16::from_le_bytes))
     }
 }
 
@@ -318,12 +318,12 @@ impl VhdMap {
                 ),
             )
         })?;
-        if image_len.div_ceil(block_len) > table.count() {
+        if image_len.div_ceil(block_len) > table.entry_count() {
             return Err(malformed(
                 FORMAT,
                 format!(
                     "{} blocks of {block_len} bytes for a disk of {image_len}",
-                    table.count()
+                    table.entry_count()
                 ),
             ));
         }
@@ -377,7 +377,7 @@ impl BlockMap for VhdMap {
         let mut len = (self.block_len - within).min(self.image_len - offset);
         let (sector, alike) = self
             .table
-            .run(&*self.file, index)?
+            .read_run(&*self.file, index)?
             .map_or((NOT_ALLOCATED, 1), |(entry, alike)| {
                 (u32::from_be_bytes(entry), alike)
             });
@@ -385,7 +385,7 @@ impl BlockMap for VhdMap {
             let alike_len = alike * self.block_len - within;
             return Ok(MappedPiece {
                 len: alike_len.min(self.image_len - offset),
-                location: Location::Absent,
+                location: PieceLocation::Absent,
             });
         }
         let block = u64::from(sector) * SECTOR_LEN;
@@ -395,7 +395,7 @@ impl BlockMap for VhdMap {
             if !has {
                 return Ok(MappedPiece {
                     len,
-                    location: Location::Absent,
+                    location: PieceLocation::Absent,
                 });
             }
         }
@@ -408,14 +408,14 @@ impl BlockMap for VhdMap {
         }
         Ok(MappedPiece {
             len,
-            location: Location::Stored {
+            location: PieceLocation::Stored {
                 file: 0,
                 offset: at,
             },
         })
     }
 
-    fn file(&self, _: usize) -> &dyn ReadAt {
+    fn source_file(&self, _: usize) -> &dyn ReadAt {
         &*self.file
     }
 }
@@ -433,17 +433,18 @@ impl BlockMap for FixedMap {
             .map_err(|source| SourceError::Io { offset, source })?;
         let rest = self.image_len - offset;
         let (len, location) = match data {
-            None => (rest, Location::Zero),
-            Some((start, _)) if start > offset => (rest.min(start - offset), Location::Zero),
-            Some((_, end)) if end > offset => {
-                (rest.min(end - offset), Location::Stored { file: 0, offset })
-            }
-            Some(_) => (rest, Location::Stored { file: 0, offset }),
+            None => (rest, PieceLocation::Zero),
+            Some((start, _)) if start > offset => (rest.min(start - offset), PieceLocation::Zero),
+            Some((_, end)) if end > offset => (
+                rest.min(end - offset),
+                PieceLocation::Stored { file: 0, offset },
+            ),
+            Some(_) => (rest, PieceLocation::Stored { file: 0, offset }),
         };
         Ok(MappedPiece { len, location })
     }
 
-    fn file(&self, _: usize) -> &dyn ReadAt {
+    fn source_file(&self, _: usize) -> &dyn ReadAt {
         &*self.file
     }
 }
@@ -461,7 +462,7 @@ fn is_sound(bytes: &[u8], at: usize) -> bool {
 }
 
 /// The text of UTF-16 units up to the first zero.
-fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> String {
+fn utf16_text(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> String {
     let units = bytes.as_chunks::<2>().0.iter().map(|pair| unit(*pair));
     let units: Vec<u16> = units.take_while(|unit| *unit != 0).collect();
     String::from_utf16_lossy(&units)

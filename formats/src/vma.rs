@@ -75,7 +75,7 @@ impl VmaArchive {
     /// # Errors
     ///
     /// [`SourceError::Malformed`] when the file is no VMA archive.
-    pub fn open(file: Arc<dyn ReadAt>) -> Result<Self, SourceError> {
+    pub fn open_archive(file: Arc<dyn ReadAt>) -> Result<Self, SourceError> {
         let fixed = read_up_to(&*file, 0, HEADER_LEN)?;
         if !fixed.starts_with(MAGIC) {
             return Err(malformed(
@@ -106,8 +106,8 @@ impl VmaArchive {
         Ok(Self {
             identity: array_at(&bytes, 8).ok_or_else(cut)?,
             extents_at: u64::from(header_len),
-            disks: header.disks()?,
-            configurations: header.configurations()?,
+            disks: header.parse_disks()?,
+            configurations: header.parse_configurations()?,
             file,
         })
     }
@@ -137,7 +137,7 @@ impl VmaArchive {
         while at < self.file.len() {
             at = self.index_extent(at, disk, &mut index)?;
         }
-        let map = index.finish(Arc::clone(&self.file), true)?;
+        let map = index.into_map(Arc::clone(&self.file), true)?;
         Ok(Box::new(MappedImage::new(map)))
     }
 
@@ -193,7 +193,7 @@ fn push_cluster(
             break;
         }
         let is_stored = (mask >> block) & 1 == 1;
-        index.push(at, BLOCK_LEN, is_stored.then_some(place))?;
+        index.push_extent(at, BLOCK_LEN, is_stored.then_some(place))?;
         if is_stored {
             place += BLOCK_LEN;
         }
@@ -205,7 +205,7 @@ fn push_cluster(
 struct VmaHeaderBytes<'a>(&'a [u8]);
 
 impl VmaHeaderBytes<'_> {
-    fn disks(&self) -> Result<Vec<ArchivedDisk>, SourceError> {
+    fn parse_disks(&self) -> Result<Vec<ArchivedDisk>, SourceError> {
         let mut disks = Vec::new();
         for number in 0..=u8::MAX {
             let at = 4096 + 32 * usize::from(number);
@@ -220,7 +220,7 @@ impl VmaHeaderBytes<'_> {
                     format!("disk {number} has {len} bytes, which is too much"),
                 ));
             }
-            let name = self.text(place)?;
+            let name = self.text_at(place)?;
             disks.push(ArchivedDisk {
                 number,
                 name: String::from_utf8_lossy(name).into_owned(),
@@ -230,21 +230,21 @@ impl VmaHeaderBytes<'_> {
         Ok(disks)
     }
 
-    fn configurations(&self) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
+    fn parse_configurations(&self) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
         let mut found = Vec::new();
         for number in 0..256 {
             let place_at = |table: usize| be_u32(self.0, table + 4 * number).unwrap_or_default();
             let (name, content) = (place_at(2044), place_at(3068));
             if name != 0 {
-                let name = String::from_utf8_lossy(self.text(name)?).into_owned();
-                found.push((name, self.text(content)?.to_vec()));
+                let name = String::from_utf8_lossy(self.text_at(name)?).into_owned();
+                found.push((name, self.text_at(content)?.to_vec()));
             }
         }
         Ok(found)
     }
 
     /// The text at a place of the texts, without the zero that ends a name.
-    fn text(&self, place: u32) -> Result<&[u8], SourceError> {
+    fn text_at(&self, place: u32) -> Result<&[u8], SourceError> {
         let texts_at = be_u32(self.0, 48).unwrap_or_default();
         let start = u64::from(texts_at) + u64::from(place);
         let start = usize::try_from(start).ok();

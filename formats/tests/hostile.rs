@@ -198,7 +198,7 @@ fn explore(format: Format, file: &Arc<Vec<u8>>) -> Result<(), SourceError> {
         }
         let len = (image.len() - at).min(4096) as usize;
         image.read_at(&mut buffer[..len], at)?;
-        at = image.extent_at(at)?.end();
+        at = image.extent_at(at)?.end_offset();
     }
     Ok(())
 }
@@ -222,7 +222,10 @@ fn check(what: &str, format: Format, file: Vec<u8>) -> bool {
 #[test]
 fn every_field_of_every_header_at_0_1_and_max_is_read_or_refused() {
     for header in &HEADERS {
-        let (whole, format) = (image(header), target(header.name, header.options).format());
+        let (whole, format) = (
+            image(header),
+            target(header.name, header.options).image_format(),
+        );
         let what = format!("{} {:?}", header.name, header.options);
         assert!(!check(&what, format, whole.clone()), "{what} is whole");
         let (mut refused, mut tried) = (0, 0);
@@ -264,7 +267,10 @@ fn every_field_of_every_header_at_0_1_and_max_is_read_or_refused() {
 #[test]
 fn files_that_end_anywhere_are_refused_or_read() {
     for header in &HEADERS {
-        let (whole, format) = (image(header), target(header.name, header.options).format());
+        let (whole, format) = (
+            image(header),
+            target(header.name, header.options).image_format(),
+        );
         let ends = (0..4096)
             .step_by(61)
             .chain((4096..whole.len()).step_by(65_521));
@@ -378,7 +384,7 @@ fn streams_that_grow_without_end_fill_no_memory() {
         &mut file,
     )
     .expect("written");
-    let bomb = vellum_formats::write::ClusterEncoder::encode(
+    let bomb = vellum_formats::write::ClusterEncoder::encode_cluster(
         &Codecs,
         vellum_core::source::ClusterCodec::Deflate,
         &vec![0; 32 << 20],

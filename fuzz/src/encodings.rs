@@ -4,7 +4,7 @@
 
 use vellum_core::frame::{FrameHeader, FramePayload, SPAN_MAX};
 use vellum_core::name::{NAME_LEN_MAX, Name, NodeSpec};
-use vellum_core::page::{PAGE_SPAN, Page, Slot};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
 const CHECKSUM_LEN: usize = 8;
@@ -22,11 +22,11 @@ pub fn page(data: &[u8]) {
     let mut end = 0;
     for run in page.runs() {
         assert!(
-            run.len > 0 && run.start >= end && run.end() <= PAGE_SPAN,
+            run.len > 0 && run.start >= end && run.end_position() <= PAGE_SPAN,
             "{run:?} after {end}"
         );
-        assert_ne!(run.slot, Slot::Absent, "absent is not written");
-        end = run.end();
+        assert_ne!(run.slot, PageEntry::Absent, "absent is not written");
+        end = run.end_position();
     }
     assert!(
         page.runs().len() <= data.len() / 2,
@@ -37,16 +37,16 @@ pub fn page(data: &[u8]) {
         data,
         "one page has one encoding"
     );
-    let (chunks, zeros) = page.counts();
-    let slots = (0..PAGE_SPAN).map(|at| page.slot(at));
+    let (chunks, zeros) = page.count_entries();
+    let slots = (0..PAGE_SPAN).map(|at| page.entry_at(at));
     let (seen_chunks, seen_zeros) = slots.fold((0, 0), |(chunks, zeros), slot| match slot {
-        Slot::Absent => (chunks, zeros),
-        Slot::Zero => (chunks, zeros + 1),
-        Slot::Chunk(_) => (chunks + 1, zeros),
+        PageEntry::Absent => (chunks, zeros),
+        PageEntry::Zero => (chunks, zeros + 1),
+        PageEntry::Chunk(_) => (chunks + 1, zeros),
     });
     assert_eq!((chunks, zeros), (seen_chunks, seen_zeros));
-    assert_eq!(page.over(&Page::new(), PAGE_SPAN), page);
-    assert_eq!(Page::new().over(&page, PAGE_SPAN), page);
+    assert_eq!(page.overlay_on(&Page::new(), PAGE_SPAN), page);
+    assert_eq!(Page::new().overlay_on(&page, PAGE_SPAN), page);
 }
 
 /// A frame header at any place: rising ids with names; the same bytes again.
@@ -58,12 +58,15 @@ pub fn frame_header(data: &[u8]) {
     let Ok(header) = FrameHeader::decode_body(first, data) else {
         return;
     };
-    assert_eq!(header.first(), first);
-    assert!(header.end().0 - first.0 <= u64::from(SPAN_MAX));
-    for (rank, (id, hash)) in header.chunks().enumerate() {
-        assert_eq!((header.rank(id), header.hash(id)), (Some(rank), Some(hash)));
+    assert_eq!(header.first_id(), first);
+    assert!(header.end_id().0 - first.0 <= u64::from(SPAN_MAX));
+    for (rank, (id, hash)) in header.chunk_hashes().enumerate() {
+        assert_eq!(
+            (header.payload_index(id), header.chunk_hash(id)),
+            (Some(rank), Some(hash))
+        );
     }
-    assert_eq!(header.rank(header.end()), None);
+    assert_eq!(header.payload_index(header.end_id()), None);
     assert_eq!(body(&header.encode()), data, "one header has one encoding");
 }
 
@@ -78,7 +81,7 @@ pub fn frame_payload(data: &[u8]) {
         data,
         "one payload has one encoding"
     );
-    if let Ok(plain) = vellum_store::codec::decompress(
+    if let Ok(plain) = vellum_store::codec::decompress_frame(
         payload.codec,
         payload.compressed,
         payload.plain_len as usize,

@@ -17,7 +17,12 @@ const READ_LEN_MAX: usize = 8192;
 struct RepeatFirst;
 
 impl ClusterDecoder for RepeatFirst {
-    fn decode(&self, _: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
+    fn decode_cluster(
+        &self,
+        _: ClusterCodec,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> Result<(), String> {
         let byte = input
             .first()
             .filter(|byte| **byte != 0xff)
@@ -77,7 +82,7 @@ pub fn qcow2_states(data: &[u8]) {
             let mut end = 0;
             for range in map.ranges() {
                 assert!(range.start == end && range.len > 0, "{range:?} after {end}");
-                end = range.end();
+                end = range.end_offset();
             }
         }
     }
@@ -86,8 +91,8 @@ pub fn qcow2_states(data: &[u8]) {
 /// A Parallels image, as the other images.
 pub fn parallels(data: &[u8]) {
     let file = Arc::new(data.to_vec());
-    let _ = formats::parallels::facts(&*file);
-    if let Ok(source) = formats::parallels::open(file) {
+    let _ = formats::parallels::read_facts(&*file);
+    if let Ok(source) = formats::parallels::open_image(file) {
         explore(&*source);
     }
 }
@@ -108,7 +113,7 @@ pub fn vma(data: &[u8]) {
         .rposition(|byte| *byte != 0)
         .map_or(0, |last| last + 1);
     file.truncate(used.next_multiple_of(512));
-    let Ok(archive) = formats::vma::VmaArchive::open(Arc::new(file)) else {
+    let Ok(archive) = formats::vma::VmaArchive::open_archive(Arc::new(file)) else {
         return;
     };
     let _ = archive.configurations();
@@ -123,7 +128,7 @@ pub fn vma(data: &[u8]) {
 /// A tar archive: every member lies inside it.
 pub fn ova(data: &[u8]) {
     let file = data.to_vec();
-    for member in formats::ova::members(&file).unwrap_or_default() {
+    for member in formats::ova::list_members(&file).unwrap_or_default() {
         assert!(
             member.offset + member.len <= data.len() as u64,
             "{member:?}"
@@ -134,8 +139,8 @@ pub fn ova(data: &[u8]) {
 /// A stream of virtnbdbackup, as the other images.
 pub fn sparse_stream(data: &[u8]) {
     let file = Arc::new(data.to_vec());
-    let _ = formats::sparse_stream::facts(&*file);
-    if let Ok(source) = formats::sparse_stream::open(file) {
+    let _ = formats::sparse_stream::read_facts(&*file);
+    if let Ok(source) = formats::sparse_stream::open_image(file) {
         explore(&*source);
     }
 }
@@ -153,14 +158,14 @@ pub fn machine(data: &[u8]) {
         MachineLanguage::Libvirt,
         MachineLanguage::Ovf,
     ] {
-        let Ok(written) = machine.write(language) else {
+        let Ok(describe_write) = machine.write_as(language) else {
             continue;
         };
-        let read = MachineDescription::parse(&written).expect("what was written is read");
+        let read = MachineDescription::parse(&describe_write).expect("what was written is read");
         assert_eq!(
             read.attachments.len(),
             machine.attachments.len(),
-            "{written}"
+            "{describe_write}"
         );
     }
 }
@@ -191,7 +196,7 @@ fn explore(source: &dyn ImageSource) {
             "an extent starts where it was asked for"
         );
         assert!(
-            extent.len > 0 && extent.end() <= source.len(),
+            extent.len > 0 && extent.end_offset() <= source.len(),
             "an extent makes progress inside the image: {extent:?}"
         );
         let middle = extent.start + extent.len / 2;
@@ -199,11 +204,11 @@ fn explore(source: &dyn ImageSource) {
             extent.start,
             middle,
             extent
-                .end()
+                .end_offset()
                 .saturating_sub(READ_LEN_MAX as u64)
                 .max(extent.start),
         ] {
-            read_inside(source, start, extent.end(), extent.kind);
+            read_inside(source, start, extent.end_offset(), extent.kind);
         }
         let inner = source.extent_at(middle).map(|inner| inner.kind);
         assert_eq!(
@@ -211,7 +216,7 @@ fn explore(source: &dyn ImageSource) {
             Some(extent.kind),
             "the middle of an extent is of its kind"
         );
-        offset = extent.end();
+        offset = extent.end_offset();
     }
 }
 
@@ -230,18 +235,18 @@ fn read_inside(source: &dyn ImageSource, start: u64, end: u64, kind: ExtentKind)
 /// Any file has a verdict, the same each time, and only a lone signature is one of a format.
 pub fn probe(data: &[u8]) {
     let file = data.to_vec();
-    let seen = probing::probe(&file).expect("a file in memory can be read");
+    let seen = probing::probe_file(&file).expect("a file in memory can be read");
     let _ = seen.to_string();
     match seen.verdict() {
-        probing::Verdict::Raw => assert!(seen.containers.is_empty()),
-        probing::Verdict::Known(_) | probing::Verdict::NotYet(_) => {
+        probing::FormatVerdict::Raw => assert!(seen.containers.is_empty()),
+        probing::FormatVerdict::Known(_) | probing::FormatVerdict::NotYet(_) => {
             assert_eq!(seen.containers.len(), 1);
         }
-        probing::Verdict::Ambiguous => assert!(seen.containers.len() + seen.marks.len() > 1),
+        probing::FormatVerdict::Ambiguous => assert!(seen.containers.len() + seen.marks.len() > 1),
     }
     if !data.starts_with(b"QFI\xfb") {
         assert!(
-            formats::open(
+            formats::open_image(
                 Format::Qcow2,
                 Arc::new(file),
                 Arc::new(RepeatFirst),
@@ -274,8 +279,8 @@ pub fn change_map(data: &[u8]) {
             "{range:?} could be one with the next"
         );
         assert_eq!(map.range_at(range.start), Some(*range));
-        assert_eq!(map.range_at(range.end() - 1), Some(*range));
-        end = range.end();
+        assert_eq!(map.range_at(range.end_offset() - 1), Some(*range));
+        end = range.end_offset();
     }
     assert_eq!(map.range_at(end), None);
     assert_eq!(map.len(), end);

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use vellum_core::guest::{free_space, survey, volumes};
+use vellum_core::guest::{free_space, list_volumes, survey_disk};
 use vellum_core::source::ReadAt;
 
 const SECTOR_LEN: usize = 512;
@@ -82,8 +82,8 @@ impl ReadAt for Sparse {
 /// is on the disk. So do the ranges that may be dropped.
 pub fn guest(data: &[u8]) {
     let disk = Sparse::parse(data);
-    if let Ok(space) = survey(&disk) {
-        let ranges = space.ranges();
+    if let Ok(space) = survey_disk(&disk) {
+        let ranges = space.free_ranges();
         assert!(ranges.is_sorted_by(|one, next| one.end < next.start));
         assert!(
             ranges
@@ -91,10 +91,12 @@ pub fn guest(data: &[u8]) {
                 .all(|one| one.start < one.end && one.end <= DISK_LEN)
         );
         let parts: u64 = space.parts().iter().map(|part| part.free).sum();
-        assert_eq!(parts, space.free(), "each range is one part's");
+        assert_eq!(parts, space.free_len(), "each range is one part's");
     }
     let disk = Sparse::parse(data);
-    let Ok(found) = volumes(&disk) else { return };
+    let Ok(found) = list_volumes(&disk) else {
+        return;
+    };
     let mut end = 0;
     for volume in found {
         assert!(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vellum_serve::nbd::dialogue;
+use vellum_serve::nbd::replies_to;
 
 use crate::memory::{Devices, GRID, Memory};
 
@@ -16,7 +16,7 @@ const GREETING: &[u8] = b"NBDMAGICIHAVEOPT\0\x03";
 fn answer(data: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x5a; DISK_LEN];
     bytes[8 * GRID..16 * GRID].fill(0);
-    dialogue(
+    replies_to(
         &Devices(vec![
             ("disk", Arc::new(Memory::new(bytes))),
             ("busy", Arc::new(Memory::new(Vec::new()))),

@@ -13,7 +13,7 @@ use vellum_backup::seal::{
 use vellum_backup::stream::read_any;
 use vellum_core::hash::ChunkHash;
 use vellum_core::identity::RepositoryId;
-use vellum_core::page::{PAGE_SPAN, Slot};
+use vellum_core::page::{PAGE_SPAN, PageEntry};
 
 const CHUNK_LEN: u32 = 4096;
 
@@ -67,8 +67,8 @@ pub fn map_blob(data: &[u8]) {
     assert_eq!(blob.encode(), data, "one blob has one encoding");
     assert!(blob.pages.is_sorted_by(|(a, _), (b, _)| a < b));
     for run in blob.pages.iter().flat_map(|(_, page)| page.runs()) {
-        assert!(run.end() <= PAGE_SPAN);
-        if let Slot::Chunk(first) = run.slot {
+        assert!(run.end_position() <= PAGE_SPAN);
+        if let PageEntry::Chunk(first) = run.slot {
             let (segment, ordinal) = split_address(first);
             assert!(
                 (segment as usize) < blob.segments.len()
@@ -147,7 +147,7 @@ pub fn repository_file(data: &[u8]) {
 /// nothing if an end is missing or too much.
 pub fn stream(data: &[u8]) {
     let _ = read_any(data);
-    let mut whole = [data, &ChunkHash::of(data).0].concat();
+    let mut whole = [data, &ChunkHash::of_chunk(data).0].concat();
     if read_any(&whole) == 0 {
         return;
     }

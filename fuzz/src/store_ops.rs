@@ -38,7 +38,7 @@ impl Choices for Bytes<'_> {
 }
 
 fn open(dir: &Path) -> Store {
-    Store::open(dir, Access::ReadWrite, "fuzz").expect("a whole store opens")
+    Store::open_dir(dir, Access::ReadWrite, "fuzz").expect("a whole store opens")
 }
 
 /// Random operations agree with plain bytes.
@@ -51,7 +51,7 @@ pub fn store_ops(data: &[u8]) {
     };
     let folder = made.expect("a folder can be made");
     let dir = folder.path().join("store");
-    Store::init(&dir, StoreParameters::DEFAULT).expect("an empty folder becomes a store");
+    Store::init_dir(&dir, StoreParameters::DEFAULT).expect("an empty folder becomes a store");
     let (mut store, mut world, mut choices) =
         (Some(open(&dir)), World::new(4096, LIMITS), Bytes(data));
     for _ in 0..OPERATIONS_MAX {

@@ -5,7 +5,7 @@ use std::path::Path;
 use client::Form;
 use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload};
 use vellum_core::hash::ChunkHash;
-use vellum_core::page::{Page, Run, Slot};
+use vellum_core::page::{Page, PageEntry, Run};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 use vellum_fuzz::{encodings, formats, guest, nbd, repository, store_ops};
 
@@ -125,20 +125,20 @@ fn put_page_seeds(put: PutSeed<'_>) {
         "empty",
         &encoded_body(page.encode(LayerId(1), PageIndex(0))),
     );
-    page.push(Run {
+    page.push_run(Run {
         start: 0,
         len: 16,
-        slot: Slot::Chunk(ChunkId(300)),
+        slot: PageEntry::Chunk(ChunkId(300)),
     });
-    page.push(Run {
+    page.push_run(Run {
         start: 20,
         len: 4,
-        slot: Slot::Zero,
+        slot: PageEntry::Zero,
     });
-    page.push(Run {
+    page.push_run(Run {
         start: 24,
         len: 1000,
-        slot: Slot::Chunk(ChunkId(7)),
+        slot: PageEntry::Chunk(ChunkId(7)),
     });
     put(
         "page",
@@ -151,7 +151,7 @@ fn put_frame_seeds(put: PutSeed<'_>) {
     for (name, ids) in [("one", &[5][..]), ("gaps", &[5, 6, 9, 70, 4100])] {
         let chunks = ids
             .iter()
-            .map(|id: &u64| (ChunkId(*id), ChunkHash::of(&id.to_le_bytes())));
+            .map(|id: &u64| (ChunkId(*id), ChunkHash::of_chunk(&id.to_le_bytes())));
         let seed = [
             &5_u64.to_be_bytes()[..],
             &encoded_body(FrameHeader::new(chunks, 99).encode()),

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use vellum_serve::nbd::{ClientCertificates, Identity, Options, Server};
+use vellum_serve::nbd::{ClientCertificates, NbdServer, ServerOptions, TlsIdentity};
 
 #[path = "../tests/nbd/memory.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mib: usize = arguments.next().ok_or("how many MiB?")?.parse()?;
     let tls = arguments
         .next()
-        .map(|folder| Identity::load(&PathBuf::from(folder), ClientCertificates::NotAsked))
+        .map(|folder| TlsIdentity::load_from(&PathBuf::from(folder), ClientCertificates::NotAsked))
         .transpose()?;
     let mut bytes = vec![0; mib << 20];
     fastrand::Rng::with_seed(1).fill(&mut bytes);
@@ -26,11 +26,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         "disk",
         Arc::new(memory::Memory::new(bytes)),
     )]));
-    let server = Server::start(
+    let server = NbdServer::start_server(
         exports,
-        Options {
+        ServerOptions {
             tls,
-            ..Options::default()
+            ..ServerOptions::default()
         },
     )?;
     server.listen_unix(&socket)?;

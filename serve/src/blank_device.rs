@@ -1,6 +1,6 @@
 //! A device without content, for tests of what is kept about devices.
 
-use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
+use vellum_core::device::{AllocationStatus, Device, DeviceError, TypedRange};
 
 /// A device of so many bytes that can be told from another one.
 pub(crate) struct Blank(pub(crate) u64);
@@ -31,7 +31,7 @@ impl Device for Blank {
         _: u64,
         _: u64,
         _: usize,
-    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+    ) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError> {
         Ok(Vec::new())
     }
 
@@ -45,7 +45,7 @@ impl Device for Blank {
         _: u64,
         _: u64,
         _: usize,
-    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
+    ) -> Result<Vec<TypedRange<bool>>, DeviceError> {
         Ok(Vec::new())
     }
 }

@@ -39,37 +39,37 @@ struct WatchedDisk {
 
 /// Has the board remember what is written to a disk, until dropped. The disk must live longer.
 #[derive(Debug)]
-pub(crate) struct Watched {
+pub(crate) struct WatchGuard {
     board: Arc<ChangeBoard>,
     address: DeviceAddress,
 }
 
 impl DeviceAddress {
-    pub(crate) fn of(device: &dyn Device) -> Self {
+    pub(crate) fn of_device(device: &dyn Device) -> Self {
         Self(std::ptr::from_ref(device).cast::<()>() as usize)
     }
 }
 
 impl ChangeBoard {
-    pub(crate) fn watch(self: &Arc<Self>, device: &Arc<dyn Device>) -> Watched {
-        let address = DeviceAddress::of(&**device);
-        let mut watched = self.lock();
+    pub(crate) fn watch_device(self: &Arc<Self>, device: &Arc<dyn Device>) -> WatchGuard {
+        let address = DeviceAddress::of_device(&**device);
+        let mut watched = self.lock_watched();
         watched.entry(address).or_default().watcher_count += 1;
         self.watched_count.store(watched.len(), Ordering::SeqCst);
         drop(watched);
-        Watched {
+        WatchGuard {
             board: Arc::clone(self),
             address,
         }
     }
 
     /// Notes that `len` bytes from `offset` were written to `device`.
-    pub(crate) fn note(&self, device: &dyn Device, offset: u64, len: u64) {
+    pub(crate) fn note_write(&self, device: &dyn Device, offset: u64, len: u64) {
         if len == 0 || self.watched_count.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let mut watched = self.lock();
-        let Some(disk) = watched.get_mut(&DeviceAddress::of(device)) else {
+        let mut watched = self.lock_watched();
+        let Some(disk) = watched.get_mut(&DeviceAddress::of_device(device)) else {
             return;
         };
         let new = offset..offset.saturating_add(len);
@@ -82,13 +82,13 @@ impl ChangeBoard {
     }
 
     /// Takes what was written since the last call; waits for it, at most for `limit`.
-    pub(crate) fn take(&self, limit: Duration) -> Vec<(DeviceAddress, Range<u64>)> {
+    pub(crate) fn take_writes(&self, limit: Duration) -> Vec<(DeviceAddress, Range<u64>)> {
         let is_quiet = |watched: &mut HashMap<DeviceAddress, WatchedDisk>| {
             watched.values().all(|disk| disk.written.is_none())
         };
         let (mut watched, _) = self
             .written
-            .wait_timeout_while(self.lock(), limit, is_quiet)
+            .wait_timeout_while(self.lock_watched(), limit, is_quiet)
             .unwrap_or_else(PoisonError::into_inner);
         watched
             .iter_mut()
@@ -96,14 +96,14 @@ impl ChangeBoard {
             .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<DeviceAddress, WatchedDisk>> {
+    fn lock_watched(&self) -> MutexGuard<'_, HashMap<DeviceAddress, WatchedDisk>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Watched {
+impl Drop for WatchGuard {
     fn drop(&mut self) {
-        let mut watched = self.board.lock();
+        let mut watched = self.board.lock_watched();
         if let Some(disk) = watched.get_mut(&self.address) {
             disk.watcher_count -= 1;
             if disk.watcher_count == 0 {
@@ -125,22 +125,22 @@ mod tests {
     fn what_is_written_is_told_of_watched_disks_once_as_one_range() {
         let board = Arc::new(ChangeBoard::default());
         let disks: [Arc<dyn Device>; 2] = [Arc::new(Blank(1)), Arc::new(Blank(2))];
-        let take = || board.take(Duration::ZERO);
-        board.note(&*disks[0], 0, 10);
-        let watched = board.watch(&disks[0]);
-        let again = board.watch(&disks[0]);
+        let take = || board.take_writes(Duration::ZERO);
+        board.note_write(&*disks[0], 0, 10);
+        let watched = board.watch_device(&disks[0]);
+        let again = board.watch_device(&disks[0]);
         assert!(take().is_empty(), "written before it was watched");
-        board.note(&*disks[0], 100, 10);
-        board.note(&*disks[0], 5, 10);
-        board.note(&*disks[0], 7, 0);
-        board.note(&*disks[1], 0, 10);
-        assert_eq!(take(), [(DeviceAddress::of(&*disks[0]), 5..110)]);
+        board.note_write(&*disks[0], 100, 10);
+        board.note_write(&*disks[0], 5, 10);
+        board.note_write(&*disks[0], 7, 0);
+        board.note_write(&*disks[1], 0, 10);
+        assert_eq!(take(), [(DeviceAddress::of_device(&*disks[0]), 5..110)]);
         assert!(take().is_empty());
         drop(watched);
-        board.note(&*disks[0], 0, 1);
+        board.note_write(&*disks[0], 0, 1);
         assert_eq!(take().len(), 1, "somebody watches still");
         drop(again);
-        board.note(&*disks[0], 0, 1);
-        assert!(take().is_empty() && board.lock().is_empty());
+        board.note_write(&*disks[0], 0, 1);
+        assert!(take().is_empty() && board.lock_watched().is_empty());
     }
 }

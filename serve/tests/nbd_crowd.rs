@@ -9,7 +9,7 @@ use std::time::Duration;
 use client::{Client, FIXED, Form, READ, WRITE};
 use memory::{Devices, Memory};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use vellum_serve::nbd::{Options, Server, Stopped};
+use vellum_serve::nbd::{NbdServer, ServerOptions, StoppedServer};
 
 #[path = "nbd/client.rs"]
 #[expect(dead_code, reason = "the other tests use the rest")]
@@ -53,12 +53,12 @@ fn a_thousand_idle_clients_cost_little_and_keep_nobody_out() {
     .expect("the soft limit can be raised");
     let disk = Arc::new(Memory::new(vec![1; 8 << 20]));
     // Some of them never end their handshake, however long the others take.
-    let options = Options {
+    let options = ServerOptions {
         handshake_time: Duration::from_hours(1),
-        ..Options::default()
+        ..ServerOptions::default()
     };
-    let server =
-        Server::start(Arc::new(Devices(vec![("disk", disk)])), options).expect("a server starts");
+    let server = NbdServer::start_server(Arc::new(Devices(vec![("disk", disk)])), options)
+        .expect("a server starts");
     let folder = tempfile::TempDir::new().expect("a folder can be made");
     server
         .listen_unix(&folder.path().join("s"))
@@ -85,8 +85,8 @@ fn a_thousand_idle_clients_cost_little_and_keep_nobody_out() {
     let mut late = Client::enter(connect(), Form::Structured, "disk", &[]);
     assert_eq!(late.call(0, READ, 0, 4096, b"").error, 0);
     assert_eq!(
-        server.stop(Duration::from_mins(1)),
-        Stopped {
+        server.stop_within(Duration::from_mins(1)),
+        StoppedServer {
             cut_off: 0,
             unfinished: 0
         }
@@ -106,12 +106,12 @@ fn greedy_clients_take_no_more_than_the_budget() {
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     let disk = Arc::new(Memory::new(vec![1; REQUEST_LEN as usize]));
-    let options = Options {
+    let options = ServerOptions {
         requests_len: REQUESTS_LEN,
-        ..Options::default()
+        ..ServerOptions::default()
     };
-    let server =
-        Server::start(Arc::new(Devices(vec![("disk", disk)])), options).expect("a server starts");
+    let server = NbdServer::start_server(Arc::new(Devices(vec![("disk", disk)])), options)
+        .expect("a server starts");
     let folder = tempfile::TempDir::new().expect("a folder can be made");
     server
         .listen_unix(&folder.path().join("s"))
@@ -141,6 +141,6 @@ fn greedy_clients_take_no_more_than_the_budget() {
     // What every client may have of its own, and twice the budget for what the allocator keeps.
     let allowed = GREEDY * 2 * KIB_PER_CLIENT_MAX + 2 * REQUESTS_LEN as usize / 1024;
     assert!(grown < allowed, "{grown} KiB");
-    server.stop(Duration::ZERO);
+    server.stop_within(Duration::ZERO);
     drop((crowd, honest));
 }

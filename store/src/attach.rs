@@ -21,18 +21,18 @@ pub(crate) mod slots;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
-use vellum_core::tree::{Image, Mode, Node, PlanError, ScratchUse, ScratchView, Tree};
+use vellum_core::device::{AllocationStatus, Device, DeviceError, TypedRange};
+use vellum_core::tree::{Image, Mode, NodeRef, PlanError, ScratchUse, ScratchView, Tree};
 use vellum_core::units::{ImageId, MachineId};
 
-use crate::chunks::pause::lock;
+use crate::chunks::sync::lock_unpoisoned;
 use crate::clock::now_ms;
 use crate::error::StoreError;
 use crate::live::LiveDisk;
 use crate::live::content_time::ContentTime;
 use crate::store::Store;
-use crate::store::holds::Exclusive;
-use slots::Slot;
+use crate::store::holds::ImageLock;
+use slots::AttachSlot;
 
 /// Identity of an owner, which attaches disks and shares them among its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(crate) struct OwnerId(pub(crate) u64);
 
 /// Purpose for which a user attaches a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
+pub(crate) enum AttachIntent {
     Read,
     Write,
 }
@@ -81,18 +81,18 @@ impl Store {
     /// Switches `machine` off: the next guest that writes to one of its immutable disks starts
     /// afresh.
     pub fn stop_machine(&self, machine: MachineId) -> Result<(), StoreError> {
-        self.edit(|tree| tree.plan_stop(machine))
+        self.commit_edits(|tree| tree.plan_stop(machine))
     }
 
     /// The right to change what `machine` wrote to its immutable disks.
     pub(crate) fn exclusive_scratches(
         &self,
         machine: MachineId,
-    ) -> Result<Vec<Exclusive>, StoreError> {
+    ) -> Result<Vec<ImageLock>, StoreError> {
         let scratches = self.scratches_of_machine(machine)?;
         scratches
             .into_iter()
-            .map(|scratch| self.exclusive(scratch))
+            .map(|scratch| self.lock_image(scratch))
             .collect()
     }
 
@@ -101,7 +101,7 @@ impl Store {
         &self,
         machine: MachineId,
     ) -> Result<Vec<ImageId>, StoreError> {
-        let disks = self.machine(machine)?.disks;
+        let disks = self.get_machine(machine)?.disks;
         let tree = self.tree();
         let scratch = |disk: ImageId| {
             let using = ScratchUse {
@@ -115,23 +115,23 @@ impl Store {
 
     /// Gives `image` another mode. It must not be attached, nor be changed by anything else.
     pub fn set_mode(&self, image: ImageId, mode: Mode) -> Result<(), StoreError> {
-        let _exclusive = self.exclusive(image)?;
-        self.edit(|tree| tree.plan_mode(image, mode))
+        let _exclusive = self.lock_image(image)?;
+        self.commit_edits(|tree| tree.plan_mode(image, mode))
     }
 
     /// Forgets what was written to the immutable image `image`, which must not be attached.
-    pub fn reset(&self, image: ImageId) -> Result<(), StoreError> {
-        let _exclusive = self.exclusive(image)?;
+    pub fn reset_scratch(&self, image: ImageId) -> Result<(), StoreError> {
+        let _exclusive = self.lock_image(image)?;
         self.change_with(|tree| Ok::<_, PlanError>(((), tree.plan_reset(image, now_ms())?)))
     }
 
     /// Attaches `image` for writing, or gives the disk that `owner` has attached already. Waits for
     /// one that is being detached.
-    pub(crate) fn attach(
+    pub(crate) fn attach_disk(
         &self,
         image: ImageId,
         owner: OwnerId,
-        to: Use,
+        to: AttachIntent,
     ) -> Result<Arc<AttachedDisk>, StoreError> {
         if let Some(disk) = self.attached_or_taken(image, owner, to)? {
             return Ok(disk);
@@ -151,9 +151,9 @@ impl Store {
     ) -> Result<Arc<AttachedDisk>, StoreError> {
         let disk = Arc::new(self.open_attached(image, slot, scratch)?);
         let slots = &self.inner.slots;
-        slots.lock().entry(image).and_modify(|slot| {
+        slots.lock_slots().entry(image).and_modify(|slot| {
             slot.disk = Arc::downgrade(&disk);
-            slot.changed = Some(disk.disk.changed().clone());
+            slot.changed = Some(disk.disk.content_time().clone());
         });
         slots.changed.notify_all();
         Ok(disk)
@@ -164,15 +164,15 @@ impl Store {
         &self,
         image: ImageId,
         owner: OwnerId,
-        to: Use,
+        to: AttachIntent,
     ) -> Result<Option<Arc<AttachedDisk>>, StoreError> {
         let slots = &self.inner.slots;
-        let mut locked = slots.lock();
+        let mut locked = slots.lock_slots();
         let (found, its_owner) = loop {
             let Some(slot) = locked.get(&image) else {
                 locked.insert(
                     image,
-                    Slot {
+                    AttachSlot {
                         owner,
                         changed: None,
                         disk: Weak::new(),
@@ -196,11 +196,11 @@ impl Store {
             .tree()
             .image(image)
             .is_some_and(|image| image.mode == Mode::Shareable);
-        if its_owner == owner || to == Use::Read || is_shareable {
+        if its_owner == owner || to == AttachIntent::Read || is_shareable {
             return Ok(Some(found));
         }
         Err(StoreError::Attached(
-            self.tree().display(Node::Image(image)),
+            self.tree().display_name(NodeRef::Image(image)),
         ))
     }
 
@@ -211,7 +211,7 @@ impl Store {
         scratch: Option<ScratchHold>,
     ) -> Result<AttachedDisk, StoreError> {
         let mode = self.tree().image(image).ok_or(PlanError::Gone)?.mode;
-        let disk = self.live(image)?;
+        let disk = self.open_live(image)?;
         if scratch.is_none() {
             // It may have got another mode just before this made that impossible.
             self.tree().check_changes(image)?;
@@ -244,9 +244,9 @@ impl Store {
         let found = self.tree().scratch_for(using).map(|scratch| scratch.id);
         let (scratch, is_new) = match found {
             Some(scratch) => (scratch, false),
-            None => (self.change(plan)?.image(), true),
+            None => (self.plan_and_commit(plan)?.image_id(), true),
         };
-        if let Some(disk) = self.attached_or_taken(scratch, owner, Use::Write)? {
+        if let Some(disk) = self.attached_or_taken(scratch, owner, AttachIntent::Write)? {
             return Ok(disk);
         }
         let slot = TakenSlot {
@@ -255,7 +255,7 @@ impl Store {
         };
         if !is_new {
             // Under the slot: nobody has it attached while it is emptied.
-            self.change(plan)?;
+            self.plan_and_commit(plan)?;
         }
         self.attach_in(scratch, slot, Some(hold))
     }
@@ -263,15 +263,15 @@ impl Store {
     /// The right that nobody else changes the immutable image `base`, shared by its scratch images.
     fn hold_base(&self, base: ImageId) -> Result<ScratchHold, StoreError> {
         let slots = &self.inner.slots;
-        let _taking = lock(&slots.taking_base);
+        let _taking = lock_unpoisoned(&slots.taking_base);
         let is_held = slots
-            .bases()
+            .lock_bases()
             .get_mut(&base)
             .map(|(count, _)| *count += 1)
             .is_some();
         if !is_held {
-            let exclusive = self.exclusive(base)?;
-            slots.bases().insert(base, (1, exclusive));
+            let exclusive = self.lock_image(base)?;
+            slots.lock_bases().insert(base, (1, exclusive));
         }
         Ok(ScratchHold {
             store: self.clone(),
@@ -284,18 +284,18 @@ impl Store {
     pub(crate) fn is_attached(&self, image: ImageId) -> bool {
         self.inner
             .slots
-            .disks()
+            .attached_disks()
             .iter()
             .any(|disk| disk.disk.image() == image)
-            || self.inner.slots.bases().contains_key(&image)
+            || self.inner.slots.lock_bases().contains_key(&image)
     }
 
     /// The time when the content of the disk that is attached as `image` last changed, in
     /// nanoseconds since 1970; none if none is.
     pub(crate) fn attached_changed_ns(&self, image: ImageId) -> Option<u64> {
-        let slots = self.inner.slots.lock();
+        let slots = self.inner.slots.lock_slots();
         let changed = slots.get(&image)?.changed.as_ref();
-        changed.map(ContentTime::get)
+        changed.map(ContentTime::changed_ns)
     }
 
     /// Makes what guests have written to attached disks part of their images, where whoever looks
@@ -303,7 +303,7 @@ impl Store {
     pub fn flush_attached(&self) -> Result<(), StoreError> {
         self.inner
             .slots
-            .disks()
+            .attached_disks()
             .iter()
             .try_for_each(|disk| disk.disk.flush())?;
         self.inner.slots.await_detached();
@@ -318,7 +318,7 @@ impl Store {
         let images: Vec<ImageId> = self
             .inner
             .slots
-            .disks()
+            .attached_disks()
             .iter()
             .map(|disk| disk.disk.image())
             .collect();
@@ -335,7 +335,7 @@ impl Store {
         images: &[ImageId],
         act: impl FnOnce() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut disks = self.inner.slots.disks();
+        let mut disks = self.inner.slots.attached_disks();
         disks.retain(|disk| images.contains(&disk.disk.image()));
         disks.sort_by_key(|disk| disk.disk.image());
         // Most of the work is done before anybody has to wait for it.
@@ -370,7 +370,7 @@ impl Drop for AttachedDisk {
         if self.scratch.as_ref().is_some_and(ScratchHold::is_left) {
             let (store, image) = (self.disk.store(), self.disk.image());
             // If that fails, the next guest finds what this one wrote: nothing is lost.
-            let _ = store.edit(|tree| Ok::<_, PlanError>(tree.plan_session_end(image)));
+            let _ = store.commit_edits(|tree| Ok::<_, PlanError>(tree.plan_session_end(image)));
         }
     }
 }
@@ -383,7 +383,7 @@ impl ScratchHold {
 
 impl Drop for ScratchHold {
     fn drop(&mut self) {
-        let mut bases = self.store.inner.slots.bases();
+        let mut bases = self.store.inner.slots.lock_bases();
         if let Some((count, _)) = bases.get_mut(&self.base) {
             *count -= 1;
             if *count == 0 {
@@ -396,7 +396,7 @@ impl Drop for ScratchHold {
 impl Drop for TakenSlot {
     fn drop(&mut self) {
         let slots = &self.store.inner.slots;
-        slots.lock().remove(&self.image);
+        slots.lock_slots().remove(&self.image);
         slots.changed.notify_all();
     }
 }
@@ -447,7 +447,7 @@ impl Device for AttachedDisk {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+    ) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError> {
         Device::allocation(&self.disk, offset, len, count_max)
     }
 
@@ -461,7 +461,7 @@ impl Device for AttachedDisk {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
+    ) -> Result<Vec<TypedRange<bool>>, DeviceError> {
         Device::changes(&self.disk, since, offset, len, count_max)
     }
 

@@ -10,14 +10,14 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 const SYNC_LEN: u64 = 64 << 20;
 
 /// Counts what was written, and wakes the thread that syncs.
-pub(crate) struct SyncBell {
+pub(crate) struct BackgroundSync {
     wake: SyncSender<()>,
     written: AtomicU64,
 }
 
-impl SyncBell {
+impl BackgroundSync {
     /// Notes that `len` more bytes were written.
-    pub(crate) fn note(&self, len: u64) {
+    pub(crate) fn note_written(&self, len: u64) {
         let before = self.written.fetch_add(len, Ordering::Relaxed);
         if before / SYNC_LEN != (before + len) / SYNC_LEN {
             // One that is at work already, or has failed, needs no other.
@@ -31,12 +31,12 @@ impl SyncBell {
 pub(crate) fn synced_along<T, E>(
     file: &File,
     fail: impl FnOnce(io::Error) -> E,
-    work: impl FnOnce(&SyncBell) -> Result<T, E>,
+    work: impl FnOnce(&BackgroundSync) -> Result<T, E>,
 ) -> Result<T, E> {
     std::thread::scope(|scope| {
         let (wake, woken) = sync_channel(1);
         let syncing = scope.spawn(move || woken.into_iter().try_for_each(|()| file.sync_data()));
-        let bell = SyncBell {
+        let bell = BackgroundSync {
             wake,
             written: AtomicU64::new(0),
         };

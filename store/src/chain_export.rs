@@ -12,9 +12,9 @@ use std::io;
 use std::path::Path;
 
 use vellum_core::hash::ChunkHash;
-use vellum_core::page::{PAGE_SPAN, Slot};
+use vellum_core::page::{PAGE_SPAN, PageEntry};
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
-use vellum_core::tree::{Node, PageSet, page_of, page_start};
+use vellum_core::tree::{NodeRef, PageSet, page_of, page_start};
 use vellum_core::units::{LayerId, PageIndex};
 use vellum_formats::DiskIdentity;
 use vellum_formats::write::{ParentLink, TargetFormat, WriteOptions};
@@ -24,14 +24,14 @@ use crate::error::StoreError;
 use crate::export::ExportTarget;
 use crate::image_writer::ImageWriting;
 use crate::store::Store;
-use crate::transfer::{Moment, RelativeMap};
+use crate::transfer::{PointInTime, RelativeMap};
 use crate::watch::{Progress, Watch};
 
 /// A state to be exported, and its file's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateFile {
     /// The image or snapshot.
-    pub node: Node,
+    pub node: NodeRef,
     /// The name, without a folder.
     pub file_name: String,
 }
@@ -64,7 +64,7 @@ struct StateSource<'m> {
 }
 
 /// Progress of one file among several.
-struct Part<'w> {
+struct FileProgress<'w> {
     watch: &'w dyn Watch,
     before: u64,
     total: u64,
@@ -85,10 +85,10 @@ impl Store {
         dir: &Path,
         watch: &dyn Watch,
     ) -> Result<Vec<Vec<WrittenState>>, StoreError> {
-        let nodes: Vec<Node> = chains.iter().flatten().map(|state| state.node).collect();
-        let moment = self.moment(&nodes)?;
+        let nodes: Vec<NodeRef> = chains.iter().flatten().map(|state| state.node).collect();
+        let moment = self.take_point_in_time(&nodes)?;
         let mut shown = moment.nodes().iter().map(|(_, layer)| *layer);
-        let len_of = |layer: LayerId| Ok::<u64, StoreError>(moment.layer(layer)?.len);
+        let len_of = |layer: LayerId| Ok::<u64, StoreError>(moment.layer_by_id(layer)?.len);
         let total = moment.nodes().iter().try_fold(0, |sum, (_, layer)| {
             Ok::<_, StoreError>(sum + len_of(*layer)?)
         })?;
@@ -110,11 +110,11 @@ impl Store {
 }
 
 /// The parent of each state: all descend from one.
-fn parents_of(moment: &Moment, layers: &[LayerId]) -> Vec<Option<usize>> {
+fn parents_of(moment: &PointInTime, layers: &[LayerId]) -> Vec<Option<usize>> {
     let first_with = |layer: LayerId| layers.iter().position(|shown| *shown == layer);
     let below = |(at, layer): (usize, &LayerId)| {
         let same = first_with(*layer).filter(|first| *first < at);
-        let below = moment.tree().chain(*layer).skip(1);
+        let below = moment.tree().chain_from(*layer).skip(1);
         same.or_else(|| below.map(|below| below.id).find_map(first_with))
     };
     let mut parents: Vec<Option<usize>> = layers.iter().enumerate().map(below).collect();
@@ -127,7 +127,7 @@ fn parents_of(moment: &Moment, layers: &[LayerId]) -> Vec<Option<usize>> {
 
 /// Writes the files of one chain.
 struct ChainWriter<'m> {
-    moment: &'m Moment,
+    moment: &'m PointInTime,
     states: &'m [StateFile],
     layers: Vec<LayerId>,
     parents: Vec<Option<usize>>,
@@ -151,12 +151,12 @@ impl ChainWriter<'_> {
         let mut written: Vec<Option<(WrittenState, [u8; 32])>> = vec![None; self.states.len()];
         for at in order {
             let parent = self.parents[at].and_then(|parent| written[parent].as_ref());
-            let part = Part {
+            let part = FileProgress {
                 watch,
                 before: *before,
                 total,
             };
-            let done = self.write(at, parent, &part)?;
+            let done = self.write_state(at, parent, &part)?;
             *before += done.0.len;
             written[at] = Some(done);
         }
@@ -165,14 +165,14 @@ impl ChainWriter<'_> {
     }
 
     /// Writes one file over `parent`; its facts, and the identity that its children's come from.
-    fn write(
+    fn write_state(
         &self,
         at: usize,
         parent: Option<&(WrittenState, [u8; 32])>,
         watch: &dyn Watch,
     ) -> Result<(WrittenState, [u8; 32]), StoreError> {
         let state = &self.states[at];
-        let name = self.moment.tree().display(state.node);
+        let name = self.moment.tree().display_name(state.node);
         let base = self.parents[at].map(|parent| self.layers[parent]);
         let source = StateSource::new(self.moment, self.layers[at], base, name.clone())?;
         let below = parent.map_or([0; 32], |(_, identity)| *identity);
@@ -181,12 +181,12 @@ impl ChainWriter<'_> {
             &below,
             state.file_name.as_bytes(),
         ];
-        let identity = ChunkHash::of(&words.concat()).0;
+        let identity = ChunkHash::of_chunk(&words.concat()).0;
         let options = WriteOptions {
             parent: parent.map(|(parent, _)| ParentLink {
                 path: parent.file_name.clone(),
                 identity: parent.identity,
-                format: Some(self.format.format().name().to_owned()),
+                format: Some(self.format.image_format().format_name().to_owned()),
             }),
             file_name: Some(state.file_name.clone()),
             ..WriteOptions::new(identity)
@@ -216,7 +216,7 @@ impl ChainWriter<'_> {
 
 impl<'m> StateSource<'m> {
     fn new(
-        moment: &'m Moment,
+        moment: &'m PointInTime,
         layer: LayerId,
         base: Option<LayerId>,
         name: String,
@@ -224,18 +224,20 @@ impl<'m> StateSource<'m> {
         let store = moment.store();
         let disk = store.disk_at(&mut store.tree_mut(), layer, name);
         let parent_len = base
-            .map(|base| Ok::<_, StoreError>(moment.layer(base)?.len))
+            .map(|base| Ok::<_, StoreError>(moment.layer_by_id(base)?.len))
             .transpose()?;
         // A layer that does not descend from the base is exported in full.
         let is_above = |base: &LayerId| disk.chain().iter().any(|layer| layer.id == *base);
         let map = (base != Some(layer))
-            .then(|| moment.relative(layer, base.filter(is_above)))
+            .then(|| moment.relative_map(layer, base.filter(is_above)))
             .transpose()?;
         let visible = map.as_ref().map(|map| map.parent_visible);
         let chunk_len = disk.chunk_len();
-        let visible_end = visible.map_or(disk.len(), |visible| visible.0 * chunk_len.bytes());
+        let visible_end = visible.map_or(disk.len(), |visible| visible.0 * chunk_len.byte_len());
         Ok(Self {
-            pages: map.as_ref().map_or_else(PageSet::new, RelativeMap::pages),
+            pages: map
+                .as_ref()
+                .map_or_else(PageSet::new, RelativeMap::mapped_pages),
             disk,
             map,
             parent_len,
@@ -268,14 +270,14 @@ impl<'m> StateSource<'m> {
         };
         match (&self.map, self.pages.next_from(page)) {
             (Some(map), Some(next)) if next == page => {
-                let entries = map.page(page)?;
+                let entries = map.relative_page(page)?;
                 let run = entries.runs_in(position, PAGE_SPAN).next();
                 let run = run.expect("a page has an answer for each position");
-                let end = begin_of(page) + u64::from(run.end()) * chunk_len.bytes();
+                let end = begin_of(page) + u64::from(run.end_position()) * chunk_len.byte_len();
                 Ok(match run.slot {
-                    Slot::Chunk(_) => extent(end, ExtentKind::Data),
-                    Slot::Zero => extent(end, ExtentKind::Zero),
-                    Slot::Absent => extent(end.min(silence_end), silence),
+                    PageEntry::Chunk(_) => extent(end, ExtentKind::Data),
+                    PageEntry::Zero => extent(end, ExtentKind::Zero),
+                    PageEntry::Absent => extent(end.min(silence_end), silence),
                 })
             }
             (_, Some(next)) => Ok(extent(begin_of(next).min(silence_end), silence)),
@@ -306,9 +308,9 @@ impl ImageSource for StateSource<'_> {
     }
 }
 
-impl Watch for Part<'_> {
-    fn progress(&self, progress: Progress) {
-        self.watch.progress(Progress {
+impl Watch for FileProgress<'_> {
+    fn report_progress(&self, progress: Progress) {
+        self.watch.report_progress(Progress {
             done: self.before + progress.done,
             total: Some(self.total),
         });

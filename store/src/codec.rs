@@ -26,7 +26,7 @@ thread_local! {
 
 /// `plain` compressed, and the codec to undo it with: none if nothing is gained.
 #[must_use]
-pub fn compress(compression: Compression, plain: &[u8]) -> (FrameCodec, Vec<u8>) {
+pub fn compress_frame(compression: Compression, plain: &[u8]) -> (FrameCodec, Vec<u8>) {
     let (codec, compressed) = match compression {
         Compression::None => return (FrameCodec::None, plain.to_vec()),
         Compression::Lz4 => (FrameCodec::Lz4, lz4_flex::block::compress(plain)),
@@ -57,7 +57,7 @@ fn compress_zstd(level: i32, plain: &[u8]) -> Vec<u8> {
 }
 
 /// Undoes [`compress`] into exactly `plain_len` bytes, or says why it cannot.
-pub fn decompress(
+pub fn decompress_frame(
     codec: FrameCodec,
     compressed: &[u8],
     plain_len: usize,
@@ -112,9 +112,14 @@ const CLUSTER_ZSTD_LEVEL: i32 = 3;
 pub struct ClusterCodecs;
 
 impl ClusterDecoder for ClusterCodecs {
-    fn decode(&self, codec: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
+    fn decode_cluster(
+        &self,
+        codec: ClusterCodec,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> Result<(), String> {
         match codec {
-            ClusterCodec::Deflate => inflate(input, output),
+            ClusterCodec::Deflate => inflate_raw(input, output),
             ClusterCodec::Zstd => {
                 let len = zstd::zstd_safe::find_frame_compressed_size(input)
                     .map_err(|code| zstd::zstd_safe::get_error_name(code).to_owned())?;
@@ -130,7 +135,7 @@ impl ClusterDecoder for ClusterCodecs {
 
 /// Undoes raw deflate. What follows the stream in `input` is passed over; so is what the stream
 /// gives beyond `output`, as qemu and zlib's other users do.
-fn inflate(input: &[u8], output: &mut [u8]) -> Result<(), String> {
+fn inflate_raw(input: &[u8], output: &mut [u8]) -> Result<(), String> {
     let done = INFLATER.with_borrow_mut(|inflater| inflater.deflate_decompress(input, output));
     match done {
         Ok(len) => expect_len(len, output.len()),
@@ -160,7 +165,7 @@ fn expect_len(len: usize, expected: usize) -> Result<(), String> {
 
 /// The bytes are the same on every machine: neither encoder looks at the processor.
 impl ClusterEncoder for ClusterCodecs {
-    fn encode(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String> {
+    fn encode_cluster(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String> {
         match codec {
             ClusterCodec::Deflate => {
                 let level = flate2::Compression::new(DEFLATE_LEVEL);
@@ -193,16 +198,20 @@ mod tests {
     fn every_cluster_codec_undoes_itself() {
         let plain = cluster();
         for codec in [ClusterCodec::Deflate, ClusterCodec::Zstd] {
-            let packed = ClusterCodecs.encode(codec, &plain).expect("encoded");
+            let packed = ClusterCodecs
+                .encode_cluster(codec, &plain)
+                .expect("encoded");
             assert!(packed.len() < plain.len(), "{codec:?}");
             let mut again = vec![0; plain.len()];
             ClusterCodecs
-                .decode(codec, &packed, &mut again)
+                .decode_cluster(codec, &packed, &mut again)
                 .expect("decoded");
             assert!(again == plain, "{codec:?}");
             let cut = &packed[..packed.len() / 2];
             assert!(
-                ClusterCodecs.decode(codec, cut, &mut again).is_err(),
+                ClusterCodecs
+                    .decode_cluster(codec, cut, &mut again)
+                    .is_err(),
                 "{codec:?}"
             );
         }
@@ -212,17 +221,17 @@ mod tests {
     #[test]
     fn what_lies_behind_a_cluster_is_passed_over() {
         let plain = cluster();
-        let packed = ClusterCodecs.encode(ClusterCodec::Deflate, &plain);
+        let packed = ClusterCodecs.encode_cluster(ClusterCodec::Deflate, &plain);
         let padded = [packed.expect("encoded"), vec![0xa5; 511]].concat();
         for len in [plain.len(), plain.len() - 1, 512] {
             let mut begin = vec![0; len];
             ClusterCodecs
-                .decode(ClusterCodec::Deflate, &padded, &mut begin)
+                .decode_cluster(ClusterCodec::Deflate, &padded, &mut begin)
                 .expect("decoded");
             assert!(begin == plain[..len], "{len}");
         }
         let mut longer = vec![0; plain.len() + 1];
-        let decoded = ClusterCodecs.decode(ClusterCodec::Deflate, &padded, &mut longer);
+        let decoded = ClusterCodecs.decode_cluster(ClusterCodec::Deflate, &padded, &mut longer);
         assert!(decoded.is_err(), "it is not filled");
     }
 
@@ -231,8 +240,10 @@ mod tests {
     #[test]
     fn clusters_have_the_bytes_that_they_always_had() {
         let named = |codec| {
-            let packed = ClusterCodecs.encode(codec, &cluster()).expect("encoded");
-            ChunkHash::of(&packed).to_string()
+            let packed = ClusterCodecs
+                .encode_cluster(codec, &cluster())
+                .expect("encoded");
+            ChunkHash::of_chunk(&packed).to_string()
         };
         assert_eq!(
             named(ClusterCodec::Deflate),
@@ -254,18 +265,18 @@ mod tests {
             Compression::Zstd(1),
             Compression::Zstd(19),
         ] {
-            let (codec, compressed) = compress(compression, &plain);
+            let (codec, compressed) = compress_frame(compression, &plain);
             assert_eq!(
-                decompress(codec, &compressed, plain.len()).as_ref(),
+                decompress_frame(codec, &compressed, plain.len()).as_ref(),
                 Ok(&plain),
                 "{compression:?}"
             );
             assert!(
-                decompress(codec, &compressed, plain.len() - 1).is_err(),
+                decompress_frame(codec, &compressed, plain.len() - 1).is_err(),
                 "{compression:?}"
             );
             assert!(
-                decompress(codec, &compressed, plain.len() + 1).is_err(),
+                decompress_frame(codec, &compressed, plain.len() + 1).is_err(),
                 "{compression:?}"
             );
         }
@@ -276,7 +287,7 @@ mod tests {
         let mut noise = vec![0; 4096];
         fastrand::Rng::with_seed(2).fill(&mut noise);
         assert_eq!(
-            compress(Compression::Zstd(3), &noise),
+            compress_frame(Compression::Zstd(3), &noise),
             (FrameCodec::None, noise)
         );
     }

@@ -23,7 +23,7 @@ pub struct FolderCompanions {
 impl FolderCompanions {
     /// The companions of the image at `path`.
     #[must_use]
-    pub fn beside(path: &Path) -> Self {
+    pub fn beside_image(path: &Path) -> Self {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         Self {
             dir: dir.unwrap_or(Path::new(".")).to_owned(),
@@ -32,7 +32,11 @@ impl FolderCompanions {
 }
 
 impl Companions for FolderCompanions {
-    fn open(&self, format: &'static str, name: &str) -> Result<Arc<dyn ReadAt>, SourceError> {
+    fn open_companion(
+        &self,
+        format: &'static str,
+        name: &str,
+    ) -> Result<Arc<dyn ReadAt>, SourceError> {
         let refused = |why: String| SourceError::Refused {
             format,
             reason: format!("its extent {name:?} {why}"),
@@ -68,9 +72,12 @@ mod tests {
         }
         std::os::unix::fs::symlink(at("secret"), at("link.vmdk")).expect("linked");
         std::fs::create_dir(at("folder.vmdk")).expect("made");
-        let companions = FolderCompanions::beside(&at("disk.vmdk"));
+        let companions = FolderCompanions::beside_image(&at("disk.vmdk"));
         assert_eq!(
-            companions.open("vmdk", "a-flat.vmdk").expect("opens").len(),
+            companions
+                .open_companion("vmdk", "a-flat.vmdk")
+                .expect("opens")
+                .len(),
             1
         );
         for name in [
@@ -84,7 +91,7 @@ mod tests {
             "",
             ".vmdk",
         ] {
-            assert!(companions.open("vmdk", name).is_err(), "{name}");
+            assert!(companions.open_companion("vmdk", name).is_err(), "{name}");
         }
     }
 }

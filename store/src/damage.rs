@@ -7,12 +7,12 @@ use std::ops::Range;
 use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, parse_frame_key};
 use vellum_core::name::Name;
 use vellum_core::page::{Page, parse_page_key};
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 
 use crate::database::{Batch, Durability, Family};
 use crate::{
-    Access, CheckOptions, ImportRequest, ImportTarget, Input, Store, StoreError, StoreParameters,
-    Unwatched,
+    Access, CheckOptions, ImageInput, ImportRequest, ImportTarget, Store, StoreError,
+    StoreParameters, Unwatched,
 };
 
 type Records = Vec<(Vec<u8>, Vec<u8>)>;
@@ -28,9 +28,9 @@ struct Bench {
 fn import(
     store: &Store,
     text: &str,
-    parent: Option<Node>,
+    parent: Option<NodeRef>,
     bytes: &[u8],
-) -> Result<Node, StoreError> {
+) -> Result<NodeRef, StoreError> {
     let request = ImportRequest {
         target: ImportTarget::New {
             name: Name::new(text).expect("a name"),
@@ -38,7 +38,7 @@ fn import(
         },
         snapshot: None,
     };
-    let input = Input::stream(
+    let input = ImageInput::of_stream(
         Box::new(std::io::Cursor::new(bytes.to_vec())),
         "bytes".to_owned(),
     );
@@ -58,7 +58,7 @@ impl Bench {
         };
         let folder = made.expect("a folder for a test can be made");
         let dir = folder.path().join("store");
-        Store::init(
+        Store::init_dir(
             &dir,
             StoreParameters {
                 frame_len: 16 << 10,
@@ -89,7 +89,7 @@ impl Bench {
     /// Opens the store afresh: nothing is cached, records are read again.
     fn reopen(&mut self) -> Result<(), StoreError> {
         self.store = None;
-        self.store = Some(Store::open(
+        self.store = Some(Store::open_dir(
             &self.folder.path().join("store"),
             Access::ReadWrite,
             "test",
@@ -98,7 +98,7 @@ impl Bench {
     }
 
     fn records(&self, family: Family) -> Records {
-        let mut scan = self.store().inner.database.scan(family, &[]);
+        let mut scan = self.store().inner.database.scan_from(family, &[]);
         let mut records = Vec::new();
         while let Some((key, value)) = scan.next().expect("readable") {
             records.push((key.to_vec(), value.to_vec()));
@@ -110,11 +110,11 @@ impl Bench {
         let mut batch = Batch::default();
         records
             .iter()
-            .for_each(|(key, value)| batch.put(family, key.clone(), value.clone()));
+            .for_each(|(key, value)| batch.put_record(family, key.clone(), value.clone()));
         self.store()
             .inner
             .database
-            .write(batch, Durability::Logged)
+            .write_batch(batch, Durability::Logged)
             .expect("written");
     }
 
@@ -148,8 +148,8 @@ impl Bench {
         for (name, bytes) in &self.images {
             let disk = self
                 .store()
-                .find(name)
-                .and_then(|node| self.store().disk(node))
+                .find_node(name)
+                .and_then(|node| self.store().open_disk(node))
                 .expect("names are whole");
             for (nth, part) in bytes.chunks(4096).enumerate() {
                 let range = (nth * 4096) as u64..(nth * 4096 + part.len()) as u64;
@@ -213,7 +213,11 @@ fn flipped_bits_in_records_never_give_wrong_bytes() {
             let (key, mut value) = records[random.usize(..records.len())].clone();
             let bit = random.usize(..value.len() * 8);
             value[bit / 8] ^= 1 << (bit % 8);
-            let what = format!("bit {bit} of {} {}", family.name(), key.escape_ascii());
+            let what = format!(
+                "bit {bit} of {} {}",
+                family.family_name(),
+                key.escape_ascii()
+            );
             failed += u32::from(bench.meet(family, &[(key, value)], &what));
             flips += 1;
         }
@@ -232,7 +236,7 @@ fn content_that_does_not_have_its_name_is_refused_whatever_its_checksums_say() {
     for (key, value) in bench.records(Family::Frames) {
         let first = parse_frame_key(&key).expect("a key");
         let payload = FramePayload::decode(first, &value).expect("whole");
-        let mut plain = crate::codec::decompress(
+        let mut plain = crate::codec::decompress_frame(
             payload.codec,
             payload.compressed,
             payload.plain_len as usize,
@@ -268,7 +272,11 @@ fn records_in_each_others_places_are_refused() {
             (records[0].0.clone(), records[1].1.clone()),
             (records[1].0.clone(), records[0].1.clone()),
         ];
-        assert!(bench.meet(family, &swapped, &format!("two {} swapped", family.name())));
+        assert!(bench.meet(
+            family,
+            &swapped,
+            &format!("two {} swapped", family.family_name())
+        ));
     }
 }
 
@@ -280,8 +288,8 @@ fn a_page_that_names_missing_chunks_is_damage_of_its_image() {
         let (layer, index) = parse_page_key(&key).expect("a key");
         let mut page = Page::decode(layer, index, &value).expect("whole");
         let mut run = *page.runs().last().expect("it says something");
-        run.slot = vellum_core::page::Slot::Chunk(vellum_core::units::ChunkId(1 << 30));
-        page.set(run);
+        run.slot = vellum_core::page::PageEntry::Chunk(vellum_core::units::ChunkId(1 << 30));
+        page.set_run(run);
         assert!(bench.meet(
             Family::Pages,
             &[(key, page.encode(layer, index))],
@@ -317,8 +325,8 @@ fn a_header_with_other_names_gives_no_bytes() {
         let first = parse_frame_key(&key).expect("a key");
         let header = FrameHeader::decode(first, &value).expect("whole");
         let renamed = header
-            .chunks()
-            .map(|(id, hash)| (id, vellum_core::hash::ChunkHash::of(&hash.0)));
+            .chunk_hashes()
+            .map(|(id, hash)| (id, vellum_core::hash::ChunkHash::of_chunk(&hash.0)));
         let forged = FrameHeader::new(renamed.collect::<Vec<_>>(), header.payload_len).encode();
         assert!(bench.meet(
             Family::Headers,

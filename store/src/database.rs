@@ -31,7 +31,7 @@ use rocksdb::{
 
 use rustix::fs::{Advice, fadvise};
 
-use crate::chunks::pause::lock;
+use crate::chunks::sync::lock_unpoisoned;
 use crate::error::StoreError;
 use crate::logs;
 use crate::parity::{Parity, TableClass, TableFile};
@@ -40,8 +40,8 @@ use crate::reserve::Reserve;
 use crate::sizes::Sizes;
 pub(crate) use family::Family;
 pub(crate) use handle::Generation;
-use handle::{CurrentHandle, Cursor, Handle, IteratorSlot, Memory, Reopen};
-use stall::Undone;
+use handle::{CurrentHandle, Cursor, Handle, IteratorSlot, MemtableFate, Reopen};
+use stall::FailedWrite;
 
 /// Bytes that a scan reads ahead.
 const SCAN_READAHEAD_LEN: usize = 1 << 20;
@@ -146,7 +146,7 @@ pub(crate) struct Revision {
 
 /// A table: a file of the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Table {
+pub(crate) struct DatabaseTable {
     pub(crate) number: u64,
     /// Its first and its last key.
     pub(crate) first: Vec<u8>,
@@ -159,12 +159,12 @@ pub(crate) struct Table {
 /// Changes that become visible and durable as one.
 #[derive(Default)]
 pub(crate) struct Batch {
-    operations: Vec<Operation>,
+    operations: Vec<OperationHead>,
     /// The keys and values of all operations, one after the other: an import puts millions of them.
     bytes: Vec<u8>,
 }
 
-enum Operation {
+enum OperationHead {
     Put {
         family: Family,
         key_len: usize,
@@ -182,7 +182,7 @@ enum Operation {
 }
 
 /// An operation with its keys and values.
-enum Change<'b> {
+enum BatchOperation<'b> {
     Put(Family, &'b [u8], &'b [u8]),
     Delete(Family, &'b [u8]),
     /// From the first key on, up to the second.
@@ -190,9 +190,14 @@ enum Change<'b> {
 }
 
 impl Batch {
-    pub(crate) fn put(&mut self, family: Family, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+    pub(crate) fn put_record(
+        &mut self,
+        family: Family,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) {
         let (key, value) = (key.as_ref(), value.as_ref());
-        self.operations.push(Operation::Put {
+        self.operations.push(OperationHead::Put {
             family,
             key_len: key.len(),
             value_len: value.len(),
@@ -201,9 +206,9 @@ impl Batch {
         self.bytes.extend_from_slice(value);
     }
 
-    pub(crate) fn delete(&mut self, family: Family, key: impl AsRef<[u8]>) {
+    pub(crate) fn delete_record(&mut self, family: Family, key: impl AsRef<[u8]>) {
         let key = key.as_ref();
-        self.operations.push(Operation::Delete {
+        self.operations.push(OperationHead::Delete {
             family,
             key_len: key.len(),
         });
@@ -218,7 +223,7 @@ impl Batch {
         to: impl AsRef<[u8]>,
     ) {
         let (from, to) = (from.as_ref(), to.as_ref());
-        self.operations.push(Operation::DeleteRange {
+        self.operations.push(OperationHead::DeleteRange {
             family,
             from_len: from.len(),
             to_len: to.len(),
@@ -237,7 +242,7 @@ impl Batch {
     }
 
     /// Its operations in order, with their keys and values.
-    fn changes(&self) -> impl Iterator<Item = Change<'_>> {
+    fn list_operations(&self) -> impl Iterator<Item = BatchOperation<'_>> {
         let mut rest = self.bytes.as_slice();
         let mut take = move |len: usize| {
             let (taken, after) = rest.split_at(len);
@@ -247,17 +252,19 @@ impl Batch {
         self.operations
             .iter()
             .map(move |operation| match *operation {
-                Operation::Put {
+                OperationHead::Put {
                     family,
                     key_len,
                     value_len,
-                } => Change::Put(family, take(key_len), take(value_len)),
-                Operation::Delete { family, key_len } => Change::Delete(family, take(key_len)),
-                Operation::DeleteRange {
+                } => BatchOperation::Put(family, take(key_len), take(value_len)),
+                OperationHead::Delete { family, key_len } => {
+                    BatchOperation::Delete(family, take(key_len))
+                }
+                OperationHead::DeleteRange {
                     family,
                     from_len,
                     to_len,
-                } => Change::DeleteRange(family, take(from_len), take(to_len)),
+                } => BatchOperation::DeleteRange(family, take(from_len), take(to_len)),
             })
     }
 
@@ -266,26 +273,30 @@ impl Batch {
         let mut operations = WriteBatch::with_capacity_bytes(
             self.len() + self.operations.len() * OPERATION_OVERHEAD_LEN,
         );
-        for change in self.changes() {
+        for change in self.list_operations() {
             match change {
-                Change::Put(family, key, value) => {
-                    operations.put_cf(column(db, family), key, value);
+                BatchOperation::Put(family, key, value) => {
+                    operations.put_cf(column_family(db, family), key, value);
                     if let Some(tag) = family.copy_tag() {
-                        operations.put_cf(column(db, Family::Copies), copy_key(tag, key), value);
+                        operations.put_cf(
+                            column_family(db, Family::Copies),
+                            copy_key(tag, key),
+                            value,
+                        );
                     }
                 }
-                Change::Delete(family, key) => {
-                    operations.delete_cf(column(db, family), key);
+                BatchOperation::Delete(family, key) => {
+                    operations.delete_cf(column_family(db, family), key);
                     if let Some(tag) = family.copy_tag() {
-                        operations.delete_cf(column(db, Family::Copies), copy_key(tag, key));
+                        operations.delete_cf(column_family(db, Family::Copies), copy_key(tag, key));
                     }
                 }
-                Change::DeleteRange(family, from, to) => {
+                BatchOperation::DeleteRange(family, from, to) => {
                     assert!(
                         family.copy_tag().is_none(),
                         "records that are kept twice are deleted by key"
                     );
-                    operations.delete_range_cf(column(db, family), from, to);
+                    operations.delete_range_cf(column_family(db, family), from, to);
                 }
             }
         }
@@ -294,13 +305,13 @@ impl Batch {
 }
 
 /// A stored value. It holds no lock of the database: its owner may write.
-pub(crate) struct Value<'a> {
+pub(crate) struct RecordValue<'a> {
     bytes: Vec<u8>,
     database: PhantomData<&'a Database>,
 }
 
-impl Value<'_> {
-    fn of(bytes: &[u8]) -> Self {
+impl RecordValue<'_> {
+    fn copy_of(bytes: &[u8]) -> Self {
         Self {
             bytes: bytes.to_vec(),
             database: PhantomData,
@@ -308,7 +319,7 @@ impl Value<'_> {
     }
 }
 
-impl Deref for Value<'_> {
+impl Deref for RecordValue<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -324,7 +335,7 @@ impl Drop for Database {
             && let Ok(handle) = self.current.to_write()
             && !handle.unflushed.is_empty()
         {
-            let _ = self.flush(&handle);
+            let _ = self.flush_memtables(&handle);
         }
     }
 }
@@ -344,7 +355,7 @@ impl InPlace {
 
     /// Keeps descriptors back, as many as there are.
     fn keep_descriptors(&self) {
-        let mut kept = lock(&self.descriptors);
+        let mut kept = lock_unpoisoned(&self.descriptors);
         while kept.len() < DESCRIPTORS_KEPT
             && let Ok(file) = File::open("/dev/null")
         {
@@ -355,12 +366,12 @@ impl InPlace {
     /// Opens the database for reading and writing. What a crash left is recovered. On a full disk
     /// what was kept back is given up for that; if that is not enough, what is in the logs stays
     /// there.
-    fn open(&self) -> Result<DB, StoreError> {
+    fn open_database(&self) -> Result<DB, StoreError> {
         logs::check_manifests(&self.dir)?;
         if !logs::cut_torn_end(&self.dir)? {
             logs::check_logs(&self.dir)?;
         }
-        let mut options = options(&self.sizes);
+        let mut options = database_options(&self.sizes);
         if self.compaction == Compaction::None {
             options.set_paranoid_checks(false);
             options.set_max_open_files(LAZY_OPEN_FILES);
@@ -372,7 +383,7 @@ impl InPlace {
         if self.reserve.give_up() {
             let opened = self.open_or_tidy(&options);
             // Before others take it.
-            self.reserve.refill();
+            self.reserve.refill_reserve();
             match opened {
                 Err(StoreError::Full { .. }) => {}
                 opened => return opened,
@@ -387,7 +398,7 @@ impl InPlace {
     /// Opens the database; if the disk is full, removes what the attempt has made. RocksDB leaves
     /// the tables behind that it makes of its logs, and the next attempt would make more.
     fn open_or_tidy(&self, options: &Options) -> Result<DB, StoreError> {
-        let before = OpenedFiles::of(&self.dir);
+        let before = OpenedFiles::list_files(&self.dir);
         let opened = self.open_with(options);
         if matches!(opened, Err(StoreError::Full { .. })) {
             before.remove_others(&self.dir);
@@ -404,15 +415,16 @@ impl InPlace {
         };
         let is_paused = compaction == Compaction::Paused;
         self.is_paused.store(is_paused, Ordering::Relaxed);
-        let descriptors = descriptors(&self.sizes, &lock(&self.quarantine), compaction);
+        let descriptors =
+            family_descriptors(&self.sizes, &lock_unpoisoned(&self.quarantine), compaction);
         let db = DB::open_cf_descriptors(options, &self.dir, descriptors)
-            .map_err(|error| failed("open the database", error))?;
+            .map_err(|error| rocksdb_error("open the database", error))?;
         if let Ok(files) = db.live_files() {
             let live: Vec<u64> = files
                 .iter()
                 .filter_map(|file| table_named_in(&file.name))
                 .collect();
-            lock(&self.quarantine).retain(|number| live.contains(&number));
+            lock_unpoisoned(&self.quarantine).retain_tables(|number| live.contains(&number));
         }
         Ok(db)
     }
@@ -420,9 +432,13 @@ impl InPlace {
 
 impl InPlace {
     fn open_to_read(&self, options: &Options) -> Result<DB, StoreError> {
-        let descriptors = descriptors(&self.sizes, &lock(&self.quarantine), Compaction::None);
+        let descriptors = family_descriptors(
+            &self.sizes,
+            &lock_unpoisoned(&self.quarantine),
+            Compaction::None,
+        );
         DB::open_cf_descriptors_read_only(options, &self.dir, descriptors, false)
-            .map_err(|error| failed("open the database", error))
+            .map_err(|error| rocksdb_error("open the database", error))
     }
 }
 
@@ -447,7 +463,7 @@ struct OpenedFiles {
 }
 
 impl OpenedFiles {
-    fn of(dir: &Path) -> Self {
+    fn list_files(dir: &Path) -> Self {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         Self {
             names: entries.map(|entry| entry.file_name()).collect(),
@@ -458,7 +474,7 @@ impl OpenedFiles {
     /// Removes the files of `dir` that came since. Every change of the manifest makes a new one: as
     /// long as the same is named, nothing names any of them.
     fn remove_others(&self, dir: &Path) {
-        let now = Self::of(dir);
+        let now = Self::list_files(dir);
         if now.current.is_none() || now.current != self.current {
             return;
         }
@@ -470,11 +486,11 @@ impl OpenedFiles {
 }
 
 impl Reopen for InPlace {
-    fn reopen(&self, acknowledged: Option<u64>) -> Result<DB, StoreError> {
-        lock(&self.descriptors).clear();
+    fn reopen_database(&self, acknowledged: Option<u64>) -> Result<DB, StoreError> {
+        lock_unpoisoned(&self.descriptors).clear();
         let reopened = acknowledged
             .map_or(Ok(()), |last| logs::cut_unacknowledged(&self.dir, last))
-            .and_then(|()| self.open());
+            .and_then(|()| self.open_database());
         self.keep_descriptors();
         reopened
     }
@@ -486,19 +502,23 @@ impl Reopen for InPlace {
 
 impl Database {
     /// Makes a database in the empty folder `dir`.
-    pub(crate) fn create(dir: &Path, sizes: &Sizes, reserve: &Reserve) -> Result<Self, StoreError> {
-        let mut options = options(sizes);
+    pub(crate) fn create_in(
+        dir: &Path,
+        sizes: &Sizes,
+        reserve: &Reserve,
+    ) -> Result<Self, StoreError> {
+        let mut options = database_options(sizes);
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_error_if_exists(true);
         let place = InPlace::new(dir, sizes, reserve, Quarantine::default());
         let db = place.open_with(&options)?;
-        Ok(Self::of(db, place))
+        Ok(Self::from_parts(db, place))
     }
 
     /// Opens the database in `dir` for reading and writing. What a crash left is recovered. The
     /// families of tables in `quarantine` are not compacted.
-    pub(crate) fn open(
+    pub(crate) fn open_in(
         dir: &Path,
         sizes: &Sizes,
         reserve: &Reserve,
@@ -529,17 +549,17 @@ impl Database {
     ) -> Result<Self, StoreError> {
         let mut place = InPlace::new(dir, sizes, reserve, Quarantine::default());
         place.compaction = Compaction::None;
-        let db = place.open_with(&options(sizes))?;
-        Ok(Self::of(db, place))
+        let db = place.open_with(&database_options(sizes))?;
+        Ok(Self::from_parts(db, place))
     }
 
     fn open_place(place: InPlace) -> Result<Self, StoreError> {
-        let db = place.open()?;
+        let db = place.open_database()?;
         place.keep_descriptors();
-        Ok(Self::of(db, place))
+        Ok(Self::from_parts(db, place))
     }
 
-    fn of(db: DB, place: InPlace) -> Self {
+    fn from_parts(db: DB, place: InPlace) -> Self {
         Self {
             quarantine: Arc::clone(&place.quarantine),
             is_paused: Arc::clone(&place.is_paused),
@@ -565,7 +585,7 @@ impl Database {
 
     fn open_read_only_with(place: InPlace, options: &Options) -> Result<Self, StoreError> {
         let db = place.open_to_read(options)?;
-        let mut database = Self::of(db, place);
+        let mut database = Self::from_parts(db, place);
         database.is_read_only = true;
         Ok(database)
     }
@@ -595,8 +615,8 @@ impl Database {
 
     /// The manifests and their lengths, which change whenever records move from the log to a file,
     /// or files are replaced. A log is only deleted after the manifest says where its records are.
-    pub(crate) fn revision(dir: &Path) -> Result<BTreeMap<OsString, u64>, StoreError> {
-        let fail = |source| StoreError::file("read the folder", dir, source);
+    pub(crate) fn manifest_lens(dir: &Path) -> Result<BTreeMap<OsString, u64>, StoreError> {
+        let fail = |source| StoreError::of_file("read the folder", dir, source);
         let mut revision = BTreeMap::new();
         for entry in std::fs::read_dir(dir).map_err(fail)? {
             let entry = entry.map_err(fail)?;
@@ -614,8 +634,8 @@ impl Database {
     }
 
     /// The time since the last failed write.
-    pub(crate) fn generation(&self) -> Generation {
-        self.current.generation()
+    pub(crate) fn write_generation(&self) -> Generation {
+        self.current.write_generation()
     }
 
     /// Fails if nothing can be written now: a write has failed, and waiting did not help.
@@ -625,18 +645,22 @@ impl Database {
 
     /// The reason that nothing can be written now, if a write has failed and waiting does not help
     /// any more.
-    pub(crate) fn trouble(&self) -> Option<StoreError> {
-        self.current.trouble()
+    pub(crate) fn write_trouble(&self) -> Option<StoreError> {
+        self.current.write_trouble()
     }
 
-    pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Value<'_>>, StoreError> {
+    pub(crate) fn get(
+        &self,
+        family: Family,
+        key: &[u8],
+    ) -> Result<Option<RecordValue<'_>>, StoreError> {
         let handle = self.current.to_read()?;
         let db = &handle.db;
-        let read = || db.get_pinned_cf_opt(column(db, family), key, &read_options(family));
+        let read = || db.get_pinned_cf_opt(column_family(db, family), key, &read_options(family));
         let value = self.read_healed(db, read);
         Ok(value
             .map_err(|error| self.read_failed(family, error))?
-            .map(|value| Value::of(&value)))
+            .map(|value| RecordValue::copy_of(&value)))
     }
 
     /// The values of `keys`, in their order.
@@ -644,16 +668,16 @@ impl Database {
         &self,
         family: Family,
         keys: impl IntoIterator<Item = &'k [u8]>,
-    ) -> Result<Vec<Option<Value<'_>>>, StoreError> {
+    ) -> Result<Vec<Option<RecordValue<'_>>>, StoreError> {
         let handle = self.current.to_read()?;
         let keys: Vec<&[u8]> = keys.into_iter().collect();
-        let values = batched(&handle.db, family, &keys).into_iter();
+        let values = get_batched(&handle.db, family, &keys).into_iter();
         keys.iter()
             .zip(values)
             .map(|(key, value)| match value {
-                Ok(value) => Ok(value.map(|value| Value::of(&value))),
+                Ok(value) => Ok(value.map(|value| RecordValue::copy_of(&value))),
                 // One by one, they are healed.
-                Err(AskAlone) => self.get(family, key),
+                Err(UnreliableBatchRead) => self.get(family, key),
             })
             .collect()
     }
@@ -678,13 +702,13 @@ impl Database {
             }
         };
         let keys: Vec<&[u8]> = keys.into_iter().collect();
-        let values = batched(&handle.db, family, &keys).into_iter();
-        let copied = |value: Option<Value<'_>>| value.map(|value| value.to_vec());
+        let values = get_batched(&handle.db, family, &keys).into_iter();
+        let copied = |value: Option<RecordValue<'_>>| value.map(|value| value.to_vec());
         keys.iter()
             .zip(values)
             .map(|(key, value)| match value {
                 Ok(value) => Ok(value.map(|value| value.to_vec())),
-                Err(AskAlone) => self.get(family, key).map(copied),
+                Err(UnreliableBatchRead) => self.get(family, key).map(copied),
             })
             .collect()
     }
@@ -693,7 +717,7 @@ impl Database {
     pub(crate) fn revision_of(&self, family: Family) -> Option<Revision> {
         let handle = self.current.to_read().ok()?;
         let version = handle.db.property_int_value_cf(
-            column(&handle.db, family),
+            column_family(&handle.db, family),
             "rocksdb.current-super-version-number",
         );
         Some(Revision {
@@ -712,7 +736,8 @@ impl Database {
         let handle = self.current.to_read()?;
         let db = &handle.db;
         let item = self.read_healed(db, || {
-            let mut iterator = db.raw_iterator_cf_opt(column(db, family), read_options(family));
+            let mut iterator =
+                db.raw_iterator_cf_opt(column_family(db, family), read_options(family));
             iterator.seek_for_prev(key);
             iterator.status()?;
             Ok(iterator
@@ -723,9 +748,9 @@ impl Database {
     }
 
     /// The records from `from` on, in key order, as they are now.
-    pub(crate) fn scan(&self, family: Family, from: &[u8]) -> Scan<'_> {
+    pub(crate) fn scan_from(&self, family: Family, from: &[u8]) -> Scan<'_> {
         let slot = self.current.to_read().map(|handle| {
-            handle.iterator(|db| {
+            handle.new_iterator(|db| {
                 let mut cursor = Cursor::new(db, family, SCAN_READAHEAD_LEN);
                 cursor.iterator.seek(from);
                 cursor
@@ -742,11 +767,11 @@ impl Database {
     }
 
     /// The records of `family` as they are now, for looking up here and there.
-    pub(crate) fn lookup(&self, family: Family) -> Lookup<'_> {
+    pub(crate) fn lookup_in(&self, family: Family) -> Lookup<'_> {
         let slot = self
             .current
             .to_read()
-            .map(|handle| handle.iterator(|db| Cursor::new(db, family, 0)));
+            .map(|handle| handle.new_iterator(|db| Cursor::new(db, family, 0)));
         Lookup {
             slot,
             family,
@@ -758,7 +783,7 @@ impl Database {
 
     /// The record of `family` at `key` as `decode` sees it; from its copy if it cannot be read
     /// itself, and then why not. `family` is one that is kept twice.
-    pub(crate) fn record<T>(
+    pub(crate) fn record_or_copy<T>(
         &self,
         family: Family,
         key: &[u8],
@@ -786,13 +811,19 @@ impl Database {
     #[cfg(test)]
     pub(crate) fn put_alone(&self, family: Family, key: &[u8], value: &[u8]) {
         let handle = self.current.to_write().expect("nothing has failed");
-        let put = handle.db.put_cf(column(&handle.db, family), key, value);
+        let put = handle
+            .db
+            .put_cf(column_family(&handle.db, family), key, value);
         put.expect("a database for a test takes a record");
     }
 
     /// Writes `batch` as one. If that fails, the database is opened again, and the batch is written
     /// once more; one in bulk if nothing is gone that was written in bulk before.
-    pub(crate) fn write(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
+    pub(crate) fn write_batch(
+        &self,
+        batch: Batch,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
         let mut handle = self.current.to_write()?;
         let mut outcome = self.write_through(&handle, &batch, durability);
         for _ in 1..TRIES {
@@ -852,23 +883,25 @@ impl Database {
         let operations = || batch.operations_for(&handle.db);
         let mut options = WriteOptions::default();
         let write = |options: WriteOptions| {
-            let written = stall::write(&handle.db, operations, options);
+            let written = stall::write_unstalled(&handle.db, operations, options);
             written.map_err(|undone| match undone {
-                Undone::Failed(error) => self.write_failed(handle, "write to the store", error),
-                Undone::Stopped(error) => self.writes_stopped(handle, error),
+                FailedWrite::Failed(error) => {
+                    self.write_failed(handle, "write to the store", error)
+                }
+                FailedWrite::Stopped(error) => self.writes_stopped(handle, error),
             })
         };
         if durability == Durability::Bulk {
             options.disable_wal(true);
             write(options)?;
-            if handle.unflushed.note(batch) {
+            if handle.unflushed.note_batch(batch) {
                 // It is written; whoever needs it on disk finds out what became of it.
-                let _ = self.flush(handle);
+                let _ = self.flush_memtables(handle);
             }
             return Ok(());
         }
         options.set_sync(true);
-        let mut log_end = lock(&handle.log_end);
+        let mut log_end = lock_unpoisoned(&handle.log_end);
         if log_end.is_some() {
             // Records behind a refused one would be cut off with it.
             return Err(StoreError::Reopened);
@@ -885,32 +918,33 @@ impl Database {
     fn write_failed(&self, handle: &Arc<Handle>, what: &str, error: rocksdb::Error) -> StoreError {
         // It is not tried again, but the next open finds what is healed.
         let is_healed = self.is_healed(&handle.db, &error);
-        let error = failed(what, error);
-        let mut memory = Memory::Unknown;
+        let error = rocksdb_error(what, error);
+        let mut memory = MemtableFate::Unknown;
         if let StoreError::Damaged(damage) = &error
             && let Some(number) = table_named_in(&damage.reason)
             && let Some(family) = family_of(&handle.db, number)
         {
             // A table that is being written is not among those that there are.
-            memory = Memory::Whole;
+            memory = MemtableFate::Whole;
             if !is_healed {
                 self.set_aside(number, family);
             }
         }
-        self.current.fail(handle, &error, memory);
+        self.current.replace_failed(handle, &error, memory);
         error
     }
 
     /// The error of a write whose flush or compaction has failed: for want of room, as a rule, but
     /// `RocksDB` does not say.
     fn writes_stopped(&self, handle: &Arc<Handle>, error: rocksdb::Error) -> StoreError {
-        let error = match failed("write to the store", error) {
+        let error = match rocksdb_error("write to the store", error) {
             StoreError::Database { what, .. } if self.reserve.is_scarce() => {
                 StoreError::Full { what }
             }
             error => error,
         };
-        self.current.fail(handle, &error, Memory::Unknown);
+        self.current
+            .replace_failed(handle, &error, MemtableFate::Unknown);
         error
     }
 
@@ -921,7 +955,8 @@ impl Database {
         if stall::has_failed(&handle.db) {
             let what = "write to the store".to_owned();
             let full = StoreError::Full { what };
-            self.current.fail(&handle, &full, Memory::Unknown);
+            self.current
+                .replace_failed(&handle, &full, MemtableFate::Unknown);
         }
         Ok(())
     }
@@ -929,26 +964,26 @@ impl Database {
     /// Makes every batch durable that was written since `generation`; fails if some of them may be
     /// gone, since a write has failed.
     pub(crate) fn flush_bulk(&self, generation: Generation) -> Result<(), StoreError> {
-        self.in_generation(generation, |handle| self.flush(handle))
+        self.in_generation(generation, |handle| self.flush_memtables(handle))
     }
 
-    fn flush(&self, handle: &Arc<Handle>) -> Result<(), StoreError> {
-        let mark = handle.unflushed.mark();
-        let families = Family::ALL.map(|family| column(&handle.db, family));
+    fn flush_memtables(&self, handle: &Arc<Handle>) -> Result<(), StoreError> {
+        let mark = handle.unflushed.end_mark();
+        let families = Family::ALL.map(|family| column_family(&handle.db, family));
         let mut options = FlushOptions::default();
         options.set_wait(true);
         handle
             .db
             .flush_cfs_opt(&families, &options)
             .map_err(|error| self.write_failed(handle, "write to the store", error))?;
-        handle.unflushed.forget(mark);
+        handle.unflushed.forget_before(mark);
         Ok(())
     }
 
     /// Gives back the space of deleted records in `[from, to)` by rewriting what is left of the
     /// files they are in. Everything must be flushed. Nothing is done where one of them cannot be
     /// read.
-    pub(crate) fn compact(&self, family: Family, from: &[u8], to: &[u8]) {
+    pub(crate) fn compact_range(&self, family: Family, from: &[u8], to: &[u8]) {
         if self.has_unreadable(family, from, to) {
             return;
         }
@@ -957,7 +992,7 @@ impl Database {
         options.set_exclusive_manual_compaction(false);
         // A range that cannot be compacted now is compacted another time.
         if let Ok(handle) = self.current.to_write() {
-            let column = column(&handle.db, family);
+            let column = column_family(&handle.db, family);
             handle
                 .db
                 .compact_range_cf_opt(column, Some(from), Some(to), &options);
@@ -977,14 +1012,14 @@ impl Database {
             return;
         }
         for family in Family::ALL {
-            if self.quarantine().holds(family) {
+            if self.lock_quarantine().has_family(family) {
                 continue;
             }
             // A family that stays as it is is compacted after the next opening.
             let compacting = [("disable_auto_compactions", "false")];
             let _ = handle
                 .db
-                .set_options_cf(column(&handle.db, family), &compacting);
+                .set_options_cf(column_family(&handle.db, family), &compacting);
         }
     }
 
@@ -998,9 +1033,10 @@ impl Database {
         last: &[u8],
     ) -> Result<(), StoreError> {
         let handle = self.current.to_write()?;
-        let dropped = handle
-            .db
-            .delete_file_in_range_cf(column(&handle.db, family), from, last);
+        let dropped =
+            handle
+                .db
+                .delete_file_in_range_cf(column_family(&handle.db, family), from, last);
         dropped.map_err(|error| self.write_failed(&handle, "remove files of the store", error))
     }
 
@@ -1009,7 +1045,10 @@ impl Database {
         self.current.to_read().map_or(0, |handle| {
             handle
                 .db
-                .get_approximate_sizes_cf(column(&handle.db, family), &[Range::new(from, to)])
+                .get_approximate_sizes_cf(
+                    column_family(&handle.db, family),
+                    &[Range::new(from, to)],
+                )
                 .iter()
                 .sum()
         })
@@ -1017,27 +1056,27 @@ impl Database {
 
     /// True if a table of `family` that has keys in `[from, to)` was found unreadable.
     fn has_unreadable(&self, family: Family, from: &[u8], to: &[u8]) -> bool {
-        if !self.quarantine().holds(family) {
+        if !self.lock_quarantine().has_family(family) {
             return false;
         }
         // If the tables cannot be listed, any may be the one.
-        let Ok(tables) = self.tables(family) else {
+        let Ok(tables) = self.list_tables(family) else {
             return true;
         };
         tables.iter().any(|table| {
-            self.quarantine().has(table.number)
+            self.lock_quarantine().has_table(table.number)
                 && table.last.as_slice() >= from
                 && table.first.as_slice() < to
         })
     }
 
     /// The tables of `family`, whether they can be read or not.
-    pub(crate) fn tables(&self, family: Family) -> Result<Vec<Table>, StoreError> {
-        let files = self.files(family)?;
+    pub(crate) fn list_tables(&self, family: Family) -> Result<Vec<DatabaseTable>, StoreError> {
+        let files = self.live_files(family)?;
         Ok(files
             .into_iter()
             .filter_map(|file| {
-                Some(Table {
+                Some(DatabaseTable {
                     number: table_named_in(&file.name)?,
                     first: file.start_key?,
                     last: file.end_key?,
@@ -1051,7 +1090,7 @@ impl Database {
     /// The first and last keys of the tables of `family`, as far as they are known: told without a
     /// look into the tables.
     pub(crate) fn table_bounds(&self, family: Family) -> BTreeSet<Vec<u8>> {
-        let tables = self.tables(family).unwrap_or_default();
+        let tables = self.list_tables(family).unwrap_or_default();
         tables
             .into_iter()
             .flat_map(|table| [table.first, table.last])
@@ -1061,7 +1100,7 @@ impl Database {
     /// Has the tables of `family` that begin in `[from, to)` read from the disk when they are read
     /// next, as far as the system does that.
     pub(crate) fn drop_cached(&self, family: Family, from: &[u8], to: &[u8]) {
-        let tables = self.tables(family).unwrap_or_default();
+        let tables = self.list_tables(family).unwrap_or_default();
         let Ok(handle) = self.current.to_read() else {
             return;
         };
@@ -1075,8 +1114,8 @@ impl Database {
         }
     }
 
-    fn quarantine(&self) -> MutexGuard<'_, Quarantine> {
-        lock(&self.quarantine)
+    fn lock_quarantine(&self) -> MutexGuard<'_, Quarantine> {
+        lock_unpoisoned(&self.quarantine)
     }
 
     /// True if a table was found unreadable in a family that had none of them when the database was
@@ -1087,7 +1126,7 @@ impl Database {
 
     /// The tables that were found unreadable, for opening the database anew.
     pub(crate) fn into_quarantine(self) -> Quarantine {
-        self.quarantine().clone()
+        self.lock_quarantine().clone()
     }
 
     /// Has `parity` heal files that cannot be read, from now on.
@@ -1138,7 +1177,7 @@ impl Database {
         for _ in 0..HEALED_READS_MAX {
             match &status {
                 Err(error) if self.is_healed(cursor.db, error) => {
-                    cursor.renew(family, readahead_len);
+                    cursor.renew_iterator(family, readahead_len);
                     cursor.iterator.seek(key);
                     if is_passed && cursor.iterator.key() == Some(key) {
                         cursor.iterator.next();
@@ -1157,9 +1196,9 @@ impl Database {
         let files = handle
             .db
             .live_files()
-            .map_err(|error| failed("list the tables of the store", error))?;
+            .map_err(|error| rocksdb_error("list the tables of the store", error))?;
         let table = |file: rocksdb::LiveFile| {
-            let class = if file.column_family_name == Family::Frames.name() {
+            let class = if file.column_family_name == Family::Frames.family_name() {
                 TableClass::Payloads
             } else {
                 TableClass::Records
@@ -1196,9 +1235,9 @@ impl Database {
 
     /// Keeps compactions away from a table that cannot be read.
     fn set_aside(&self, number: u64, family: Family) {
-        let mut quarantine = self.quarantine();
-        let is_held = quarantine.holds(family);
-        quarantine.add(number, family);
+        let mut quarantine = self.lock_quarantine();
+        let is_held = quarantine.has_family(family);
+        quarantine.add_table(number, family);
         drop(quarantine);
         if !is_held && !self.is_read_only {
             self.has_news.store(true, Ordering::Relaxed);
@@ -1207,18 +1246,18 @@ impl Database {
             let _ = self.current.to_read().map(|handle| {
                 handle
                     .db
-                    .set_options_cf(column(&handle.db, family), &NOT_COMPACTED)
+                    .set_options_cf(column_family(&handle.db, family), &NOT_COMPACTED)
             });
         }
     }
 
-    fn files(&self, family: Family) -> Result<Vec<rocksdb::LiveFile>, StoreError> {
+    fn live_files(&self, family: Family) -> Result<Vec<rocksdb::LiveFile>, StoreError> {
         let handle = self.current.to_read()?;
         let mut files = handle
             .db
             .live_files()
             .map_err(|error| read_failed(family, error))?;
-        files.retain(|file| file.column_family_name == family.name());
+        files.retain(|file| file.column_family_name == family.family_name());
         Ok(files)
     }
 
@@ -1229,7 +1268,7 @@ impl Database {
         };
         let len = |family| {
             handle.db.property_int_value_cf(
-                column(&handle.db, family),
+                column_family(&handle.db, family),
                 rocksdb::properties::CUR_SIZE_ALL_MEM_TABLES,
             )
         };
@@ -1243,7 +1282,7 @@ impl Database {
     pub(crate) fn table_bytes(&self, family: Family) -> Result<u64, StoreError> {
         let handle = self.current.to_read()?;
         let bytes = handle.db.property_int_value_cf(
-            column(&handle.db, family),
+            column_family(&handle.db, family),
             rocksdb::properties::LIVE_SST_FILES_SIZE,
         );
         Ok(bytes
@@ -1255,7 +1294,7 @@ impl Database {
     /// deletes.
     pub(crate) fn dead_len(&self, family: Family) -> Result<u64, StoreError> {
         let (mut len, mut entries, mut deletions) = (0, 0, 0);
-        self.files(family)?.iter().for_each(|file| {
+        self.live_files(family)?.iter().for_each(|file| {
             (len, entries, deletions) = (
                 len + file.size as u64,
                 entries + file.num_entries,
@@ -1273,19 +1312,19 @@ impl<'a> Cursor<'a> {
     fn new(db: &'a DB, family: Family, readahead_len: usize) -> Self {
         let snapshot = db.snapshot();
         Self {
-            iterator: iterator(db, family, readahead_len, &snapshot),
+            iterator: raw_iterator(db, family, readahead_len, &snapshot),
             snapshot,
             db,
         }
     }
 
     /// Another iterator in the place of one that met damage.
-    fn renew(&mut self, family: Family, readahead_len: usize) {
-        self.iterator = iterator(self.db, family, readahead_len, &self.snapshot);
+    fn renew_iterator(&mut self, family: Family, readahead_len: usize) {
+        self.iterator = raw_iterator(self.db, family, readahead_len, &self.snapshot);
     }
 }
 
-fn iterator<'a>(
+fn raw_iterator<'a>(
     db: &'a DB,
     family: Family,
     readahead_len: usize,
@@ -1294,7 +1333,7 @@ fn iterator<'a>(
     let mut options = read_options(family);
     options.set_readahead_size(readahead_len);
     options.set_snapshot(snapshot);
-    db.raw_iterator_cf_opt(column(db, family), options)
+    db.raw_iterator_cf_opt(column_family(db, family), options)
 }
 
 /// Records in key order, as they were when the scan began.
@@ -1322,7 +1361,7 @@ impl Scan<'_> {
         // Without a handle it was made in vain: whoever tries again finds out why.
         let slot = slot.as_ref().map_err(|_| StoreError::Reopened)?;
         let started = std::mem::replace(started, true);
-        let is_found = slot.with(|cursor| {
+        let is_found = slot.with_cursor(|cursor| {
             if started && cursor.iterator.valid() {
                 cursor.iterator.next();
             }
@@ -1361,7 +1400,7 @@ impl Lookup<'_> {
         let slot = self.slot.as_ref().map_err(|_| StoreError::Reopened)?;
         let (database, family) = (self.database, &self.family);
         let (found, value) = (&mut self.key, &mut self.value);
-        let is_found = slot.with(|cursor| {
+        let is_found = slot.with_cursor(|cursor| {
             let iterator = &mut cursor.iterator;
             let is_behind = iterator.key().is_some_and(|last| last < key);
             if is_behind {
@@ -1396,37 +1435,37 @@ fn family_of(db: &DB, table: u64) -> Option<Family> {
         .find(|file| table_named_in(&file.name) == Some(table))?;
     Family::ALL
         .into_iter()
-        .find(|family| family.name() == file.column_family_name)
+        .find(|family| family.family_name() == file.column_family_name)
 }
 
 /// A batch's answer for one key does not count: it must be asked for alone.
-struct AskAlone;
+struct UnreliableBatchRead;
 
 /// The value of each of `keys`. Where RocksDB cannot read the table of one of them, it calls others
 /// not there that it did not look for.
-fn batched<'d>(
+fn get_batched<'d>(
     db: &'d DB,
     family: Family,
     keys: &[&[u8]],
-) -> Vec<Result<Option<DBPinnableSlice<'d>>, AskAlone>> {
+) -> Vec<Result<Option<DBPinnableSlice<'d>>, UnreliableBatchRead>> {
     let values = db.batched_multi_get_cf_opt(
-        column(db, family),
+        column_family(db, family),
         keys.iter().copied(),
         false,
         &read_options(family),
     );
     let has_failed = values.iter().any(Result::is_err);
     let counts = |value: Option<DBPinnableSlice<'d>>| match value {
-        None if has_failed => Err(AskAlone),
+        None if has_failed => Err(UnreliableBatchRead),
         value => Ok(value),
     };
     let all = values.into_iter();
-    all.map(|value| value.map_err(|_| AskAlone).and_then(counts))
+    all.map(|value| value.map_err(|_| UnreliableBatchRead).and_then(counts))
         .collect()
 }
 
-fn column(db: &DB, family: Family) -> &ColumnFamily {
-    db.cf_handle(family.name())
+fn column_family(db: &DB, family: Family) -> &ColumnFamily {
+    db.cf_handle(family.family_name())
         .expect("every family is opened with the database")
 }
 
@@ -1437,7 +1476,7 @@ fn set_named(mut options: Options, named: &str) -> Options {
         .expect("RocksDB knows its own options")
 }
 
-fn options(sizes: &Sizes) -> Options {
+fn database_options(sizes: &Sizes) -> Options {
     // Every new log would claim its whole length (64 MiB) at once: on a nearly full disk that takes
     // the room from what is to be written, and where claiming means zeroing (tmpfs) or copying
     // (btrfs) it costs more than the log.
@@ -1478,13 +1517,13 @@ fn options(sizes: &Sizes) -> Options {
 }
 
 fn read_only_options(sizes: &Sizes) -> Options {
-    let mut options = options(sizes);
+    let mut options = database_options(sizes);
     // RocksDB's own log is a file in the folder, which is not ours to write to.
     options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Fatal, |_, _| {}));
     options
 }
 
-fn descriptors(
+fn family_descriptors(
     sizes: &Sizes,
     quarantine: &Quarantine,
     compaction: Compaction,
@@ -1493,7 +1532,7 @@ fn descriptors(
     let cache = Cache::new_lru_cache(sizes.block_cache as usize);
     let describe = |family: Family| {
         let mut options = family_options(family, &cache, sizes);
-        let is_compacted = compaction == Compaction::AsUsual && !quarantine.holds(family);
+        let is_compacted = compaction == Compaction::AsUsual && !quarantine.has_family(family);
         options.set_disable_auto_compactions(!is_compacted);
         // A flush must not wait for compactions that there are not, or for which a full disk has no
         // room.
@@ -1503,7 +1542,7 @@ fn descriptors(
             options.set_soft_pending_compaction_bytes_limit(0);
             options.set_hard_pending_compaction_bytes_limit(0);
         }
-        ColumnFamilyDescriptor::new(family.name(), options)
+        ColumnFamilyDescriptor::new(family.family_name(), options)
     };
     let mut all: Vec<_> = Family::ALL.map(describe).into();
     all.push(ColumnFamilyDescriptor::new("default", Options::default()));
@@ -1558,7 +1597,10 @@ fn read_options(family: Family) -> ReadOptions {
 }
 
 fn read_failed(family: Family, error: rocksdb::Error) -> StoreError {
-    failed(&format!("read {} from the store", family.name()), error)
+    rocksdb_error(
+        &format!("read {} from the store", family.family_name()),
+        error,
+    )
 }
 
 /// Key of the copy of the record at `key` of `family`, which must be a family that is kept twice.
@@ -1586,7 +1628,7 @@ fn is_damage(kind: ErrorKind, message: &str) -> bool {
 }
 
 /// `RocksDB` tells a full disk, a file that is gone and a disk that fails only by their words.
-fn failed(what: &str, error: rocksdb::Error) -> StoreError {
+fn rocksdb_error(what: &str, error: rocksdb::Error) -> StoreError {
     let (what, kind, message) = (what.to_owned(), error.kind(), error.into_string());
     // It suspects the manifest of whatever it cannot open.
     let message = match message.split_once("  The file ") {
@@ -1600,7 +1642,7 @@ fn failed(what: &str, error: rocksdb::Error) -> StoreError {
         }
         _ if says(&["File too large"]) => StoreError::TooLong { what },
         _ if is_damage(kind, &message) => {
-            StoreError::damaged("the database", format!("cannot {what}: {message}"))
+            StoreError::damaged_record("the database", format!("cannot {what}: {message}"))
         }
         _ => StoreError::Database { what, message },
     }
@@ -1619,14 +1661,14 @@ mod tests {
             };
             write(CURRENT, b"MANIFEST-000004");
             write("000003.log", b"acknowledged");
-            let before = OpenedFiles::of(dir.path());
+            let before = OpenedFiles::list_files(dir.path());
             write("000005.sst", b"of the log");
             write("MANIFEST-000006", b"names it");
             if names_another {
                 write(CURRENT, b"MANIFEST-000006");
             }
             before.remove_others(dir.path());
-            let left = OpenedFiles::of(dir.path()).names.len();
+            let left = OpenedFiles::list_files(dir.path()).names.len();
             assert_eq!(left, if names_another { 4 } else { 2 });
             assert!(dir.path().join("000003.log").exists());
         }

@@ -43,12 +43,12 @@ pub enum Destination {
 #[derive(Debug)]
 pub struct FilePlace {
     pub(crate) path: PathBuf,
-    pub(crate) replaced: Option<Replaced>,
+    pub(crate) replaced: Option<FileOwnership>,
 }
 
 /// Owner and permissions of a file that will be replaced, which its successor gets too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Replaced {
+pub(crate) struct FileOwnership {
     pub(crate) mode: u32,
     pub(crate) user: u32,
     pub(crate) group: u32,
@@ -60,7 +60,7 @@ impl Destination {
     /// # Errors
     ///
     /// When that is a folder or a socket, or when a link on the way may not be followed.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    pub fn resolve_path(path: &Path) -> io::Result<Self> {
         let mut at = path.to_owned();
         for _ in 0..LINKS_MAX {
             let found = match fs::symlink_metadata(&at) {
@@ -73,15 +73,15 @@ impl Destination {
                 found => found?,
             };
             if !found.is_symlink() {
-                return Self::standing(at, &found);
+                return Self::of_existing(at, &found);
             }
-            if let Some(number) = descriptor(&at) {
+            if let Some(number) = descriptor_number(&at) {
                 // The kernel's links to what is open lead there directly, whatever they read as.
                 let open = fs::metadata(&at)?;
                 return if open.is_file() {
                     Ok(Self::Descriptor(number))
                 } else {
-                    Self::standing(at, &open)
+                    Self::of_existing(at, &open)
                 };
             }
             check_link(&at, &found)?;
@@ -90,7 +90,7 @@ impl Destination {
         Err(Errno::LOOP.into())
     }
 
-    fn standing(path: PathBuf, found: &Metadata) -> io::Result<Self> {
+    fn of_existing(path: PathBuf, found: &Metadata) -> io::Result<Self> {
         let kind = found.file_type();
         if kind.is_dir() {
             Err(io::ErrorKind::IsADirectory.into())
@@ -99,7 +99,7 @@ impl Destination {
         } else if kind.is_fifo() || kind.is_char_device() {
             Ok(Self::Stream(path))
         } else if kind.is_file() {
-            let replaced = Some(Replaced {
+            let replaced = Some(FileOwnership {
                 mode: found.mode() & PERMISSIONS,
                 user: found.uid(),
                 group: found.gid(),
@@ -155,7 +155,7 @@ pub fn open_device(path: &Path, len: u64) -> io::Result<File> {
 }
 
 /// The number of the descriptor that the link at `path` stands for, if it is one of the kernel's.
-fn descriptor(path: &Path) -> Option<u32> {
+fn descriptor_number(path: &Path) -> Option<u32> {
     let number = path.file_name()?.to_str()?.parse().ok()?;
     let folder = path.parent()?;
     let is_kernels = statfs(folder).is_ok_and(|found| found.f_type == PROC_SUPER_MAGIC);
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     fn file(path: &Path) -> (PathBuf, bool) {
-        match Destination::of(path).expect("it can be written") {
+        match Destination::resolve_path(path).expect("it can be written") {
             Destination::File(place) => (place.path.clone(), place.is_taken()),
             other => panic!("no file: {other:?}"),
         }
@@ -212,13 +212,14 @@ mod tests {
         symlink("round", path("turn")).expect("room");
         symlink("inner", path("folder")).expect("room");
         for wrong in ["round", "folder", "inner"] {
-            assert!(Destination::of(&path(wrong)).is_err(), "{wrong}");
+            assert!(Destination::resolve_path(&path(wrong)).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn what_is_no_file_is_told_apart() {
-        let of = |path: &str| Destination::of(Path::new(path)).expect("it can be written");
+        let of =
+            |path: &str| Destination::resolve_path(Path::new(path)).expect("it can be written");
         assert!(matches!(of("/dev/null"), Destination::Stream(_)));
         let dir = tempfile::tempdir().expect("a temporary folder");
         let open = File::create(dir.path().join("open")).expect("room");
@@ -236,7 +237,7 @@ mod tests {
         assert!(matches!(pipe, Destination::Stream(_)), "{pipe:?}");
         let socket = dir.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("room");
-        assert!(Destination::of(&socket).is_err());
+        assert!(Destination::resolve_path(&socket).is_err());
     }
 
     /// Only root can make what is another's.
@@ -262,7 +263,7 @@ mod tests {
             allow(mode);
             chown(dir.path(), Some(owner), None).expect("root may");
             assert_eq!(
-                Destination::of(&link).is_ok(),
+                Destination::resolve_path(&link).is_ok(),
                 is_followed,
                 "{mode:o} of {owner}"
             );

@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
-use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
-use vellum_core::page::{Slot, bytes_of};
-use vellum_core::stretches::Stretches;
-use vellum_core::tree::{Node, page_of, page_start};
+use vellum_core::device::{AllocationStatus, Device, DeviceError, TypedRange};
+use vellum_core::page::{PageEntry, bytes_of};
+use vellum_core::stretches::RangeCollector;
+use vellum_core::tree::{NodeRef, page_of, page_start};
 use vellum_core::units::{ImageId, PageIndex};
 
 use crate::disk::Disk;
 use crate::error::StoreError;
 use crate::live::LiveDisk;
-use crate::sequence::Sequence;
+use crate::sequence_detector::SequenceDetector;
 use crate::store::Store;
 
 /// Bytes that one call of [`Device::prefetch`] makes ready at most.
@@ -23,7 +23,7 @@ pub struct DiskDevice {
     /// The image whose snapshots it is compared with.
     image: Option<ImageId>,
     disk: Disk,
-    reading: Sequence,
+    reading: SequenceDetector,
 }
 
 impl From<StoreError> for DeviceError {
@@ -40,13 +40,17 @@ impl From<StoreError> for DeviceError {
 
 impl DiskDevice {
     /// Opens `node`.
-    pub fn open(store: &Store, node: Node) -> Result<Self, StoreError> {
-        Ok(Self::of(store, node.image(), store.disk(node)?))
+    pub fn open_node(store: &Store, node: NodeRef) -> Result<Self, StoreError> {
+        Ok(Self::of_disk(
+            store,
+            node.image_id(),
+            store.open_disk(node)?,
+        ))
     }
 
     /// Opens `node` as the content of a child that is not made yet: it has no snapshots.
-    pub(crate) fn below(store: &Store, node: Node) -> Result<Self, StoreError> {
-        Ok(Self::without_snapshots(store, store.disk(node)?))
+    pub(crate) fn open_base(store: &Store, node: NodeRef) -> Result<Self, StoreError> {
+        Ok(Self::without_snapshots(store, store.open_disk(node)?))
     }
 
     /// `disk`, for what is not made yet, and so has no snapshots.
@@ -55,17 +59,17 @@ impl DiskDevice {
             store: store.clone(),
             image: None,
             disk,
-            reading: Sequence::default(),
+            reading: SequenceDetector::default(),
         }
     }
 
     /// `disk`, which holds what `image` or a snapshot of it shows.
-    pub(crate) fn of(store: &Store, image: ImageId, disk: Disk) -> Self {
+    pub(crate) fn of_disk(store: &Store, image: ImageId, disk: Disk) -> Self {
         Self {
             store: store.clone(),
             image: Some(image),
             disk,
-            reading: Sequence::default(),
+            reading: SequenceDetector::default(),
         }
     }
 }
@@ -73,10 +77,10 @@ impl DiskDevice {
 impl Disk {
     /// The allocation of the bytes of `range`, which lies inside the disk, until `out` is full.
     /// Cost: what is mapped there; no data is read.
-    pub(crate) fn allocation(
+    pub(crate) fn allocation_of(
         &self,
         range: Range<u64>,
-        out: &mut Stretches<Allocation>,
+        out: &mut RangeCollector<AllocationStatus>,
     ) -> Result<(), StoreError> {
         let (chunk_len, mapped) = (self.chunk_len(), self.mapped_pages());
         let mut at = range.start;
@@ -86,7 +90,7 @@ impl Disk {
             let next = mapped.next_from(index);
             if next != Some(index) {
                 let end = next.map_or(range.end, start_of);
-                out.push(at..end, Allocation::Hole);
+                out.push_range(at..end, AllocationStatus::Hole);
                 at = end;
                 continue;
             }
@@ -97,12 +101,12 @@ impl Disk {
                 .runs_in(page_of(chunk_len.index_at(at)).1, last + 1)
             {
                 let kind = match run.slot {
-                    Slot::Absent => Allocation::Hole,
-                    Slot::Zero => Allocation::Zero,
-                    Slot::Chunk(_) => Allocation::Data,
+                    PageEntry::Absent => AllocationStatus::Hole,
+                    PageEntry::Zero => AllocationStatus::Zero,
+                    PageEntry::Chunk(_) => AllocationStatus::Data,
                 };
-                out.push(
-                    bytes_of(chunk_len, index, run.start..run.end(), &(at..end)),
+                out.push_range(
+                    bytes_of(chunk_len, index, run.start..run.end_position(), &(at..end)),
                     kind,
                 );
             }
@@ -126,9 +130,9 @@ impl Device for DiskDevice {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        let range = self.range(offset, buffer.len() as u64)?;
+        let range = self.checked_range(offset, buffer.len() as u64)?;
         self.store.note_guest();
-        if let Some(ahead) = self.reading.note(range, self.len()) {
+        if let Some(ahead) = self.reading.note_read(range, self.len()) {
             self.prefetch(ahead.start, ahead.end - ahead.start);
         }
         Ok(self.disk.read_at(buffer, offset)?)
@@ -143,15 +147,16 @@ impl Device for DiskDevice {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
-        let mut out = Stretches::new(count_max);
-        self.disk.allocation(self.range(offset, len)?, &mut out)?;
-        Ok(out.finish())
+    ) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError> {
+        let mut out = RangeCollector::new(count_max);
+        self.disk
+            .allocation_of(self.checked_range(offset, len)?, &mut out)?;
+        Ok(out.into_ranges())
     }
 
     fn comparable(&self) -> Vec<String> {
         self.image
-            .map(|image| snapshots(&self.store, image))
+            .map(|image| snapshot_names(&self.store, image))
             .unwrap_or_default()
     }
 
@@ -161,21 +166,24 @@ impl Device for DiskDevice {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
-        let range = self.range(offset, len)?;
-        let mut out = Stretches::new(count_max);
+    ) -> Result<Vec<TypedRange<bool>>, DeviceError> {
+        let range = self.checked_range(offset, len)?;
+        let mut out = RangeCollector::new(count_max);
         let snapshot = match self.image {
-            Some(image) => snapshot(&self.store, image, since)?,
+            Some(image) => open_snapshot(&self.store, image, since)?,
             None => return Err(no_snapshot(since)),
         };
-        self.store.changes(&snapshot, &self.disk, range, &mut out)?;
-        Ok(out.finish())
+        self.store
+            .find_changes(&snapshot, &self.disk, range, &mut out)?;
+        Ok(out.into_ranges())
     }
 
     fn prefetch(&self, offset: u64, len: u64) {
-        if let Some(range) = prefetchable(offset, len, self.len()) {
+        if let Some(range) = clip_prefetch(offset, len, self.len()) {
             // An error is reported to the caller that reads the bytes.
-            let _ = self.disk.prefetch(&|index| self.disk.page(index), range);
+            let _ = self
+                .disk
+                .prefetch_range(&|index| self.disk.resolve_page(index), range);
         }
     }
 }
@@ -194,19 +202,19 @@ impl Device for LiveDisk {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        self.range(offset, buffer.len() as u64)?;
+        self.checked_range(offset, buffer.len() as u64)?;
         self.store().note_guest();
         Ok(LiveDisk::read_at(self, buffer, offset)?)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError> {
-        self.range(offset, bytes.len() as u64)?;
+        self.checked_range(offset, bytes.len() as u64)?;
         self.store().note_guest();
         Ok(LiveDisk::write_at(self, bytes, offset)?)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
-        self.range(offset, len)?;
+        self.checked_range(offset, len)?;
         Ok(LiveDisk::write_zeroes(self, offset, len)?)
     }
 
@@ -219,12 +227,12 @@ impl Device for LiveDisk {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
-        Ok(LiveDisk::allocation(self, self.range(offset, len)?, count_max)?.finish())
+    ) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError> {
+        Ok(LiveDisk::allocation(self, self.checked_range(offset, len)?, count_max)?.into_ranges())
     }
 
     fn comparable(&self) -> Vec<String> {
-        snapshots(self.store(), self.image())
+        snapshot_names(self.store(), self.image())
     }
 
     fn changes(
@@ -233,31 +241,31 @@ impl Device for LiveDisk {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
-        let range = self.range(offset, len)?;
+    ) -> Result<Vec<TypedRange<bool>>, DeviceError> {
+        let range = self.checked_range(offset, len)?;
         Ok(LiveDisk::changes(
             self,
-            &snapshot(self.store(), self.image(), since)?,
+            &open_snapshot(self.store(), self.image(), since)?,
             range,
             count_max,
         )?
-        .finish())
+        .into_ranges())
     }
 
     fn prefetch(&self, offset: u64, len: u64) {
-        if let Some(range) = prefetchable(offset, len, LiveDisk::len(self)) {
+        if let Some(range) = clip_prefetch(offset, len, LiveDisk::len(self)) {
             LiveDisk::prefetch(self, range);
         }
     }
 }
 
 fn preferred_len(store: &Store) -> u32 {
-    u32::try_from(store.parameters().chunk_len.bytes()).expect("a chunk is at most 1 MiB")
+    u32::try_from(store.parameters().chunk_len.byte_len()).expect("a chunk is at most 1 MiB")
 }
 
 /// Limits a wish to have bytes ready: nothing past the end, and not so much that it evicts what is
 /// being read.
-fn prefetchable(offset: u64, len: u64, device_len: u64) -> Option<Range<u64>> {
+fn clip_prefetch(offset: u64, len: u64, device_len: u64) -> Option<Range<u64>> {
     let end = offset
         .saturating_add(len.min(PREFETCH_LEN_MAX))
         .min(device_len);
@@ -265,23 +273,23 @@ fn prefetchable(offset: u64, len: u64, device_len: u64) -> Option<Range<u64>> {
 }
 
 /// The names of the snapshots of `image`, oldest first.
-fn snapshots(store: &Store, image: ImageId) -> Vec<String> {
+fn snapshot_names(store: &Store, image: ImageId) -> Vec<String> {
     store
         .tree()
-        .snapshots(image)
+        .snapshots_of(image)
         .map(|snapshot| snapshot.name.to_string())
         .collect()
 }
 
 /// The snapshot of `image` that is called `name`: its whole name, not the beginning of one.
-fn snapshot(store: &Store, image: ImageId, name: &str) -> Result<Disk, DeviceError> {
+fn open_snapshot(store: &Store, image: ImageId, name: &str) -> Result<Disk, DeviceError> {
     let serial = store
         .tree()
-        .snapshots(image)
+        .snapshots_of(image)
         .find(|snapshot| snapshot.name.as_str() == name)
         .map(|snapshot| snapshot.serial);
     let serial = serial.ok_or_else(|| no_snapshot(name))?;
-    Ok(store.disk(Node::Snapshot(image, serial))?)
+    Ok(store.open_disk(NodeRef::Snapshot(image, serial))?)
 }
 
 fn no_snapshot(name: &str) -> DeviceError {
@@ -290,7 +298,7 @@ fn no_snapshot(name: &str) -> DeviceError {
 
 #[cfg(test)]
 mod tests {
-    use Allocation::{Data, Hole, Zero};
+    use AllocationStatus::{Data, Hole, Zero};
 
     use super::*;
     use crate::model::{name, new_store};
@@ -303,7 +311,7 @@ mod tests {
     fn ask<K: PartialEq + Copy>(
         range: Range<u64>,
         count_max: usize,
-        ask: &dyn Fn(u64, u64) -> Vec<Stretch<K>>,
+        ask: &dyn Fn(u64, u64) -> Vec<TypedRange<K>>,
     ) -> Vec<(Range<u64>, K)> {
         let mut all: Vec<(Range<u64>, K)> = Vec::new();
         let mut at = range.start;
@@ -359,7 +367,7 @@ mod tests {
         assert!(
             kinds
                 .iter()
-                .all(|(part, kind)| *kind == Allocation::Data || zero(part)),
+                .all(|(part, kind)| *kind == AllocationStatus::Data || zero(part)),
             "what is no data reads as zeros"
         );
         assert!(
@@ -387,17 +395,20 @@ mod tests {
         for seed in 1..4 {
             let mut random = fastrand::Rng::with_seed(seed);
             let (_dir, store) = new_store(CHUNK_LEN);
-            let root = store.create(&name("root"), LEN).expect("create").image();
-            let below = store.live(root).expect("live");
+            let root = store
+                .create_image(&name("root"), LEN)
+                .expect("create")
+                .image_id();
+            let below = store.open_live(root).expect("live");
             below
                 .write_at(&vec![5; 3 << 20], 3 << 20)
                 .and_then(|()| below.flush())
                 .expect("write");
             let image = store
-                .create_child(&name("a"), Node::Image(root), None)
+                .create_child(&name("a"), NodeRef::Image(root), None)
                 .expect("child")
-                .image();
-            let live = store.live(image).expect("live");
+                .image_id();
+            let live = store.open_live(image).expect("live");
             let mut since: Vec<(String, Vec<u8>)> = Vec::new();
             for round in 0..40 {
                 let offset = random.u64(..LEN);
@@ -409,7 +420,7 @@ mod tests {
                     4..6 => LiveDisk::write_zeroes(&live, offset, len).expect("zero"),
                     6 => LiveDisk::flush(&live).expect("flush"),
                     _ => {
-                        live.snapshot(&name(&format!("s{round}")))
+                        live.take_snapshot(&name(&format!("s{round}")))
                             .expect("snapshot");
                         since.push((format!("s{round}"), content(&live)));
                     }
@@ -419,7 +430,7 @@ mod tests {
             live.flush().expect("flush");
             check(
                 &mut random,
-                &DiskDevice::open(&store, Node::Image(image)).expect("opens"),
+                &DiskDevice::open_node(&store, NodeRef::Image(image)).expect("opens"),
                 &since,
             );
         }
@@ -428,17 +439,20 @@ mod tests {
     #[test]
     fn a_zero_is_told_from_a_hole_and_nothing_changed_since_a_moment_ago() {
         let (_dir, store) = new_store(CHUNK_LEN);
-        let root = store.create(&name("root"), LEN).expect("create").image();
-        let below = store.live(root).expect("live");
+        let root = store
+            .create_image(&name("root"), LEN)
+            .expect("create")
+            .image_id();
+        let below = store.open_live(root).expect("live");
         below
             .write_at(&vec![5; 5 * 4096], 4096)
             .and_then(|()| below.flush())
             .expect("write");
         let image = store
-            .create_child(&name("a"), Node::Image(root), None)
+            .create_child(&name("a"), NodeRef::Image(root), None)
             .expect("child")
-            .image();
-        let live = store.live(image).expect("live");
+            .image_id();
+        let live = store.open_live(image).expect("live");
         live.write_zeroes(2 * 4096, 2 * 4096)
             .and_then(|()| live.flush())
             .expect("zero");
@@ -458,11 +472,11 @@ mod tests {
                 (end, LEN - end, Hole)
             ]
         );
-        live.snapshot(&name("s")).expect("snapshot");
+        live.take_snapshot(&name("s")).expect("snapshot");
         let same = Device::changes(&live, "s", 0, LEN, 10).expect("changes");
         assert_eq!(
             same,
-            [Stretch {
+            [TypedRange {
                 offset: 0,
                 len: LEN,
                 kind: false
@@ -475,7 +489,7 @@ mod tests {
         assert_eq!(waiting, flushed, "also before the flush");
         assert_eq!(
             flushed[1],
-            Stretch {
+            TypedRange {
                 offset: 4096 * 1500,
                 len: 4096,
                 kind: true
@@ -491,9 +505,12 @@ mod tests {
     #[test]
     fn what_lies_outside_is_refused_and_never_panics() {
         let (_dir, store) = new_store(CHUNK_LEN);
-        let image = store.create(&name("a"), 10_000).expect("create").image();
-        let live = store.live(image).expect("live");
-        let read_only = DiskDevice::open(&store, Node::Image(image)).expect("opens");
+        let image = store
+            .create_image(&name("a"), 10_000)
+            .expect("create")
+            .image_id();
+        let live = store.open_live(image).expect("live");
+        let read_only = DiskDevice::open_node(&store, NodeRef::Image(image)).expect("opens");
         for (offset, len) in [
             (10_000, 1),
             (9_999, 2),

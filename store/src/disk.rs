@@ -4,15 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use vellum_core::hash::ChunkHash;
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, bytes_of};
-use vellum_core::tree::{Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run, bytes_of};
+use vellum_core::tree::{Layer, NodeRef, PageSet, PlanError, Tree, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
 
 use crate::clock::now_ms;
 use crate::database::Batch;
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::store::holds::Hold;
+use crate::store::holds::LayerHold;
 
 /// The content of an image or snapshot as it was when this was opened, if no [`crate::LiveDisk`]
 /// was writing the image then: see [`Store::still_disk`]. Keeps maintenance away from its layers
@@ -24,7 +24,7 @@ pub struct Disk {
     /// Its layers, top first.
     chain: Vec<Arc<Layer>>,
     /// None if whoever made it holds its layers.
-    _hold: Option<Hold>,
+    _hold: Option<LayerHold>,
 }
 
 /// Consecutive positions that read as zeros, or as chunks with rising ids.
@@ -52,32 +52,33 @@ pub(crate) type PageSource<'p> = dyn Fn(PageIndex) -> Result<Arc<Page>, StoreErr
 
 impl Store {
     /// Opens an image or snapshot for reading.
-    pub fn disk(&self, node: Node) -> Result<Disk, StoreError> {
+    pub fn open_disk(&self, node: NodeRef) -> Result<Disk, StoreError> {
         let mut tree = self.tree_mut();
         let layer = tree.layer_of(node).ok_or(PlanError::Gone)?.id;
-        let name = tree.display(node);
+        let name = tree.display_name(node);
         Ok(self.disk_at(&mut tree, layer, name))
     }
 
     /// Opens an image or snapshot as it is now, for a long look: what guests write meanwhile does
     /// not show. Under a guest this costs a commit, which puts a new layer on top of what is looked
     /// at.
-    pub fn still_disk(&self, node: Node) -> Result<Disk, StoreError> {
-        let is_written = matches!(node, Node::Image(image) if self.busy_images().contains(&image));
+    pub fn still_disk(&self, node: NodeRef) -> Result<Disk, StoreError> {
+        let is_written =
+            matches!(node, NodeRef::Image(image) if self.busy_images().contains(&image));
         if is_written {
             self.sealed_base(node)
         } else {
-            self.disk(node)
+            self.open_disk(node)
         }
     }
 
     /// Puts a new layer on top of what somebody looks at already, before `image` is written.
     pub(crate) fn leave_to_readers(&self, image: ImageId) -> Result<(), StoreError> {
         let mut tree = self.tree_mut();
-        let node = Node::Image(image);
+        let node = NodeRef::Image(image);
         if tree.is_held(tree.layer_of(node).ok_or(PlanError::Gone)?.id) {
             let (_, edits) = tree.plan_base(node, now_ms())?;
-            self.commit(&mut tree, &edits, Batch::default())?;
+            self.commit_batch(&mut tree, &edits, Batch::default())?;
         }
         Ok(())
     }
@@ -85,12 +86,12 @@ impl Store {
     /// Opens the content of `layer`, which is in `tree`; errors call it `name`. Found and held
     /// under one lock of the tree: in between, maintenance could take the layer away.
     pub(crate) fn disk_at(&self, tree: &mut Tree, layer: LayerId, name: String) -> Disk {
-        let chain = tree.chain(layer).map(Arc::clone).collect();
+        let chain = tree.chain_from(layer).map(Arc::clone).collect();
         Disk {
             store: self.clone(),
             name,
             chain,
-            _hold: Some(self.hold(tree, layer)),
+            _hold: Some(self.hold_layers(tree, layer)),
         }
     }
 }
@@ -105,7 +106,7 @@ impl Hole {
     }
 
     /// The part of it inside `range`.
-    pub(crate) fn within(self, range: &Range<u64>) -> Option<Self> {
+    pub(crate) fn clip_to(self, range: &Range<u64>) -> Option<Self> {
         let part = self.range.start.max(range.start)..self.range.end.min(range.end);
         (!part.is_empty()).then_some(Self {
             range: part,
@@ -114,7 +115,7 @@ impl Hole {
     }
 
     /// Joins those of `holes` that touch each other and have one reason, in the order of the disk.
-    pub(crate) fn joined(mut holes: Vec<Self>) -> Vec<Self> {
+    pub(crate) fn join_adjacent(mut holes: Vec<Self>) -> Vec<Self> {
         holes.sort_by_key(|hole| hole.range.start);
         let mut joined: Vec<Self> = Vec::new();
         for hole in holes {
@@ -177,19 +178,19 @@ impl Disk {
             .iter()
             .any(|layer| layer.zeros > 0 && layer.pages.contains(index))
         {
-            return self.page(index);
+            return self.resolve_page(index);
         }
-        let seen = self.store.inner.pages.seen(&self.chain, index);
+        let seen = self.store.inner.pages.overlay_pages(&self.chain, index);
         seen.map(Arc::new)
             .map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
     }
 
     /// Page `index` as data: chunks only, clipped to the disk's length; gaps read as zeros.
-    pub fn page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
+    pub fn resolve_page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
         self.store
             .inner
             .pages
-            .resolve(&self.chain, index)
+            .resolve_page(&self.chain, index)
             .map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
     }
 
@@ -199,7 +200,7 @@ impl Disk {
         &self,
         index: PageIndex,
     ) -> Result<(Arc<Page>, Vec<Hole>), StoreError> {
-        match self.page(index) {
+        match self.resolve_page(index) {
             Ok(page) => return Ok((page, Vec::new())),
             Err(StoreError::Damaged(_)) => {}
             Err(error) => return Err(error),
@@ -214,7 +215,7 @@ impl Disk {
                 .map(|range| Hole::new(range, &error))
                 .collect()
         });
-        Ok((Arc::new(seen.resolved()), holes.unwrap_or_default()))
+        Ok((Arc::new(seen.resolved_at_root()), holes.unwrap_or_default()))
     }
 
     /// Reads as [`Disk::read_at`], through `pages`, as far as chunks can be read: damaged ones read
@@ -230,7 +231,7 @@ impl Disk {
             Err(StoreError::Damaged(_)) => {}
             Err(error) => return Err(error),
         }
-        let step = self.chunk_len().bytes();
+        let step = self.chunk_len().byte_len();
         let end = offset + buffer.len() as u64;
         let (mut holes, mut at) = (Vec::new(), offset);
         while at < end {
@@ -263,7 +264,10 @@ impl Disk {
         let mut names = Vec::new();
         while (names.len() as u64) < count {
             let done = names.len() as u64;
-            names.extend(self.store.chunk_hashes(first.advance(done), count - done)?);
+            names.extend(
+                self.store
+                    .chunk_hashes(first.advance_by(done), count - done)?,
+            );
         }
         Ok(names)
     }
@@ -276,7 +280,7 @@ impl Disk {
 
     /// Fills `buffer` with the bytes from `offset`. The range must lie inside the disk.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        self.read_through(&|index| self.page(index), buffer, offset)
+        self.read_through(&|index| self.resolve_page(index), buffer, offset)
     }
 
     /// Reads as [`Disk::read_at`], through pages that the caller resolves. Without an allocation,
@@ -304,7 +308,7 @@ impl Disk {
     }
 
     /// Reads ahead: has the frames that hold the bytes of `range` decoded in the background.
-    pub(crate) fn prefetch(
+    pub(crate) fn prefetch_range(
         &self,
         pages: &PageSource<'_>,
         range: Range<u64>,
@@ -338,7 +342,10 @@ impl Disk {
                 let start = chunk_len.offset_of(run.start).max(at);
                 visit(
                     run,
-                    start..chunk_len.offset_of(run.start.advance(run.count)).min(end),
+                    start
+                        ..chunk_len
+                            .offset_of(run.start.advance_by(run.count))
+                            .min(end),
                 )?;
             }
             at = end;
@@ -357,31 +364,31 @@ impl Disk {
     ) -> Result<(), StoreError> {
         let chunk_len = self.chunk_len();
         let mut at = range.start;
-        let mut frame: Option<Arc<crate::chunks::Frame>> = None;
+        let mut frame: Option<Arc<crate::chunks::DecodedFrame>> = None;
         let (nth, end) = (
-            (at - start) / chunk_len.bytes(),
-            (range.end - start).div_ceil(chunk_len.bytes()),
+            (at - start) / chunk_len.byte_len(),
+            (range.end - start).div_ceil(chunk_len.byte_len()),
         );
         self.store
             .inner
             .chunks
-            .read_ahead_rest(first.advance(nth), end - nth);
+            .read_ahead_rest(first.advance_by(nth), end - nth);
         while at < range.end {
-            let nth = (at - start) / chunk_len.bytes();
-            let chunk_start = start + nth * chunk_len.bytes();
-            let end = (chunk_start + chunk_len.bytes()).min(range.end);
-            let id = first.advance(nth);
+            let nth = (at - start) / chunk_len.byte_len();
+            let chunk_start = start + nth * chunk_len.byte_len();
+            let end = (chunk_start + chunk_len.byte_len()).min(range.end);
+            let id = first.advance_by(nth);
             let named = |error: StoreError| {
                 error.in_image(
                     &self.name,
-                    chunk_start..(chunk_start + chunk_len.bytes()).min(self.len()),
+                    chunk_start..(chunk_start + chunk_len.byte_len()).min(self.len()),
                 )
             };
             let frame = match &mut frame {
-                Some(frame) if frame.header.rank(id).is_some() => frame,
-                slot => slot.insert(self.store.inner.chunks.frame(id).map_err(named)?),
+                Some(frame) if frame.header.payload_index(id).is_some() => frame,
+                slot => slot.insert(self.store.inner.chunks.verified_frame(id).map_err(named)?),
             };
-            let plain = frame.chunk(id).map_err(named)?;
+            let plain = frame.chunk_bytes(id).map_err(named)?;
             out[(at - range.start) as usize..(end - range.start) as usize]
                 .copy_from_slice(&plain[(at - chunk_start) as usize..(end - chunk_start) as usize]);
             at = end;
@@ -401,9 +408,9 @@ pub(crate) fn disk_runs(page: &Page, index: PageIndex, start: u16, end: u16) -> 
 /// A run of page `index` as positions of the disk.
 fn disk_run(index: PageIndex, run: Run) -> DiskRun {
     DiskRun {
-        start: page_start(index).advance(run.start.into()),
+        start: page_start(index).advance_by(run.start.into()),
         count: run.len.into(),
-        first: if let Slot::Chunk(id) = run.slot {
+        first: if let PageEntry::Chunk(id) = run.slot {
             Some(id)
         } else {
             None

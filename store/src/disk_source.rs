@@ -6,15 +6,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use vellum_core::hash::{ChunkHash, is_zero};
-use vellum_core::page::Slot;
+use vellum_core::page::PageEntry;
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
-use vellum_core::tree::{Node, PageSet, page_of, page_start};
+use vellum_core::tree::{NodeRef, PageSet, page_of, page_start};
 use vellum_core::units::PageIndex;
 
 use crate::disk::{Disk, Hole};
 use crate::error::StoreError;
 use crate::export::Unreadable;
-use crate::pieces::Input;
+use crate::image_input::ImageInput;
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
 
@@ -25,10 +25,10 @@ const PIECES_AT_ONCE: usize = 32;
 
 impl Store {
     /// The content of an image or snapshot, as something that can be measured or imported.
-    pub fn input(&self, node: Node) -> Result<Input, StoreError> {
+    pub fn open_input(&self, node: NodeRef) -> Result<ImageInput, StoreError> {
         let source = DiskSource::new(self.still_disk(node)?, Unreadable::Fail);
         let name = source.disk.name().to_owned();
-        Ok(Input::source(Box::new(source), name))
+        Ok(ImageInput::of_source(Box::new(source), name))
     }
 }
 
@@ -54,8 +54,8 @@ impl DiskSource {
 
     /// The ranges that could not be read so far, in the order of the disk.
     #[must_use]
-    pub fn holes(&self) -> Vec<Hole> {
-        let mut holes = self.noted().clone();
+    pub fn unreadable_holes(&self) -> Vec<Hole> {
+        let mut holes = self.lock_holes().clone();
         holes.sort_by_key(|hole| hole.range.start);
         // A range that was read twice was noted twice.
         let mut end = 0;
@@ -64,10 +64,10 @@ impl DiskSource {
             end = end.max(hole.range.end);
             !hole.range.is_empty()
         });
-        Hole::joined(holes)
+        Hole::join_adjacent(holes)
     }
 
-    fn noted(&self) -> MutexGuard<'_, Vec<Hole>> {
+    fn lock_holes(&self) -> MutexGuard<'_, Vec<Hole>> {
         self.holes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -76,12 +76,12 @@ impl DiskSource {
         let range = offset..offset + buffer.len() as u64;
         let page = |index| {
             let (page, holes) = self.disk.readable_page(index)?;
-            let inside = holes.into_iter().filter_map(|hole| hole.within(&range));
-            self.noted().extend(inside);
+            let inside = holes.into_iter().filter_map(|hole| hole.clip_to(&range));
+            self.lock_holes().extend(inside);
             Ok(page)
         };
         let holes = self.disk.read_readable(&page, buffer, offset)?;
-        self.noted().extend(holes);
+        self.lock_holes().extend(holes);
         Ok(())
     }
 
@@ -137,8 +137,8 @@ impl Disk {
         let mut rolling = RollingIdentity::new(self.len());
         for index in self.mapped_pages().iter() {
             let mut names = Vec::new();
-            for run in self.page(index)?.runs() {
-                let Slot::Chunk(first) = run.slot else {
+            for run in self.resolve_page(index)?.runs() {
+                let PageEntry::Chunk(first) = run.slot else {
                     continue;
                 };
                 names.extend_from_slice(&run.start.to_le_bytes());
@@ -147,10 +147,10 @@ impl Disk {
                 }
             }
             if !names.is_empty() {
-                rolling.add(index.0, &ChunkHash::of(&names));
+                rolling.add_chunk(index.0, &ChunkHash::of_chunk(&names));
             }
         }
-        Ok(rolling.finish())
+        Ok(rolling.finish_hash())
     }
 }
 
@@ -173,8 +173,8 @@ pub fn content_identity(
                 .extent_at(at)
                 .map_err(|error| StoreError::of_source(name, error))?;
             let piece_end = (at + PIECE_LEN).min(source.len());
-            if extent.kind != ExtentKind::Data && extent.end() >= piece_end {
-                at = piece_end.max(extent.end() / PIECE_LEN * PIECE_LEN);
+            if extent.kind != ExtentKind::Data && extent.end_offset() >= piece_end {
+                at = piece_end.max(extent.end_offset() / PIECE_LEN * PIECE_LEN);
             } else {
                 pieces.push(at..piece_end);
                 at = piece_end;
@@ -186,16 +186,16 @@ pub fn content_identity(
             .map(|piece| {
                 let mut bytes = vec![0; (piece.end - piece.start) as usize];
                 source.read_at(&mut bytes, piece.start)?;
-                Ok((!is_zero(&bytes)).then(|| ChunkHash::of(&bytes)))
+                Ok((!is_zero(&bytes)).then(|| ChunkHash::of_chunk(&bytes)))
             })
             .collect::<Result<_, _>>()
             .map_err(|error| StoreError::of_source(name, error))?;
         for (piece, hash) in pieces.drain(..).zip(hashed) {
             if let Some(hash) = hash {
-                rolling.add(piece.start / PIECE_LEN, &hash);
+                rolling.add_chunk(piece.start / PIECE_LEN, &hash);
             }
         }
-        watch.progress(Progress {
+        watch.report_progress(Progress {
             done: at,
             total: Some(source.len()),
         });
@@ -203,7 +203,7 @@ pub fn content_identity(
             return Err(StoreError::Interrupted);
         }
     }
-    Ok(rolling.finish())
+    Ok(rolling.finish_hash())
 }
 
 /// A hash over places and the hashes of what is there.
@@ -211,15 +211,15 @@ struct RollingIdentity([u8; 32]);
 
 impl RollingIdentity {
     fn new(len: u64) -> Self {
-        Self(ChunkHash::of(&len.to_le_bytes()).0)
+        Self(ChunkHash::of_chunk(&len.to_le_bytes()).0)
     }
 
-    fn add(&mut self, place: u64, hash: &ChunkHash) {
+    fn add_chunk(&mut self, place: u64, hash: &ChunkHash) {
         let words = [&self.0[..], &place.to_le_bytes(), &hash.0].concat();
-        self.0 = ChunkHash::of(&words).0;
+        self.0 = ChunkHash::of_chunk(&words).0;
     }
 
-    fn finish(self) -> [u8; 32] {
+    fn finish_hash(self) -> [u8; 32] {
         self.0
     }
 }
@@ -238,7 +238,7 @@ mod tests {
     fn identity(bytes: &[u8]) -> [u8; 32] {
         let raw = InputFormat::Image(Format::Raw);
         let file = Arc::new(bytes.to_vec());
-        let opened = raw.open(
+        let opened = raw.open_disk(
             file,
             InputChoice::default(),
             Arc::new(ClusterCodecs),

@@ -274,7 +274,7 @@ impl StoreError {
 
     /// Turns the system's error about `what` into an error of the store, told apart by whether the
     /// disk is full.
-    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+    pub(crate) fn of_io(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.kind() {
             _ if is_full(&source) => Self::Full { what },
@@ -284,12 +284,15 @@ impl StoreError {
     }
 
     /// Turns an error about a file into one of the store, as [`StoreError::io`].
-    pub(crate) fn file(what: &str, path: &Path, source: io::Error) -> Self {
-        Self::io(format!("{what} {}", path.display()), source)
+    pub(crate) fn of_file(what: &str, path: &Path, source: io::Error) -> Self {
+        Self::of_io(format!("{what} {}", path.display()), source)
     }
 
     /// A stored record that is not what was stored.
-    pub(crate) fn damaged(record: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+    pub(crate) fn damaged_record(
+        record: impl Into<String>,
+        reason: impl std::fmt::Display,
+    ) -> Self {
         Self::Damaged(Damage {
             record: record.into(),
             reason: reason.to_string(),

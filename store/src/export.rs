@@ -14,14 +14,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use rustix::fs::{FallocateFlags, fallocate};
 use vellum_core::page::Page;
-use vellum_core::tree::{Node, page_start, pages_for};
+use vellum_core::tree::{NodeRef, page_start, pages_for};
 use vellum_core::units::PageIndex;
 
+use crate::atomic_file::{AtomicFile, NewFileMode};
 use crate::background_sync::synced_along;
 use crate::destination::{Destination, FilePlace, OPEN_ALREADY, open_device, open_stream};
 use crate::disk::{Disk, Hole, disk_runs};
 use crate::error::StoreError;
-use crate::partial::{NewFileMode, PartialFile};
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
 
@@ -80,9 +80,9 @@ struct Exporter<'a> {
 impl Store {
     /// Writes the content of `node`. Every chunk is verified before it is written; damage ends the
     /// export without a file.
-    pub fn export(
+    pub fn export_image(
         &self,
-        node: Node,
+        node: NodeRef,
         target: ExportTarget,
         watch: &dyn Watch,
     ) -> Result<ExportReport, StoreError> {
@@ -92,7 +92,7 @@ impl Store {
     /// Exports as [`Store::export`]; `unreadable` decides the reaction to damage.
     pub fn export_as_far(
         &self,
-        node: Node,
+        node: NodeRef,
         target: ExportTarget,
         unreadable: Unreadable,
         watch: &dyn Watch,
@@ -113,7 +113,7 @@ impl Store {
         Ok(ExportReport {
             len: disk.len(),
             data_bytes: exporter.data_bytes.into_inner(),
-            holes: Hole::joined(
+            holes: Hole::join_adjacent(
                 exporter
                     .holes
                     .into_inner()
@@ -126,8 +126,8 @@ impl Store {
 impl Exporter<'_> {
     /// Writes to whatever `path` leads to.
     fn write_to(&self, path: &Path, overwrite: bool) -> Result<(), StoreError> {
-        let fail = |source| StoreError::file("write", path, source);
-        match Destination::of(path).map_err(fail)? {
+        let fail = |source| StoreError::of_file("write", path, source);
+        match Destination::resolve_path(path).map_err(fail)? {
             Destination::File(place) if place.is_taken() && !overwrite => {
                 Err(fail(io::ErrorKind::AlreadyExists.into()))
             }
@@ -145,13 +145,13 @@ impl Exporter<'_> {
 
     /// Writes a new file beside `place`, and gives it its name when it is whole.
     fn write_file(&self, place: FilePlace, path: &Path, overwrite: bool) -> Result<(), StoreError> {
-        let partial = PartialFile::create(place, NewFileMode::Private)?;
+        let partial = AtomicFile::create_beside(place, NewFileMode::Private)?;
         partial
             .file
             .set_len(self.disk.len())
-            .map_err(|source| StoreError::file("write", &partial.path, source))?;
-        self.fill(&partial.file, path)?;
-        partial.publish(overwrite)
+            .map_err(|source| StoreError::of_file("write", &partial.path, source))?;
+        self.fill_file(&partial.file, path)?;
+        partial.publish_file(overwrite)
     }
 
     /// Writes over a block device that is long enough; zeros are written too, since nobody knows
@@ -159,36 +159,36 @@ impl Exporter<'_> {
     fn write_device(&self, device: &File, path: &Path) -> Result<(), StoreError> {
         let wipe = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
         if fallocate(device, wipe, 0, self.disk.len()).is_ok() {
-            self.fill(device, path)?;
+            self.fill_file(device, path)?;
         } else {
             self.write_stream(&mut &*device)?;
         }
         device
             .sync_all()
-            .map_err(|source| StoreError::file("write", path, source))
+            .map_err(|source| StoreError::of_file("write", path, source))
     }
 
     /// Writes all data at its place into a file that reads as zeros.
-    fn fill(&self, file: &File, path: &Path) -> Result<(), StoreError> {
-        let fail = |source| StoreError::file("write", path, source);
+    fn fill_file(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        let fail = |source| StoreError::of_file("write", path, source);
         let pages: Vec<PageIndex> = self.disk.mapped_pages().iter().collect();
         synced_along(file, fail, |bell| {
             pages
                 .into_par_iter()
                 .try_for_each_init(Vec::new, |buffer, index| {
-                    let page = self.page(index)?;
+                    let page = self.resolved_page(index)?;
                     for piece in self.data_pieces(&page, index) {
                         self.read_into(&page, &piece, buffer)?;
                         file.write_all_at(buffer, piece.start).map_err(fail)?;
-                        bell.note(buffer.len() as u64);
+                        bell.note_written(buffer.len() as u64);
                     }
-                    self.advance(index)
+                    self.advance_progress(index)
                 })
         })
     }
 
     fn write_stream(&self, stream: &mut dyn Write) -> Result<(), StoreError> {
-        let fail = |source| StoreError::io("write to the output", source);
+        let fail = |source| StoreError::of_io("write to the output", source);
         let pages = pages_for(self.disk.chunk_len().count_for(self.disk.len()));
         for window in (0..pages).step_by(STREAM_WINDOW as usize) {
             let window: Vec<PageIndex> = (window..pages.min(window + STREAM_WINDOW))
@@ -200,7 +200,7 @@ impl Exporter<'_> {
                 .collect::<Result<_, StoreError>>()?;
             for (index, bytes) in window.into_iter().zip(contents) {
                 stream.write_all(&bytes).map_err(fail)?;
-                self.advance(index)?;
+                self.advance_progress(index)?;
             }
         }
         stream.flush().map_err(fail)
@@ -210,10 +210,10 @@ impl Exporter<'_> {
     fn page_bytes(&self, index: PageIndex) -> Result<Vec<u8>, StoreError> {
         let (start, end) = self.page_range(index);
         let mut bytes = vec![0; (end - start) as usize];
-        let page = self.page(index)?;
+        let page = self.resolved_page(index)?;
         for piece in self.data_pieces(&page, index) {
             let place = (piece.start - start) as usize..(piece.end - start) as usize;
-            self.read(&page, &mut bytes[place], piece.start)?;
+            self.read_page(&page, &mut bytes[place], piece.start)?;
             self.data_bytes
                 .fetch_add(piece.end - piece.start, Ordering::Relaxed);
         }
@@ -245,7 +245,9 @@ impl Exporter<'_> {
         let ranges = stretches.map(|runs| {
             let count: u64 = runs.iter().map(|run| run.count).sum();
             chunk_len.offset_of(runs[0].start)
-                ..chunk_len.offset_of(runs[0].start.advance(count)).min(end)
+                ..chunk_len
+                    .offset_of(runs[0].start.advance_by(count))
+                    .min(end)
         });
         ranges
             .flat_map(|range| {
@@ -258,31 +260,36 @@ impl Exporter<'_> {
     }
 
     /// Page `index`, resolved.
-    fn page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
+    fn resolved_page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
         match self.unreadable {
-            Unreadable::Fail => self.disk.page(index),
+            Unreadable::Fail => self.disk.resolve_page(index),
             Unreadable::Skip => {
                 let (page, holes) = self.disk.readable_page(index)?;
-                self.note(holes);
+                self.note_holes(holes);
                 Ok(page)
             }
         }
     }
 
     /// Fills `buffer` with the bytes from `offset`, which lie on `page`, decoded and verified.
-    fn read(&self, page: &Arc<Page>, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+    fn read_page(
+        &self,
+        page: &Arc<Page>,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<(), StoreError> {
         let source = |_| Ok(Arc::clone(page));
         match self.unreadable {
             Unreadable::Fail => self.disk.read_through(&source, buffer, offset),
             Unreadable::Skip => {
                 let holes = self.disk.read_readable(&source, buffer, offset)?;
-                self.note(holes);
+                self.note_holes(holes);
                 Ok(())
             }
         }
     }
 
-    fn note(&self, holes: Vec<Hole>) {
+    fn note_holes(&self, holes: Vec<Hole>) {
         if !holes.is_empty() {
             self.holes
                 .lock()
@@ -300,15 +307,15 @@ impl Exporter<'_> {
     ) -> Result<(), StoreError> {
         let len = range.end - range.start;
         buffer.resize(len as usize, 0);
-        self.read(page, buffer, range.start)?;
+        self.read_page(page, buffer, range.start)?;
         self.data_bytes.fetch_add(len, Ordering::Relaxed);
         Ok(())
     }
 
-    fn advance(&self, index: PageIndex) -> Result<(), StoreError> {
+    fn advance_progress(&self, index: PageIndex) -> Result<(), StoreError> {
         let (start, end) = self.page_range(index);
         let done = self.done.fetch_add(end - start, Ordering::Relaxed) + end - start;
-        self.watch.progress(Progress {
+        self.watch.report_progress(Progress {
             done,
             total: Some(self.disk.len()),
         });

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vellum_core::device::{Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Space};
-use vellum_core::tree::{Attachment, Image, Mode, Node, PlanError, ScratchUse, Tree};
+use vellum_core::device::{
+    Device, DeviceError, ExportInfo, ExportSpace, Exports, Intent, OpenError,
+};
+use vellum_core::tree::{Attachment, Image, Mode, NodeRef, PlanError, ScratchUse, Tree};
 use vellum_core::units::ImageId;
 
-use crate::attach::{OwnerId, Use};
+use crate::attach::{AttachIntent, OwnerId};
 use crate::device::DiskDevice;
 use crate::error::StoreError;
 use crate::late::LateDisks;
@@ -44,29 +46,31 @@ impl Store {
 }
 
 impl Exports for StoreExports {
-    fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
+    fn list_exports(&self) -> Result<Vec<ExportInfo>, DeviceError> {
         let tree = self.store.tree();
-        let offered = tree.nodes().filter(|node| !is_scratch(&tree, *node));
+        let offered = tree.all_nodes().filter(|node| !is_scratch(&tree, *node));
         let described = |node| {
-            let name = tree.display(node);
-            match tree.attachment(&name) {
+            let name = tree.display_name(node);
+            match tree.resolve_attachment(&name) {
                 Some(Attachment::Scratch(using)) => self.describe_scratch(&tree, using, name),
-                _ => self.describe(&tree, node, name),
+                _ => self.describe_export(&tree, node, name),
             }
         };
         Ok(offered.filter_map(described).collect())
     }
 
-    fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
+    fn export_info(&self, name: &str) -> Result<ExportInfo, OpenError> {
         let tree = self.store.tree();
         let name = whole_name(&tree, name);
         let unknown = || OpenError::Unknown(name.clone());
-        match tree.attachment(&name).ok_or_else(unknown)? {
-            Attachment::Read(node) => self.describe(&tree, node, name.clone()),
-            Attachment::Write(image) => self.describe(&tree, Node::Image(image), name.clone()),
+        match tree.resolve_attachment(&name).ok_or_else(unknown)? {
+            Attachment::Read(node) => self.describe_export(&tree, node, name.clone()),
+            Attachment::Write(image) => {
+                self.describe_export(&tree, NodeRef::Image(image), name.clone())
+            }
             Attachment::Scratch(using) => self.describe_scratch(&tree, using, name.clone()),
             Attachment::NewChild { base, name: child } => self
-                .describe(&tree, Node::Image(base), child.to_string())
+                .describe_export(&tree, NodeRef::Image(base), child.to_string())
                 .map(|base| ExportInfo {
                     read_only: self.is_read_only(),
                     description: "attachment of a multiattach image, not made yet".to_owned(),
@@ -76,21 +80,22 @@ impl Exports for StoreExports {
         .ok_or_else(unknown)
     }
 
-    fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError> {
+    fn open_export(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError> {
         let (name, attachment) = {
             let tree = self.store.tree();
             let name = whole_name(&tree, name);
-            let attachment = tree.attachment(&name);
+            let attachment = tree.resolve_attachment(&name);
             (name, attachment)
         };
         let attachment = attachment.ok_or_else(|| OpenError::Unknown(name.clone()))?;
         self.open_attachment(attachment, intent)
-            .map_err(|error| refusal(&name, error))
+            .map_err(|error| open_refusal(&name, error))
     }
 
     /// That of the file system which the store is in.
-    fn space(&self) -> Result<Space, DeviceError> {
-        limits::space(self.store.dir()).map_err(|error| DeviceError::Io(error.to_string()))
+    fn space_info(&self) -> Result<ExportSpace, DeviceError> {
+        limits::file_system_space(self.store.dir())
+            .map_err(|error| DeviceError::Io(error.to_string()))
     }
 
     fn revision(&self) -> u64 {
@@ -100,7 +105,7 @@ impl Exports for StoreExports {
 
 impl StoreExports {
     fn is_read_only(&self) -> bool {
-        self.store.access() == Access::ReadOnly
+        self.store.access_mode() == Access::ReadOnly
     }
 
     fn open_attachment(
@@ -109,54 +114,64 @@ impl StoreExports {
         intent: Intent,
     ) -> Result<Arc<dyn Device>, StoreError> {
         match attachment {
-            attachment if intent == Intent::Look => self.look(attachment),
+            attachment if intent == Intent::Look => self.open_to_look(attachment),
             Attachment::Read(node) => self.open_read(node),
-            Attachment::Write(image) if self.is_read_only() => self.open_read(Node::Image(image)),
-            attachment if self.is_read_only() => self.look(attachment),
+            Attachment::Write(image) if self.is_read_only() => {
+                self.open_read(NodeRef::Image(image))
+            }
+            attachment if self.is_read_only() => self.open_to_look(attachment),
             Attachment::Write(image) => self.open_write(image, intent),
-            Attachment::Scratch(using) => Ok(self.late.scratch(&self.store, self.owner, using)?),
+            Attachment::Scratch(using) => {
+                Ok(self.late.scratch_disk(&self.store, self.owner, using)?)
+            }
             Attachment::NewChild { base, name } => {
-                Ok(self.late.child(&self.store, self.owner, base, name)?)
+                Ok(self.late.child_disk(&self.store, self.owner, base, name)?)
             }
         }
     }
 
     /// The disk as it was flushed last. Who looks is no guest: nothing is attached, made, reset or
     /// sealed for them.
-    fn look(&self, attachment: Attachment) -> Result<Arc<dyn Device>, StoreError> {
+    fn open_to_look(&self, attachment: Attachment) -> Result<Arc<dyn Device>, StoreError> {
         let store = &self.store;
         let device = match attachment {
-            Attachment::Read(node) => DiskDevice::open(store, node),
-            Attachment::Write(image) => DiskDevice::open(store, Node::Image(image)),
+            Attachment::Read(node) => DiskDevice::open_node(store, node),
+            Attachment::Write(image) => DiskDevice::open_node(store, NodeRef::Image(image)),
             Attachment::Scratch(using) => {
                 let view = store.tree().scratch_view(using)?;
                 match view.node {
-                    node if node == Node::Image(using.base) => DiskDevice::below(store, node),
-                    node => DiskDevice::open(store, node),
+                    node if node == NodeRef::Image(using.base) => {
+                        DiskDevice::open_base(store, node)
+                    }
+                    node => DiskDevice::open_node(store, node),
                 }
             }
-            Attachment::NewChild { base, .. } => DiskDevice::below(store, Node::Image(base)),
+            Attachment::NewChild { base, .. } => DiskDevice::open_base(store, NodeRef::Image(base)),
         };
         Ok(Arc::new(device?))
     }
 
     fn open_write(&self, image: ImageId, intent: Intent) -> Result<Arc<dyn Device>, StoreError> {
         let to = if intent == Intent::Read {
-            Use::Read
+            AttachIntent::Read
         } else {
-            Use::Write
+            AttachIntent::Write
         };
-        Ok(self.store.attach(image, self.owner, to)?)
+        Ok(self.store.attach_disk(image, self.owner, to)?)
     }
 
     /// An image that stands still is read from the sealed layer below it: should it get another
     /// mode, and be written, the reader goes on seeing what it saw.
-    fn open_read(&self, node: Node) -> Result<Arc<dyn Device>, StoreError> {
-        if self.is_read_only() || matches!(node, Node::Snapshot(..)) {
-            return Ok(Arc::new(DiskDevice::open(&self.store, node)?));
+    fn open_read(&self, node: NodeRef) -> Result<Arc<dyn Device>, StoreError> {
+        if self.is_read_only() || matches!(node, NodeRef::Snapshot(..)) {
+            return Ok(Arc::new(DiskDevice::open_node(&self.store, node)?));
         }
         let disk = self.store.sealed_base(node)?;
-        Ok(Arc::new(DiskDevice::of(&self.store, node.image(), disk)))
+        Ok(Arc::new(DiskDevice::of_disk(
+            &self.store,
+            node.image_id(),
+            disk,
+        )))
     }
 
     /// An immutable image as the guest of `using` sees it.
@@ -164,8 +179,8 @@ impl StoreExports {
         let shown = tree.scratch_view(using).ok()?.node;
         let attached = tree.scratch_for(using);
         let waiting_ns = attached.and_then(|scratch| self.store.attached_changed_ns(scratch.id));
-        let shown = self.describe(tree, shown, name.clone())?;
-        let image = self.describe(tree, Node::Image(using.base), name)?;
+        let shown = self.describe_export(tree, shown, name.clone())?;
+        let image = self.describe_export(tree, NodeRef::Image(using.base), name)?;
         Some(ExportInfo {
             len: shown.len,
             changed_ns: waiting_ns.unwrap_or(shown.changed_ns),
@@ -173,17 +188,17 @@ impl StoreExports {
         })
     }
 
-    fn describe(&self, tree: &Tree, node: Node, name: String) -> Option<ExportInfo> {
+    fn describe_export(&self, tree: &Tree, node: NodeRef, name: String) -> Option<ExportInfo> {
         let layer = tree.layer_of(node)?;
         let (read_only, description) = match node {
-            Node::Snapshot(..) => (true, "snapshot".to_owned()),
-            Node::Image(image) => describe_image(tree.image(image)?),
+            NodeRef::Snapshot(..) => (true, "snapshot".to_owned()),
+            NodeRef::Image(image) => describe_image(tree.image(image)?),
         };
         let read_only = read_only || self.is_read_only();
         // Writes that wait to be flushed are content as well.
         let waiting_ns = match node {
-            Node::Image(image) => self.store.attached_changed_ns(image),
-            Node::Snapshot(..) => None,
+            NodeRef::Image(image) => self.store.attached_changed_ns(image),
+            NodeRef::Snapshot(..) => None,
         };
         Some(ExportInfo {
             name,
@@ -227,16 +242,16 @@ fn whole_name(tree: &Tree, name: &str) -> String {
     }
 }
 
-fn is_scratch(tree: &Tree, node: Node) -> bool {
+fn is_scratch(tree: &Tree, node: NodeRef) -> bool {
     matches!(
         node,
-        Node::Image(image)
+        NodeRef::Image(image)
             if tree.image(image).is_some_and(|image| image.scratch_of.is_some())
     )
 }
 
 /// Error that a client gets.
-fn refusal(name: &str, error: StoreError) -> OpenError {
+fn open_refusal(name: &str, error: StoreError) -> OpenError {
     match error {
         StoreError::Plan(PlanError::Gone) => OpenError::Unknown(name.to_owned()),
         StoreError::Attached(_)

@@ -27,10 +27,10 @@ pub(crate) struct FileGuard {
 
 impl FileSource {
     /// Opens a regular file or block device.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub fn open_file(path: &Path) -> Result<Self, StoreError> {
         File::open(path)
             .and_then(Self::of_file)
-            .map_err(|source| StoreError::file("open", path, source))
+            .map_err(|source| StoreError::of_file("open", path, source))
     }
 
     /// The regular file or block device that `file` is.
@@ -79,7 +79,7 @@ impl ReadAt for FileSource {
 
 impl FileGuard {
     pub(crate) fn new(source: &FileSource, path: &Path) -> Result<Self, StoreError> {
-        let fail = |error| StoreError::file("read", path, error);
+        let fail = |error| StoreError::of_file("read", path, error);
         let file = source.file.try_clone().map_err(fail)?;
         let opened = file.metadata().map_err(fail)?;
         Ok(Self {
@@ -90,7 +90,7 @@ impl FileGuard {
     }
 
     /// The file, whatever its name: its device and its number there.
-    pub(crate) fn key(&self) -> (u64, u64) {
+    pub(crate) fn file_key(&self) -> (u64, u64) {
         (self.opened.dev(), self.opened.ino())
     }
 
@@ -100,11 +100,11 @@ impl FileGuard {
         seconds.saturating_mul(1000)
     }
 
-    pub(crate) fn check(&self) -> Result<(), StoreError> {
+    pub(crate) fn check_unchanged(&self) -> Result<(), StoreError> {
         let now = self
             .file
             .metadata()
-            .map_err(|source| StoreError::file("read", &self.path, source))?;
+            .map_err(|source| StoreError::of_file("read", &self.path, source))?;
         let changed = |what: &str| {
             Err(StoreError::SourceChanged {
                 name: self.path.display().to_string(),

@@ -41,7 +41,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use vellum_core::units::ChunkId;
-use vellum_core::wire::{seal, verified};
+use vellum_core::wire::{append_checksum, verify_checksum};
 
 use crate::error::StoreError;
 use crate::reserve::Reserve;
@@ -74,13 +74,13 @@ const ASKERS_WAIT: Duration = Duration::from_millis(1);
 
 /// A store's folder.
 #[derive(Clone, Debug)]
-pub(crate) struct Folder {
+pub(crate) struct StoreFolder {
     dir: PathBuf,
 }
 
 /// Bytes on disk, as `du` counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
+pub(crate) struct FolderUsage {
     /// The whole folder.
     pub(crate) total: u64,
     /// Of that: the database's logs.
@@ -93,7 +93,7 @@ pub(crate) struct Usage {
 
 /// Count of acknowledged commits on disk: the witness against a log that lost its end.
 #[derive(Debug)]
-pub(crate) struct Witness {
+pub(crate) struct CommitCounterFile {
     file: Option<File>,
 }
 
@@ -111,14 +111,14 @@ impl Drop for OwnerLock {
     }
 }
 
-impl Folder {
+impl StoreFolder {
     /// Makes an empty folder ready for a store: everything but the marker, which [`Folder::mark`]
     /// writes last.
-    pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn create_in(dir: &Path) -> Result<Self, StoreError> {
         make_durably(dir, FOLDER_MODE)
-            .map_err(|source| StoreError::file("make the folder", dir, source))?;
-        let mut entries =
-            fs::read_dir(dir).map_err(|source| StoreError::file("read the folder", dir, source))?;
+            .map_err(|source| StoreError::of_file("make the folder", dir, source))?;
+        let mut entries = fs::read_dir(dir)
+            .map_err(|source| StoreError::of_file("read the folder", dir, source))?;
         if entries.next().is_some() {
             return Err(StoreError::NotEmpty {
                 dir: dir.to_owned(),
@@ -130,7 +130,7 @@ impl Folder {
     }
 
     /// The folder of a store that is there and has a format that this program knows.
-    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open_marked(dir: &Path) -> Result<Self, StoreError> {
         let folder = Self {
             dir: dir.to_owned(),
         };
@@ -150,7 +150,7 @@ impl Folder {
             {
                 // If nothing was ever acknowledged, this is the rest of an `init` that was cut off.
                 if has_database(dir) && folder.acknowledged_commits() > 0 {
-                    return Err(StoreError::damaged(
+                    return Err(StoreError::damaged_record(
                         marker.display().to_string(),
                         "it is gone",
                     ));
@@ -159,14 +159,16 @@ impl Folder {
                     dir: dir.to_owned(),
                 });
             }
-            Err(source) => return Err(StoreError::file("read", &marker, source)),
+            Err(source) => return Err(StoreError::of_file("read", &marker, source)),
             Ok(_) => {}
         }
         let format = text
             .strip_suffix('\n')
             .and_then(|line| line.strip_prefix(MARKER_TEXT))
             .filter(|format| format.bytes().all(|byte| byte.is_ascii_graphic()))
-            .ok_or_else(|| StoreError::damaged(marker.display().to_string(), "not a store's"))?;
+            .ok_or_else(|| {
+                StoreError::damaged_record(marker.display().to_string(), "not a store's")
+            })?;
         if format.parse() != Ok(FORMAT) {
             return Err(StoreError::NewerFormat {
                 dir: dir.to_owned(),
@@ -184,7 +186,7 @@ impl Folder {
         };
         let mut paths = OWN_FILES.iter().map(|name| self.dir.join(name));
         paths.find(is_link).map_or(Ok(()), |path| {
-            Err(StoreError::file("open", &path, link_in_store()))
+            Err(StoreError::of_file("open", &path, link_in_store()))
         })
     }
 
@@ -204,18 +206,18 @@ impl Folder {
 
     /// Makes the folder of a new database.
     pub(crate) fn make_database(&self) -> Result<PathBuf, StoreError> {
-        let dir = self.database();
+        let dir = self.database_path();
         DirBuilder::new()
             .mode(FOLDER_MODE)
             .create(&dir)
-            .map_err(|source| StoreError::file("make the folder", &dir, source))?;
+            .map_err(|source| StoreError::of_file("make the folder", &dir, source))?;
         Ok(dir)
     }
 
     /// The folder of a store that [`Folder::open`] refuses with `error`, if that is because of its
     /// marker and there is a database. A marker that names a newer format is believed unless it is
     /// one flipped bit away from this one's.
-    pub(crate) fn unmarked(dir: &Path, error: StoreError) -> Result<Self, StoreError> {
+    pub(crate) fn open_unmarked(dir: &Path, error: StoreError) -> Result<Self, StoreError> {
         let is_marker = match &error {
             StoreError::NoStore { .. } | StoreError::Damaged(_) => true,
             StoreError::NewerFormat { found, .. } => is_one_bit_off(found, &FORMAT.to_string()),
@@ -236,7 +238,7 @@ impl Folder {
     }
 
     /// Declares the folder a store.
-    pub(crate) fn mark(&self) -> Result<(), StoreError> {
+    pub(crate) fn write_marker(&self) -> Result<(), StoreError> {
         let (marker, unfinished) = (self.dir.join(MARKER), self.dir.join(UNFINISHED_MARKER));
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
@@ -249,14 +251,14 @@ impl Folder {
             fs::rename(&unfinished, &marker)?;
             File::open(&self.dir)?.sync_all()
         });
-        written.map_err(|source| StoreError::file("write", &marker, source))
+        written.map_err(|source| StoreError::of_file("write", &marker, source))
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.dir
     }
 
-    pub(crate) fn database(&self) -> PathBuf {
+    pub(crate) fn database_path(&self) -> PathBuf {
         self.dir.join(DATABASE)
     }
 
@@ -266,29 +268,29 @@ impl Folder {
     }
 
     /// Description of the process that writes, if there is one.
-    pub(crate) fn owner(&self) -> Result<Option<String>, StoreError> {
+    pub(crate) fn lock_owner(&self) -> Result<Option<String>, StoreError> {
         let path = self.dir.join(LOCK);
         let mut file = match self.open_file(LOCK, OpenOptions::new().read(true)) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(|source| StoreError::file("open", &path, source))?,
+            opened => opened.map_err(|source| StoreError::of_file("open", &path, source))?,
         };
         match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Err(Errno::WOULDBLOCK) => Ok(Some(owner(&mut file))),
+            Err(Errno::WOULDBLOCK) => Ok(Some(read_owner(&mut file))),
             _ => Ok(None),
         }
     }
 
     /// Becomes the one process that writes, or says which one is.
-    pub(crate) fn lock(&self, command: &str) -> Result<OwnerLock, StoreError> {
+    pub(crate) fn lock_for_writing(&self, command: &str) -> Result<OwnerLock, StoreError> {
         let path = self.dir.join(LOCK);
-        let fail = |source| StoreError::file("lock", &path, source);
+        let fail = |source| StoreError::of_file("lock", &path, source);
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true);
         let mut file = self.open_file(LOCK, &options).map_err(fail)?;
         if !lock_past_askers(&file).map_err(fail)? {
             return Err(StoreError::InUse {
                 dir: self.dir.clone(),
-                by: owner(&mut file),
+                by: read_owner(&mut file),
             });
         }
         // The text in the file is for people: a full disk may keep it from being written, not from
@@ -306,7 +308,7 @@ impl Folder {
         let _ = self
             .open_file(COMMITS, OpenOptions::new().read(true))
             .and_then(|mut file| file.read_to_end(&mut bytes));
-        verified(COMMITS_CONTEXT, &[], &bytes)
+        verify_checksum(COMMITS_CONTEXT, &[], &bytes)
             .ok()
             .and_then(|body| body.try_into().ok())
             .map_or(0, u64::from_le_bytes)
@@ -314,16 +316,16 @@ impl Folder {
 
     /// The commit counter file, for the process that writes to the store. If it cannot be opened, a
     /// lost end of the log goes unnoticed, no more.
-    pub(crate) fn witness(&self) -> Witness {
+    pub(crate) fn open_commit_counter(&self) -> CommitCounterFile {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
-        Witness {
+        CommitCounterFile {
             file: self.open_file(COMMITS, &options).ok(),
         }
     }
 
     /// The chunks that readers left word of: runs of first id and count.
-    pub(crate) fn suspects(&self) -> Vec<(ChunkId, u64)> {
+    pub(crate) fn read_suspects(&self) -> Vec<(ChunkId, u64)> {
         let mut bytes = Vec::new();
         let read = self.open_suspects(OpenOptions::new().read(true));
         let read = read.and_then(|file| file.take(SUSPECTS_LEN_MAX).read_to_end(&mut bytes));
@@ -345,7 +347,7 @@ impl Folder {
             for start in (0..count).step_by(SUSPECTS_RUN_MAX as usize) {
                 let mut entry = (first.0 + start).to_le_bytes().to_vec();
                 entry.extend_from_slice(&(count - start).min(SUSPECTS_RUN_MAX).to_le_bytes());
-                seal(SUSPECTS_CONTEXT, &[], &mut entry);
+                append_checksum(SUSPECTS_CONTEXT, &[], &mut entry);
                 bytes.extend(entry);
             }
         }
@@ -377,18 +379,18 @@ impl Folder {
 
     /// Bytes that the store takes on disk, as `du` counts them.
     pub(crate) fn disk_usage(&self) -> Result<u64, StoreError> {
-        Ok(self.usage()?.total)
+        Ok(self.usage_by_part()?.total)
     }
 
     /// Disk usage as [`Folder::disk_usage`], with the parts apart that are neither content nor
     /// maps.
-    pub(crate) fn usage(&self) -> Result<Usage, StoreError> {
-        let mut usage = Usage::default();
+    pub(crate) fn usage_by_part(&self) -> Result<FolderUsage, StoreError> {
+        let mut usage = FolderUsage::default();
         let mut folders = vec![self.dir.clone()];
         // Files that a repair replaced share bytes with those that are there now: they count once.
         let mut seen = HashSet::new();
         while let Some(folder) = folders.pop() {
-            let fail = |source| StoreError::file("read", &folder, source);
+            let fail = |source| StoreError::of_file("read", &folder, source);
             let is_parity = folder.starts_with(self.dir.join("parity"));
             for entry in fs::read_dir(&folder).map_err(fail)? {
                 let entry = entry.map_err(fail)?;
@@ -398,7 +400,7 @@ impl Folder {
                     Ok(metadata) if is_parity && metadata.nlink() > 1 => {}
                     Ok(metadata) if metadata.nlink() > 1 && !seen.insert(metadata.ino()) => {}
                     Ok(metadata) => {
-                        usage.add(&entry.file_name(), metadata.blocks() * 512, is_parity);
+                        usage.add_file(&entry.file_name(), metadata.blocks() * 512, is_parity);
                     }
                     // RocksDB removes files while we look.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -410,8 +412,8 @@ impl Folder {
     }
 }
 
-impl Usage {
-    fn add(&mut self, name: &OsStr, len: u64, is_parity: bool) {
+impl FolderUsage {
+    fn add_file(&mut self, name: &OsStr, len: u64, is_parity: bool) {
         self.total += len;
         if is_parity {
             self.parity += len;
@@ -423,19 +425,19 @@ impl Usage {
     }
 }
 
-impl Witness {
+impl CommitCounterFile {
     /// Notes that `count` commits are durable.
-    pub(crate) fn note(&self, count: u64) {
+    pub(crate) fn note_commits(&self, count: u64) {
         // An error is ignored: a commit that is not noted is not missed later.
         let _ = self
             .file
             .as_ref()
-            .map(|file| file.write_all_at(&Self::bytes(count), 0));
+            .map(|file| file.write_all_at(&Self::encode_count(count), 0));
     }
 
-    pub(crate) fn bytes(count: u64) -> Vec<u8> {
+    pub(crate) fn encode_count(count: u64) -> Vec<u8> {
         let mut bytes = count.to_le_bytes().to_vec();
-        seal(COMMITS_CONTEXT, &[], &mut bytes);
+        append_checksum(COMMITS_CONTEXT, &[], &mut bytes);
         bytes
     }
 }
@@ -502,7 +504,7 @@ fn lock_past_askers(file: &File) -> std::io::Result<bool> {
 
 /// The run that an entry of the file of suspects names, if it is whole.
 fn suspect_run(entry: &[u8]) -> Option<(ChunkId, u64)> {
-    let body = verified(SUSPECTS_CONTEXT, &[], entry).ok()?;
+    let body = verify_checksum(SUSPECTS_CONTEXT, &[], entry).ok()?;
     let (first, count) = body.split_at_checked(8)?;
     let first = u64::from_le_bytes(first.try_into().ok()?);
     let count = u64::from_le_bytes(count.try_into().ok()?);
@@ -522,7 +524,7 @@ fn owner_text(command: &str) -> Vec<u8> {
     bytes
 }
 
-fn owner(file: &mut File) -> String {
+fn read_owner(file: &mut File) -> String {
     let mut text = String::new();
     let read = file
         .rewind()
@@ -546,29 +548,29 @@ mod tests {
         most: 1 << 20,
     };
 
-    fn folder() -> (tempfile::TempDir, Folder) {
+    fn folder() -> (tempfile::TempDir, StoreFolder) {
         let dir = tempfile::tempdir().expect("a folder");
-        let folder = Folder::create(dir.path()).expect("an empty folder becomes a store's");
+        let folder = StoreFolder::create_in(dir.path()).expect("an empty folder becomes a store's");
         (dir, folder)
     }
 
     #[test]
     fn what_readers_left_word_of_is_read_as_far_as_it_is_whole() {
         let (_dir, folder) = folder();
-        assert_eq!(folder.suspects(), []);
+        assert_eq!(folder.read_suspects(), []);
         folder.leave_suspects([(ChunkId(7), 3)]);
         folder.leave_suspects([(ChunkId(1 << 40), 5000)]);
         let whole = [(7, 3), (1 << 40, 4096), ((1 << 40) + 4096, 904)];
         let whole = whole.map(|(first, count)| (ChunkId(first), count));
-        assert_eq!(folder.suspects(), whole);
+        assert_eq!(folder.read_suspects(), whole);
         let path = folder.dir.join(SUSPECTS);
         let mut bytes = fs::read(&path).expect("it is there");
         bytes[30] ^= 1;
         bytes.pop();
         fs::write(&path, bytes).expect("it can be written");
-        assert_eq!(folder.suspects(), whole[..1]);
+        assert_eq!(folder.read_suspects(), whole[..1]);
         folder.forget_suspects();
-        assert_eq!(folder.suspects(), []);
+        assert_eq!(folder.read_suspects(), []);
         std::os::unix::fs::symlink("elsewhere", &path).expect("a link");
         folder.leave_suspects([(ChunkId(7), 3)]);
         assert!(
@@ -580,7 +582,7 @@ mod tests {
     #[test]
     fn a_planted_link_is_refused_and_what_it_leads_to_stays() {
         let (dir, folder) = folder();
-        folder.mark().expect("room");
+        folder.write_marker().expect("room");
         let victim = dir.path().join("victim");
         fs::write(&victim, "mine").expect("room");
         for name in OWN_FILES {
@@ -589,11 +591,13 @@ mod tests {
             let _ = fs::remove_file(&path);
             for leads_to in [&victim, &dir.path().join("nothing")] {
                 std::os::unix::fs::symlink(leads_to, &path).expect("room");
-                let told = Folder::open(dir.path()).expect_err("it is a link");
+                let told = StoreFolder::open_marked(dir.path()).expect_err("it is a link");
                 assert!(told.to_string().contains(name), "{told}");
                 if [LOCK, COMMITS, RESERVE].contains(&name) {
                     let is_refused = match name {
-                        LOCK => folder.lock("me").is_err() && folder.owner().is_err(),
+                        LOCK => {
+                            folder.lock_for_writing("me").is_err() && folder.lock_owner().is_err()
+                        }
                         _ => folder
                             .open_file(name, OpenOptions::new().write(true).create(true))
                             .is_err(),
@@ -601,8 +605,8 @@ mod tests {
                     assert!(is_refused, "{name}");
                 }
                 // Also where it is planted after the store was opened.
-                Reserve::new(&folder.dir, KEPT_BACK, 0).refill();
-                folder.witness().note(7);
+                Reserve::new(&folder.dir, KEPT_BACK, 0).refill_reserve();
+                folder.open_commit_counter().note_commits(7);
                 let _ = folder.acknowledged_commits();
                 assert_eq!(fs::read(&victim).expect("it is there"), b"mine", "{name}");
                 assert!(!dir.path().join("nothing").exists(), "{name}");
@@ -614,7 +618,7 @@ mod tests {
         }
         let link = dir.path().with_extension("link");
         std::os::unix::fs::symlink(dir.path(), &link).expect("room");
-        let through = Folder::open(&link).map(drop);
+        let through = StoreFolder::open_marked(&link).map(drop);
         fs::remove_file(&link).expect("it is ours");
         through.expect("a person may name a store through a link");
     }
@@ -623,12 +627,12 @@ mod tests {
     fn what_is_made_is_for_its_owner_only() {
         let dir = tempfile::tempdir().expect("a folder");
         let (above, inner) = (dir.path().join("a"), dir.path().join("a/store"));
-        let folder = Folder::create(&inner).expect("an empty folder becomes a store's");
+        let folder = StoreFolder::create_in(&inner).expect("an empty folder becomes a store's");
         folder.make_database().expect("room");
-        drop(folder.lock("me").expect("nobody writes"));
-        folder.witness().note(1);
-        Reserve::new(&folder.dir, KEPT_BACK, 0).refill();
-        folder.mark().expect("room");
+        drop(folder.lock_for_writing("me").expect("nobody writes"));
+        folder.open_commit_counter().note_commits(1);
+        Reserve::new(&folder.dir, KEPT_BACK, 0).refill_reserve();
+        folder.write_marker().expect("room");
         let mode = |path: &Path| {
             std::os::unix::fs::PermissionsExt::mode(
                 &fs::metadata(path).expect("it is there").permissions(),
@@ -645,29 +649,38 @@ mod tests {
     #[test]
     fn one_writes_at_a_time() {
         let (_dir, folder) = folder();
-        let lock = folder.lock("first").expect("nobody writes");
-        let refused = folder.lock("second").expect_err("somebody writes");
+        let lock = folder.lock_for_writing("first").expect("nobody writes");
+        let refused = folder
+            .lock_for_writing("second")
+            .expect_err("somebody writes");
         assert!(matches!(refused, StoreError::InUse { by, .. } if by.ends_with("(first)")));
         drop(lock);
-        folder.lock("second").expect("nobody writes any more");
+        folder
+            .lock_for_writing("second")
+            .expect("nobody writes any more");
     }
 
     /// A child process has the lock file open between its start and its own program.
     #[test]
     fn a_child_that_is_being_started_does_not_keep_the_store() {
         let (_dir, folder) = folder();
-        let lock = folder.lock("first").expect("nobody writes");
+        let lock = folder.lock_for_writing("first").expect("nobody writes");
         let inherited = lock.file.try_clone().expect("a file can be opened twice");
         drop(lock);
-        assert_eq!(folder.owner().expect("the lock can be asked for"), None);
-        folder.lock("second").expect("nobody writes any more");
+        assert_eq!(
+            folder.lock_owner().expect("the lock can be asked for"),
+            None
+        );
+        folder
+            .lock_for_writing("second")
+            .expect("nobody writes any more");
         drop(inherited);
     }
 
     #[test]
     fn who_only_asks_for_the_owner_keeps_nobody_from_writing() {
         let (_dir, folder) = folder();
-        drop(folder.lock("first").expect("nobody writes"));
+        drop(folder.lock_for_writing("first").expect("nobody writes"));
         let asker = File::open(folder.dir.join("lock")).expect("the lock is there");
         flock(&asker, FlockOperation::NonBlockingLockShared).expect("nobody writes");
         thread::scope(|scope| {
@@ -675,7 +688,9 @@ mod tests {
                 thread::sleep(ASKERS_WAIT * 10);
                 flock(&asker, FlockOperation::Unlock).expect("it is ours");
             });
-            folder.lock("second").expect("who asks goes away");
+            folder
+                .lock_for_writing("second")
+                .expect("who asks goes away");
         });
     }
 }

@@ -3,14 +3,14 @@
 use std::io;
 use std::sync::Arc;
 
-use vellum_core::guest::{FreeSpace, GuestError, SourceDisk, TrimmedSource, survey};
+use vellum_core::guest::{FreeSpace, GuestError, SourceDisk, TrimmedSource, survey_disk};
 use vellum_core::source::SourceError;
 
 use crate::error::StoreError;
-use crate::pieces::Input;
+use crate::image_input::ImageInput;
 use crate::watch::Watch;
 
-impl Input {
+impl ImageInput {
     /// Space that the file systems on the disk do not use; `None` for a stream, which goes by once.
     /// Reads their metadata.
     ///
@@ -18,12 +18,12 @@ impl Input {
     ///
     /// [`SourceError::Refused`] when that is in a parent which the input does not have.
     pub fn free_space(&self, watch: &dyn Watch) -> Result<Option<FreeSpace>, StoreError> {
-        let Some(source) = self.image() else {
+        let Some(source) = self.random_access() else {
             return Ok(None);
         };
         let is_cancelled = || watch.is_cancelled();
         let disk = SourceDisk::new(source, &is_cancelled);
-        let found = survey(&disk);
+        let found = survey_disk(&disk);
         if watch.is_cancelled() {
             return Err(StoreError::Interrupted);
         }
@@ -45,12 +45,12 @@ impl Input {
     /// # Errors
     ///
     /// When the source's tables cannot be read.
-    pub fn without(self, space: &FreeSpace) -> Result<(Self, u64), StoreError> {
+    pub fn without_free_space(self, space: &FreeSpace) -> Result<(Self, u64), StoreError> {
         assert!(
-            space.unclean().next().is_none(),
+            space.unclean_parts().next().is_none(),
             "what is mounted is refused before"
         );
-        let (ranges, name) = (space.ranges().to_vec(), self.name().to_owned());
+        let (ranges, name) = (space.free_ranges().to_vec(), self.name().to_owned());
         let mut data = Ok(0);
         let input = self.map_image(|source| {
             let trimmed = TrimmedSource::new(source, ranges);

@@ -12,7 +12,8 @@ use vellum_core::frame::FrameCodec;
 use vellum_core::identity::{ContentId, StoreId};
 use vellum_core::name::Name;
 use vellum_core::tree::{
-    Configuration, Image, KeptDisk, Layer, Machine, MachineSnapshot, Mode, PageSet, Snapshot,
+    Configuration, Image, KeptDisk, Layer, Mode, PageSet, Snapshot, VirtualMachine,
+    VirtualMachineSnapshot,
 };
 use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
 
@@ -21,17 +22,17 @@ use files::golden;
 use crate::chunks::{DamageRecord, damage_key};
 use crate::codec;
 use crate::database::Family;
-use crate::journal::appender::{SUM_KEY, entry_key};
-use crate::journal::entry::{Added, Entry};
 use crate::keys::{
     COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, PARITY_KEY, configuration_key,
     image_key, machine_key, machine_snapshot_key, snapshot_key, token_key,
 };
 use crate::parity::{self, ParityShare};
 use crate::records::{
-    self, Commits, Compression, ConfigurationFile, Counters, Record, StoreParameters, Token,
+    self, Commits, Compression, ConfigurationFile, Counters, StoreParameters, StoreRecord, Token,
 };
-use crate::sources::{SOURCES_KEY, SourceEntry, SourceKind, SourceList, SourceSecret};
+use crate::sources::{SOURCES_KEY, SourceEntry, SourceKind, SourceListRecord, SourceSecret};
+use crate::usage_history::appender::{SUM_KEY, entry_key};
+use crate::usage_history::entry::{Added, UsageEntry};
 
 fn name(text: &str) -> Name {
     Name::new(text).expect("a valid name")
@@ -156,7 +157,7 @@ fn damage() -> DamageRecord {
     }
 }
 
-fn sources() -> SourceList {
+fn sources() -> SourceListRecord {
     let entry = |kind, place: &str, secret| SourceEntry {
         kind,
         place: place.to_owned(),
@@ -166,7 +167,7 @@ fn sources() -> SourceList {
     let password = SourceSecret::PasswordFile("/etc/vellum/password".to_owned());
     let command = SourceSecret::PasswordCommand("pass vellum".to_owned());
     let key = SourceSecret::KeyFile("/etc/vellum/key".to_owned());
-    SourceList(vec![
+    SourceListRecord(vec![
         entry(SourceKind::Repository, "s3://backups/a", Some(password)),
         entry(SourceKind::Repository, "/mnt/backup", Some(command)),
         entry(SourceKind::Repository, "/mnt/other", Some(key)),
@@ -178,13 +179,13 @@ fn sources() -> SourceList {
     ])
 }
 
-fn machine() -> Machine {
+fn machine() -> VirtualMachine {
     let configuration = Some(Configuration {
         id: ConfigurationId(90),
         len: 9,
     });
     let disks = vec![ImageId(9), ImageId(4), ImageId(70_000)];
-    Machine {
+    VirtualMachine {
         id: MachineId(80),
         name: name("vm"),
         disks,
@@ -194,13 +195,13 @@ fn machine() -> Machine {
     }
 }
 
-fn machine_snapshot() -> MachineSnapshot {
+fn machine_snapshot() -> VirtualMachineSnapshot {
     let kept = |image, mode, snapshot| KeptDisk {
         image: ImageId(image),
         mode,
         snapshot,
     };
-    MachineSnapshot {
+    VirtualMachineSnapshot {
         machine: MachineId(80),
         serial: 81,
         name: name("monday"),
@@ -219,8 +220,8 @@ fn configuration() -> ConfigurationFile {
     ConfigurationFile(b"<domain/>".to_vec())
 }
 
-fn entry() -> Entry {
-    Entry {
+fn entry() -> UsageEntry {
+    UsageEntry {
         at_ms: 1_793_000_000_005,
         operation: "import".to_owned(),
         image: Some(ImageId(9)),
@@ -235,8 +236,8 @@ fn entry() -> Entry {
     }
 }
 
-fn encoded<R: Record>(family: Family, key: &[u8], record: &R) -> Vec<u8> {
-    records::encode(family.name(), key, record)
+fn encoded<R: StoreRecord>(family: Family, key: &[u8], record: &R) -> Vec<u8> {
+    records::encode_record(family.family_name(), key, record)
 }
 
 fn layer_key(layer: &Layer) -> [u8; 8] {
@@ -339,7 +340,7 @@ fn written_name_records() -> Vec<(&'static str, Vec<u8>)> {
 
 fn written_keys_and_files() -> Vec<(&'static str, Vec<u8>)> {
     let share = ParityShare::new(25).expect("in bounds");
-    let family = Family::Meta.name();
+    let family = Family::Meta.family_name();
     vec![
         ("key-parameters", PARAMETERS_KEY.to_vec()),
         ("key-identity", IDENTITY_KEY.to_vec()),
@@ -349,11 +350,17 @@ fn written_keys_and_files() -> Vec<(&'static str, Vec<u8>)> {
         ("key-counters", COUNTERS_KEY.to_vec()),
         ("key-commits", COMMITS_KEY.to_vec()),
         ("key-parity", PARITY_KEY.to_vec()),
-        ("record-parity", records::encode(family, PARITY_KEY, &share)),
+        (
+            "record-parity",
+            records::encode_record(family, PARITY_KEY, &share),
+        ),
         ("parity-code", parity::golden_code()),
         ("parity-group", parity::golden_group()),
         ("parity-rest", parity::golden_rest()),
-        ("witness", crate::folder::Witness::bytes(COMMITS.0)),
+        (
+            "witness",
+            crate::folder::CommitCounterFile::encode_count(COMMITS.0),
+        ),
         ("key-image", image_key(ImageId(9))),
         ("key-snapshot", snapshot_key(ImageId(9), 77)),
         ("key-machine", machine_key(MachineId(80))),
@@ -376,8 +383,8 @@ fn plain() -> Vec<u8> {
     b"vellum keeps disk images. ".repeat(200)
 }
 
-fn decoded<R: Record>(family: Family, key: &[u8], name: &str) -> R {
-    records::decode(family.name(), key, &golden(name))
+fn decoded<R: StoreRecord>(family: Family, key: &[u8], name: &str) -> R {
+    records::decode_record(family.family_name(), key, &golden(name))
         .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
@@ -394,7 +401,8 @@ fn what_is_written_now_is_what_was_written_once() {
     }
     let folder = tempfile::TempDir::new().expect("a folder for a test can be made");
     let dir = folder.path().join("store");
-    crate::Store::init(&dir, StoreParameters::DEFAULT).expect("an empty folder becomes a store");
+    crate::Store::init_dir(&dir, StoreParameters::DEFAULT)
+        .expect("an empty folder becomes a store");
     assert_eq!(
         std::fs::read(dir.join("vellum.store")).expect("a store has a marker"),
         golden("marker")
@@ -468,20 +476,20 @@ fn what_was_written_once_is_read_now() {
             "{name}"
         );
     }
-    let first = Machine {
+    let first = VirtualMachine {
         started_ms: None,
         ..machine()
     };
     for (name, record) in [("record-machine", first), ("record-machine-2", machine())] {
         assert_eq!(
-            decoded::<Machine>(Family::Names, &machine_key(MachineId(80)), name),
+            decoded::<VirtualMachine>(Family::Names, &machine_key(MachineId(80)), name),
             record,
             "{name}"
         );
     }
     let key = machine_snapshot_key(MachineId(80), 81);
     assert_eq!(
-        decoded::<MachineSnapshot>(Family::Names, &key, "record-machine-snapshot"),
+        decoded::<VirtualMachineSnapshot>(Family::Names, &key, "record-machine-snapshot"),
         machine_snapshot()
     );
     let key = configuration_key(ConfigurationId(90));
@@ -490,7 +498,7 @@ fn what_was_written_once_is_read_now() {
         configuration()
     );
     assert_eq!(
-        decoded::<Entry>(Family::Meta, &entry_key(300), "record-journal"),
+        decoded::<UsageEntry>(Family::Meta, &entry_key(300), "record-journal"),
         entry()
     );
     assert_eq!(
@@ -498,7 +506,7 @@ fn what_was_written_once_is_read_now() {
         damage()
     );
     assert_eq!(
-        decoded::<SourceList>(Family::Meta, SOURCES_KEY, "record-sources"),
+        decoded::<SourceListRecord>(Family::Meta, SOURCES_KEY, "record-sources"),
         sources()
     );
     assert_eq!(
@@ -514,7 +522,7 @@ fn what_was_written_once_is_read_now() {
         ("compressed-zstd", FrameCodec::Zstd),
     ] {
         assert_eq!(
-            codec::decompress(codec, &golden(name), plain().len()),
+            codec::decompress_frame(codec, &golden(name), plain().len()),
             Ok(plain()),
             "{name}"
         );
@@ -523,7 +531,7 @@ fn what_was_written_once_is_read_now() {
 
 #[test]
 fn families_keep_their_names() {
-    let names = Family::ALL.map(Family::name);
+    let names = Family::ALL.map(Family::family_name);
     assert_eq!(
         names,
         [
@@ -538,11 +546,11 @@ fn write_missing_files() {
     let compressed = [
         (
             "compressed-lz4",
-            codec::compress(Compression::Lz4, &plain()).1,
+            codec::compress_frame(Compression::Lz4, &plain()).1,
         ),
         (
             "compressed-zstd",
-            codec::compress(Compression::Zstd(3), &plain()).1,
+            codec::compress_frame(Compression::Zstd(3), &plain()).1,
         ),
     ];
     files::keep(written().into_iter().chain(compressed));

@@ -11,17 +11,16 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vellum_core::frame::{FrameHeader, parse_frame_key};
 use vellum_core::hash::ChunkHash;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_core::units::ChunkId;
 
 use crate::chunks::RightBytes;
-use crate::chunks::pause::schedule;
+use crate::chunks::sync::schedule;
 use crate::database::{Batch, Durability, Family};
 use crate::model::{assert_same, name, new_store, open, seed};
 use crate::{
-    Access, CheckOptions, ChunkSource, CollectOptions, ImageFileSource, ImportOptions,
-    ImportRequest, ImportTarget, Input, OtherStoreSource, Store, StoreError, Unwatched,
-    WantedChunks,
+    Access, CheckOptions, ChunkSource, CollectOptions, ImageFileSource, ImageInput, ImportOptions,
+    ImportRequest, ImportTarget, OtherStoreSource, Store, StoreError, Unwatched, WantedChunks,
 };
 
 const CHUNK: usize = 4096;
@@ -87,18 +86,18 @@ fn import_as(
     target: ImportTarget,
     bytes: &[u8],
     verify: bool,
-) -> Result<Node, StoreError> {
+) -> Result<NodeRef, StoreError> {
     let request = ImportRequest {
         target,
         snapshot: None,
     };
     let stream = Box::new(std::io::Cursor::new(bytes.to_vec()));
-    let input = Input::stream(stream, "bytes".to_owned());
+    let input = ImageInput::of_stream(stream, "bytes".to_owned());
     let report = store.import_with(input, &request, ImportOptions { verify }, &Unwatched)?;
     Ok(report.node)
 }
 
-fn import(store: &Store, text: &str, bytes: &[u8], verify: bool) -> Node {
+fn import(store: &Store, text: &str, bytes: &[u8], verify: bool) -> NodeRef {
     let target = ImportTarget::New {
         name: name(text),
         parent: None,
@@ -128,12 +127,12 @@ impl Ward {
         self.store = Some(open(&self.dir));
     }
 
-    fn node(&self, text: &str) -> Node {
-        self.store().find(text).expect("it is there")
+    fn node(&self, text: &str) -> NodeRef {
+        self.store().find_node(text).expect("it is there")
     }
 
     fn records(&self, family: Family) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let mut scan = self.store().inner.database.scan(family, &[]);
+        let mut scan = self.store().inner.database.scan_from(family, &[]);
         let mut records = Vec::new();
         while let Some((key, value)) = scan.next().expect("readable") {
             records.push((key.to_vec(), value.to_vec()));
@@ -145,7 +144,9 @@ impl Ward {
         let mut batch = Batch::default();
         change(&mut batch);
         let database = &self.store().inner.database;
-        database.write(batch, Durability::Logged).expect("room");
+        database
+            .write_batch(batch, Durability::Logged)
+            .expect("room");
         self.store().inner.chunks.forget_frames();
     }
 
@@ -162,12 +163,12 @@ impl Ward {
         for (key, value) in self.records(family).into_iter().take(count) {
             self.write(|batch| {
                 if is_gone {
-                    batch.delete(family, key);
+                    batch.delete_record(family, key);
                 } else if family == Family::Index {
                     // No number has so many bytes.
-                    batch.put(family, key, [0xff; 12]);
+                    batch.put_record(family, key, [0xff; 12]);
                 } else {
-                    batch.put(family, key, flipped(&value, value.len() / 2));
+                    batch.put_record(family, key, flipped(&value, value.len() / 2));
                 }
             });
         }
@@ -176,7 +177,7 @@ impl Ward {
     /// Damages a byte of every payload.
     fn flip_payloads(&self, at: usize) {
         for (key, value) in self.records(Family::Frames) {
-            self.write(|batch| batch.put(Family::Frames, key, flipped(&value, at)));
+            self.write(|batch| batch.put_record(Family::Frames, key, flipped(&value, at)));
         }
     }
 
@@ -185,7 +186,7 @@ impl Ward {
         for (key, value) in self.records(Family::Frames) {
             if random.bool() {
                 let at = random.usize(..value.len());
-                self.write(|batch| batch.put(Family::Frames, key, flipped(&value, at)));
+                self.write(|batch| batch.put_record(Family::Frames, key, flipped(&value, at)));
             }
         }
     }
@@ -195,7 +196,7 @@ impl Ward {
         let store = self.store();
         let doomed = import(store, "doomed", &noise(7, 20), false);
         for nth in 0..6 {
-            let live = store.live(self.node("web").image()).expect("live");
+            let live = store.open_live(self.node("web").image_id()).expect("live");
             let bytes = &self.content[nth * 3 * CHUNK..][..2 * CHUNK];
             live.write_at(bytes, 0)
                 .and_then(|()| live.flush())
@@ -204,7 +205,9 @@ impl Ward {
                 .and_then(|()| live.flush())
                 .expect("written");
         }
-        store.delete_image(doomed.image(), false).expect("deleted");
+        store
+            .delete_image(doomed.image_id(), false)
+            .expect("deleted");
     }
 
     /// The store that would be there if the process were killed now.
@@ -230,7 +233,7 @@ impl Ward {
 
     /// Reads an image chunk by chunk: right bytes or damage. Whether all of it was there.
     fn look(&self, text: &str, what: &str) -> bool {
-        let disk = self.store().disk(self.node(text)).expect("it opens");
+        let disk = self.store().open_disk(self.node(text)).expect("it opens");
         let mut is_whole = true;
         for (at, expected) in self.content.chunks_exact(CHUNK).enumerate() {
             let mut seen = vec![0xaa; CHUNK];
@@ -245,7 +248,7 @@ impl Ward {
 
     fn bring(&self, way: WayIn) -> &'static str {
         let (store, content) = (self.store(), &self.content);
-        let image = self.node("web").image();
+        let image = self.node("web").image_id();
         match way {
             WayIn::Import => {
                 import(store, "again", content, false);
@@ -264,13 +267,13 @@ impl Ward {
                 import_as(store, ImportTarget::Update(image), content, false).expect("imported");
             }
             WayIn::GuestWrite => {
-                let live = store.live(image).expect("live");
+                let live = store.open_live(image).expect("live");
                 live.write_at(content, 0)
                     .and_then(|()| live.flush())
                     .expect("written");
             }
             WayIn::GuestWriteInPart => {
-                let live = store.live(image).expect("live");
+                let live = store.open_live(image).expect("live");
                 for (at, part) in content.chunks(7 * CHUNK).enumerate() {
                     live.write_at(part, (at * 7 * CHUNK) as u64)
                         .expect("written");
@@ -366,7 +369,7 @@ fn frames_flipped_anywhere_heal_by_reimport_and_from_every_kind_of_source() {
         let what = format!("byte {at}, way {way}");
         ward.write(|batch| {
             for (key, value) in &whole {
-                batch.put(Family::Frames, key.clone(), flipped(value, at));
+                batch.put_record(Family::Frames, key.clone(), flipped(value, at));
             }
         });
         match way {
@@ -374,14 +377,14 @@ fn frames_flipped_anywhere_heal_by_reimport_and_from_every_kind_of_source() {
                 assert!(ward.check() > 0, "{what}: nothing was found");
                 import_as(
                     ward.store(),
-                    ImportTarget::Update(ward.node("web").image()),
+                    ImportTarget::Update(ward.node("web").image_id()),
                     &ward.content,
                     false,
                 )
                 .expect("imported");
             }
             1 => {
-                let image = ward.node("web").image();
+                let image = ward.node("web").image_id();
                 import_as(
                     ward.store(),
                     ImportTarget::Update(image),
@@ -415,13 +418,16 @@ fn a_frame_that_is_healed_in_part_reads_right_there_and_as_damage_elsewhere() {
     assert!(ward.check() > 0);
     let some = [3 * CHUNK..5 * CHUNK, 38 * CHUNK..39 * CHUNK];
     for part in &some {
-        let live = ward.store().live(ward.node("web").image()).expect("live");
+        let live = ward
+            .store()
+            .open_live(ward.node("web").image_id())
+            .expect("live");
         live.write_at(&ward.content[part.clone()], part.start as u64)
             .and_then(|()| live.flush())
             .expect("written");
     }
     for _ in 0..2 {
-        let disk = ward.store().disk(ward.node("twin")).expect("it opens");
+        let disk = ward.store().open_disk(ward.node("twin")).expect("it opens");
         for at in 0..CHUNKS {
             let mut seen = vec![0xaa; CHUNK];
             let read = disk.read_at(&mut seen, (at * CHUNK) as u64);
@@ -444,15 +450,18 @@ fn a_frame_that_is_healed_in_part_reads_right_there_and_as_damage_elsewhere() {
         ward.reopen();
     }
     // Nothing of it is sent on as if it were whole.
-    let moment = ward.store().moment(&[ward.node("twin")]).expect("a moment");
+    let moment = ward
+        .store()
+        .take_point_in_time(&[ward.node("twin")])
+        .expect("a moment");
     let mut wanted = vellum_core::id_set::IdSet::new();
     wanted.insert_run(ChunkId(0), CHUNKS as u64);
-    let mut supply = moment.supply(wanted);
+    let mut supply = moment.export_frames(wanted);
     let planned = supply.next_batch().expect("sound headers");
     assert!(
         planned
             .iter()
-            .all(|frame| supply.read(frame, |_| ()).is_err())
+            .all(|frame| supply.read_frame(frame, |_| ()).is_err())
     );
     drop(supply);
     drop(moment);
@@ -466,9 +475,9 @@ fn what_a_reader_found_is_known_to_whoever_writes_next() {
     ward.wound(Wound::PayloadFlipped);
     ward.store = None;
     let dir = ward.dir.path().join("store");
-    let reader = Store::open(&dir, Access::ReadOnly, "").expect("it opens");
+    let reader = Store::open_dir(&dir, Access::ReadOnly, "").expect("it opens");
     let disk = reader
-        .disk(reader.find("web").expect("it is there"))
+        .open_disk(reader.find_node("web").expect("it is there"))
         .expect("opens");
     let mut bytes = vec![0; ward.content.len()];
     assert!(disk.read_at(&mut bytes, 0).is_err());
@@ -491,20 +500,20 @@ fn a_source_that_hangs_or_lies_costs_a_bounded_time_and_no_wrong_byte() {
     struct Hanging(AtomicUsize);
     struct Lying;
     impl ChunkSource for Hanging {
-        fn describe(&self) -> String {
+        fn source_name(&self) -> String {
             "a source that hangs".to_owned()
         }
-        fn fetch(&self, _: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
+        fn fetch_chunks(&self, _: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
             self.0.fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(crate::chunks::PATIENCE * 20);
             Err("late".to_owned())
         }
     }
     impl ChunkSource for Lying {
-        fn describe(&self) -> String {
+        fn source_name(&self) -> String {
             "a source that lies".to_owned()
         }
-        fn fetch(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
+        fn fetch_chunks(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
             Ok(vec![
                 Some(vec![1; wanted.chunk_len.as_usize()]);
                 wanted.names.len()
@@ -533,13 +542,13 @@ fn another_copy_in_the_store_heals() {
     ward.write(|batch| {
         index
             .iter()
-            .for_each(|(key, _)| batch.delete(Family::Index, key.clone()));
+            .for_each(|(key, _)| batch.delete_record(Family::Index, key.clone()));
     });
     import(ward.store(), "copy", &ward.content, false);
     let frames = ward.records(Family::Frames);
     let (key, value) = &frames[0];
     assert!(parse_frame_key(key).expect("a key") == ChunkId(0));
-    ward.write(|batch| batch.put(Family::Frames, key.clone(), flipped(value, 77)));
+    ward.write(|batch| batch.put_record(Family::Frames, key.clone(), flipped(value, 77)));
     assert!(ward.look("web", "from the copy"));
     assert_eq!(ward.check(), 0);
 }
@@ -551,7 +560,7 @@ fn the_ledger_forgets_what_is_collected() {
     ward.flip_payloads(100);
     ward.check();
     for text in ["web", "twin"] {
-        let image = ward.node(text).image();
+        let image = ward.node(text).image_id();
         ward.store().delete_image(image, true).expect("deleted");
     }
     ward.store()
@@ -581,13 +590,18 @@ fn healing_writes_nothing_under_a_name_that_the_frame_does_not_have() {
     ward.flip_payloads(50);
     ward.check();
     let plain = noise(99, 1);
-    let name = ChunkHash::of(&plain);
+    let name = ChunkHash::of_chunk(&plain);
     let chunks = [0, 5, 9999].map(|id| RightBytes {
         id: ChunkId(id),
         name,
         plain: &plain,
     });
-    let healed = ward.store().inner.chunks.heal(&chunks).expect("it ends");
+    let healed = ward
+        .store()
+        .inner
+        .chunks
+        .heal_chunks(&chunks)
+        .expect("it ends");
     assert_eq!(healed, [false; 3]);
     assert!(!ward.look("web", "nothing was healed"));
 }
@@ -615,9 +629,9 @@ fn healing_beside_collections_leaves_every_chunk_once() {
         let maintain: Box<dyn FnOnce() + Send + '_> = if round.is_multiple_of(2) {
             Box::new(&collect)
         } else {
-            Box::new(|| _ = store.tend(&Unwatched).expect("tended"))
+            Box::new(|| _ = store.run_maintenance(&Unwatched).expect("tended"))
         };
-        schedule::run(
+        schedule::run_interleaved(
             seed,
             vec![
                 maintain,
@@ -654,9 +668,12 @@ fn assert_frames_apart(ward: &Ward, what: &str) {
     for (key, value) in ward.records(Family::Headers) {
         let first = parse_frame_key(&key).expect("a key");
         let header = FrameHeader::decode(first, &value).expect("a whole header");
-        assert!(header.first() >= end, "{what}: frames overlap at {first}");
-        end = header.end();
-        names.extend(header.chunks().map(|(id, name)| (id, *name)));
+        assert!(
+            header.first_id() >= end,
+            "{what}: frames overlap at {first}"
+        );
+        end = header.end_id();
+        names.extend(header.chunk_hashes().map(|(id, name)| (id, *name)));
     }
     assert!(!names.is_empty());
 }

@@ -20,7 +20,7 @@ pub struct KnownDamage {
 impl KnownDamage {
     /// Every chunk that something speaks against.
     #[must_use]
-    pub fn all(&self) -> IdSet {
+    pub fn all_chunks(&self) -> IdSet {
         let mut all = self.damaged.clone();
         all.union_with(&self.lost);
         all
@@ -37,7 +37,7 @@ impl Store {
     /// Lists the chunks that are known to be damaged, without reading any.
     #[must_use]
     pub fn known_damage(&self) -> KnownDamage {
-        let (damaged, lost) = self.inner.chunks.ledger.list();
+        let (damaged, lost) = self.inner.chunks.ledger.all_entries();
         KnownDamage { damaged, lost }
     }
 
@@ -45,7 +45,7 @@ impl Store {
     /// served, and written back if the store is open for writing.
     pub fn set_sources(&self, sources: Vec<Arc<dyn ChunkSource>>) {
         let mender = &self.inner.chunks.mender;
-        mender.sources.set(sources);
+        mender.sources.set_sources(sources);
         mender.forget_failures();
     }
 
@@ -66,16 +66,16 @@ impl Store {
 
     /// True if chunk `id` can be read whole, from the store or from a source, which heals it.
     pub(crate) fn can_read(&self, id: ChunkId) -> bool {
-        let frame = self.inner.chunks.frame(id);
-        frame.is_ok_and(|frame| frame.chunk(id).is_ok())
+        let frame = self.inner.chunks.verified_frame(id);
+        frame.is_ok_and(|frame| frame.chunk_bytes(id).is_ok())
     }
 
     /// Notes that nothing at hand has these chunks, which are damaged: they are known as lost until
     /// their bytes come again.
     pub fn note_lost(&self, ids: &IdSet) {
-        let runs = ids.runs();
-        let each = runs.flat_map(|(first, count)| (0..count).map(move |nth| first.advance(nth)));
-        self.inner.chunks.ledger.note(each, DamageKind::Lost);
+        let runs = ids.id_runs();
+        let each = runs.flat_map(|(first, count)| (0..count).map(move |nth| first.advance_by(nth)));
+        self.inner.chunks.ledger.note_damage(each, DamageKind::Lost);
     }
 
     /// Gives `notices` what a person should know of healing: a line for each frame that was healed,
@@ -87,6 +87,11 @@ impl Store {
 
 impl Drop for SourceGuard {
     fn drop(&mut self) {
-        self.store.inner.chunks.mender.sources.remove(&self.source);
+        self.store
+            .inner
+            .chunks
+            .mender
+            .sources
+            .remove_source(&self.source);
     }
 }

@@ -10,24 +10,25 @@ use std::borrow::Cow;
 use std::io;
 
 use vellum_core::identity::{ContentId, IDENTITY_LEN};
-use vellum_core::tree::Edit;
+use vellum_core::tree::TreeEdit;
 
 use crate::error::StoreError;
 
 /// Random bytes that nobody can foresee.
-pub(crate) fn random() -> Result<[u8; IDENTITY_LEN], StoreError> {
+pub(crate) fn random_identity() -> Result<[u8; IDENTITY_LEN], StoreError> {
     let mut bytes = [0; IDENTITY_LEN];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| StoreError::io("get random bytes", io::Error::other(error.to_string())))?;
+    getrandom::fill(&mut bytes).map_err(|error| {
+        StoreError::of_io("get random bytes", io::Error::other(error.to_string()))
+    })?;
     Ok(bytes)
 }
 
 /// `edits`, in which every sealed layer has an identity.
-pub(crate) fn identified(edits: &[Edit]) -> Result<Cow<'_, [Edit]>, StoreError> {
-    let lacks = |edit: &Edit| {
+pub(crate) fn with_identities(edits: &[TreeEdit]) -> Result<Cow<'_, [TreeEdit]>, StoreError> {
+    let lacks = |edit: &TreeEdit| {
         matches!(
             edit,
-            Edit::PutLayer(layer) if layer.sealed && layer.content.is_none()
+            TreeEdit::PutLayer(layer) if layer.sealed && layer.content.is_none()
         )
     };
     if !edits.iter().any(lacks) {
@@ -35,11 +36,11 @@ pub(crate) fn identified(edits: &[Edit]) -> Result<Cow<'_, [Edit]>, StoreError> 
     }
     let mut edits = edits.to_vec();
     for edit in &mut edits {
-        if let Edit::PutLayer(layer) = edit
+        if let TreeEdit::PutLayer(layer) = edit
             && layer.sealed
             && layer.content.is_none()
         {
-            layer.content = Some(ContentId(random()?));
+            layer.content = Some(ContentId(random_identity()?));
         }
     }
     Ok(Cow::Owned(edits))

@@ -11,11 +11,11 @@ use vellum_core::source::{ImageSource, ReadAt};
 use vellum_formats::ImageFacts;
 use vellum_formats::input::{ContainedDisk, InputChoice, InputFormat};
 
+use crate::baseless_image::BaselessImage;
 use crate::codec::ClusterCodecs;
 use crate::companions::FolderCompanions;
 use crate::error::StoreError;
 use crate::file_source::{FileGuard, FileSource};
-use crate::grounded::Grounded;
 
 /// A disk whose file is open.
 pub struct ImageFile {
@@ -35,16 +35,16 @@ impl ImageFile {
     /// When the file cannot be opened or is not what `format` promises; when it stands on another
     /// and `choice` does not say that its parent is known; when it holds several disks and none is
     /// chosen.
-    pub fn open(
+    pub fn open_disk(
         path: &Path,
         format: InputFormat,
         choice: InputChoice<'_>,
     ) -> Result<Self, StoreError> {
         let name = path.display().to_string();
-        let file = FileSource::open(path)?;
+        let file = FileSource::open_file(path)?;
         let guard = FileGuard::new(&file, path)?;
-        let companions = FolderCompanions::beside(path);
-        let opened = format.open(Arc::new(file), choice, Arc::new(ClusterCodecs), &companions);
+        let companions = FolderCompanions::beside_image(path);
+        let opened = format.open_disk(Arc::new(file), choice, Arc::new(ClusterCodecs), &companions);
         let opened = opened.map_err(|source| StoreError::Source {
             name: name.clone(),
             source,
@@ -57,7 +57,7 @@ impl ImageFile {
             source: if choice.is_over_parent {
                 opened.source.into()
             } else {
-                Arc::new(Grounded(opened.source.into()))
+                Arc::new(BaselessImage(opened.source.into()))
             },
             guard,
         })
@@ -99,7 +99,7 @@ impl ImageFile {
     ///
     /// [`StoreError::SourceChanged`].
     pub fn verify_unchanged(&self) -> Result<(), StoreError> {
-        self.guard.check()
+        self.guard.check_unchanged()
     }
 
     pub(crate) fn into_parts(self) -> (String, InputFormat, Arc<dyn ImageSource>, FileGuard) {
@@ -113,9 +113,11 @@ impl ImageFile {
 ///
 /// When the file is no such archive.
 pub fn contained_disks(path: &Path, format: InputFormat) -> Result<Vec<ContainedDisk>, StoreError> {
-    let file: Arc<dyn ReadAt> = Arc::new(FileSource::open(path)?);
-    format.disks(&file).map_err(|source| StoreError::Source {
-        name: path.display().to_string(),
-        source,
-    })
+    let file: Arc<dyn ReadAt> = Arc::new(FileSource::open_file(path)?);
+    format
+        .list_disks(&file)
+        .map_err(|source| StoreError::Source {
+            name: path.display().to_string(),
+            source,
+        })
 }

@@ -10,16 +10,16 @@ use rustix::fs::{FallocateFlags, fallocate};
 use vellum_core::source::{Extent, ImageSource, SourceError};
 use vellum_formats::Format;
 use vellum_formats::write::{
-    ImageTarget, SeekTarget, StreamTarget, TargetFormat, WriteError, WriteOptions, WrittenImage,
-    write_image,
+    ImageTarget, ImageWriteError, SeekTarget, StreamTarget, TargetFormat, WriteOptions,
+    WrittenImage, write_image,
 };
 
-use crate::background_sync::{SyncBell, synced_along};
+use crate::atomic_file::{AtomicFile, NewFileMode};
+use crate::background_sync::{BackgroundSync, synced_along};
 use crate::codec::ClusterCodecs;
 use crate::destination::{Destination, FilePlace, OPEN_ALREADY, open_device, open_stream};
 use crate::error::StoreError;
 use crate::export::ExportTarget;
-use crate::partial::{NewFileMode, PartialFile};
 use crate::watch::{Progress, Watch};
 
 /// Bytes that gather before a stream gets them.
@@ -42,7 +42,7 @@ pub struct ImageWriting<'a> {
 /// True if files of `format` carry an identity, so that [`WriteOptions::content_identity`] counts.
 #[must_use]
 pub fn carries_identity(format: TargetFormat) -> bool {
-    !matches!(format.format(), Format::Raw | Format::Qcow2)
+    !matches!(format.image_format(), Format::Raw | Format::Qcow2)
 }
 
 impl ImageWriting<'_> {
@@ -62,8 +62,8 @@ impl ImageWriting<'_> {
             ExportTarget::Stream(stream) => return self.write_stream(stream, watch),
             ExportTarget::File { path, overwrite } => (path, overwrite),
         };
-        let fail = |source| StoreError::file("write", &path, source);
-        match Destination::of(&path).map_err(fail)? {
+        let fail = |source| StoreError::of_file("write", &path, source);
+        match Destination::resolve_path(&path).map_err(fail)? {
             Destination::File(place) if place.is_taken() && !overwrite => {
                 Err(fail(io::ErrorKind::AlreadyExists.into()))
             }
@@ -83,15 +83,15 @@ impl ImageWriting<'_> {
         overwrite: bool,
         watch: &dyn Watch,
     ) -> Result<WrittenImage, StoreError> {
-        let fail = |source| StoreError::file("write", path, source);
-        let partial = PartialFile::create(place, NewFileMode::Private)?;
+        let fail = |source| StoreError::of_file("write", path, source);
+        let partial = AtomicFile::create_beside(place, NewFileMode::Private)?;
         let file = partial.file();
         let written = synced_along(file, fail, |bell| {
             let mut target = SeekTarget::new(SyncedFile { file, bell });
             self.write_into(&mut target, &fail, watch)
         })?;
         (self.verify)()?;
-        partial.publish(overwrite)?;
+        partial.publish_file(overwrite)?;
         Ok(written)
     }
 
@@ -102,11 +102,11 @@ impl ImageWriting<'_> {
         path: &Path,
         watch: &dyn Watch,
     ) -> Result<WrittenImage, StoreError> {
-        let fail = |source| StoreError::file("write", path, source);
+        let fail = |source| StoreError::of_file("write", path, source);
         if self.format != TargetFormat::Raw {
             return Err(fail(io::Error::other(format!(
                 "it is a block device, which holds a raw disk and no {} file",
-                self.format.format()
+                self.format.image_format()
             ))));
         }
         let len = self.source.len();
@@ -130,10 +130,10 @@ impl ImageWriting<'_> {
         if !self.format.is_stream() {
             return Err(StoreError::Parameter(format!(
                 "a {} file is written here and there, and a stream only goes forward",
-                self.format.format()
+                self.format.image_format()
             )));
         }
-        let fail = |source| StoreError::io("write to the output", source);
+        let fail = |source| StoreError::of_io("write to the output", source);
         let stream = BufWriter::with_capacity(STREAM_BUFFER_LEN, stream);
         let written = self.write_into(&mut StreamTarget::new(stream), &fail, watch)?;
         (self.verify)()?;
@@ -153,12 +153,12 @@ impl ImageWriting<'_> {
         };
         let written = write_image(self.format, &source, self.options, &ClusterCodecs, target);
         written.map_err(|error| match error {
-            WriteError::Source(error) => StoreError::of_source(self.name, error),
-            WriteError::Target { source, .. } => fail(source),
-            impossible @ WriteError::Impossible { .. } => {
+            ImageWriteError::Source(error) => StoreError::of_source(self.name, error),
+            ImageWriteError::Target { source, .. } => fail(source),
+            impossible @ ImageWriteError::Impossible { .. } => {
                 StoreError::Parameter(impossible.to_string())
             }
-            WriteError::Encoder(reason) => fail(io::Error::other(reason)),
+            ImageWriteError::Encoder(reason) => fail(io::Error::other(reason)),
         })
     }
 }
@@ -193,7 +193,7 @@ impl ImageSource for WatchedSource<'_> {
         self.source.read_at(buffer, offset)?;
         let end = offset + buffer.len() as u64;
         let done = self.done.fetch_max(end, Ordering::Relaxed).max(end);
-        self.watch.progress(Progress {
+        self.watch.report_progress(Progress {
             done,
             total: Some(self.len()),
         });
@@ -204,13 +204,13 @@ impl ImageSource for WatchedSource<'_> {
 /// A file that is synced while it is written.
 struct SyncedFile<'a> {
     file: &'a File,
-    bell: &'a SyncBell,
+    bell: &'a BackgroundSync,
 }
 
 impl Write for SyncedFile<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let len = self.file.write(bytes)?;
-        self.bell.note(len as u64);
+        self.bell.note_written(len as u64);
         Ok(len)
     }
 

@@ -10,13 +10,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
+use vellum_core::device::{AllocationStatus, Device, DeviceError, TypedRange};
 use vellum_core::name::Name;
-use vellum_core::tree::{Node, PlanError, Planned, ScratchUse, ScratchView};
+use vellum_core::tree::{NodePlan, NodeRef, PlanError, ScratchUse, ScratchView};
 use vellum_core::units::ImageId;
 
-use crate::attach::{AttachedDisk, OwnerId, Use};
-use crate::chunks::pause::lock;
+use crate::attach::{AttachIntent, AttachedDisk, OwnerId};
+use crate::chunks::sync::lock_unpoisoned;
 use crate::clock::now_ms;
 use crate::device::DiskDevice;
 use crate::error::StoreError;
@@ -41,64 +41,67 @@ pub(crate) struct LateDisk {
     owner: OwnerId,
     name: LateName,
     seen: ScratchView,
-    shown: RwLock<Shown>,
+    shown: RwLock<LateDiskState>,
 }
 
-enum Shown {
+enum LateDiskState {
     Looked(Box<DiskDevice>),
     Attached(Arc<AttachedDisk>),
 }
 
 impl LateDisks {
     /// The disk for a use of an immutable image.
-    pub(crate) fn scratch(
+    pub(crate) fn scratch_disk(
         &self,
         store: &Store,
         owner: OwnerId,
         using: ScratchUse,
     ) -> Result<Arc<dyn Device>, StoreError> {
-        self.share(LateName::Scratch(using), || {
+        self.share_disk(LateName::Scratch(using), || {
             // A guest that comes right back finds what was written, not what was flushed before.
             let scratch = store.tree().scratch_for(using).map(|scratch| scratch.id);
             if let Some(scratch) = scratch {
                 store.inner.slots.await_one(scratch);
             }
             let seen = store.tree().scratch_view(using)?;
-            LateDisk::look(store, owner, LateName::Scratch(using), seen, using.base)
+            LateDisk::open_to_look(store, owner, LateName::Scratch(using), seen, using.base)
         })
     }
 
     /// The disk for a child `name` of the multiattach image `base`.
-    pub(crate) fn child(
+    pub(crate) fn child_disk(
         &self,
         store: &Store,
         owner: OwnerId,
         base: ImageId,
         name: Name,
     ) -> Result<Arc<dyn Device>, StoreError> {
-        let node = Node::Image(base);
+        let node = NodeRef::Image(base);
         let changed_ns = store
             .tree()
             .layer_of(node)
             .map_or(0, |layer| layer.changed_ns);
         let seen = ScratchView { node, changed_ns };
         let late = LateName::Child(base, name);
-        self.share(late.clone(), || {
-            LateDisk::look(store, owner, late, seen, base)
+        self.share_disk(late.clone(), || {
+            LateDisk::open_to_look(store, owner, late, seen, base)
         })
     }
 
-    fn share(
+    fn share_disk(
         &self,
         name: LateName,
         open: impl FnOnce() -> Result<LateDisk, StoreError>,
     ) -> Result<Arc<dyn Device>, StoreError> {
-        if let Some(disk) = lock(&self.open).get(&name).and_then(Weak::upgrade) {
+        if let Some(disk) = lock_unpoisoned(&self.open)
+            .get(&name)
+            .and_then(Weak::upgrade)
+        {
             return Ok(disk);
         }
         // Outside of the lock: it may wait for the one before to be detached.
         let disk = Arc::new(open()?);
-        let mut all = lock(&self.open);
+        let mut all = lock_unpoisoned(&self.open);
         if let Some(faster) = all.get(&name).and_then(Weak::upgrade) {
             drop(all);
             return Ok(faster);
@@ -110,7 +113,7 @@ impl LateDisks {
 }
 
 impl LateDisk {
-    fn look(
+    fn open_to_look(
         store: &Store,
         owner: OwnerId,
         name: LateName,
@@ -118,71 +121,72 @@ impl LateDisk {
         base: ImageId,
     ) -> Result<Self, StoreError> {
         let disk = store.still_disk(seen.node)?;
-        let device = if seen.node == Node::Image(base) {
+        let device = if seen.node == NodeRef::Image(base) {
             DiskDevice::without_snapshots(store, disk)
         } else {
-            DiskDevice::of(store, seen.node.image(), disk)
+            DiskDevice::of_disk(store, seen.node.image_id(), disk)
         };
         Ok(Self {
             store: store.clone(),
             owner,
             name,
             seen,
-            shown: RwLock::new(Shown::Looked(Box::new(device))),
+            shown: RwLock::new(LateDiskState::Looked(Box::new(device))),
         })
     }
 
-    fn shown(&self) -> RwLockReadGuard<'_, Shown> {
+    fn read_state(&self) -> RwLockReadGuard<'_, LateDiskState> {
         self.shown.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shown_mut(&self) -> RwLockWriteGuard<'_, Shown> {
+    fn shown_mut(&self) -> RwLockWriteGuard<'_, LateDiskState> {
         self.shown.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The disk, attached.
-    fn attached(&self) -> Result<Arc<AttachedDisk>, DeviceError> {
-        if let Shown::Attached(disk) = &*self.shown() {
+    fn attached_disk(&self) -> Result<Arc<AttachedDisk>, DeviceError> {
+        if let LateDiskState::Attached(disk) = &*self.read_state() {
             return Ok(Arc::clone(disk));
         }
         let mut shown = self.shown_mut();
-        if let Shown::Attached(disk) = &*shown {
+        if let LateDiskState::Attached(disk) = &*shown {
             return Ok(Arc::clone(disk));
         }
-        let disk = self.attach().map_err(refused)?;
-        *shown = Shown::Attached(Arc::clone(&disk));
+        let disk = self.attach_now().map_err(first_write_error)?;
+        *shown = LateDiskState::Attached(Arc::clone(&disk));
         Ok(disk)
     }
 
-    fn attach(&self) -> Result<Arc<AttachedDisk>, StoreError> {
+    fn attach_now(&self) -> Result<Arc<AttachedDisk>, StoreError> {
         match &self.name {
             LateName::Scratch(using) => self.store.attach_scratch(*using, self.seen, self.owner),
             LateName::Child(base, name) => {
-                let made = self.store.change(|tree| {
+                let made = self.store.plan_and_commit(|tree| {
                     match tree.image_named(name).map(|image| image.id) {
                         // Another was faster, or it is there by other means.
-                        Some(image) => Ok(Planned {
+                        Some(image) => Ok(NodePlan {
                             edits: Vec::new(),
-                            node: Node::Image(image),
+                            node: NodeRef::Image(image),
                         }),
                         None => tree.plan_attached_child(*base, name, now_ms()),
                     }
                 })?;
-                self.store.attach(made.image(), self.owner, Use::Write)
+                self.store
+                    .attach_disk(made.image_id(), self.owner, AttachIntent::Write)
             }
         }
     }
 
-    fn device(shown: &Shown) -> &dyn Device {
+    fn current_device(shown: &LateDiskState) -> &dyn Device {
         match shown {
-            Shown::Looked(device) => &**device,
-            Shown::Attached(disk) => &**disk,
+            LateDiskState::Looked(device) => &**device,
+            LateDiskState::Attached(disk) => &**disk,
         }
     }
 }
 
 /// The reason why a guest's first write failed.
-fn refused(error: StoreError) -> DeviceError {
+fn first_write_error(error: StoreError) -> DeviceError {
     match error {
         StoreError::Plan(error @ PlanError::StartedAfresh(_)) => {
             DeviceError::Io(format!("{error}: connect again"))
@@ -193,7 +197,7 @@ fn refused(error: StoreError) -> DeviceError {
 
 impl Device for LateDisk {
     fn len(&self) -> u64 {
-        Self::device(&self.shown()).len()
+        Self::current_device(&self.read_state()).len()
     }
 
     fn is_read_only(&self) -> bool {
@@ -201,29 +205,29 @@ impl Device for LateDisk {
     }
 
     fn preferred_len(&self) -> u32 {
-        Self::device(&self.shown()).preferred_len()
+        Self::current_device(&self.read_state()).preferred_len()
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        Self::device(&self.shown()).read_at(buffer, offset)
+        Self::current_device(&self.read_state()).read_at(buffer, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError> {
-        self.range(offset, bytes.len() as u64)?;
-        self.attached()?.write_at(bytes, offset)
+        self.checked_range(offset, bytes.len() as u64)?;
+        self.attached_disk()?.write_at(bytes, offset)
     }
 
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
-        self.range(offset, len)?;
-        self.attached()?.write_zeroes(offset, len)
+        self.checked_range(offset, len)?;
+        self.attached_disk()?.write_zeroes(offset, len)
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
-        Self::device(&self.shown()).flush()
+        Self::current_device(&self.read_state()).flush()
     }
 
     fn guest_left(&self) {
-        Self::device(&self.shown()).guest_left();
+        Self::current_device(&self.read_state()).guest_left();
     }
 
     fn allocation(
@@ -231,12 +235,12 @@ impl Device for LateDisk {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
-        Self::device(&self.shown()).allocation(offset, len, count_max)
+    ) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError> {
+        Self::current_device(&self.read_state()).allocation(offset, len, count_max)
     }
 
     fn comparable(&self) -> Vec<String> {
-        Self::device(&self.shown()).comparable()
+        Self::current_device(&self.read_state()).comparable()
     }
 
     fn changes(
@@ -245,11 +249,11 @@ impl Device for LateDisk {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
-        Self::device(&self.shown()).changes(since, offset, len, count_max)
+    ) -> Result<Vec<TypedRange<bool>>, DeviceError> {
+        Self::current_device(&self.read_state()).changes(since, offset, len, count_max)
     }
 
     fn prefetch(&self, offset: u64, len: u64) {
-        Self::device(&self.shown()).prefetch(offset, len);
+        Self::current_device(&self.read_state()).prefetch(offset, len);
     }
 }

@@ -17,11 +17,11 @@ compile_error!("lengths are cast to usize all over: this is a program for 64-bit
 #[cfg(test)]
 extern crate self as vellum_store;
 
+mod atomic_file;
 mod attach;
 mod background_sync;
-mod chain;
+mod baseless_image;
 mod chain_export;
-mod changes;
 mod check;
 mod chunks;
 mod clock;
@@ -36,7 +36,6 @@ mod destination;
 mod device;
 mod disk;
 mod disk_source;
-mod draft;
 mod error;
 mod export;
 mod exports;
@@ -45,30 +44,30 @@ mod folder;
 mod free_space;
 #[cfg(test)]
 mod golden;
-mod grounded;
 #[cfg(test)]
 mod heal_tests;
 mod healing;
 mod identity;
 mod image_file;
+mod image_input;
 mod image_writer;
 mod import;
-mod journal;
 mod keys;
 mod late;
+mod layer_resolver;
+mod layer_writer;
 mod limits;
 mod live;
 mod logs;
 mod machines;
 mod maps;
 pub mod measure;
+mod mirrored_records;
 #[cfg(test)]
 mod model;
 mod new_folder;
 mod opening;
 pub mod parity;
-mod partial;
-mod pieces;
 mod protection;
 mod quarantine;
 pub mod records;
@@ -78,20 +77,22 @@ mod reserve;
 mod resize;
 mod restore;
 mod scrub;
-mod sequence;
+mod sequence_detector;
 mod sizes;
 mod sources;
 mod stats;
 mod store;
 mod stored_records;
 pub mod transfer;
-mod twins;
+mod usage_history;
 mod watch;
+mod write_buffer;
 
+pub use atomic_file::{AtomicFile, NewFileMode, write_whole_file};
 pub use chain_export::{StateFile, WrittenState};
-pub use check::{CheckOptions, CheckReport, Finding};
+pub use check::{CheckFinding, CheckOptions, CheckReport};
 pub use chunks::{ChunkSource, Notices, WantedChunks, WantedPage};
-pub use collect::{CollectOptions, CollectReport, Shortage, TendReport};
+pub use collect::{CollectOptions, CollectReport, MaintenanceReport, Shortage};
 pub use companions::FolderCompanions;
 pub use destination::{Destination, FilePlace, open_device, open_stream};
 pub use device::DiskDevice;
@@ -104,6 +105,7 @@ pub use exports::StoreExports;
 pub use file_source::FileSource;
 pub use healing::{KnownDamage, SourceGuard};
 pub use image_file::{ImageFile, contained_disks};
+pub use image_input::ImageInput;
 pub use image_writer::{ImageWriting, carries_identity};
 pub use import::{
     BuiltForest, ChainFinder, ChainedFile, ForestLayer, ImportOptions, ImportReport, ImportRequest,
@@ -112,8 +114,6 @@ pub use import::{
 pub use live::LiveDisk;
 pub use maps::{MapEntry, RebaseMode};
 pub use new_folder::NewFolder;
-pub use partial::{NewFileMode, PartialFile, write_whole_file};
-pub use pieces::Input;
 pub use protection::heal_closed_store;
 pub use records::{Compression, StoreParameters};
 pub use repair::{RepairOptions, RepairReport};

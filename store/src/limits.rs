@@ -6,10 +6,10 @@ use std::path::Path;
 
 use rustix::fs::{StatVfs, statvfs};
 use rustix::process::{Resource, getrlimit};
-use vellum_core::device::Space;
+use vellum_core::device::ExportSpace;
 
 use crate::error::StoreError;
-use crate::sizes::Surroundings;
+use crate::sizes::SystemLimits;
 
 /// Divisor of a limit on addresses for the memory that is used: threads' stacks and allocators
 /// claim addresses that they never touch.
@@ -21,10 +21,10 @@ const ADDRESSES_LEN_MIN: u64 = 384 << 20;
 const MEMORY_LEN_UNKNOWN: u64 = 4 << 30;
 
 /// The limits of a store in `dir`, which need not be there yet.
-pub(crate) fn surroundings(dir: &Path) -> Surroundings {
+pub(crate) fn read_system_limits(dir: &Path) -> SystemLimits {
     let limit = |resource| getrlimit(resource).current.unwrap_or(u64::MAX);
     let addresses = limit(Resource::As) / ADDRESSES_PER_MEMORY;
-    Surroundings {
+    SystemLimits {
         // A store that is not there yet will be on the disk of the folder that it is made in.
         disk_len: dir
             .ancestors()
@@ -56,10 +56,10 @@ fn table_count(dir: &Path) -> u64 {
 }
 
 /// The room of the file system that `dir` is in.
-pub(crate) fn space(dir: &Path) -> rustix::io::Result<Space> {
+pub(crate) fn file_system_space(dir: &Path) -> rustix::io::Result<ExportSpace> {
     let space = statvfs(dir)?;
     let len = |blocks: u64| blocks.saturating_mul(space.f_frsize);
-    Ok(Space {
+    Ok(ExportSpace {
         len: total_len(&space),
         free_len: len(space.f_bfree),
         usable_len: len(space.f_bavail),
@@ -146,7 +146,7 @@ mod tests {
         let text = "MemFree:  5 kB\nMemTotal:       24000 kB\n";
         assert_eq!(total_of(text), Some(24000 * 1024));
         assert_eq!(total_of("MemTotal: lots"), None);
-        let here = surroundings(Path::new("/"));
+        let here = read_system_limits(Path::new("/"));
         assert!(here.memory_len > 0 && here.disk_len > 0 && here.descriptors > 0);
     }
 }

@@ -31,11 +31,11 @@
 //! while they sync: it is never a reader who drops the last one, since the view keeps it until the
 //! next flush.
 
+pub(crate) mod buffer_budget;
 pub(crate) mod content_time;
 mod flush;
+mod read_view;
 mod requests;
-pub(crate) mod room;
-mod view;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -44,26 +44,26 @@ use std::sync::{
 };
 use std::thread::JoinHandle;
 
-use vellum_core::device::Allocation;
+use vellum_core::device::AllocationStatus;
 use vellum_core::name::Name;
-use vellum_core::stretches::Stretches;
-use vellum_core::tree::{Edit, Node, Tree};
+use vellum_core::stretches::RangeCollector;
+use vellum_core::tree::{NodeRef, Tree, TreeEdit};
 use vellum_core::units::{ChunkIndex, ChunkLen, ImageId, LayerId, PageIndex};
 
-use crate::changes::Changes;
-use crate::chunks::pause::lock;
+use crate::chunks::sync::lock_unpoisoned;
 use crate::clock::now_ns;
 use crate::database::Batch;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::journal::appender::Running;
-use crate::journal::entry::{Added, Entry};
-use crate::sequence::Sequence;
+use crate::sequence_detector::SequenceDetector;
 use crate::store::Store;
-use crate::store::holds::Exclusive;
+use crate::store::holds::ImageLock;
+use crate::usage_history::appender::RunningEntry;
+use crate::usage_history::entry::{Added, UsageEntry};
+use crate::write_buffer::WriteBuffer;
 use content_time::ContentTime;
 use flush::{Flush, PageChanges};
-use view::View;
+use read_view::ReadView;
 
 /// Limit of tries of a flush: it is done again if a write that was not its own failed meanwhile,
 /// and what it had found was gone.
@@ -75,37 +75,37 @@ const PART_LEN_MAX: u64 = 1 << 20;
 /// An image, open for writing. One at a time for each image, shared by as many threads as want to
 /// use it. Dropping it forgets what was not flushed.
 pub struct LiveDisk {
-    shared: Arc<Shared>,
+    shared: Arc<LiveDiskState>,
     /// The thread that flushes a generation which grew large.
     flusher: Mutex<Option<JoinHandle<()>>>,
-    reading: Sequence,
-    _exclusive: Exclusive,
+    reading: SequenceDetector,
+    _exclusive: ImageLock,
 }
 
 /// State that the threads of a live disk share.
-struct Shared {
+struct LiveDiskState {
     store: Store,
     image: ImageId,
     len: u64,
     chunk_len: ChunkLen,
     /// Under which number `chain` keeps its pages.
     pages_serial: u64,
-    view: RwLock<View>,
+    view: RwLock<ReadView>,
     /// The time when the content last changed; see [`ContentTime`]. Changes under the view's lock,
     /// with the content: who sees the old time and reads then sees a later time once there is more
     /// to read.
     changed: ContentTime,
-    control: Mutex<Control>,
+    control: Mutex<FlushControl>,
     /// Told when a flush has ended.
     flushed: Condvar,
     /// True if the flusher is at work or about to be.
     is_flusher_busy: AtomicBool,
     /// The journal's record of this disk's flushes; one flush at a time changes it.
-    growth: Mutex<Option<Running>>,
+    growth: Mutex<Option<RunningEntry>>,
 }
 
 /// The turn to flush, and the state of what is durable.
-struct Control {
+struct FlushControl {
     is_flushing: bool,
     /// The number of the generation that takes the writes.
     filling: u64,
@@ -116,42 +116,42 @@ struct Control {
 }
 
 /// The right to flush the frozen generation. However it ends, what was not flushed waits again.
-struct Turn<'s> {
-    shared: &'s Shared,
+struct FlushTurn<'s> {
+    shared: &'s LiveDiskState,
 }
 
 impl Store {
     /// Opens `image` for writing.
-    pub fn live(&self, image: ImageId) -> Result<LiveDisk, StoreError> {
+    pub fn open_live(&self, image: ImageId) -> Result<LiveDisk, StoreError> {
         self.check_writable()?;
-        let exclusive = self.exclusive(image)?;
+        let exclusive = self.lock_image(image)?;
         self.leave_to_readers(image)?;
-        let disk = self.disk(Node::Image(image))?;
+        let disk = self.open_disk(NodeRef::Image(image))?;
         let changed_ns = disk.chain().first().map_or(0, |layer| layer.changed_ns);
-        let control = Control {
+        let control = FlushControl {
             is_flushing: false,
             filling: 0,
             durable_below: 0,
             is_closed: false,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LiveDiskState {
             store: self.clone(),
             image,
             len: disk.len(),
             chunk_len: disk.chunk_len(),
             pages_serial: self.inner.pages.live_serial(),
-            view: RwLock::new(View::new(disk)),
+            view: RwLock::new(ReadView::new(disk)),
             changed: ContentTime(Arc::new(AtomicU64::new(changed_ns))),
             control: Mutex::new(control),
             flushed: Condvar::new(),
             is_flusher_busy: AtomicBool::new(false),
             growth: Mutex::default(),
         });
-        self.inner.room.enter(&shared);
+        self.inner.room.add_disk(&shared);
         Ok(LiveDisk {
             shared,
             flusher: Mutex::default(),
-            reading: Sequence::default(),
+            reading: SequenceDetector::default(),
             _exclusive: exclusive,
         })
     }
@@ -188,7 +188,7 @@ impl LiveDisk {
     }
 
     /// The time when its content last changed, unflushed writes included.
-    pub(crate) fn changed(&self) -> &ContentTime {
+    pub(crate) fn content_time(&self) -> &ContentTime {
         &self.shared.changed
     }
 
@@ -196,7 +196,7 @@ impl LiveDisk {
     /// inside the disk.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         let end = self.shared.check_range(offset, buffer.len() as u64);
-        if let Some(ahead) = self.reading.note(offset..end, self.shared.len) {
+        if let Some(ahead) = self.reading.note_read(offset..end, self.shared.len) {
             self.prefetch(ahead);
         }
         self.shared.read_at(buffer, offset)
@@ -212,13 +212,13 @@ impl LiveDisk {
         while at < end {
             let next = shared.part_end(at, end);
             let part = &bytes[(at - offset) as usize..(next - offset) as usize];
-            shared.store.inner.room.wait()?;
+            shared.store.inner.room.wait_for_room()?;
             if shared.is_chunk_start(at) && shared.is_chunk_start(next) {
                 shared.write_whole(part, at);
             } else {
                 shared.write_part(part, at)?;
             }
-            self.relieve();
+            self.flush_if_large();
             at = next;
         }
         Ok(())
@@ -229,7 +229,7 @@ impl LiveDisk {
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), StoreError> {
         let shared = &self.shared;
         let (chunk_len, end) = (shared.chunk_len, shared.check_range(offset, len));
-        shared.store.inner.room.wait()?;
+        shared.store.inner.room.wait_for_room()?;
         // The last chunk is whole as soon as everything up to the disk's end is.
         let whole_end = if end == self.len() {
             chunk_len.count_for(end).0
@@ -242,29 +242,29 @@ impl LiveDisk {
         }
         shared.zero_parts(offset, chunk_len.offset_of(ChunkIndex(whole.start)))?;
         shared.zero_parts(chunk_len.offset_of(ChunkIndex(whole.end)).min(end), end)?;
-        shared.change(|waiting| waiting.zero(whole));
-        self.relieve();
+        shared.change_buffer(|waiting| waiting.zero_range(whole));
+        self.flush_if_large();
         Ok(())
     }
 
     /// Makes all writes so far durable. After an error they still wait.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.shared.flush()
+        self.shared.flush_all()
     }
 
     /// Flushes, and takes a snapshot of that.
-    pub fn snapshot(&self, name: &Name) -> Result<Node, StoreError> {
+    pub fn take_snapshot(&self, name: &Name) -> Result<NodeRef, StoreError> {
         self.flush()?;
-        self.shared.store.snapshot(self.shared.image, name)
+        self.shared.store.take_snapshot(self.shared.image, name)
     }
 
     /// Has what is stored for `range` decoded, in the background.
     pub(crate) fn prefetch(&self, range: Range<u64>) {
-        let base = self.shared.view().base.clone();
+        let base = self.shared.read_view().base.clone();
         // A read error is reported to the caller that reads the range.
         let _ = base
             .disk
-            .prefetch(&|index| self.shared.page(&base, index), range);
+            .prefetch_range(&|index| self.shared.base_page(&base, index), range);
     }
 
     /// Allocation of the bytes of `range`, unflushed writes included, until `out` is full. No data
@@ -273,12 +273,12 @@ impl LiveDisk {
         &self,
         range: Range<u64>,
         count_max: usize,
-    ) -> Result<Stretches<Allocation>, StoreError> {
+    ) -> Result<RangeCollector<AllocationStatus>, StoreError> {
         self.shared
-            .describe(range, count_max, |base, part, waiting, out| match waiting {
-                None => base.allocation(part, out),
+            .describe_range(range, count_max, |base, part, waiting, out| match waiting {
+                None => base.allocation_of(part, out),
                 Some(kind) => {
-                    out.push(part, kind);
+                    out.push_range(part, kind);
                     Ok(())
                 }
             })
@@ -291,32 +291,32 @@ impl LiveDisk {
         before: &Disk,
         range: Range<u64>,
         count_max: usize,
-    ) -> Result<Stretches<bool>, StoreError> {
+    ) -> Result<RangeCollector<bool>, StoreError> {
         self.shared
-            .describe(range, count_max, |base, part, waiting, out| {
+            .describe_range(range, count_max, |base, part, waiting, out| {
                 if waiting.is_none() {
-                    return self.shared.store.changes(before, base, part, out);
+                    return self.shared.store.find_changes(before, base, part, out);
                 }
-                out.push(part, true);
+                out.push_range(part, true);
                 Ok(())
             })
     }
 
     /// Has the generation that takes the writes flushed in the background if it has grown large.
-    fn relieve(&self) {
+    fn flush_if_large(&self) {
         // Large enough that a flush's cost is its chunks', small enough that one is soon done.
         let large_len = self.shared.store.inner.sizes.generation as usize;
-        let is_large = self.shared.view().filling.memory_len() >= large_len;
+        let is_large = self.shared.read_view().filling.memory_len() >= large_len;
         if !is_large || self.shared.is_flusher_busy.swap(true, Ordering::AcqRel) {
             return;
         }
-        let mut flusher = lock(&self.flusher);
+        let mut flusher = lock_unpoisoned(&self.flusher);
         if let Some(last) = flusher.take() {
-            join(last);
+            join_flusher(last);
         }
         let shared = Arc::clone(&self.shared);
         *flusher = Some(std::thread::spawn(move || {
-            if shared.relieve().is_ok() {
+            if shared.flush_some().is_ok() {
                 shared.is_flusher_busy.store(false, Ordering::Release);
             }
             // After a failure it is the writers who try again, once there is no room left: they
@@ -327,31 +327,31 @@ impl LiveDisk {
 
 impl Drop for LiveDisk {
     fn drop(&mut self) {
-        self.shared.close();
-        if let Some(flusher) = lock(&self.flusher).take() {
-            join(flusher);
+        self.shared.discard_unflushed();
+        if let Some(flusher) = lock_unpoisoned(&self.flusher).take() {
+            join_flusher(flusher);
         }
     }
 }
 
-fn join(flusher: JoinHandle<()>) {
+fn join_flusher(flusher: JoinHandle<()>) {
     // A panic in there was reported when it happened.
     let _ = flusher.join();
 }
 
-impl Shared {
-    fn view(&self) -> RwLockReadGuard<'_, View> {
+impl LiveDiskState {
+    fn read_view(&self) -> RwLockReadGuard<'_, ReadView> {
         // Every change of the view is complete when it can panic.
         self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+    fn view_mut(&self) -> RwLockWriteGuard<'_, ReadView> {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// About how many bytes wait.
     fn memory_len(&self) -> usize {
-        self.view().memory_len()
+        self.read_view().memory_len()
     }
 
     fn check_range(&self, offset: u64, len: u64) -> u64 {
@@ -360,7 +360,7 @@ impl Shared {
     }
 
     fn is_chunk_start(&self, offset: u64) -> bool {
-        offset.is_multiple_of(self.chunk_len.bytes())
+        offset.is_multiple_of(self.chunk_len.byte_len())
     }
 
     /// End of the part of a write to `[at, end)` that goes on at `at`: after whole chunks, or
@@ -371,45 +371,48 @@ impl Shared {
         if self.is_chunk_start(at) && whole_end > at {
             whole_end
         } else {
-            (start_of(at) + self.chunk_len.bytes()).min(end)
+            (start_of(at) + self.chunk_len.byte_len()).min(end)
         }
     }
 
     /// Changes what waits, and keeps count of it.
-    fn change(&self, change: impl FnOnce(&mut Changes)) {
+    fn change_buffer(&self, change: impl FnOnce(&mut WriteBuffer)) {
         let now_ns = now_ns();
         self.change_view(|view| {
             change(&mut view.filling);
-            self.changed.advance(now_ns);
+            self.changed.advance_to(now_ns);
         });
     }
 
-    fn change_view<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
+    fn change_view<T>(&self, change: impl FnOnce(&mut ReadView) -> T) -> T {
         let mut view = self.view_mut();
         let before = view.memory_len();
         let result = change(&mut view);
-        self.store.inner.room.note(before, view.memory_len());
+        self.store.inner.room.note_change(before, view.memory_len());
         result
     }
 
-    fn control(&self) -> MutexGuard<'_, Control> {
-        lock(&self.control)
+    fn lock_control(&self) -> MutexGuard<'_, FlushControl> {
+        lock_unpoisoned(&self.control)
     }
 
     /// Waits for the end of the flush that is going on.
-    fn wait<'c>(&self, control: MutexGuard<'c, Control>) -> MutexGuard<'c, Control> {
+    fn wait_for_flush<'c>(
+        &self,
+        control: MutexGuard<'c, FlushControl>,
+    ) -> MutexGuard<'c, FlushControl> {
         self.flushed
             .wait(control)
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes all writes so far durable.
-    fn flush(&self) -> Result<(), StoreError> {
-        let mut control = self.control();
+    fn flush_all(&self) -> Result<(), StoreError> {
+        let mut control = self.lock_control();
         // Everything written before this call is in this generation or in an earlier one.
         let wanted = control.filling;
         while control.is_flushing && control.durable_below <= wanted {
-            control = self.wait(control);
+            control = self.wait_for_flush(control);
         }
         if control.durable_below > wanted {
             Ok(())
@@ -419,35 +422,39 @@ impl Shared {
     }
 
     /// Has some of what waits flushed: by the thread that flushes already, else by this one.
-    fn relieve(&self) -> Result<(), StoreError> {
-        let control = self.control();
+    fn flush_some(&self) -> Result<(), StoreError> {
+        let control = self.lock_control();
         if control.is_flushing {
-            drop(self.wait(control));
+            drop(self.wait_for_flush(control));
             return Ok(());
         }
         self.flush_next(control)
     }
 
     /// Flushes the generation that takes the writes; nothing else is being flushed.
-    fn flush_next(&self, mut control: MutexGuard<'_, Control>) -> Result<(), StoreError> {
-        if control.is_closed || self.view().is_clean() {
+    fn flush_next(&self, mut control: MutexGuard<'_, FlushControl>) -> Result<(), StoreError> {
+        if control.is_closed || self.read_view().is_clean() {
             return Ok(());
         }
         self.store.check_writable()?;
         let number = control.filling;
         control.filling += 1;
         control.is_flushing = true;
-        let turn = Turn { shared: self };
+        let turn = FlushTurn { shared: self };
         let (frozen, changed_ns, retired) = {
             let mut view = self.view_mut();
-            (view.freeze(), self.changed.get(), view.take_retired())
+            (
+                view.freeze_buffer(),
+                self.changed.changed_ns(),
+                view.take_retired(),
+            )
         };
         drop(control);
         drop(retired);
         let (disk, changed) = self.commit_again(&frozen, changed_ns)?;
         drop(frozen);
-        self.publish(disk, changed);
-        self.control().durable_below = number + 1;
+        self.publish_flushed(disk, changed);
+        self.lock_control().durable_below = number + 1;
         self.is_flusher_busy.store(false, Ordering::Release);
         drop(turn);
         Ok(())
@@ -457,15 +464,15 @@ impl Shared {
     /// adds nothing to the journal.
     fn commit_again(
         &self,
-        waiting: &Changes,
+        waiting: &WriteBuffer,
         changed_ns: u64,
     ) -> Result<(Disk, PageChanges), StoreError> {
-        let before = lock(&self.growth).clone();
+        let before = lock_unpoisoned(&self.growth).clone();
         let mut outcome = Err(StoreError::Reopened);
         for _ in 0..TRIES_MAX {
-            outcome = self.commit(waiting, changed_ns);
+            outcome = self.commit_changes(waiting, changed_ns);
             if outcome.is_err() {
-                lock(&self.growth).clone_from(&before);
+                lock_unpoisoned(&self.growth).clone_from(&before);
             }
             if !matches!(outcome, Err(StoreError::Reopened)) {
                 break;
@@ -476,52 +483,55 @@ impl Shared {
 
     /// Makes `waiting` durable in the image's active layer; what the image holds by then, and which
     /// pages changed. Its content changed last at `changed_ns`.
-    fn commit(
+    fn commit_changes(
         &self,
-        waiting: &Changes,
+        waiting: &WriteBuffer,
         changed_ns: u64,
     ) -> Result<(Disk, PageChanges), StoreError> {
-        let flush = Flush::of(waiting);
+        let flush = Flush::from_buffer(waiting);
         let mut changed = PageChanges::new();
         self.store
-            .commit_chunks(&flush.candidates(), |tree, stored, batch| {
+            .commit_chunks(&flush.chunk_candidates(), |tree, stored, batch| {
                 let (mut layer, runs) =
-                    flush.plan(&self.store, tree, self.image, stored.ids, batch)?;
+                    flush.plan_pages(&self.store, tree, self.image, stored.ids, batch)?;
                 layer.changed_ns = changed_ns;
-                self.note(tree, layer.id, stored.added, batch);
-                let edit = Edit::PutLayer(layer);
+                self.note_growth(tree, layer.id, stored.added, batch);
+                let edit = TreeEdit::PutLayer(layer);
                 changed = runs;
                 Ok::<_, StoreError>(vec![edit])
             })?;
-        Ok((self.store.disk(Node::Image(self.image))?, changed))
+        Ok((self.store.open_disk(NodeRef::Image(self.image))?, changed))
     }
 
     /// Notes in `batch` what a flush added, with what those before it did.
-    fn note(&self, tree: &Tree, layer: LayerId, added: Added, batch: &mut Batch) {
+    fn note_growth(&self, tree: &Tree, layer: LayerId, added: Added, batch: &mut Batch) {
         if added.chunks == 0 {
             return;
         }
-        let entry = Entry::new(
+        let entry = UsageEntry::new(
             "write",
             self.image,
-            tree.display(Node::Image(self.image)),
+            tree.display_name(NodeRef::Image(self.image)),
             Some(layer),
             added,
         );
         let inner = &self.store.inner;
-        inner
-            .journal
-            .note_running(&inner.database, batch, &mut lock(&self.growth), entry);
+        inner.journal.note_running(
+            &inner.database,
+            batch,
+            &mut lock_unpoisoned(&self.growth),
+            entry,
+        );
     }
 
     /// Lets everybody see the flushed generation in the image, and resolved pages with it.
-    fn publish(&self, disk: Disk, changed: PageChanges) {
+    fn publish_flushed(&self, disk: Disk, changed: PageChanges) {
         let (pages, serial) = (&self.store.inner.pages, self.pages_serial);
         let change = |(index, runs): (PageIndex, Vec<_>)| {
-            let old = pages.live(serial, index);
+            let old = pages.cached_live_page(serial, index);
             (
                 index,
-                old.map(|old| Arc::new(old.changed(&runs).resolved())),
+                old.map(|old| Arc::new(old.with_changes(&runs).resolved_at_root())),
             )
         };
         let changed: Vec<_> = changed.into_iter().map(change).collect();
@@ -532,25 +542,25 @@ impl Shared {
                     None => pages.forget_live(serial, index),
                 }
             }
-            view.publish(disk);
+            view.publish_base(disk);
         });
     }
 
     /// Forgets what was not flushed, for ever.
-    fn close(&self) {
-        let mut control = self.control();
+    fn discard_unflushed(&self) {
+        let mut control = self.lock_control();
         control.is_closed = true;
         while control.is_flushing {
-            control = self.wait(control);
+            control = self.wait_for_flush(control);
         }
-        self.change_view(View::forget);
+        self.change_view(ReadView::forget_unflushed);
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for FlushTurn<'_> {
     fn drop(&mut self) {
-        let mut control = self.shared.control();
-        self.shared.change_view(View::thaw);
+        let mut control = self.shared.lock_control();
+        self.shared.change_view(ReadView::thaw_buffer);
         control.is_flushing = false;
         self.shared.flushed.notify_all();
     }
@@ -565,7 +575,10 @@ mod tests {
     use crate::model::{assert_same, name, new_store, open, read_all};
 
     fn image(store: &Store, text: &str, len: u64) -> ImageId {
-        store.create(&name(text), len).expect("create").image()
+        store
+            .create_image(&name(text), len)
+            .expect("create")
+            .image_id()
     }
 
     fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -583,25 +596,29 @@ mod tests {
                 .and_then(|()| live.flush())
                 .expect("written");
         };
-        write(&store.live(id).expect("live"), 1);
-        let before = store.still_disk(Node::Image(id)).expect("opens");
-        let live = store.live(id).expect("live");
+        write(&store.open_live(id).expect("live"), 1);
+        let before = store.still_disk(NodeRef::Image(id)).expect("opens");
+        let live = store.open_live(id).expect("live");
         write(&live, 2);
-        let under = store.still_disk(Node::Image(id)).expect("opens");
+        let under = store.still_disk(NodeRef::Image(id)).expect("opens");
         write(&live, 3);
         for (disk, byte) in [(before, 1), (under, 2)] {
             let mut seen = vec![0; 8 << 20];
             disk.read_at(&mut seen, 0).expect("readable");
             assert!(seen.iter().all(|seen| *seen == byte), "{byte}");
         }
-        assert_same(&read_all(&store, Node::Image(id)), &vec![3; 8 << 20], "now");
+        assert_same(
+            &read_all(&store, NodeRef::Image(id)),
+            &vec![3; 8 << 20],
+            "now",
+        );
     }
 
     #[test]
     fn what_was_flushed_outlives_the_process_and_what_waited_does_not() {
         let (dir, store) = new_store(4096);
         let id = image(&store, "a", 10_000);
-        let live = store.live(id).expect("live");
+        let live = store.open_live(id).expect("live");
         live.write_at(b"kept", 4094).expect("write");
         live.flush().expect("flush");
         live.write_at(b"lost", 0).expect("write");
@@ -609,7 +626,7 @@ mod tests {
         let mut expected = vec![0; 10_000];
         expected[4094..4098].copy_from_slice(b"kept");
         assert_same(
-            &read_all(&open(&dir), Node::Image(id)),
+            &read_all(&open(&dir), NodeRef::Image(id)),
             &expected,
             "after reopening",
         );
@@ -619,17 +636,17 @@ mod tests {
     fn memory_that_runs_full_flushes_a_prefix_of_the_writes() {
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 40 << 20);
-        let live = store.live(id).expect("live");
+        let live = store.open_live(id).expect("live");
         let bytes = noise(1, 20 << 20);
         live.write_at(b"first", 39 << 20).expect("write");
         live.write_at(&bytes, 7).expect("write");
         // Nobody asked for a flush; the one in the background ends. What came after it is
         // forgotten.
-        while live.shared.view().base.version == 0 {
+        while live.shared.read_view().base.version == 0 {
             std::thread::yield_now();
         }
         drop(live);
-        let seen = read_all(&store, Node::Image(id));
+        let seen = read_all(&store, NodeRef::Image(id));
         assert_eq!(&seen[39 << 20..][..5], b"first");
         let flushed = seen[7..]
             .iter()
@@ -644,31 +661,31 @@ mod tests {
     fn snapshot_between_flushes_keeps_what_was_flushed_and_the_disk_goes_on() {
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 8192);
-        let live = store.live(id).expect("live");
+        let live = store.open_live(id).expect("live");
         live.write_at(&[1; 8192], 0).expect("write");
         live.flush().expect("flush");
         live.write_at(&[2; 100], 0).expect("write");
-        let early = store.snapshot(id, &name("early")).expect("snapshot");
+        let early = store.take_snapshot(id, &name("early")).expect("snapshot");
         live.write_zeroes(4096, 4096).expect("zero");
-        let late = live.snapshot(&name("late")).expect("snapshot");
+        let late = live.take_snapshot(&name("late")).expect("snapshot");
         assert_same(&read_all(&store, early), &[1; 8192], "early");
         let expected = [vec![2; 100], vec![1; 3996], vec![0; 4096]].concat();
         assert_same(&read_all(&store, late), &expected, "late");
-        assert_same(&read_all(&store, Node::Image(id)), &expected, "now");
+        assert_same(&read_all(&store, NodeRef::Image(id)), &expected, "now");
     }
 
     #[test]
     fn one_writer_at_a_time() {
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 8192);
-        let live = store.live(id).expect("live");
-        assert!(matches!(store.live(id), Err(StoreError::Busy(_))));
+        let live = store.open_live(id).expect("live");
+        assert!(matches!(store.open_live(id), Err(StoreError::Busy(_))));
         assert!(matches!(
-            store.resize(id, 1, true),
+            store.resize_image(id, 1, true),
             Err(StoreError::Busy(_))
         ));
         drop(live);
-        assert!(store.live(id).is_ok());
+        assert!(store.open_live(id).is_ok());
     }
 
     #[test]
@@ -676,21 +693,21 @@ mod tests {
         let (_dir, store) = new_store(4096);
         let len = 1 << 50;
         let id = image(&store, "a", len);
-        let live = store.live(id).expect("live");
+        let live = store.open_live(id).expect("live");
         live.write_at(b"x", len / 2).expect("write");
         live.flush().expect("flush");
         let child = store
-            .create_child(&name("b"), Node::Image(id), None)
+            .create_child(&name("b"), NodeRef::Image(id), None)
             .expect("child")
-            .image();
-        let above = store.live(child).expect("live");
+            .image_id();
+        let above = store.open_live(child).expect("live");
         for disk in [&live, &above] {
             disk.write_zeroes(1, len - 1).expect("zero");
             disk.flush().expect("flush");
         }
         let tree = store.tree();
         for id in [id, child] {
-            let layer = tree.layer_of(Node::Image(id)).expect("a layer");
+            let layer = tree.layer_of(NodeRef::Image(id)).expect("a layer");
             assert_eq!(
                 (layer.pages.len(), layer.chunks, layer.zeros),
                 (1, 0, PAGE_SPAN.into()),
@@ -703,13 +720,13 @@ mod tests {
     fn data_that_is_zero_and_chunks_that_are_alike_are_not_stored() {
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 10 * 4096);
-        let live = store.live(id).expect("live");
+        let live = store.open_live(id).expect("live");
         live.write_at(&vec![7; 5 * 4096], 0).expect("write");
         live.write_at(&[0; 3 * 4096], 4096).expect("write");
         live.flush().expect("flush");
         assert_eq!(store.inner.chunks.next_chunk(), ChunkId(1));
         let tree = store.tree();
-        let layer = tree.layer_of(Node::Image(id)).expect("a layer");
+        let layer = tree.layer_of(NodeRef::Image(id)).expect("a layer");
         assert_eq!(
             (layer.chunks, layer.zeros, layer.parent_visible),
             (2, 0, ChunkCount(0))
@@ -724,12 +741,12 @@ mod tests {
             let taking = scope.spawn(|| {
                 let take = |nth| {
                     store
-                        .snapshot(id, &name(&format!("s{nth}")))
+                        .take_snapshot(id, &name(&format!("s{nth}")))
                         .expect("snapshot")
                 };
-                (0..40).map(take).collect::<Vec<Node>>()
+                (0..40).map(take).collect::<Vec<NodeRef>>()
             });
-            let live = store.live(id).expect("live");
+            let live = store.open_live(id).expect("live");
             for round in 1..=60_u8 {
                 live.write_at(&[round; 4 * 4096], 0).expect("write");
                 live.flush().expect("flush");
@@ -746,12 +763,16 @@ mod tests {
             );
             last = seen[0];
         }
-        assert_same(&read_all(&store, Node::Image(id)), &[60; 4 * 4096], "now");
+        assert_same(
+            &read_all(&store, NodeRef::Image(id)),
+            &[60; 4 * 4096],
+            "now",
+        );
     }
 
     /// Waits until a flush has frozen its generation.
     fn await_flush(live: &LiveDisk) {
-        while !live.shared.control().is_flushing {
+        while !live.shared.lock_control().is_flushing {
             std::thread::yield_now();
         }
     }
@@ -760,7 +781,7 @@ mod tests {
     fn reads_and_writes_go_on_while_a_flush_cannot_and_the_next_flush_has_them() {
         let (dir, store) = new_store(4096);
         let id = image(&store, "a", 4 * 4096);
-        let live = store.live(id).expect("live");
+        let live = store.open_live(id).expect("live");
         live.write_at(&[1; 8192], 0).expect("write");
         std::thread::scope(|scope| {
             // Every commit needs this section: the flush waits until it is given back.
@@ -787,20 +808,23 @@ mod tests {
             .concat();
             assert_same(&seen, &expected, "waiting");
             assert_same(
-                &read_all(&store, Node::Image(id)),
+                &read_all(&store, NodeRef::Image(id)),
                 &[0; 4 * 4096],
                 "nothing is flushed yet",
             );
             drop(section);
             first.join().expect("no panic").expect("flush");
             second.join().expect("no panic").expect("flush");
-            assert!(live.shared.view().is_clean());
-            assert_same(&read_all(&store, Node::Image(id)), &expected, "flushed");
+            assert!(live.shared.read_view().is_clean());
+            assert_same(&read_all(&store, NodeRef::Image(id)), &expected, "flushed");
             live.read_at(&mut seen, 0).expect("read");
             assert_same(&seen, &expected, "through the disk");
         });
         drop((live, store));
-        assert_eq!(read_all(&open(&dir), Node::Image(id))[4000..4100], [2; 100]);
+        assert_eq!(
+            read_all(&open(&dir), NodeRef::Image(id))[4000..4100],
+            [2; 100]
+        );
     }
 
     #[test]
@@ -808,7 +832,7 @@ mod tests {
         const ASKING: u64 = 8;
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 1 << 20);
-        let live = store.live(id).expect("live");
+        let live = store.open_live(id).expect("live");
         live.write_at(&[1; 4096], 0).expect("write");
         std::thread::scope(|scope| {
             let section = store.inner.chunks.keep_out();
@@ -823,7 +847,7 @@ mod tests {
                 .for_each(|asking| asking.join().expect("no panic").expect("flush"));
         });
         assert_eq!(
-            live.shared.view().base.version,
+            live.shared.read_view().base.version,
             2,
             "{} flushes are two",
             ASKING + 1
@@ -836,11 +860,15 @@ mod tests {
         use vellum_core::page::page_key;
         let (_dir, store) = new_store(4096);
         let id = image(&store, "a", 3 * 4096);
-        let live = store.live(id).expect("live");
+        let live = store.open_live(id).expect("live");
         live.write_at(&[1; 3 * 4096], 0)
             .and_then(|()| live.flush())
             .expect("write");
-        let layer = store.tree().layer_of(Node::Image(id)).expect("a layer").id;
+        let layer = store
+            .tree()
+            .layer_of(NodeRef::Image(id))
+            .expect("a layer")
+            .id;
         let (key, database) = (page_key(layer, PageIndex(0)), &store.inner.database);
         let page = database
             .get(Family::Pages, &key)
@@ -850,10 +878,12 @@ mod tests {
         let put = |page: Option<&[u8]>| {
             let mut batch = Batch::default();
             match page {
-                Some(page) => batch.put(Family::Pages, key, page),
-                None => batch.delete(Family::Pages, key),
+                Some(page) => batch.put_record(Family::Pages, key, page),
+                None => batch.delete_record(Family::Pages, key),
             }
-            database.write(batch, Durability::Logged).expect("writable");
+            database
+                .write_batch(batch, Durability::Logged)
+                .expect("writable");
         };
         let seen = |what: &str, expected: &[u8]| {
             let mut bytes = vec![0xaa; expected.len()];
@@ -874,7 +904,7 @@ mod tests {
         put(Some(&page));
         live.flush().expect("flush");
         assert_same(
-            &read_all(&store, Node::Image(id)),
+            &read_all(&store, NodeRef::Image(id)),
             &[expected, vec![1; 4096]].concat(),
             "once it goes again",
         );
@@ -886,8 +916,8 @@ mod tests {
         const LEN_MAX: usize = 2 << 20;
         let (_dir, store) = new_store(4096);
         store.set_waiting_len_max(LEN_MAX);
-        let disks =
-            ["a", "b", "c"].map(|text| store.live(image(&store, text, 4 << 20)).expect("live"));
+        let disks = ["a", "b", "c"]
+            .map(|text| store.open_live(image(&store, text, 4 << 20)).expect("live"));
         let used = || {
             disks
                 .iter()
@@ -905,7 +935,7 @@ mod tests {
         for (disk, content) in disks.iter().zip(&contents) {
             disk.flush().expect("flush");
             assert_same(
-                &read_all(&store, Node::Image(disk.image())),
+                &read_all(&store, NodeRef::Image(disk.image())),
                 content,
                 "a disk",
             );

@@ -53,7 +53,7 @@ const CHECKSUM_SHIFT: u32 = 0xa282_ead8;
 /// there. Others may lie beside it: those are older, or were never finished.
 pub(crate) fn check_manifests(dir: &Path) -> Result<(), StoreError> {
     let current = fs::read_to_string(dir.join("CURRENT")).unwrap_or_default();
-    let current = files(dir, |name| {
+    let current = list_files(dir, |name| {
         name.starts_with("MANIFEST-") && name == current.trim_end()
     })?;
     current
@@ -66,7 +66,7 @@ pub(crate) fn check_manifests(dir: &Path) -> Result<(), StoreError> {
 /// say so: it takes zeros for the end.
 pub(crate) fn check_logs(dir: &Path) -> Result<(), StoreError> {
     let mut unsound: Option<PathBuf> = None;
-    for path in logs(dir)? {
+    for path in list_logs(dir)? {
         let log = read_whole(&path)?;
         check_kinds(&path, &log)?;
         if log.is_empty() {
@@ -84,7 +84,7 @@ pub(crate) fn check_logs(dir: &Path) -> Result<(), StoreError> {
         }
         let path = unsound.unwrap_or(path);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        return Err(StoreError::damaged(
+        return Err(StoreError::damaged_record(
             format!("{name} of the database"),
             "a record cannot be read, and there are others behind it",
         ));
@@ -98,8 +98,8 @@ pub(crate) fn check_logs(dir: &Path) -> Result<(), StoreError> {
 /// itself made it. For the one process that writes. Reads all logs; whether they are whole now.
 pub(crate) fn cut_torn_end(dir: &Path) -> Result<bool, StoreError> {
     let mut last = None;
-    for path in logs(dir)? {
-        let log = fs::read(&path).map_err(|source| StoreError::file("read", &path, source))?;
+    for path in list_logs(dir)? {
+        let log = fs::read(&path).map_err(|source| StoreError::of_file("read", &path, source))?;
         if log.is_empty() {
             continue;
         }
@@ -113,7 +113,7 @@ pub(crate) fn cut_torn_end(dir: &Path) -> Result<bool, StoreError> {
         Some((_, LogEnd::Damaged)) => Ok(false),
         Some((path, LogEnd::Torn(whole_len))) => {
             refuse_flipped_bit(&path)?;
-            cut(&path, whole_len)?;
+            truncate_log(&path, whole_len)?;
             Ok(true)
         }
     }
@@ -123,9 +123,9 @@ pub(crate) fn cut_torn_end(dir: &Path) -> Result<bool, StoreError> {
 /// `acknowledged`, the last one that was acknowledged: at most one record, the last of the last
 /// log. For the one process that writes, after a failed write. Reads all logs.
 pub(crate) fn cut_unacknowledged(dir: &Path, acknowledged: u64) -> Result<(), StoreError> {
-    let logs = logs(dir)?;
+    let logs = list_logs(dir)?;
     for (nth, path) in logs.iter().enumerate() {
-        let log = fs::read(path).map_err(|source| StoreError::file("read", path, source))?;
+        let log = fs::read(path).map_err(|source| StoreError::of_file("read", path, source))?;
         let Some(begin) = unacknowledged::begins_at(&log, acknowledged) else {
             continue;
         };
@@ -135,13 +135,13 @@ pub(crate) fn cut_unacknowledged(dir: &Path, acknowledged: u64) -> Result<(), St
                 "the write that failed is not the last in the log".to_owned(),
             ));
         }
-        cut(path, begin)?;
+        truncate_log(path, begin)?;
     }
     Ok(())
 }
 
 /// Ends a log after its first `len` bytes, durably.
-fn cut(path: &Path, len: usize) -> Result<(), StoreError> {
+fn truncate_log(path: &Path, len: usize) -> Result<(), StoreError> {
     let cut = OpenOptions::new()
         .write(true)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
@@ -150,19 +150,19 @@ fn cut(path: &Path, len: usize) -> Result<(), StoreError> {
             file.set_len(len as u64)?;
             file.sync_all()
         });
-    cut.map_err(|source| StoreError::file("repair", path, source))
+    cut.map_err(|source| StoreError::of_file("repair", path, source))
 }
 
 /// Fails if one flipped bit is all that is wrong with the end of a log: power tears more than that,
 /// and what was acknowledged can be brought back.
 fn refuse_flipped_bit(path: &Path) -> Result<(), StoreError> {
-    let log = fs::read(path).map_err(|source| StoreError::file("read", path, source))?;
+    let log = fs::read(path).map_err(|source| StoreError::of_file("read", path, source))?;
     let content = read_log(log);
     if content.mended_bits == 0 {
         return Ok(());
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Err(StoreError::damaged(
+    Err(StoreError::damaged_record(
         format!("{name} of the database"),
         "a bit of a record has flipped",
     ))
@@ -177,7 +177,7 @@ pub(crate) fn is_whole(log: &[u8]) -> bool {
 /// that cannot be read. A single bit that flipped in a record is put right there: its checksum says
 /// which.
 pub(crate) fn copy_whole_part(dir: &Path, room: &Path) -> Result<(), StoreError> {
-    for path in logs(dir)? {
+    for path in list_logs(dir)? {
         let content = read_log(read_whole(&path)?);
         let target = room.join(path.file_name().unwrap_or_default());
         let whole = if content.is_cut {
@@ -185,7 +185,8 @@ pub(crate) fn copy_whole_part(dir: &Path, room: &Path) -> Result<(), StoreError>
         } else {
             &content.bytes
         };
-        fs::write(&target, whole).map_err(|source| StoreError::file("write", &target, source))?;
+        fs::write(&target, whole)
+            .map_err(|source| StoreError::of_file("write", &target, source))?;
         if content.is_cut {
             break;
         }
@@ -196,7 +197,7 @@ pub(crate) fn copy_whole_part(dir: &Path, room: &Path) -> Result<(), StoreError>
 /// The records of the logs in `dir` that can be read, and lie behind one that cannot.
 pub(crate) fn records_behind_damage(dir: &Path) -> Result<Vec<Vec<u8>>, StoreError> {
     let (mut behind, mut is_cut) = (Vec::new(), false);
-    for path in logs(dir)? {
+    for path in list_logs(dir)? {
         let content = read_log(read_whole(&path)?);
         if is_cut {
             behind.extend(content.records);
@@ -211,7 +212,7 @@ pub(crate) fn records_behind_damage(dir: &Path) -> Result<Vec<Vec<u8>>, StoreErr
 fn read_whole(path: &Path) -> Result<Vec<u8>, StoreError> {
     match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        read => read.map_err(|source| StoreError::file("read", path, source)),
+        read => read.map_err(|source| StoreError::of_file("read", path, source)),
     }
 }
 
@@ -223,7 +224,7 @@ fn check_kinds(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         None => Ok(()),
         Some(at) => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            Err(StoreError::damaged(
+            Err(StoreError::damaged_record(
                 format!("{name} of the database"),
                 format!("the record at byte {at} is of no kind that is written"),
             ))
@@ -232,8 +233,8 @@ fn check_kinds(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 }
 
 /// The logs, oldest first: their names are numbers of one length.
-fn logs(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let mut logs = files(dir, |name| {
+fn list_logs(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut logs = list_files(dir, |name| {
         Path::new(name)
             .extension()
             .is_some_and(|extension| extension == "log")
@@ -242,8 +243,8 @@ fn logs(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(logs)
 }
 
-fn files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, StoreError> {
-    let fail = |source| StoreError::file("read the folder", dir, source);
+fn list_files(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, StoreError> {
+    let fail = |source| StoreError::of_file("read the folder", dir, source);
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
@@ -272,7 +273,7 @@ fn recycled_record(block: &[u8]) -> Option<usize> {
 }
 
 /// Type and end of the sound fragment that begins at `at` of a log, if one does.
-fn fragment(log: &[u8], at: usize) -> Option<(u8, usize)> {
+fn parse_fragment(log: &[u8], at: usize) -> Option<(u8, usize)> {
     let header = log.get(at..at + HEADER_LEN)?;
     let len = usize::from(u16::from_le_bytes([header[4], header[5]]));
     let kind = header[6];
@@ -282,7 +283,7 @@ fn fragment(log: &[u8], at: usize) -> Option<(u8, usize)> {
     }
     let end = at + HEADER_LEN + len;
     let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-    (checksum(log.get(at + 6..end)?) == stored).then_some((kind, end))
+    (fragment_checksum(log.get(at + 6..end)?) == stored).then_some((kind, end))
 }
 
 fn in_block(at: usize) -> usize {
@@ -295,7 +296,7 @@ fn is_recycled(kind: u8) -> bool {
 }
 
 /// The checksum of a type and the bytes after the header.
-fn checksum(bytes: &[u8]) -> u32 {
+fn fragment_checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)
         .rotate_right(15)
         .wrapping_add(CHECKSUM_SHIFT)
@@ -374,7 +375,7 @@ mod tests {
         let (dir, store) = crate::model::new_store(4096);
         for nth in 0..300 {
             store
-                .create(&crate::model::name(&format!("image-{nth}")), 1 << 40)
+                .create_image(&crate::model::name(&format!("image-{nth}")), 1 << 40)
                 .expect("created");
         }
         let (database, room) = (
@@ -382,7 +383,7 @@ mod tests {
             tempfile::tempdir().expect("a folder"),
         );
         copy_whole_part(&database, room.path()).expect("copied");
-        for path in logs(&database).expect("listed") {
+        for path in list_logs(&database).expect("listed") {
             let copy = room.path().join(path.file_name().expect("a name"));
             assert!(std::fs::read(copy).expect("a copy") == std::fs::read(path).expect("a log"));
         }

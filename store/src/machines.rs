@@ -6,7 +6,9 @@
 //! guest's writes, on however many disks, the snapshot has exactly those up to one point in time.
 
 use vellum_core::name::Name;
-use vellum_core::tree::{Configuration, Edit, Machine, MachineSnapshot, NewConfiguration, Tree};
+use vellum_core::tree::{
+    Configuration, NewConfiguration, Tree, TreeEdit, VirtualMachine, VirtualMachineSnapshot,
+};
 use vellum_core::units::{ImageId, MachineId};
 
 use crate::clock::now_ms;
@@ -41,14 +43,14 @@ impl Store {
     }
 
     /// The bytes of a configuration file.
-    pub fn configuration(&self, configuration: Configuration) -> Result<Vec<u8>, StoreError> {
+    pub fn read_configuration(&self, configuration: Configuration) -> Result<Vec<u8>, StoreError> {
         let what = format!("configuration file {}", configuration.id);
         let (file, _) = load_meta::<ConfigurationFile>(
             &self.inner.database,
             &configuration_key(configuration.id),
             &what,
         )?;
-        let file = file.ok_or_else(|| StoreError::damaged(what, "it is gone"))?;
+        let file = file.ok_or_else(|| StoreError::damaged_record(what, "it is gone"))?;
         Ok(file.0)
     }
 
@@ -60,7 +62,7 @@ impl Store {
         with_snapshots: bool,
     ) -> Result<(), StoreError> {
         let _exclusive = self.exclusive_scratches(machine)?;
-        self.edit(|tree| tree.plan_delete_machine(machine, with_snapshots))
+        self.commit_edits(|tree| tree.plan_delete_machine(machine, with_snapshots))
     }
 
     /// Adds `image`, or a new child of it if it is a multiattach image, to a machine's disks;
@@ -72,13 +74,13 @@ impl Store {
     /// Takes an image out of a machine's disks. It stays an image.
     pub fn remove_disk(&self, machine: MachineId, image: ImageId) -> Result<(), StoreError> {
         let _exclusive = self.exclusive_scratches(machine)?;
-        self.edit(|tree| tree.plan_remove_disk(machine, image))
+        self.commit_edits(|tree| tree.plan_remove_disk(machine, image))
     }
 
     /// A snapshot of all disks of a machine at one moment, also while guests write to them; returns
     /// its serial. What each guest was told is written is in it.
     pub fn snapshot_machine(&self, machine: MachineId, name: &Name) -> Result<u64, StoreError> {
-        let mut disks = self.machine(machine)?.disks;
+        let mut disks = self.get_machine(machine)?.disks;
         disks.extend(self.scratches_of_machine(machine)?);
         self.with_still(&disks, || {
             self.change_with(|tree| tree.plan_machine_snapshot(machine, name, now_ms()))
@@ -91,10 +93,10 @@ impl Store {
         machine: MachineId,
         serial: u64,
     ) -> Result<(), StoreError> {
-        self.edit(|tree| tree.plan_delete_machine_snapshot(machine, serial))
+        self.commit_edits(|tree| tree.plan_delete_machine_snapshot(machine, serial))
     }
 
-    pub(crate) fn machine(&self, id: MachineId) -> Result<Machine, StoreError> {
+    pub(crate) fn get_machine(&self, id: MachineId) -> Result<VirtualMachine, StoreError> {
         Ok(self
             .tree()
             .machines()
@@ -116,24 +118,32 @@ pub(crate) fn drop_unsound(tree: &mut Tree, found: &mut Vec<StoreError>) {
             .try_for_each(|disk| check_image(tree, *disk, record));
         if let Err(error) = unsound {
             found.push(error);
-            edits.push(Edit::DropMachine(machine.id));
+            edits.push(TreeEdit::DropMachine(machine.id));
         }
     }
-    tree.apply(&edits);
+    tree.apply_edits(&edits);
     edits.clear();
     for snapshot in tree.machines().all_snapshots() {
         if let Err(error) = check_snapshot(tree, snapshot) {
             found.push(error);
-            edits.push(Edit::DropMachineSnapshot(snapshot.machine, snapshot.serial));
+            edits.push(TreeEdit::DropMachineSnapshot(
+                snapshot.machine,
+                snapshot.serial,
+            ));
         }
     }
-    tree.apply(&edits);
+    tree.apply_edits(&edits);
 }
 
-fn check_snapshot(tree: &Tree, snapshot: &MachineSnapshot) -> Result<(), StoreError> {
-    let record = || format!("machine snapshot {}", tree.machines().display(snapshot));
+fn check_snapshot(tree: &Tree, snapshot: &VirtualMachineSnapshot) -> Result<(), StoreError> {
+    let record = || {
+        format!(
+            "machine snapshot {}",
+            tree.machines().snapshot_display_name(snapshot)
+        )
+    };
     if tree.machines().get(snapshot.machine).is_none() {
-        return Err(StoreError::damaged(record(), "its machine is gone"));
+        return Err(StoreError::damaged_record(record(), "its machine is gone"));
     }
     for disk in &snapshot.disks {
         check_image(tree, disk.image, record)?;
@@ -141,7 +151,7 @@ fn check_snapshot(tree: &Tree, snapshot: &MachineSnapshot) -> Result<(), StoreEr
             .snapshot
             .is_some_and(|serial| tree.snapshot(disk.image, serial).is_none())
         {
-            return Err(StoreError::damaged(
+            return Err(StoreError::damaged_record(
                 record(),
                 format!(
                     "a snapshot of image {} that it refers to is gone",
@@ -155,7 +165,7 @@ fn check_snapshot(tree: &Tree, snapshot: &MachineSnapshot) -> Result<(), StoreEr
 
 fn check_image(tree: &Tree, image: ImageId, record: impl Fn() -> String) -> Result<(), StoreError> {
     let gone = || {
-        StoreError::damaged(
+        StoreError::damaged_record(
             record(),
             format!("it refers to image {image}, which is gone"),
         )

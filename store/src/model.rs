@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use vellum_core::difference::Difference;
 use vellum_core::name::Name;
 use vellum_core::page::PAGE_SPAN;
-use vellum_core::tree::{Node, PlanError};
+use vellum_core::tree::{NodeRef, PlanError};
 use vellum_core::units::{ChunkLen, ImageId};
 
 use crate::collect::CollectOptions;
@@ -55,7 +55,8 @@ pub(crate) fn seed() -> u64 {
 }
 
 pub(crate) fn open(dir: &TempDir) -> Store {
-    Store::open(&dir.path().join("store"), Access::ReadWrite, "test").expect("a sound store opens")
+    Store::open_dir(&dir.path().join("store"), Access::ReadWrite, "test")
+        .expect("a sound store opens")
 }
 
 /// An empty store with chunks of `chunk_len` bytes.
@@ -72,13 +73,13 @@ fn new_store_with(chunk_len: u64, frame_len: u32) -> (TempDir, Store) {
         frame_len,
         compression: Compression::Lz4,
     };
-    Store::init(&dir.path().join("store"), parameters).expect("a new store");
+    Store::init_dir(&dir.path().join("store"), parameters).expect("a new store");
     let store = open(&dir);
     (dir, store)
 }
 
-pub(crate) fn read_all(store: &Store, node: Node) -> Vec<u8> {
-    let disk = store.disk(node).expect("a disk opens");
+pub(crate) fn read_all(store: &Store, node: NodeRef) -> Vec<u8> {
+    let disk = store.open_disk(node).expect("a disk opens");
     let mut bytes = vec![0xaa; disk.len() as usize];
     disk.read_at(&mut bytes, 0).expect("a disk reads");
     bytes
@@ -197,21 +198,21 @@ impl World {
     }
 
     /// An image or one of its snapshots, and its content as others see it.
-    fn any_node(&mut self) -> (Node, Vec<u8>) {
+    fn any_node(&mut self) -> (NodeRef, Vec<u8>) {
         let at = self.any_image();
         let image = &self.images[at];
         match self.random.usize(..=image.snapshots.len()) {
-            0 => (Node::Image(image.id), image.flushed.clone()),
+            0 => (NodeRef::Image(image.id), image.flushed.clone()),
             nth => {
                 let (serial, content) = &image.snapshots[nth - 1];
-                (Node::Snapshot(image.id, *serial), content.clone())
+                (NodeRef::Snapshot(image.id, *serial), content.clone())
             }
         }
     }
 
-    fn add(&mut self, node: Node, content: Vec<u8>) {
+    fn add(&mut self, node: NodeRef, content: Vec<u8>) {
         self.images.push(ModelImage {
-            id: node.image(),
+            id: node.image_id(),
             flushed: content.clone(),
             current: content,
             waiting: 0,
@@ -223,7 +224,7 @@ impl World {
     fn create(&mut self) {
         let len = self.place(self.len_max);
         let name = self.next_name();
-        let node = self.store().create(&name, len).expect("create");
+        let node = self.store().create_image(&name, len).expect("create");
         self.add(node, vec![0; len as usize]);
     }
 
@@ -248,9 +249,11 @@ impl World {
             self.store.as_ref().expect("the store is open"),
             &mut self.images[at],
         );
-        image
-            .live
-            .get_or_insert_with(|| store.live(image.id).expect("an image opens for writing"))
+        image.live.get_or_insert_with(|| {
+            store
+                .open_live(image.id)
+                .expect("an image opens for writing")
+        })
     }
 
     fn write(&mut self, at: usize) {
@@ -294,7 +297,7 @@ impl World {
             self.place(self.images[at].flushed.len() as u64)
         };
         self.store()
-            .resize(self.images[at].id, len, true)
+            .resize_image(self.images[at].id, len, true)
             .expect("resize");
         self.images[at].flushed.resize(len as usize, 0);
         self.close(at);
@@ -302,9 +305,9 @@ impl World {
 
     fn snapshot(&mut self, at: usize) {
         let name = self.next_name();
-        let Node::Snapshot(_, serial) = self
+        let NodeRef::Snapshot(_, serial) = self
             .store()
-            .snapshot(self.images[at].id, &name)
+            .take_snapshot(self.images[at].id, &name)
             .expect("snapshot")
         else {
             panic!("a snapshot is a snapshot");
@@ -320,7 +323,7 @@ impl World {
             return;
         };
         self.store()
-            .restore(image.id, serial, None)
+            .restore_snapshot(image.id, serial, None)
             .expect("restore");
         self.images[at].flushed = content;
         self.close(at);
@@ -349,7 +352,7 @@ impl World {
         let id = self.images[at].id;
         self.store().flatten(id, &Unwatched).expect("flatten");
         let tree = self.store().tree();
-        let layer = tree.layer_of(Node::Image(id)).expect("a layer");
+        let layer = tree.layer_of(NodeRef::Image(id)).expect("a layer");
         assert_eq!(
             (layer.parent, layer.zeros),
             (None, 0),
@@ -365,7 +368,7 @@ impl World {
             .store()
             .rebase(id, parent, RebaseMode::KeepContent, &Unwatched)
         {
-            Ok(()) => assert!(parent != Node::Image(id), "an image stood on itself"),
+            Ok(()) => assert!(parent != NodeRef::Image(id), "an image stood on itself"),
             Err(StoreError::Plan(PlanError::Circle { .. })) => {}
             Err(error) => panic!("rebase: {error}"),
         }
@@ -439,8 +442,14 @@ impl World {
                 let places =
                     found[entry.start as usize..].chunks_exact_mut(self.chunk_len as usize);
                 for (nth, place) in (0..entry.len.div_ceil(self.chunk_len)).zip(places) {
-                    let id = first.advance(nth);
-                    place.copy_from_slice(self.store().inner.chunks.frame(id)?.chunk(id)?);
+                    let id = first.advance_by(nth);
+                    place.copy_from_slice(
+                        self.store()
+                            .inner
+                            .chunks
+                            .verified_frame(id)?
+                            .chunk_bytes(id)?,
+                    );
                 }
             }
             Ok(())
@@ -481,13 +490,13 @@ impl World {
     fn check_all(&self) {
         for image in &self.images {
             assert_same(
-                &read_all(self.store(), Node::Image(image.id)),
+                &read_all(self.store(), NodeRef::Image(image.id)),
                 &image.flushed,
                 "image",
             );
             for (serial, content) in &image.snapshots {
                 assert_same(
-                    &read_all(self.store(), Node::Snapshot(image.id, *serial)),
+                    &read_all(self.store(), NodeRef::Snapshot(image.id, *serial)),
                     content,
                     "snapshot",
                 );

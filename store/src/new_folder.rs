@@ -22,8 +22,8 @@ pub struct NewFolder {
 
 impl NewFolder {
     /// A folder that is to be `target`, which is empty or not there: its owner's alone.
-    pub fn create(target: &Path) -> Result<Self, StoreError> {
-        let fail = |source| StoreError::file("write", target, source);
+    pub fn create_for(target: &Path) -> Result<Self, StoreError> {
+        let fail = |source| StoreError::of_file("write", target, source);
         match fs::read_dir(target) {
             Ok(mut entries) => {
                 if entries.next().is_some() {
@@ -58,16 +58,16 @@ impl NewFolder {
     }
 
     /// Gives it its name, and syncs that. The files in it are synced already.
-    pub fn publish(mut self) -> Result<(), StoreError> {
+    pub fn publish_folder(mut self) -> Result<(), StoreError> {
         let sync = |folder: &Path| {
             File::open(folder)
                 .and_then(|folder| folder.sync_all())
-                .map_err(|source| StoreError::file("write", folder, source))
+                .map_err(|source| StoreError::of_file("write", folder, source))
         };
         sync(&self.path)?;
         // An empty folder of that name is replaced.
         fs::rename(&self.path, &self.target)
-            .map_err(|source| StoreError::file("write", &self.target, source))?;
+            .map_err(|source| StoreError::of_file("write", &self.target, source))?;
         self.is_published = true;
         sync(folder_of(&self.target))
     }
@@ -91,22 +91,22 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let target = dir.path().join("disks");
         let names = || fs::read_dir(dir.path()).expect("a folder").count();
-        let unfinished = NewFolder::create(&target).expect("room");
+        let unfinished = NewFolder::create_for(&target).expect("room");
         fs::write(unfinished.path().join("a"), "x").expect("room");
         drop(unfinished);
         assert_eq!(names(), 0);
         fs::create_dir(&target).expect("room");
-        let finished = NewFolder::create(&target).expect("it is empty");
+        let finished = NewFolder::create_for(&target).expect("it is empty");
         fs::write(finished.path().join("a"), "x").expect("room");
-        finished.publish().expect("it is empty still");
+        finished.publish_folder().expect("it is empty still");
         assert_eq!(fs::read_to_string(target.join("a")).expect("there"), "x");
         assert_eq!(names(), 1);
         assert!(matches!(
-            NewFolder::create(&target),
+            NewFolder::create_for(&target),
             Err(StoreError::NotEmpty { .. })
         ));
         assert!(
-            NewFolder::create(&target.join("a")).is_err(),
+            NewFolder::create_for(&target.join("a")).is_err(),
             "it is a file"
         );
         assert_eq!(names(), 1);

@@ -16,25 +16,27 @@ use vellum_core::frame::{FrameHeader, SPAN_MAX, parse_frame_key};
 use vellum_core::identity::StoreId;
 use vellum_core::name::Name;
 use vellum_core::page::parse_page_key;
-use vellum_core::tree::{Edit, Image, Layer, Machine, MachineSnapshot, Snapshot, Tree};
+use vellum_core::tree::{
+    Image, Layer, Snapshot, Tree, TreeEdit, VirtualMachine, VirtualMachineSnapshot,
+};
 use vellum_core::units::{ChunkId, ImageId, LayerId};
 
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
-use crate::folder::{Folder, OwnerLock};
-use crate::identity::random;
-use crate::journal::appender::Journal;
+use crate::folder::{OwnerLock, StoreFolder};
+use crate::identity::random_identity;
 use crate::keys::{COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, PARITY_KEY};
 use crate::limits;
 use crate::logs;
-use crate::parity::{self, AtRest, Parity, ParityShare};
+use crate::mirrored_records::read_twins;
+use crate::parity::{self, Parity, ParityShare, SmallFileSaver};
 use crate::quarantine::Quarantine;
-use crate::records::{self, Commits, Counters, Record, StoreParameters};
+use crate::records::{self, Commits, Counters, StoreParameters, StoreRecord};
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
-use crate::store::{Access, Opened, Store};
-use crate::stored_records::{load_meta, put};
-use crate::twins::read_twins;
+use crate::store::{Access, Store, StoreParts};
+use crate::stored_records::{load_meta, put_record};
+use crate::usage_history::appender::UsageHistory;
 use faults::Faults;
 
 /// Tries of a read-only open while the owner moves files about: an import does so a few times a
@@ -42,13 +44,13 @@ use faults::Faults;
 const OPEN_TRIES: u32 = 100;
 
 /// State that is loaded from a store's database.
-struct Loaded {
+struct LoadedStore {
     database: Database,
     parameters: StoreParameters,
     tree: Tree,
     commits: u64,
     next_chunk: u64,
-    journal: Journal,
+    journal: UsageHistory,
     faults: Faults,
 }
 
@@ -57,10 +59,10 @@ impl Store {
     ///
     /// A damaged store opens for reading as far as it can be read, and for writing as far as that
     /// is sound: see [`Store::impairment`].
-    pub fn open(dir: &Path, access: Access, command: &str) -> Result<Self, StoreError> {
+    pub fn open_dir(dir: &Path, access: Access, command: &str) -> Result<Self, StoreError> {
         let (folder, restored) = find_folder(dir)?;
         let lock = if access == Access::ReadWrite {
-            Some(folder.lock(command)?)
+            Some(folder.lock_for_writing(command)?)
         } else {
             None
         };
@@ -75,7 +77,7 @@ impl Store {
         command: &str,
     ) -> Result<(Self, Option<StoreError>), StoreError> {
         let (folder, restored) = find_folder(dir)?;
-        let refused = match folder.lock(command) {
+        let refused = match folder.lock_for_writing(command) {
             Ok(lock) => match open_folder(&folder, Access::ReadWrite, Some(lock), false) {
                 Ok(store) => return Ok((store.tell_restored(&restored), None)),
                 Err(error) => error,
@@ -85,7 +87,7 @@ impl Store {
         if !refused.leaves_reading() {
             return Err(refused);
         }
-        let lock = folder.lock(command).ok();
+        let lock = folder.lock_for_writing(command).ok();
         let store = open_folder(&folder, Access::ReadOnly, lock, false)?;
         Ok((store, Some(refused)))
     }
@@ -94,7 +96,7 @@ impl Store {
     /// had been acknowledged (see [`StoreError::RolledBack`]). Fails if it is damaged otherwise.
     pub fn accept_earlier_state(dir: &Path, command: &str) -> Result<(), StoreError> {
         let (folder, _) = find_folder(dir)?;
-        let lock = folder.lock(command)?;
+        let lock = folder.lock_for_writing(command)?;
         open_folder(&folder, Access::ReadWrite, Some(lock), true).map(drop)
     }
 
@@ -102,13 +104,13 @@ impl Store {
     /// to its files, or a log that lost its end. Reading goes on around it: a part that cannot be
     /// read is an error, never wrong bytes.
     #[must_use]
-    pub fn impairment(&self) -> Option<&StoreError> {
-        self.faults().next()
+    pub fn gravest_fault(&self) -> Option<&StoreError> {
+        self.all_faults().next()
     }
 
     /// The images and snapshots of which the names are known, and nothing else can be read.
-    pub fn lost(&self) -> impl Iterator<Item = &str> {
-        self.faults().filter_map(|fault| match fault {
+    pub fn lost_names(&self) -> impl Iterator<Item = &str> {
+        self.all_faults().filter_map(|fault| match fault {
             StoreError::Damaged(damage) => {
                 let (name, range) = damage.image.as_ref()?;
                 (range.end == u64::MAX).then_some(name.as_str())
@@ -118,7 +120,7 @@ impl Store {
     }
 
     /// All that was found wrong when it was opened, the gravest first.
-    pub(crate) fn faults(&self) -> impl Iterator<Item = &StoreError> {
+    pub(crate) fn all_faults(&self) -> impl Iterator<Item = &StoreError> {
         let faults = &self.inner.faults;
         faults.blocking.iter().chain(&faults.tolerated)
     }
@@ -129,42 +131,42 @@ impl Store {
     fn tell_restored(self, names: &[String]) -> Self {
         for name in names {
             let text = format!("{name} was restored as parity kept it");
-            self.inner.parity.note(text);
+            self.inner.parity.add_notice(text);
         }
         self
     }
 }
 
 /// The folder of the store in `dir`, its small files restored if parity kept them; which were.
-fn find_folder(dir: &Path) -> Result<(Folder, Vec<String>), StoreError> {
+fn find_folder(dir: &Path) -> Result<(StoreFolder, Vec<String>), StoreError> {
     // While another process writes, they are not looked at.
     let restored = parity::restore_small_files(dir).unwrap_or_default();
-    Ok((Folder::open(dir)?, restored))
+    Ok((StoreFolder::open_marked(dir)?, restored))
 }
 
 fn open_folder(
-    folder: &Folder,
+    folder: &StoreFolder,
     access: Access,
     lock: Option<OwnerLock>,
     accept_earlier: bool,
 ) -> Result<Store, StoreError> {
     limits::check_addresses()?;
-    let (sizes, reserve) = holdings(folder);
+    let (sizes, reserve) = limits_and_reserve(folder);
     let place = (&sizes, &reserve);
     // Before the database is opened: a process that writes meanwhile only adds to it.
     let acknowledged = folder.acknowledged_commits();
     let parity = Arc::new(Parity::new(folder, lock.is_some()));
     // Before the database, so that it is dropped after it.
-    let at_rest = AtRest(Arc::clone(&parity));
-    let quarantine = Quarantine::load(folder.path());
-    let mut loaded = load(folder, place, access, quarantine, &parity)?;
+    let at_rest = SmallFileSaver(Arc::clone(&parity));
+    let quarantine = Quarantine::load_from(folder.path());
+    let mut loaded = load_store(folder, place, access, quarantine, &parity)?;
     for _ in Family::ALL {
         if !loaded.database.has_news_of_unreadable_tables() {
             break;
         }
         // A compaction that began meanwhile may have met the same, and ended all writing.
         let quarantine = loaded.database.into_quarantine();
-        loaded = load(folder, place, access, quarantine, &parity)?;
+        loaded = load_store(folder, place, access, quarantine, &parity)?;
     }
     if acknowledged > loaded.commits && !accept_earlier {
         loaded.faults.blocking.push(StoreError::RolledBack {
@@ -177,9 +179,9 @@ fn open_folder(
         return Err(loaded.faults.blocking.swap_remove(0));
     }
     if access == Access::ReadWrite {
-        reserve.refill();
+        reserve.refill_reserve();
     }
-    let store = Store::assemble(Opened {
+    let store = Store::from_parts(StoreParts {
         folder: folder.clone(),
         sizes,
         reserve,
@@ -202,21 +204,21 @@ fn open_folder(
 }
 
 /// Limits and reserve of a store in `folder`.
-pub(crate) fn holdings(folder: &Folder) -> (Sizes, Reserve) {
-    let sizes = Sizes::of(&limits::surroundings(folder.path()));
+pub(crate) fn limits_and_reserve(folder: &StoreFolder) -> (Sizes, Reserve) {
+    let sizes = Sizes::for_system(&limits::read_system_limits(folder.path()));
     // Early: what is deleted takes room before it gives some.
     let scarce_len = sizes.commit_margin.max(sizes.reserve.most / 2);
     let reserve = Reserve::new(folder.path(), sizes.reserve, scarce_len);
     (sizes, reserve)
 }
 
-fn load(
-    folder: &Folder,
+fn load_store(
+    folder: &StoreFolder,
     place: (&Sizes, &Reserve),
     access: Access,
     quarantine: Quarantine,
     parity: &Arc<Parity>,
-) -> Result<Loaded, StoreError> {
+) -> Result<LoadedStore, StoreError> {
     let mut faults = Faults::default();
     let database = open_database(folder, place, access, quarantine, parity, &mut faults)?;
     database.heal_with(Arc::clone(parity));
@@ -225,14 +227,14 @@ fn load(
     let edits = load_edits(&database, &mut faults)?;
     let edits = sound_edits(edits, &mut faults);
     let mut tree = Tree::new(parameters.chunk_len);
-    tree.apply(&edits);
+    tree.apply_edits(&edits);
     crate::machines::drop_unsound(&mut tree, &mut faults.blocking);
     let commits =
         meta_or_default::<Commits>(&database, COMMITS_KEY, "the count of commits", &mut faults)?;
     let next_chunk = reserve_ids(&database, &mut tree, &mut faults)?;
     // Also where it is only read: that must say why nothing can be written.
-    let journal = Journal::load(&database, &mut faults)?;
-    Ok(Loaded {
+    let journal = UsageHistory::load_from(&database, &mut faults)?;
+    Ok(LoadedStore {
         database,
         parameters,
         tree,
@@ -247,17 +249,17 @@ fn load(
 /// log to a file: then what it found may be older than what was acknowledged, or a file may be
 /// gone, and it looks again.
 fn open_database(
-    folder: &Folder,
+    folder: &StoreFolder,
     (sizes, reserve): (&Sizes, &Reserve),
     access: Access,
     quarantine: Quarantine,
     parity: &Parity,
     faults: &mut Faults,
 ) -> Result<Database, StoreError> {
-    let dir = folder.database();
+    let dir = folder.database_path();
     if access == Access::ReadWrite {
         parity.hold_tables();
-        let open = || Database::open(&dir, sizes, reserve, quarantine.clone());
+        let open = || Database::open_in(&dir, sizes, reserve, quarantine.clone());
         let opened = match open_healed(parity, open) {
             Err(error @ StoreError::Damaged(_)) if logs::cut_torn_end(&dir)? => {
                 let around = Database::open_around(&dir, sizes, reserve, quarantine);
@@ -273,10 +275,10 @@ fn open_database(
     }
     logs::check_manifests(&dir)?;
     for _ in 0..OPEN_TRIES {
-        let before = Database::revision(&dir)?;
+        let before = Database::manifest_lens(&dir)?;
         let open = || Database::open_read_only(&dir, sizes, reserve, quarantine.clone());
         let opened = logs::check_logs(&dir).and_then(|()| open_healed(parity, open));
-        if Database::revision(&dir)? != before {
+        if Database::manifest_lens(&dir)? != before {
             continue;
         }
         return match opened {
@@ -322,19 +324,19 @@ fn open_damaged(
     quarantine: Quarantine,
 ) -> Result<Database, StoreError> {
     let room = tempfile::tempdir()
-        .map_err(|source| StoreError::io("make a folder for temporary files", source))?;
+        .map_err(|source| StoreError::of_io("make a folder for temporary files", source))?;
     Database::open_damaged(dir, room.path(), sizes, reserve, quarantine)
 }
 
 /// Loads as [`load_meta`] a record without which the store can be read.
-fn meta_or_default<R: Record + Default>(
+fn meta_or_default<R: StoreRecord + Default>(
     database: &Database,
     key: &[u8],
     what: &str,
     faults: &mut Faults,
 ) -> Result<R, StoreError> {
     let loaded = load_meta(database, key, what);
-    let (record, hurt) = faults.block(loaded)?.unwrap_or_default();
+    let (record, hurt) = faults.note_blocking(loaded)?.unwrap_or_default();
     faults.tolerated.extend(hurt);
     Ok(record.unwrap_or_default())
 }
@@ -346,7 +348,7 @@ fn load_parameters(
     let what = "the store's parameters";
     let (parameters, hurt) = load_meta(database, PARAMETERS_KEY, what)?;
     faults.tolerated.extend(hurt);
-    parameters.ok_or_else(|| StoreError::damaged(what, "they are gone"))
+    parameters.ok_or_else(|| StoreError::damaged_record(what, "they are gone"))
 }
 
 /// The share of parity that is wanted. If it is not known, no parity is made.
@@ -356,7 +358,7 @@ fn load_share(database: &Database, faults: &mut Faults) -> Result<Option<ParityS
             faults.tolerated.extend(hurt);
             Ok(share)
         }
-        Err(error) => tolerate(error, faults).map(|()| None),
+        Err(error) => tolerate_damage(error, faults).map(|()| None),
     }
 }
 
@@ -368,23 +370,23 @@ fn load_identity(
     faults: &mut Faults,
 ) -> Result<Option<StoreId>, StoreError> {
     let loaded = load_meta::<StoreId>(database, IDENTITY_KEY, "the store's identity");
-    let Some((id, hurt)) = faults.block(loaded)? else {
+    let Some((id, hurt)) = faults.note_blocking(loaded)? else {
         return Ok(None);
     };
     faults.tolerated.extend(hurt);
     if id.is_some() || access == Access::ReadOnly || !faults.blocking.is_empty() {
         return Ok(id);
     }
-    let (id, mut batch) = (StoreId(random()?), Batch::default());
-    put(&mut batch, Family::Meta, IDENTITY_KEY, &id);
-    database.write(batch, Durability::Logged)?;
+    let (id, mut batch) = (StoreId(random_identity()?), Batch::default());
+    put_record(&mut batch, Family::Meta, IDENTITY_KEY, &id);
+    database.write_batch(batch, Durability::Logged)?;
     Ok(Some(id))
 }
 
 /// Every record of layers and names, as far as one of its two places has it.
-fn load_edits(database: &Database, faults: &mut Faults) -> Result<Vec<Edit>, StoreError> {
+fn load_edits(database: &Database, faults: &mut Faults) -> Result<Vec<TreeEdit>, StoreError> {
     let layers = read_twins(database, Family::Layers, &|key, value| {
-        Ok(Edit::PutLayer(load_record::<Layer>(
+        Ok(TreeEdit::PutLayer(load_record::<Layer>(
             Family::Layers,
             key,
             value,
@@ -400,15 +402,17 @@ fn load_edits(database: &Database, faults: &mut Faults) -> Result<Vec<Edit>, Sto
     Ok(edits)
 }
 
-fn load_name(key: &[u8], value: &[u8]) -> Result<Edit, StoreError> {
+fn load_name(key: &[u8], value: &[u8]) -> Result<TreeEdit, StoreError> {
     let family = Family::Names;
     Ok(match key.first() {
-        Some(b'i') => Edit::PutImage(load_record::<Image>(family, key, value)?),
-        Some(b's') => Edit::PutSnapshot(load_record::<Snapshot>(family, key, value)?),
-        Some(b'm') => Edit::PutMachine(load_record::<Machine>(family, key, value)?),
-        Some(b't') => Edit::PutMachineSnapshot(load_record::<MachineSnapshot>(family, key, value)?),
+        Some(b'i') => TreeEdit::PutImage(load_record::<Image>(family, key, value)?),
+        Some(b's') => TreeEdit::PutSnapshot(load_record::<Snapshot>(family, key, value)?),
+        Some(b'm') => TreeEdit::PutMachine(load_record::<VirtualMachine>(family, key, value)?),
+        Some(b't') => {
+            TreeEdit::PutMachineSnapshot(load_record::<VirtualMachineSnapshot>(family, key, value)?)
+        }
         _ => {
-            return Err(StoreError::damaged(
+            return Err(StoreError::damaged_record(
                 format!("name {}", key.escape_ascii()),
                 "its kind is not known",
             ));
@@ -416,10 +420,10 @@ fn load_name(key: &[u8], value: &[u8]) -> Result<Edit, StoreError> {
     })
 }
 
-fn load_record<R: Record>(family: Family, key: &[u8], value: &[u8]) -> Result<R, StoreError> {
-    records::decode(family.name(), key, value).map_err(|error| {
-        StoreError::damaged(
-            format!("{} record {}", family.name(), key.escape_ascii()),
+fn load_record<R: StoreRecord>(family: Family, key: &[u8], value: &[u8]) -> Result<R, StoreError> {
+    records::decode_record(family.family_name(), key, value).map_err(|error| {
+        StoreError::damaged_record(
+            format!("{} record {}", family.family_name(), key.escape_ascii()),
             error,
         )
     })
@@ -427,32 +431,32 @@ fn load_record<R: Record>(family: Family, key: &[u8], value: &[u8]) -> Result<R,
 
 /// `edits` without those that refer to what is not there: layers whose chain does not end, and
 /// whatever stands on one.
-fn sound_edits(edits: Vec<Edit>, faults: &mut Faults) -> Vec<Edit> {
+fn sound_edits(edits: Vec<TreeEdit>, faults: &mut Faults) -> Vec<TreeEdit> {
     let parents: BTreeMap<LayerId, Option<LayerId>> = edits
         .iter()
         .filter_map(|edit| match edit {
-            Edit::PutLayer(layer) => Some((layer.id, layer.parent)),
+            TreeEdit::PutLayer(layer) => Some((layer.id, layer.parent)),
             _ => None,
         })
         .collect();
     let images: BTreeMap<ImageId, Name> = edits
         .iter()
         .filter_map(|edit| match edit {
-            Edit::PutImage(image) => Some((image.id, image.name.clone())),
+            TreeEdit::PutImage(image) => Some((image.id, image.name.clone())),
             _ => None,
         })
         .collect();
     let sound = sound_layers(&parents);
-    let wrong = |edit: &Edit| {
+    let wrong = |edit: &TreeEdit| {
         let (record, name, layer) = match edit {
-            Edit::PutImage(image) => {
+            TreeEdit::PutImage(image) => {
                 let name = image.name.to_string();
                 (format!("image {name}"), Some(name), image.layer)
             }
-            Edit::PutSnapshot(snapshot) => {
+            TreeEdit::PutSnapshot(snapshot) => {
                 let record = format!("snapshot {}", snapshot.name);
                 let Some(image) = images.get(&snapshot.image) else {
-                    return Some(StoreError::damaged(record, "its image is gone"));
+                    return Some(StoreError::damaged_record(record, "its image is gone"));
                 };
                 (
                     record,
@@ -460,7 +464,7 @@ fn sound_edits(edits: Vec<Edit>, faults: &mut Faults) -> Vec<Edit> {
                     snapshot.layer,
                 )
             }
-            Edit::PutLayer(layer) => (format!("layer {}", layer.id), None, layer.id),
+            TreeEdit::PutLayer(layer) => (format!("layer {}", layer.id), None, layer.id),
             _ => return None,
         };
         if sound.contains(&layer) {
@@ -470,7 +474,7 @@ fn sound_edits(edits: Vec<Edit>, faults: &mut Faults) -> Vec<Edit> {
             None => format!("it refers to layer {layer}, which is gone"),
             Some(_) => "its parents form a circle, or one of them is gone".to_owned(),
         };
-        let error = StoreError::damaged(record, reason);
+        let error = StoreError::damaged_record(record, reason);
         Some(match name {
             Some(name) => error.in_image(&name, 0..u64::MAX),
             None => error,
@@ -523,23 +527,23 @@ fn reserve_ids(
     let counters =
         meta_or_default::<Counters>(database, COUNTERS_KEY, "the store's counters", faults)?;
     let last_layer = last_page_layer(database).or_else(|error| {
-        tolerate(error, faults)?;
+        tolerate_damage(error, faults)?;
         Ok::<_, StoreError>(last_possible(database, Family::Pages, |key| {
             parse_page_key(key).ok().map(|(layer, _)| layer.0)
         }))
     })?;
-    tree.reserve(counters.next_id.saturating_sub(1).max(last_layer));
+    tree.reserve_ids(counters.next_id.saturating_sub(1).max(last_layer));
     let chunk_end = last_chunk_end(database).or_else(|error| {
-        tolerate(error, faults)?;
+        tolerate_damage(error, faults)?;
         let last = last_possible(database, Family::Headers, |key| {
             parse_frame_key(key).ok().map(|first| first.0)
         });
-        Ok::<_, StoreError>(ChunkId(last).advance(SPAN_MAX.into()))
+        Ok::<_, StoreError>(ChunkId(last).advance_by(SPAN_MAX.into()))
     })?;
     Ok(counters.next_chunk.max(chunk_end.0))
 }
 
-fn tolerate(error: StoreError, faults: &mut Faults) -> Result<(), StoreError> {
+fn tolerate_damage(error: StoreError, faults: &mut Faults) -> Result<(), StoreError> {
     match error {
         StoreError::Damaged(_) => faults.tolerated.push(error),
         error => return Err(error),
@@ -568,7 +572,7 @@ fn last_page_layer(database: &Database) -> Result<u64, StoreError> {
         return Ok(0);
     };
     let (layer, _) =
-        parse_page_key(&key).map_err(|error| StoreError::damaged("a page's key", error))?;
+        parse_page_key(&key).map_err(|error| StoreError::damaged_record("a page's key", error))?;
     Ok(layer.0)
 }
 
@@ -577,17 +581,17 @@ fn last_chunk_end(database: &Database) -> Result<ChunkId, StoreError> {
         return Ok(ChunkId(0));
     };
     let first = parse_frame_key(&key)
-        .map_err(|error| StoreError::damaged("a frame header's key", error))?;
+        .map_err(|error| StoreError::damaged_record("a frame header's key", error))?;
     // A damaged header is found when somebody reads it; here only its ids must not be given again.
     Ok(FrameHeader::decode(first, &value)
-        .map_or(first.advance(SPAN_MAX.into()), |header| header.end()))
+        .map_or(first.advance_by(SPAN_MAX.into()), |header| header.end_id()))
 }
 
 #[cfg(test)]
 mod tests {
     use vellum_core::hash::ChunkHash;
 
-    use crate::chunks::Candidate;
+    use crate::chunks::ChunkCandidate;
     use crate::model::{new_store, open};
 
     /// Chunks become durable long before the commit that counts them.
@@ -596,17 +600,19 @@ mod tests {
         let (dir, store) = new_store(4096);
         let counted = store.inner.chunks.next_chunk();
         let plain = vec![7; 4096];
-        let chunk = Candidate {
-            hash: ChunkHash::of(&plain),
+        let chunk = ChunkCandidate {
+            hash: ChunkHash::of_chunk(&plain),
             plain: &plain,
             guess: None,
         };
-        let mut session = store.inner.chunks.session();
-        session.store(&[chunk]).expect("room");
-        session.settle().expect("room");
+        let mut session = store.inner.chunks.open_session();
+        session.store_chunks(&[chunk]).expect("room");
+        session.make_durable().expect("room");
         drop(session);
         let database = &store.inner.database;
-        database.flush_bulk(database.generation()).expect("room");
+        database
+            .flush_bulk(database.write_generation())
+            .expect("room");
         let given = store.inner.chunks.next_chunk();
         assert!(given > counted);
         drop(store);

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
-use crate::folder::Folder;
+use crate::folder::StoreFolder;
 use crate::keys::PARITY_KEY;
 use crate::parity::{
     self, LOG_LEN_MAX, Parity, ParityHealing, ParityShare, ParityStatus, ProtectReport, TableFile,
 };
 use crate::store::Store;
-use crate::stored_records::put;
+use crate::stored_records::put_record;
 use crate::watch::{Progress, Watch};
 
 /// Time that the end of a command waits for the database to make larger files of small ones: later
@@ -39,10 +39,10 @@ impl Store {
         }
         let mut batch = Batch::default();
         match &share {
-            Some(share) => put(&mut batch, Family::Meta, PARITY_KEY, share),
-            None => batch.delete(Family::Meta, PARITY_KEY),
+            Some(share) => put_record(&mut batch, Family::Meta, PARITY_KEY, share),
+            None => batch.delete_record(Family::Meta, PARITY_KEY),
         }
-        self.inner.database.write(batch, Durability::Logged)?;
+        self.inner.database.write_batch(batch, Durability::Logged)?;
         self.inner.parity.set_share(share);
         self.inner.parity.remove_all()
     }
@@ -80,7 +80,7 @@ impl Store {
     /// Protects everything within other work, which does not fail if that cannot be done: the end
     /// of the command says so.
     pub(crate) fn protect_within(&self, watch: &dyn Watch) -> Result<(), StoreError> {
-        match self.protect_all(&Silent(watch)) {
+        match self.protect_all(&CancelOnly(watch)) {
             Err(StoreError::Interrupted) => Err(StoreError::Interrupted),
             _ => Ok(()),
         }
@@ -96,24 +96,24 @@ impl Store {
         let has_room = |len| self.check_room(len).is_ok();
         self.inner
             .parity
-            .protect(tables, groups_max, &has_room, watch)
+            .protect_tables(tables, groups_max, &has_room, watch)
     }
 
     /// Makes tables of what is in logs only, if that is more than `len_max`.
     fn flush_logs(&self, len_max: u64) -> Result<(), StoreError> {
         self.check_writable()?;
-        if self.inner.folder.usage()?.logs <= len_max || self.check_room(0).is_err() {
+        if self.inner.folder.usage_by_part()?.logs <= len_max || self.check_room(0).is_err() {
             return Ok(());
         }
         let database = &self.inner.database;
-        database.flush_bulk(database.generation())
+        database.flush_bulk(database.write_generation())
     }
 
     /// State of its protection.
     pub fn parity_status(&self) -> Result<ParityStatus, StoreError> {
         self.inner
             .parity
-            .status(&self.inner.database.table_files()?)
+            .protection_status(&self.inner.database.table_files()?)
     }
 
     /// Looks at every table that is protected, and heals what is not as it should be; `is_dry`:
@@ -130,7 +130,7 @@ impl Store {
 
     /// Finds, within other work, what healing would do.
     pub(crate) fn tell_healable(&self, watch: &dyn Watch) -> Result<ParityHealing, StoreError> {
-        self.heal_by_parity(true, &Silent(watch))
+        self.heal_by_parity(true, &CancelOnly(watch))
     }
 
     /// Takes the notices of healings by parity since the last call, in words for people.
@@ -141,10 +141,10 @@ impl Store {
 }
 
 /// Passes on the wish to stop, not the progress: parity counts something else.
-struct Silent<'w>(&'w dyn Watch);
+struct CancelOnly<'w>(&'w dyn Watch);
 
-impl Watch for Silent<'_> {
-    fn progress(&self, _: Progress) {}
+impl Watch for CancelOnly<'_> {
+    fn report_progress(&self, _: Progress) {}
 
     fn is_cancelled(&self) -> bool {
         self.0.is_cancelled()
@@ -165,11 +165,11 @@ pub fn heal_closed_store(
     } else {
         parity::restore_small_files(dir)?
     };
-    let folder = Folder::of_damaged(dir);
+    let folder = StoreFolder::of_damaged(dir);
     let _lock = if is_dry {
         None
     } else {
-        Some(folder.lock(command)?)
+        Some(folder.lock_for_writing(command)?)
     };
     let mut report = Parity::new(&folder, true).heal_all(None, is_dry, watch)?;
     report.files_restored.extend(small);

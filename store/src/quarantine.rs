@@ -41,7 +41,7 @@ pub(crate) struct Quarantine {
 
 impl Quarantine {
     /// Reads the quarantine from the store's folder `dir`.
-    pub(crate) fn load(dir: &Path) -> Self {
+    pub(crate) fn load_from(dir: &Path) -> Self {
         let mut text = String::new();
         let opened = OpenOptions::new()
             .read(true)
@@ -49,7 +49,11 @@ impl Quarantine {
             .open(dir.join(QUARANTINE));
         // A table that is missing here because of an error is met again.
         let _ = opened.map(|file| file.take(LEN_MAX).read_to_string(&mut text));
-        let tables = text.lines().filter_map(parsed).take(TABLES_MAX).collect();
+        let tables = text
+            .lines()
+            .filter_map(parse_line)
+            .take(TABLES_MAX)
+            .collect();
         Self {
             dir: Some(dir.to_owned()),
             tables,
@@ -57,35 +61,35 @@ impl Quarantine {
     }
 
     /// True if one of the tables of `family` cannot be read.
-    pub(crate) fn holds(&self, family: Family) -> bool {
+    pub(crate) fn has_family(&self, family: Family) -> bool {
         self.tables.values().any(|of| *of == family)
     }
 
     /// True if table `number` cannot be read.
-    pub(crate) fn has(&self, number: u64) -> bool {
+    pub(crate) fn has_table(&self, number: u64) -> bool {
         self.tables.contains_key(&number)
     }
 
     /// Remembers that table `number` of `family` cannot be read; whether that is news.
-    pub(crate) fn add(&mut self, number: u64, family: Family) -> bool {
+    pub(crate) fn add_table(&mut self, number: u64, family: Family) -> bool {
         let is_new = self.tables.len() < TABLES_MAX && self.tables.insert(number, family).is_none();
         if is_new {
-            self.keep();
+            self.save_file();
         }
         is_new
     }
 
     /// Forgets the tables that are not there any more.
-    pub(crate) fn retain(&mut self, is_there: impl Fn(u64) -> bool) {
+    pub(crate) fn retain_tables(&mut self, is_there: impl Fn(u64) -> bool) {
         let before = self.tables.len();
         self.tables.retain(|number, _| is_there(*number));
         if self.tables.len() < before {
-            self.keep();
+            self.save_file();
         }
     }
 
     /// Writes the file anew. Where that fails, what it would say is met again.
-    fn keep(&self) {
+    fn save_file(&self) {
         let Some(dir) = &self.dir else { return };
         let path = dir.join(QUARANTINE);
         if self.tables.is_empty() {
@@ -100,24 +104,24 @@ impl Quarantine {
             .mode(MODE)
             .open(&new);
         let _ = made
-            .and_then(|file| self.write(file))
+            .and_then(|file| self.write_lines(file))
             .and_then(|()| fs::rename(&new, path));
     }
 
-    fn write(&self, mut file: File) -> std::io::Result<()> {
+    fn write_lines(&self, mut file: File) -> std::io::Result<()> {
         let mut text = Vec::new();
         for (number, family) in &self.tables {
-            writeln!(text, "{number:06} {}", family.name())?;
+            writeln!(text, "{number:06} {}", family.family_name())?;
         }
         file.write_all(&text)
     }
 }
 
-fn parsed(line: &str) -> Option<(u64, Family)> {
+fn parse_line(line: &str) -> Option<(u64, Family)> {
     let (number, name) = line.split_once(' ')?;
     let family = Family::ALL
         .into_iter()
-        .find(|family| family.name() == name)?;
+        .find(|family| family.family_name() == name)?;
     Some((number.parse().ok()?, family))
 }
 
@@ -137,16 +141,20 @@ mod tests {
     #[test]
     fn tables_are_remembered_until_they_are_gone() {
         let dir = tempfile::tempdir().expect("a folder");
-        let mut quarantine = Quarantine::load(dir.path());
-        assert!(!quarantine.holds(Family::Index));
-        assert!(quarantine.add(12, Family::Index) && quarantine.add(9, Family::Copies));
-        assert!(!quarantine.add(12, Family::Index), "it is known");
-        let mut again = Quarantine::load(dir.path());
-        assert!(again.holds(Family::Index) && again.holds(Family::Copies) && again.has(9));
-        again.retain(|number| number == 9);
-        let again = Quarantine::load(dir.path());
-        assert!(!again.holds(Family::Index) && again.holds(Family::Copies));
-        Quarantine::load(dir.path()).retain(|_| false);
+        let mut quarantine = Quarantine::load_from(dir.path());
+        assert!(!quarantine.has_family(Family::Index));
+        assert!(quarantine.add_table(12, Family::Index) && quarantine.add_table(9, Family::Copies));
+        assert!(!quarantine.add_table(12, Family::Index), "it is known");
+        let mut again = Quarantine::load_from(dir.path());
+        assert!(
+            again.has_family(Family::Index)
+                && again.has_family(Family::Copies)
+                && again.has_table(9)
+        );
+        again.retain_tables(|number| number == 9);
+        let again = Quarantine::load_from(dir.path());
+        assert!(!again.has_family(Family::Index) && again.has_family(Family::Copies));
+        Quarantine::load_from(dir.path()).retain_tables(|_| false);
         assert!(!dir.path().join(QUARANTINE).exists());
     }
 
@@ -155,11 +163,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let text = "x index\n12 nothing\n\n7 index more\n000003 names\n12";
         fs::write(dir.path().join(QUARANTINE), text).expect("written");
-        let quarantine = Quarantine::load(dir.path());
-        assert!(quarantine.holds(Family::Names) && quarantine.has(3));
+        let quarantine = Quarantine::load_from(dir.path());
+        assert!(quarantine.has_family(Family::Names) && quarantine.has_table(3));
         assert_eq!(quarantine.tables.len(), 1);
         fs::write(dir.path().join(QUARANTINE), [0xff; 3]).expect("written");
-        assert!(Quarantine::load(dir.path()).tables.is_empty());
+        assert!(Quarantine::load_from(dir.path()).tables.is_empty());
     }
 
     #[test]

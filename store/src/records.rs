@@ -28,11 +28,11 @@ use serde::{Deserialize, Serialize};
 use vellum_core::identity::{ContentId, IDENTITY_LEN, StoreId};
 use vellum_core::name::Name;
 use vellum_core::tree::{
-    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, Image, KeptDisk, Layer, Machine,
-    MachineSnapshot, Mode, PageSet, Snapshot,
+    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, Image, KeptDisk, Layer, Mode, PageSet,
+    Snapshot, VirtualMachine, VirtualMachineSnapshot,
 };
 use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
-use vellum_core::wire::{DecodeError, seal, verified};
+use vellum_core::wire::{DecodeError, append_checksum, verify_checksum};
 
 use crate::error::StoreError;
 use crate::parity::ParityShare;
@@ -64,8 +64,8 @@ impl StoreParameters {
     };
 
     /// Fails unless a store can have these parameters.
-    pub fn check(&self) -> Result<(), StoreError> {
-        let chunk_len = self.chunk_len.bytes() as u32;
+    pub fn check_valid(&self) -> Result<(), StoreError> {
+        let chunk_len = self.chunk_len.byte_len() as u32;
         let fits = self.frame_len.is_multiple_of(chunk_len)
             && (chunk_len..=vellum_core::frame::PLAIN_LEN_MAX).contains(&self.frame_len);
         if !fits {
@@ -113,7 +113,7 @@ pub(crate) struct Commits(pub u64);
 pub(crate) struct Token(pub [u8; IDENTITY_LEN]);
 
 /// A kind of record: the domain type that it stands for, and the fields that are written.
-pub(crate) trait Record: Sized {
+pub(crate) trait StoreRecord: Sized {
     /// The version that is written.
     const VERSION: u8 = 1;
 
@@ -132,7 +132,7 @@ pub(crate) trait Record: Sized {
 }
 
 /// The bytes under which the store keeps `record` at `key` of the family called `family`.
-pub(crate) fn encode<R: Record>(family: &str, key: &[u8], record: &R) -> Vec<u8> {
+pub(crate) fn encode_record<R: StoreRecord>(family: &str, key: &[u8], record: &R) -> Vec<u8> {
     let mut bytes = vec![R::VERSION];
     bincode::serde::encode_into_std_write(
         record.to_fields(),
@@ -144,23 +144,27 @@ pub(crate) fn encode<R: Record>(family: &str, key: &[u8], record: &R) -> Vec<u8>
         bytes.len() <= RECORD_LEN_MAX,
         "a record is bounded by the disk that it describes"
     );
-    seal(CONTEXT, &[family.as_bytes(), key], &mut bytes);
+    append_checksum(CONTEXT, &[family.as_bytes(), key], &mut bytes);
     bytes
 }
 
 /// The record that `bytes` hold, if they are whole and belong to this place.
-pub(crate) fn decode<R: Record>(family: &str, key: &[u8], bytes: &[u8]) -> Result<R, DecodeError> {
-    decode_body(verified(CONTEXT, &[family.as_bytes(), key], bytes)?)
+pub(crate) fn decode_record<R: StoreRecord>(
+    family: &str,
+    key: &[u8],
+    bytes: &[u8],
+) -> Result<R, DecodeError> {
+    decode_body(verify_checksum(CONTEXT, &[family.as_bytes(), key], bytes)?)
 }
 
 /// Fails unless `bytes` are as they were written at `key` of the family called `family`, for any
 /// kind of record.
-pub(crate) fn verify(family: &str, key: &[u8], bytes: &[u8]) -> Result<(), DecodeError> {
-    verified(CONTEXT, &[family.as_bytes(), key], bytes).map(drop)
+pub(crate) fn verify_record(family: &str, key: &[u8], bytes: &[u8]) -> Result<(), DecodeError> {
+    verify_checksum(CONTEXT, &[family.as_bytes(), key], bytes).map(drop)
 }
 
 /// The inside of [`decode`], without the checksum, so that a fuzzer reaches it.
-fn decode_body<R: Record>(body: &[u8]) -> Result<R, DecodeError> {
+fn decode_body<R: StoreRecord>(body: &[u8]) -> Result<R, DecodeError> {
     let (version, fields) = body.split_first().ok_or(DecodeError::Truncated)?;
     let (fields, read) = if *version == R::VERSION {
         decode_fields(fields)?
@@ -183,12 +187,12 @@ fn decode_fields<F: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<(F, usize
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ParameterFields(u32, u32, Compression);
 
-impl Record for StoreParameters {
+impl StoreRecord for StoreParameters {
     type Fields = ParameterFields;
 
     fn to_fields(&self) -> ParameterFields {
         ParameterFields(
-            self.chunk_len.bytes() as u32,
+            self.chunk_len.byte_len() as u32,
             self.frame_len,
             self.compression,
         )
@@ -200,12 +204,12 @@ impl Record for StoreParameters {
             frame_len: fields.1,
             compression: fields.2,
         };
-        parameters.check().ok()?;
+        parameters.check_valid().ok()?;
         Some(parameters)
     }
 }
 
-impl Record for Counters {
+impl StoreRecord for Counters {
     type Fields = Self;
 
     fn to_fields(&self) -> Self {
@@ -217,7 +221,7 @@ impl Record for Counters {
     }
 }
 
-impl Record for Commits {
+impl StoreRecord for Commits {
     type Fields = u64;
 
     fn to_fields(&self) -> u64 {
@@ -229,7 +233,7 @@ impl Record for Commits {
     }
 }
 
-impl Record for ParityShare {
+impl StoreRecord for ParityShare {
     type Fields = u16;
 
     fn to_fields(&self) -> u16 {
@@ -241,7 +245,7 @@ impl Record for ParityShare {
     }
 }
 
-impl Record for StoreId {
+impl StoreRecord for StoreId {
     type Fields = [u8; IDENTITY_LEN];
 
     fn to_fields(&self) -> Self::Fields {
@@ -253,7 +257,7 @@ impl Record for StoreId {
     }
 }
 
-impl Record for Token {
+impl StoreRecord for Token {
     type Fields = [u8; IDENTITY_LEN];
 
     fn to_fields(&self) -> Self::Fields {
@@ -285,7 +289,7 @@ type ContentFields = Option<[u8; IDENTITY_LEN]>;
 /// Field that version 3 added: the time when the content changed, in nanoseconds since 1970.
 type ChangedFields = u64;
 
-impl Record for Layer {
+impl StoreRecord for Layer {
     const VERSION: u8 = 3;
 
     type Fields = (LayerFields, ContentFields, ChangedFields);
@@ -386,7 +390,7 @@ const MODES: [Mode; 6] = [
 fn mode_to_fields(mode: Mode) -> (u8, bool) {
     let code = MODES
         .iter()
-        .position(|coded| coded.name() == mode.name())
+        .position(|coded| coded.mode_name() == mode.mode_name())
         .expect("every mode has a code");
     (code as u8, mode == Mode::Immutable { autoreset: true })
 }
@@ -398,7 +402,7 @@ fn mode_from_fields((code, autoreset): (u8, bool)) -> Option<Mode> {
     }
 }
 
-impl Record for Image {
+impl StoreRecord for Image {
     const VERSION: u8 = 4;
 
     type Fields = (ImageFields, ImageFields2, ImageFields3, ImageFields4);
@@ -463,7 +467,7 @@ impl Record for Image {
             mode: mode_from_fields((fields.mode, added.autoreset))?,
             origin: fields.origin.map(ImageId),
             created_ms: fields.created_ms,
-            tags: tags(fields.tags)?,
+            tags: parse_tags(fields.tags)?,
             pinned: fields.pinned,
             scratch_of: added.scratch_of.map(ImageId),
             scratch_for: fourth.scratch_for.map(MachineId),
@@ -485,7 +489,7 @@ pub(crate) struct SnapshotFields {
     pinned: bool,
 }
 
-impl Record for Snapshot {
+impl StoreRecord for Snapshot {
     type Fields = SnapshotFields;
 
     fn to_fields(&self) -> SnapshotFields {
@@ -507,7 +511,7 @@ impl Record for Snapshot {
             name: Name::new(&fields.name).ok()?,
             layer: LayerId(fields.layer),
             created_ms: fields.created_ms,
-            tags: tags(fields.tags)?,
+            tags: parse_tags(fields.tags)?,
             pinned: fields.pinned,
         })
     }
@@ -540,7 +544,7 @@ pub(crate) struct MachineFields {
 /// Field that version 2 added: the time when it was switched on, if it runs.
 type StartedFields = Option<u64>;
 
-impl Record for Machine {
+impl StoreRecord for VirtualMachine {
     const VERSION: u8 = 2;
 
     type Fields = (MachineFields, StartedFields);
@@ -593,7 +597,7 @@ pub(crate) struct MachineSnapshotFields {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct KeptDiskFields(u64, (u8, bool), Option<u64>);
 
-impl Record for MachineSnapshot {
+impl StoreRecord for VirtualMachineSnapshot {
     type Fields = MachineSnapshotFields;
 
     fn to_fields(&self) -> MachineSnapshotFields {
@@ -645,7 +649,7 @@ fn each_once<D>(disks: Vec<D>, image: impl Fn(&D) -> ImageId) -> Option<Vec<D>> 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigurationFile(pub(crate) Vec<u8>);
 
-impl Record for ConfigurationFile {
+impl StoreRecord for ConfigurationFile {
     type Fields = Vec<u8>;
 
     fn to_fields(&self) -> Vec<u8> {
@@ -657,6 +661,6 @@ impl Record for ConfigurationFile {
     }
 }
 
-fn tags(texts: Vec<String>) -> Option<BTreeSet<Name>> {
+fn parse_tags(texts: Vec<String>) -> Option<BTreeSet<Name>> {
     texts.iter().map(|text| Name::new(text).ok()).collect()
 }

@@ -76,7 +76,7 @@ impl Reserve {
 
     /// True if there is so little room that deletions may use the reserve.
     pub(crate) fn is_scarce(&self) -> bool {
-        self.free()
+        self.free_bytes()
             .is_ok_and(|free| !self.has_room(free, self.scarce_len))
     }
 
@@ -94,7 +94,7 @@ impl Reserve {
 
     /// Fills it again as far as there is room. Gives back what a store that has become smaller
     /// needs no more.
-    pub(crate) fn refill(&self) {
+    pub(crate) fn refill_reserve(&self) {
         let Ok(space) = statvfs(&self.dir) else {
             return;
         };
@@ -107,7 +107,7 @@ impl Reserve {
     fn refill_file(&self, free: u64) {
         let (held, full) = (self.held_len(), self.len());
         let path = self.dir.join(FILE);
-        let open = || own(OpenOptions::new().create(true).append(true)).open(&path);
+        let open = || without_links(OpenOptions::new().create(true).append(true)).open(&path);
         if held > full + STEP_LEN {
             // A file that cannot be shortened now is shortened another time.
             let _ = open().and_then(|file| file.set_len(full));
@@ -142,7 +142,7 @@ impl Reserve {
         }
         // Files that are missing are made another time.
         let _ = missing.iter().try_for_each(|path| {
-            own(OpenOptions::new().create(true).append(true))
+            without_links(OpenOptions::new().create(true).append(true))
                 .open(path)
                 .map(drop)
         });
@@ -157,7 +157,7 @@ impl Reserve {
 
     /// The length that it should have now.
     fn len(&self) -> u64 {
-        self.len.of(stored(&self.dir, self.len))
+        self.len.for_files(count_stored(&self.dir, self.len))
     }
 
     /// True if there are `len` of the `free` bytes that the reserve does not need.
@@ -169,10 +169,10 @@ impl Reserve {
     }
 
     /// Fails unless there are `len` bytes of room, and names of files.
-    pub(crate) fn check(&self, len: u64) -> Result<(), StoreError> {
+    pub(crate) fn check_room(&self, len: u64) -> Result<(), StoreError> {
         // If the file system does not say how full it is, writing finds it out.
         let is_full = self
-            .space()
+            .file_system_space()
             .is_ok_and(|space| !self.has_room(free_len(&space), len) || !self.has_names(&space));
         if is_full {
             return Err(StoreError::Full {
@@ -184,7 +184,8 @@ impl Reserve {
 
     /// True if the file system has a fixed number of names of files, and few are left.
     pub(crate) fn has_few_names(&self) -> bool {
-        self.space().is_ok_and(|space| has_few_names(&space))
+        self.file_system_space()
+            .is_ok_and(|space| has_few_names(&space))
     }
 
     /// True if there are names of files beside those that the reserve still needs.
@@ -198,19 +199,20 @@ impl Reserve {
     }
 
     /// Free space, for who may use what was given up.
-    pub(crate) fn free(&self) -> Result<u64, StoreError> {
-        Ok(free_len(&self.space()?))
+    pub(crate) fn free_bytes(&self) -> Result<u64, StoreError> {
+        Ok(free_len(&self.file_system_space()?))
     }
 
-    fn space(&self) -> Result<StatVfs, StoreError> {
-        statvfs(&self.dir)
-            .map_err(|errno| StoreError::file("ask for the free space of", &self.dir, errno.into()))
+    fn file_system_space(&self) -> Result<StatVfs, StoreError> {
+        statvfs(&self.dir).map_err(|errno| {
+            StoreError::of_file("ask for the free space of", &self.dir, errno.into())
+        })
     }
 }
 
 /// Bytes of the database's files in the store's folder `dir`, counted until they make the reserve
 /// as long as it gets.
-fn stored(dir: &Path, len: ReserveLen) -> StoredFiles {
+fn count_stored(dir: &Path, len: ReserveLen) -> StoredFiles {
     let mut stored = StoredFiles::default();
     // Files come and go while we look, and what cannot be seen needs no room.
     let files = fs::read_dir(dir.join(DATABASE)).into_iter().flatten();
@@ -232,7 +234,7 @@ fn stored(dir: &Path, len: ReserveLen) -> StoredFiles {
 
 /// Options as `options`, to open a file of the store: a link that was put in its place is not
 /// followed.
-fn own(options: &mut OpenOptions) -> &mut OpenOptions {
+fn without_links(options: &mut OpenOptions) -> &mut OpenOptions {
     options
         .mode(FILE_MODE)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
@@ -262,17 +264,17 @@ mod tests {
         let reserve = Reserve::new(dir.path(), LEN, 0);
         // Others use the disk meanwhile.
         let has_all_but = |missing: u64| {
-            let free = reserve.free().expect("free");
-            let has = |len| reserve.has_room(reserve.free().expect("free"), len);
+            let free = reserve.free_bytes().expect("free");
+            let has = |len| reserve.has_room(reserve.free_bytes().expect("free"), len);
             has(free - missing - (2 << 20)) && !has(free - missing + (2 << 20))
         };
-        reserve.refill();
+        reserve.refill_reserve();
         assert!(reserve.held_len() >= 4 << 20 && has_all_but(0));
         reserve.give_up_if_scarce();
         assert!(reserve.held_len() > 0, "nothing is scarce");
         Reserve::new(dir.path(), LEN, u64::MAX).give_up_if_scarce();
         assert_eq!(reserve.held_len(), 0, "a deletion needs it");
-        reserve.refill();
+        reserve.refill_reserve();
         assert!(reserve.give_up(), "there was something");
         assert!(!reserve.give_up(), "now there is not");
         assert!(reserve.held_len() == 0 && has_all_but(4 << 20));
@@ -286,7 +288,7 @@ mod tests {
         let reserve = Reserve::new(dir.path(), LEN, 0);
         let write = |name: &str, len: usize| {
             fs::write(database.join(name), vec![1; len]).expect("a file");
-            reserve.refill();
+            reserve.refill_reserve();
             reserve.held_len() >> 20
         };
         assert_eq!(write("1.sst", 1 << 20), 4);

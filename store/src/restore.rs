@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use vellum_core::name::Name;
-use vellum_core::tree::{KeptDisk, Mode, Node, PlanError, PresentState, ScratchUse, Tree};
+use vellum_core::tree::{KeptDisk, Mode, NodeRef, PlanError, PresentState, ScratchUse, Tree};
 use vellum_core::units::{ImageId, MachineId};
 
 use crate::clock::now_ms;
 use crate::error::StoreError;
 use crate::store::Store;
-use crate::store::holds::Exclusive;
+use crate::store::holds::ImageLock;
 
 /// Chooses the name of the snapshot that keeps the replaced state, if one is to be kept: called
 /// while nothing can change.
@@ -18,12 +18,12 @@ type Keeping<'a> = dyn Fn(&Tree) -> Result<Option<Name>, PlanError> + 'a;
 impl Store {
     /// Makes `image` as its snapshot `serial` is. All snapshots stay. The present state is kept as
     /// snapshot `save_as`, or goes.
-    pub fn restore(
+    pub fn restore_snapshot(
         &self,
         image: ImageId,
         serial: u64,
         save_as: Option<&Name>,
-    ) -> Result<Node, StoreError> {
+    ) -> Result<NodeRef, StoreError> {
         self.go_back(image, serial, &|_| Ok(save_as.cloned()))
     }
 
@@ -32,7 +32,7 @@ impl Store {
         &self,
         image: ImageId,
         serial: u64,
-    ) -> Result<PresentState<Node>, StoreError> {
+    ) -> Result<PresentState<NodeRef>, StoreError> {
         let kept = std::cell::OnceCell::new();
         self.go_back(image, serial, &|tree| {
             let state = tree.present_state(image)?;
@@ -46,9 +46,9 @@ impl Store {
         image: ImageId,
         serial: u64,
         keeping: &Keeping<'_>,
-    ) -> Result<Node, StoreError> {
-        let _exclusive = self.exclusive(image)?;
-        self.change(|tree| {
+    ) -> Result<NodeRef, StoreError> {
+        let _exclusive = self.lock_image(image)?;
+        self.plan_and_commit(|tree| {
             let save_as = keeping(tree)?;
             tree.plan_restore(image, serial, save_as.as_ref(), now_ms())
         })
@@ -104,7 +104,7 @@ impl Store {
         let kept = self
             .tree()
             .machines()
-            .snapshot(machine, serial)
+            .snapshot_with_serial(machine, serial)
             .map(|snapshot| snapshot.disks.clone())
             .unwrap_or_default();
         let _exclusive = kept
@@ -114,11 +114,11 @@ impl Store {
             .chain(self.scratches_of_machine(machine)?)
             .collect::<BTreeSet<ImageId>>()
             .into_iter()
-            .map(|image| self.exclusive(image))
-            .collect::<Result<Vec<Exclusive>, _>>()?;
+            .map(|image| self.lock_image(image))
+            .collect::<Result<Vec<ImageLock>, _>>()?;
         let kept: Vec<ImageId> = kept.iter().map(|disk: &KeptDisk| disk.image).collect();
         // Those that leave the machine may be in use, and are kept as they are at one moment.
-        let mut leaving = self.machine(machine)?.disks;
+        let mut leaving = self.get_machine(machine)?.disks;
         leaving.retain(|disk| !kept.contains(disk));
         self.with_still(&leaving, || {
             self.change_with(|tree: &mut Tree| {

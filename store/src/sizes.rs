@@ -35,7 +35,7 @@ const MIB: u64 = 1 << 20;
 
 /// Resources that a store has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Surroundings {
+pub(crate) struct SystemLimits {
     /// The file system's length in bytes.
     pub(crate) disk_len: u64,
     /// Memory that this process may use, in bytes.
@@ -102,7 +102,7 @@ pub(crate) struct StoredFiles {
 impl ReserveLen {
     /// The reserve of a store with these files. What is in a log becomes a table of about that
     /// length before the log goes; of tables, the living half is written anew.
-    pub(crate) fn of(self, stored: StoredFiles) -> u64 {
+    pub(crate) fn for_files(self, stored: StoredFiles) -> u64 {
         stored
             .logs
             .saturating_add(stored.tables / 2)
@@ -111,11 +111,11 @@ impl ReserveLen {
 
     /// True if no further file makes the reserve longer.
     pub(crate) fn is_most(self, stored: StoredFiles) -> bool {
-        self.of(stored) == self.most
+        self.for_files(stored) == self.most
     }
 }
 
-impl Surroundings {
+impl SystemLimits {
     /// All tables are open, unless there are so many that descriptors might run out as they grow in
     /// number.
     fn open_tables(&self) -> Option<u64> {
@@ -130,7 +130,7 @@ impl Sizes {
         self.table < WRITE_BUFFER_LEN_MAX
     }
 
-    pub(crate) fn of(has: &Surroundings) -> Self {
+    pub(crate) fn for_system(has: &SystemLimits) -> Self {
         let write_buffer = WRITE_BUFFER_LEN_MAX
             .min(has.disk_len / BUFFERS_PER_DISK)
             .min(has.memory_len / BUFFERS_PER_MEMORY)
@@ -175,7 +175,7 @@ impl Sizes {
 mod tests {
     use super::*;
 
-    const LARGE: Surroundings = Surroundings {
+    const LARGE: SystemLimits = SystemLimits {
         disk_len: 1 << 42,
         memory_len: 16 << 30,
         file_len_max: u64::MAX,
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn what_is_kept_back_and_left_free_is_a_small_part_of_any_disk() {
         for disk_len in [24 * MIB, 64 * MIB, 300 * MIB, 1 << 30, 1 << 32, 1 << 44] {
-            let sizes = Sizes::of(&Surroundings { disk_len, ..LARGE });
+            let sizes = Sizes::for_system(&SystemLimits { disk_len, ..LARGE });
             let idle = sizes.reserve.most + sizes.import_margin;
             assert!(idle * 7 < disk_len, "{idle} of {disk_len}");
             assert!(
@@ -198,8 +198,8 @@ mod tests {
 
     #[test]
     fn the_reserve_follows_what_is_stored_up_to_a_part_of_the_disk() {
-        let large = Sizes::of(&LARGE).reserve;
-        let of = |tables, logs| large.of(StoredFiles { tables, logs });
+        let large = Sizes::for_system(&LARGE).reserve;
+        let of = |tables, logs| large.for_files(StoredFiles { tables, logs });
         assert_eq!(of(0, 0), 4 * MIB);
         assert_eq!(
             of(60 * MIB, MIB),
@@ -212,7 +212,7 @@ mod tests {
             tables: 128 * MIB,
             logs: 0
         }));
-        let small = Sizes::of(&Surroundings {
+        let small = Sizes::for_system(&SystemLimits {
             disk_len: 24 * MIB,
             ..LARGE
         })
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn memory_is_a_part_of_what_there_is() {
         for memory_len in [64 * MIB, 128 * MIB, 256 * MIB, 1 << 30] {
-            let sizes = Sizes::of(&Surroundings {
+            let sizes = Sizes::for_system(&SystemLimits {
                 memory_len,
                 ..LARGE
             });
@@ -238,17 +238,17 @@ mod tests {
 
     #[test]
     fn no_limit_makes_a_store_useless() {
-        let least = Surroundings {
+        let least = SystemLimits {
             disk_len: 0,
             memory_len: 0,
             file_len_max: 0,
             descriptors: 0,
             tables: 1,
         };
-        let sizes = Sizes::of(&least);
+        let sizes = Sizes::for_system(&least);
         assert_eq!(sizes.write_buffer, WRITE_BUFFER_LEN_MIN);
         assert_eq!(sizes.open_tables, Some(OPEN_TABLES_MIN));
-        assert_eq!(Sizes::of(&LARGE).open_tables, None, "all stay open");
+        assert_eq!(Sizes::for_system(&LARGE).open_tables, None, "all stay open");
         assert!(sizes.waiting >= MIB && sizes.in_flight >= MIB);
     }
 }

@@ -32,12 +32,12 @@ pub struct Stats {
 impl Store {
     /// Adds everything up, at one moment. What cannot be read is an error: a sum without it would
     /// be wrong. Cost: as for [`Store::census`].
-    pub fn stats(&self) -> Result<Stats, StoreError> {
-        let census = self.census(&Unwatched)?;
-        if let Some(lost) = census.uncounted().first() {
-            return Err(StoreError::damaged(lost.subject.clone(), &lost.what));
+    pub fn compute_stats(&self) -> Result<Stats, StoreError> {
+        let census = self.scan_usage(&Unwatched)?;
+        if let Some(lost) = census.uncounted_items().first() {
+            return Err(StoreError::damaged_record(lost.subject.clone(), &lost.what));
         }
-        let totals = census.totals();
+        let totals = census.store_totals();
         Ok(Stats {
             images: totals.images,
             snapshots: totals.snapshots,
@@ -48,7 +48,7 @@ impl Store {
             unique: totals.unique,
             compressed: totals.compressed,
             on_disk: totals.on_disk,
-            parity: self.inner.folder.usage()?.parity,
+            parity: self.inner.folder.usage_by_part()?.parity,
         })
     }
 }

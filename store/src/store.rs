@@ -13,26 +13,26 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use vellum_core::identity::StoreId;
 use vellum_core::name::{Name, NodeSpec};
-use vellum_core::tree::{Edit, Node, Tree};
+use vellum_core::tree::{NodeRef, Tree, TreeEdit};
 use vellum_core::units::{ChunkId, ImageId, LayerId};
 
-use crate::attach::slots::Slots;
-use crate::chain::Pages;
+use crate::attach::slots::AttachSlots;
 use crate::chunks::{Chunks, DamageLedger};
 use crate::clock::now_ms;
-use crate::collect::tending::Tending;
+use crate::collect::tending::MaintenanceState;
 use crate::database::{Batch, Database, Family};
 use crate::error::StoreError;
-use crate::folder::{Folder, OwnerLock, Witness};
-use crate::journal::appender::Journal;
-use crate::journal::entry::Added;
-use crate::live::room::Room;
+use crate::folder::{CommitCounterFile, OwnerLock, StoreFolder};
+use crate::layer_resolver::LayerResolver;
+use crate::live::buffer_budget::BufferBudget;
 use crate::opening::faults::Faults;
-use crate::parity::{AtRest, Parity};
+use crate::parity::{Parity, SmallFileSaver};
 use crate::records::StoreParameters;
 use crate::reserve::Reserve;
 use crate::scrub::state::Scrub;
 use crate::sizes::Sizes;
+use crate::usage_history::appender::UsageHistory;
+use crate::usage_history::entry::Added;
 
 /// Access that a store is opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,24 +46,24 @@ pub enum Access {
 /// An open store. Cheap to clone: clones are the same store.
 #[derive(Clone)]
 pub struct Store {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<StoreInner>,
 }
 
-pub(crate) struct Inner {
-    pub(crate) folder: Folder,
+pub(crate) struct StoreInner {
+    pub(crate) folder: StoreFolder,
     access: Access,
     pub(crate) database: Arc<Database>,
     pub(crate) chunks: Chunks,
-    pub(crate) pages: Pages,
+    pub(crate) pages: LayerResolver,
     /// Memory for what waits on live disks.
-    pub(crate) room: Room,
+    pub(crate) room: BufferBudget,
     /// Held by a step of maintenance, shared by collections.
-    pub(crate) tending: RwLock<Tending>,
+    pub(crate) tending: RwLock<MaintenanceState>,
     tree: RwLock<Tree>,
     /// Images that something is writing or rebuilding.
     busy: Mutex<BTreeSet<ImageId>>,
     /// Disks that are attached.
-    pub(crate) slots: Slots,
+    pub(crate) slots: AttachSlots,
     /// Layers that are being built: their pages are in the database, their records are not.
     building: Mutex<BTreeSet<LayerId>>,
     /// Limits on its memory and disk, computed from those of the system.
@@ -72,24 +72,24 @@ pub(crate) struct Inner {
     pub(crate) reserve: Reserve,
     /// Faults that were found when it was opened.
     pub(crate) faults: Faults,
-    pub(crate) journal: Journal,
+    pub(crate) journal: UsageHistory,
     pub(crate) scrub: Scrub,
     /// Reads and writes of guests so far: background work gives way to them.
     guest_requests: AtomicU64,
     /// Commits so far. Changes under the lock of the tree.
     commits: AtomicU64,
-    witness: Option<Witness>,
+    witness: Option<CommitCounterFile>,
     /// None only where a store that was made before there were identities is read.
     id: Option<StoreId>,
     pub(crate) parity: Arc<Parity>,
     /// Dropped after everything that has the database open, and before the lock.
-    _at_rest: AtRest,
+    _at_rest: SmallFileSaver,
     _lock: Option<OwnerLock>,
 }
 
 /// Parts of an open store.
-pub(crate) struct Opened {
-    pub(crate) folder: Folder,
+pub(crate) struct StoreParts {
+    pub(crate) folder: StoreFolder,
     pub(crate) sizes: Sizes,
     pub(crate) reserve: Reserve,
     pub(crate) access: Access,
@@ -98,19 +98,19 @@ pub(crate) struct Opened {
     pub(crate) tree: Tree,
     pub(crate) commits: u64,
     pub(crate) next_chunk: ChunkId,
-    pub(crate) journal: Journal,
+    pub(crate) journal: UsageHistory,
     pub(crate) faults: Faults,
     pub(crate) id: Option<StoreId>,
-    pub(crate) at_rest: AtRest,
+    pub(crate) at_rest: SmallFileSaver,
     pub(crate) lock: Option<OwnerLock>,
 }
 
 impl Store {
     /// Assembles an open store of its parts.
-    pub(crate) fn assemble(opened: Opened) -> Self {
+    pub(crate) fn from_parts(opened: StoreParts) -> Self {
         let database = Arc::clone(&opened.database);
         let ledger = Arc::new(if opened.access == Access::ReadWrite {
-            DamageLedger::load(database, &opened.folder)
+            DamageLedger::load_writable(database, &opened.folder)
         } else {
             DamageLedger::load_read_only(database, opened.folder.clone())
         });
@@ -125,22 +125,23 @@ impl Store {
         if opened.access == Access::ReadWrite {
             chunks.mender.write_back();
         }
-        let witness = (opened.access == Access::ReadWrite).then(|| opened.folder.witness());
+        let witness =
+            (opened.access == Access::ReadWrite).then(|| opened.folder.open_commit_counter());
         // A power loss leaves the witness behind, an accepted earlier state ahead.
         witness
             .iter()
-            .for_each(|witness| witness.note(opened.commits));
-        let inner = Inner {
+            .for_each(|witness| witness.note_commits(opened.commits));
+        let inner = StoreInner {
             folder: opened.folder,
             access: opened.access,
             chunks,
-            pages: Pages::new(Arc::clone(&opened.database)),
-            room: Room::new(&opened.sizes),
+            pages: LayerResolver::new(Arc::clone(&opened.database)),
+            room: BufferBudget::new(&opened.sizes),
             tending: RwLock::default(),
             database: opened.database,
             tree: RwLock::new(opened.tree),
             busy: Mutex::default(),
-            slots: Slots::default(),
+            slots: AttachSlots::default(),
             building: Mutex::default(),
             sizes: opened.sizes,
             reserve: opened.reserve,
@@ -164,12 +165,12 @@ impl Store {
     /// processes, which is up to that server.
     #[must_use]
     pub fn control_socket(dir: &Path) -> PathBuf {
-        Folder::control_socket(dir)
+        StoreFolder::control_socket(dir)
     }
 
     /// Description of the process that has the store in `dir` open for writing, if there is one.
-    pub fn owner(dir: &Path) -> Result<Option<String>, StoreError> {
-        Folder::open(dir)?.owner()
+    pub fn lock_owner(dir: &Path) -> Result<Option<String>, StoreError> {
+        StoreFolder::open_marked(dir)?.lock_owner()
     }
 
     /// The folder it is in.
@@ -208,18 +209,18 @@ impl Store {
 
     /// The image or snapshot that `text` means: a name, a unique prefix, `NAME@SNAPSHOT`,
     /// `NAME@latest`.
-    pub fn find(&self, text: &str) -> Result<Node, StoreError> {
-        Ok(self.tree().find(&NodeSpec::parse(text))?)
+    pub fn find_node(&self, text: &str) -> Result<NodeRef, StoreError> {
+        Ok(self.tree().find_node(&NodeSpec::parse(text))?)
     }
 
     /// Finds as [`Store::find`], by whole names only: for operations that change, overwrite or
     /// delete.
-    pub fn find_whole(&self, text: &str) -> Result<Node, StoreError> {
+    pub fn find_whole(&self, text: &str) -> Result<NodeRef, StoreError> {
         Ok(self.tree().find_whole(&NodeSpec::parse(text))?)
     }
 
     /// The access that it was opened with.
-    pub(crate) fn access(&self) -> Access {
+    pub(crate) fn access_mode(&self) -> Access {
         self.inner.access
     }
 
@@ -258,45 +259,45 @@ impl Store {
     /// The error that prevents writing at present, if a write has failed and the store could not be
     /// opened again yet: to be reported once to the person who looks after it. Reading goes on.
     #[must_use]
-    pub fn trouble(&self) -> Option<StoreError> {
-        self.inner.database.trouble()
+    pub fn write_trouble(&self) -> Option<StoreError> {
+        self.inner.database.write_trouble()
     }
 
     /// A new image of `len` zero bytes.
-    pub fn create(&self, name: &Name, len: u64) -> Result<Node, StoreError> {
-        self.change(|tree| tree.plan_create(name, len, now_ms()))
+    pub fn create_image(&self, name: &Name, len: u64) -> Result<NodeRef, StoreError> {
+        self.plan_and_commit(|tree| tree.plan_create(name, len, now_ms()))
     }
 
     /// A snapshot of `image` as it is now: constant time, whatever its size. If it is attached (see
     /// [`crate::StoreExports`]), what its guest was told is written is in it; what waits in a
     /// [`crate::LiveDisk`] of somebody else must be flushed first.
-    pub fn snapshot(&self, image: ImageId, name: &Name) -> Result<Node, StoreError> {
+    pub fn take_snapshot(&self, image: ImageId, name: &Name) -> Result<NodeRef, StoreError> {
         self.with_still(&[image], || {
-            self.change(|tree| tree.plan_snapshot(image, name, now_ms()))
+            self.plan_and_commit(|tree| tree.plan_snapshot(image, name, now_ms()))
         })
     }
 
     /// Deletes a snapshot, wherever it stands. Its space is given back by [`Store::collect`].
     pub fn delete_snapshot(&self, image: ImageId, serial: u64) -> Result<(), StoreError> {
-        self.delete(Node::Snapshot(image, serial), |tree| {
+        self.commit_deletion(NodeRef::Snapshot(image, serial), |tree| {
             tree.plan_delete_snapshot(image, serial)
         })
     }
 
     /// Deletes an image, and its snapshots if `with_snapshots`; without, having some is an error.
     pub fn delete_image(&self, image: ImageId, with_snapshots: bool) -> Result<(), StoreError> {
-        let _exclusive = self.exclusive(image)?;
-        self.delete(Node::Image(image), |tree| {
+        let _exclusive = self.lock_image(image)?;
+        self.commit_deletion(NodeRef::Image(image), |tree| {
             tree.plan_delete_image(image, with_snapshots)
         })
     }
 
     /// Commits a deletion, and notes in the growth journal that `node` went: no other record tells
     /// of it.
-    fn delete<E>(
+    fn commit_deletion<E>(
         &self,
-        node: Node,
-        plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>,
+        node: NodeRef,
+        plan: impl FnOnce(&Tree) -> Result<Vec<TreeEdit>, E>,
     ) -> Result<(), StoreError>
     where
         StoreError: From<E>,
@@ -305,8 +306,8 @@ impl Store {
         self.check_writable()?;
         let mut tree = self.tree_mut();
         let (edits, mut batch) = (plan(&tree)?, Batch::default());
-        self.note(&tree, &mut batch, "delete", node, None, Added::default());
-        let deleted = self.commit(&mut tree, &edits, batch);
+        self.note_growth(&tree, &mut batch, "delete", node, None, Added::default());
+        let deleted = self.commit_batch(&mut tree, &edits, batch);
         // Before others take it.
         self.refill_reserve();
         deleted
@@ -315,7 +316,7 @@ impl Store {
     /// Keeps back again what a full disk made us give up, as far as there is room, and goes on with
     /// what waited for room.
     pub(crate) fn refill_reserve(&self) {
-        self.inner.reserve.refill();
+        self.inner.reserve.refill_reserve();
         self.inner.database.resume_compactions(&self.inner.reserve);
     }
 
@@ -338,27 +339,32 @@ impl Store {
     }
 
     /// Gives an image or snapshot another name.
-    pub fn rename(&self, node: Node, name: &Name) -> Result<(), StoreError> {
-        self.edit(|tree| tree.plan_rename(node, name))
+    pub fn rename_node(&self, node: NodeRef, name: &Name) -> Result<(), StoreError> {
+        self.commit_edits(|tree| tree.plan_rename(node, name))
     }
 
     /// Adds and removes tags.
-    pub fn tag(&self, node: Node, add: &[Name], remove: &[Name]) -> Result<(), StoreError> {
-        self.edit(|tree| tree.plan_tags(node, add, remove))
+    pub fn change_tags(
+        &self,
+        node: NodeRef,
+        add: &[Name],
+        remove: &[Name],
+    ) -> Result<(), StoreError> {
+        self.commit_edits(|tree| tree.plan_tags(node, add, remove))
     }
 
     /// Protects an image or snapshot against deletion, or ends that.
-    pub fn pin(&self, node: Node, pinned: bool) -> Result<(), StoreError> {
-        self.edit(|tree| tree.plan_pin(node, pinned))
+    pub fn set_pinned(&self, node: NodeRef, pinned: bool) -> Result<(), StoreError> {
+        self.commit_edits(|tree| tree.plan_pin(node, pinned))
     }
 
     /// Makes the image that `image` was created from as `image` is now: constant time, nothing is
     /// copied.
-    pub fn commit_image(&self, image: ImageId) -> Result<Node, StoreError> {
+    pub fn commit_image(&self, image: ImageId) -> Result<NodeRef, StoreError> {
         let origin = self.tree().image(image).and_then(|image| image.origin);
-        let _exclusive = self.exclusive(image)?;
-        let _origin = origin.map(|origin| self.exclusive(origin)).transpose()?;
-        self.change(|tree| tree.plan_commit(image, now_ms()))
+        let _exclusive = self.lock_image(image)?;
+        let _origin = origin.map(|origin| self.lock_image(origin)).transpose()?;
+        self.plan_and_commit(|tree| tree.plan_commit(image, now_ms()))
     }
 
     /// Memory for decoded frames, in bytes: what is read again is not decoded again.

@@ -2,22 +2,31 @@
 
 use crate::database::{Batch, Database, Family};
 use crate::error::StoreError;
-use crate::records::{self, Record};
+use crate::records::{self, StoreRecord};
 
 /// Puts `record` into `batch`.
-pub(crate) fn put<R: Record>(batch: &mut Batch, family: Family, key: &[u8], record: &R) {
-    batch.put(family, key, records::encode(family.name(), key, record));
+pub(crate) fn put_record<R: StoreRecord>(
+    batch: &mut Batch,
+    family: Family,
+    key: &[u8],
+    record: &R,
+) {
+    batch.put_record(
+        family,
+        key,
+        records::encode_record(family.family_name(), key, record),
+    );
 }
 
 /// The record of meta at `key`; why it had to be taken from the copies.
-pub(crate) fn load_meta<R: Record>(
+pub(crate) fn load_meta<R: StoreRecord>(
     database: &Database,
     key: &[u8],
     what: &str,
 ) -> Result<(Option<R>, Option<StoreError>), StoreError> {
     let decode = |value: &[u8]| {
-        records::decode(Family::Meta.name(), key, value)
-            .map_err(|error| StoreError::damaged(what, error))
+        records::decode_record(Family::Meta.family_name(), key, value)
+            .map_err(|error| StoreError::damaged_record(what, error))
     };
-    database.record(Family::Meta, key, decode)
+    database.record_or_copy(Family::Meta, key, decode)
 }

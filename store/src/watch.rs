@@ -14,7 +14,7 @@ pub struct Progress {
 /// Observer of an operation.
 pub trait Watch: Sync {
     /// Called often, so it must be cheap.
-    fn progress(&self, progress: Progress);
+    fn report_progress(&self, progress: Progress);
 
     /// True to stop as soon as nothing is half done.
     fn is_cancelled(&self) -> bool;
@@ -25,7 +25,7 @@ pub trait Watch: Sync {
 pub struct Unwatched;
 
 impl Watch for Unwatched {
-    fn progress(&self, _: Progress) {}
+    fn report_progress(&self, _: Progress) {}
 
     fn is_cancelled(&self) -> bool {
         false

@@ -45,7 +45,7 @@ use std::collections::BTreeSet;
 
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
-use vellum_core::page::{Page, Slot};
+use vellum_core::page::{Page, PageEntry};
 use vellum_core::tree::PageSet;
 use vellum_core::units::{ChunkId, PageIndex};
 use vellum_store::Watch;
@@ -261,7 +261,7 @@ fn needed(maps: &[NewMap<'_>]) -> Result<IdSet, BackupError> {
     for map in maps {
         for index in map.pages.iter() {
             for run in map.view.page(index)?.runs() {
-                if let Slot::Chunk(first) = run.slot {
+                if let PageEntry::Chunk(first) = run.slot {
                     needed.insert_run(first, run.len.into());
                 }
             }

@@ -59,7 +59,7 @@ impl<'r> SourceChunks<'r> {
         while next.is_some() {
             let mut names = HashMap::new();
             while let Some(address) = next.filter(|_| names.len() < NAMES_TOGETHER) {
-                next = needed.next_from(address.advance(1));
+                next = needed.next_from(address.advance_by(1));
                 if known.get(address, 1).is_some() {
                     distinct.chunks.insert(address);
                     continue;
@@ -122,9 +122,9 @@ impl Origin for SourceChunks<'_> {
 pub(super) fn each_run(set: &IdSet, visit: &mut dyn FnMut(ChunkId, u64)) {
     let mut next = set.next_from(ChunkId(0));
     while let Some(first) = next {
-        let mut end = first.advance(1);
+        let mut end = first.advance_by(1);
         while set.contains(end) {
-            end = end.advance(1);
+            end = end.advance_by(1);
         }
         visit(first, end.0 - first.0);
         next = set.next_from(end);

@@ -218,7 +218,7 @@ impl Unit<'_> {
                     .flat_map(|(_, _, bytes)| *bytes)
                     .copied()
                     .collect();
-                let (codec, payload) = codec::compress(COMPRESSION, &plain);
+                let (codec, payload) = codec::compress_frame(COMPRESSION, &plain);
                 CarriedFrame {
                     chunks: named(chunks),
                     codec,

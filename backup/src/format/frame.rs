@@ -19,7 +19,7 @@
 use vellum_core::frame::{FrameCodec, PLAIN_LEN_MAX, SPAN_MAX};
 use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::identity::SegmentId;
-use vellum_core::wire::{DecodeError, Reader, put_varint};
+use vellum_core::wire::{DecodeError, WireReader, put_varint};
 use vellum_store::codec;
 
 use super::{Presence, SEGMENT_LEN_MAX};
@@ -84,18 +84,18 @@ pub(super) fn put_frame(body: &mut Vec<u8>, frame: &Frame<'_>) {
 
 /// The frame that `body` holds.
 pub fn decode_frame(body: &[u8]) -> Result<Frame<'_>, DecodeError> {
-    let mut reader = Reader::new(body);
-    reader.version(VERSION)?;
-    let codec = codec_of(reader.u8()?)?;
+    let mut reader = WireReader::new(body);
+    reader.read_version(VERSION)?;
+    let codec = codec_of(reader.read_u8()?)?;
     let segment = SegmentId(
         reader
-            .bytes(16)?
+            .read_bytes(16)?
             .try_into()
             .expect("sixteen bytes were taken"),
     );
     let (first, span) = decode_place(&mut reader)?;
     let presence = Presence::decode(&mut reader, span)?;
-    let payload = reader.bytes(reader.remaining())?;
+    let payload = reader.read_bytes(reader.remaining_len())?;
     Ok(Frame {
         segment,
         first,
@@ -128,13 +128,14 @@ impl Frame<'_> {
         if plain_len > PLAIN_LEN_MAX.into() {
             return Err(DecodeError::Invalid("plain length").into());
         }
-        codec::decompress(self.codec, self.payload, plain_len as usize).map_err(FrameError::Payload)
+        codec::decompress_frame(self.codec, self.payload, plain_len as usize)
+            .map_err(FrameError::Payload)
     }
 }
 
 /// First ordinal and span, of a frame that lies inside its segment.
-pub(super) fn decode_place(reader: &mut Reader<'_>) -> Result<(u32, u32), DecodeError> {
-    let (first, span) = (reader.varint()?, reader.varint()?);
+pub(super) fn decode_place(reader: &mut WireReader<'_>) -> Result<(u32, u32), DecodeError> {
+    let (first, span) = (reader.read_varint()?, reader.read_varint()?);
     let fits = span > 0
         && span <= u64::from(SPAN_MAX)
         && first < u64::from(SEGMENT_LEN_MAX)

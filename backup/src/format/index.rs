@@ -35,7 +35,7 @@ use std::collections::BTreeMap;
 use vellum_core::frame::FrameCodec;
 use vellum_core::hash::{ChunkHash, HASH_LEN};
 use vellum_core::identity::SegmentId;
-use vellum_core::wire::{DecodeError, Reader, put_varint};
+use vellum_core::wire::{DecodeError, WireReader, put_varint};
 
 use super::frame::{codec_byte, codec_of, decode_place};
 use super::{PACK_LEN_MAX, Presence, SEGMENT_LEN_MAX};
@@ -124,9 +124,9 @@ impl SegmentEntry {
 
     /// Decodes the bytes of [`SegmentEntry::encode`].
     pub(crate) fn decode(bytes: &[u8]) -> Result<(SegmentId, Self), DecodeError> {
-        let mut reader = Reader::new(bytes);
+        let mut reader = WireReader::new(bytes);
         let segment = decode_segment(&mut reader)?;
-        reader.finish()?;
+        reader.expect_end()?;
         Ok(segment)
     }
 
@@ -176,11 +176,11 @@ impl IndexObject {
 
     /// The index that `bytes` are.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes);
-        reader.version(VERSION)?;
+        let mut reader = WireReader::new(bytes);
+        reader.read_version(VERSION)?;
         let mut index = Self::default();
         let mut last = None;
-        for _ in 0..reader.varint()? {
+        for _ in 0..reader.read_varint()? {
             let (id, segment) = decode_segment(&mut reader)?;
             if last.replace(id).is_some_and(|last| last >= id) {
                 return Err(DecodeError::Invalid("order of segments"));
@@ -188,12 +188,12 @@ impl IndexObject {
             index.segments.insert(id, segment);
         }
         let ids: Vec<SegmentId> = index.segments.keys().copied().collect();
-        for _ in 0..reader.varint()? {
+        for _ in 0..reader.read_varint()? {
             index
                 .packs
                 .push(decode_pack(&mut reader, &ids, &index.segments)?);
         }
-        reader.finish()?;
+        reader.expect_end()?;
         Ok(index)
     }
 }
@@ -209,20 +209,20 @@ fn encode_segment(bytes: &mut Vec<u8>, id: SegmentId, segment: &SegmentEntry) {
         .for_each(|hash| bytes.extend_from_slice(&hash.0));
 }
 
-fn decode_segment(reader: &mut Reader<'_>) -> Result<(SegmentId, SegmentEntry), DecodeError> {
+fn decode_segment(reader: &mut WireReader<'_>) -> Result<(SegmentId, SegmentEntry), DecodeError> {
     let id = SegmentId(
         reader
-            .bytes(16)?
+            .read_bytes(16)?
             .try_into()
             .expect("sixteen bytes were taken"),
     );
-    let (end, first) = (reader.varint()?, reader.varint()?);
+    let (end, first) = (reader.read_varint()?, reader.read_varint()?);
     if end > u64::from(SEGMENT_LEN_MAX) || first >= end {
         return Err(DecodeError::Invalid("ordinals of a segment"));
     }
     let presence = Presence::decode(reader, (end - first) as u32)?;
     let (hashes, _) = reader
-        .bytes(presence.count() as usize * HASH_LEN)?
+        .read_bytes(presence.count() as usize * HASH_LEN)?
         .as_chunks::<HASH_LEN>();
     let hashes = hashes.iter().copied().map(ChunkHash).collect();
     Ok((
@@ -253,22 +253,22 @@ fn encode_pack(bytes: &mut Vec<u8>, pack: &PackEntry, places: &BTreeMap<SegmentI
 }
 
 fn decode_pack(
-    reader: &mut Reader<'_>,
+    reader: &mut WireReader<'_>,
     ids: &[SegmentId],
     segments: &BTreeMap<SegmentId, SegmentEntry>,
 ) -> Result<PackEntry, DecodeError> {
     let id = ObjectId(
         reader
-            .bytes(32)?
+            .read_bytes(32)?
             .try_into()
             .expect("thirty-two bytes were taken"),
     );
-    let len = reader.varint()?;
+    let len = reader.read_varint()?;
     if len > PACK_LEN_MAX {
         return Err(DecodeError::Invalid("length of a pack"));
     }
     let (mut frames, mut end) = (Vec::new(), 0);
-    for _ in 0..reader.varint()? {
+    for _ in 0..reader.read_varint()? {
         let frame = decode_frame_entry(reader, ids, end)?;
         end = frame.offset + u64::from(frame.len);
         let segment = &segments[&frame.segment];
@@ -285,18 +285,18 @@ fn decode_pack(
 }
 
 fn decode_frame_entry(
-    reader: &mut Reader<'_>,
+    reader: &mut WireReader<'_>,
     ids: &[SegmentId],
     last_end: u64,
 ) -> Result<FrameEntry, DecodeError> {
-    let place = usize::try_from(reader.varint()?).ok();
+    let place = usize::try_from(reader.read_varint()?).ok();
     let segment = *place
         .and_then(|place| ids.get(place))
         .ok_or(DecodeError::Invalid("segment of a frame"))?;
     let (first, span) = decode_place(reader)?;
     let presence = Presence::decode(reader, span)?;
-    let codec = codec_of(reader.u8()?)?;
-    let (gap, len) = (reader.varint()?, reader.varint()?);
+    let codec = codec_of(reader.read_u8()?)?;
+    let (gap, len) = (reader.read_varint()?, reader.read_varint()?);
     if gap > PACK_LEN_MAX || len > PACK_LEN_MAX {
         return Err(DecodeError::Invalid("place of a frame"));
     }

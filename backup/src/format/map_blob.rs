@@ -24,9 +24,9 @@
 use std::collections::BTreeSet;
 
 use vellum_core::identity::{ContentId, SegmentId};
-use vellum_core::page::{Page, Run, Slot};
+use vellum_core::page::{Page, PageEntry, Run};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
-use vellum_core::wire::{DecodeError, Reader, put_varint};
+use vellum_core::wire::{DecodeError, WireReader, put_varint};
 
 use super::SEGMENT_LEN_MAX;
 use crate::seal::{Bundle, SealError, SealedKind, SealedObject, Sealer};
@@ -163,31 +163,35 @@ impl MapBlob {
 
     /// The blob that `bytes` are.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes);
-        reader.version(VERSION)?;
+        let mut reader = WireReader::new(bytes);
+        reader.read_version(VERSION)?;
         let content = ContentId(identity(&mut reader)?);
-        let parent = match reader.u8()? {
+        let parent = match reader.read_u8()? {
             0 => None,
             1 => Some(ContentId(identity(&mut reader)?)),
             _ => return Err(DecodeError::Invalid("parent")),
         };
-        let parent_visible =
-            u64::from_le_bytes(reader.bytes(8)?.try_into().expect("eight bytes were taken"));
+        let parent_visible = u64::from_le_bytes(
+            reader
+                .read_bytes(8)?
+                .try_into()
+                .expect("eight bytes were taken"),
+        );
         let segments = decode_segments(&mut reader)?;
         let (mut pages, mut next) = (Vec::new(), 0_u64);
-        for _ in 0..reader.varint()? {
+        for _ in 0..reader.read_varint()? {
             let index = next
-                .checked_add(reader.varint()?)
+                .checked_add(reader.read_varint()?)
                 .filter(|index| *index < u64::MAX)
                 .ok_or(DecodeError::Invalid("page index"))?;
-            let len = usize::try_from(reader.varint()?).map_err(|_| DecodeError::Truncated)?;
+            let len = usize::try_from(reader.read_varint()?).map_err(|_| DecodeError::Truncated)?;
             pages.push((
                 PageIndex(index),
-                decode_page(reader.bytes(len)?, segments.len())?,
+                decode_page(reader.read_bytes(len)?, segments.len())?,
             ));
             next = index + 1;
         }
-        reader.finish()?;
+        reader.expect_end()?;
         Ok(Self {
             content,
             parent,
@@ -198,19 +202,19 @@ impl MapBlob {
     }
 }
 
-fn identity(reader: &mut Reader<'_>) -> Result<[u8; 16], DecodeError> {
+fn identity(reader: &mut WireReader<'_>) -> Result<[u8; 16], DecodeError> {
     Ok(reader
-        .bytes(16)?
+        .read_bytes(16)?
         .try_into()
         .expect("sixteen bytes were taken"))
 }
 
-fn decode_segments(reader: &mut Reader<'_>) -> Result<Vec<SegmentId>, DecodeError> {
-    let count = reader.varint()?;
+fn decode_segments(reader: &mut WireReader<'_>) -> Result<Vec<SegmentId>, DecodeError> {
+    let count = reader.read_varint()?;
     if count > SEGMENT_COUNT_MAX {
         return Err(DecodeError::Invalid("number of segments"));
     }
-    let (ids, _) = reader.bytes(count as usize * 16)?.as_chunks::<16>();
+    let (ids, _) = reader.read_bytes(count as usize * 16)?.as_chunks::<16>();
     let ids: Vec<SegmentId> = ids.iter().copied().map(SegmentId).collect();
     if ids.is_sorted_by(|a, b| a < b) {
         Ok(ids)
@@ -223,12 +227,12 @@ fn decode_segments(reader: &mut Reader<'_>) -> Result<Vec<SegmentId>, DecodeErro
 fn decode_page(body: &[u8], segment_count: usize) -> Result<Page, DecodeError> {
     let page = Page::decode_body(body)?;
     let is_inside = |run: &Run| match run.slot {
-        Slot::Chunk(first) => {
+        PageEntry::Chunk(first) => {
             let (segment, ordinal) = split_address(first);
             (segment as usize) < segment_count
                 && u64::from(ordinal) + u64::from(run.len) <= u64::from(SEGMENT_LEN_MAX)
         }
-        Slot::Zero | Slot::Absent => true,
+        PageEntry::Zero | PageEntry::Absent => true,
     };
     if page.runs().iter().all(is_inside) {
         Ok(page)
@@ -239,8 +243,8 @@ fn decode_page(body: &[u8], segment_count: usize) -> Result<Page, DecodeError> {
 
 fn segment_number(run: &Run) -> Option<u32> {
     match run.slot {
-        Slot::Chunk(first) => Some(split_address(first).0),
-        Slot::Zero | Slot::Absent => None,
+        PageEntry::Chunk(first) => Some(split_address(first).0),
+        PageEntry::Zero | PageEntry::Absent => None,
     }
 }
 
@@ -248,13 +252,13 @@ fn renumbered(page: &Page, number: impl Fn(u32) -> u32) -> Page {
     let mut result = Page::new();
     for run in page.runs() {
         let slot = match run.slot {
-            Slot::Chunk(first) => {
+            PageEntry::Chunk(first) => {
                 let (segment, ordinal) = split_address(first);
-                Slot::Chunk(address(number(segment), ordinal))
+                PageEntry::Chunk(address(number(segment), ordinal))
             }
             other => other,
         };
-        result.push(Run { slot, ..*run });
+        result.push_run(Run { slot, ..*run });
     }
     result
 }

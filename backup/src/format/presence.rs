@@ -10,7 +10,7 @@
 //!                 are zero
 //! ```
 
-use vellum_core::wire::{DecodeError, Reader};
+use vellum_core::wire::{DecodeError, WireReader};
 
 /// The present ones of the ordinals `[first, first + span)`. The first and the last are present.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,16 +109,16 @@ impl Presence {
             .for_each(|bitmap| out.extend_from_slice(bitmap));
     }
 
-    pub(super) fn decode(reader: &mut Reader<'_>, span: u32) -> Result<Self, DecodeError> {
+    pub(super) fn decode(reader: &mut WireReader<'_>, span: u32) -> Result<Self, DecodeError> {
         if span == 0 {
             return Err(DecodeError::Invalid("span"));
         }
-        match reader.u8()? {
+        match reader.read_u8()? {
             0 => return Ok(Self::all(span)),
             1 => {}
             _ => return Err(DecodeError::Invalid("presence")),
         }
-        let bitmap: Box<[u8]> = reader.bytes(span.div_ceil(8) as usize)?.into();
+        let bitmap: Box<[u8]> = reader.read_bytes(span.div_ceil(8) as usize)?.into();
         let is_set = |at: u32| bitmap[at as usize / 8] >> (at % 8) & 1 == 1;
         let has_spare = (span..span.next_multiple_of(8)).any(is_set);
         let count: u32 = bitmap.iter().map(|byte| byte.count_ones()).sum();
@@ -149,12 +149,12 @@ mod tests {
             let presence = Presence::of(offsets);
             let mut bytes = Vec::new();
             presence.encode(&mut bytes);
-            let mut reader = Reader::new(&bytes);
+            let mut reader = WireReader::new(&bytes);
             assert_eq!(
                 Presence::decode(&mut reader, presence.span()),
                 Ok(presence.clone())
             );
-            assert_eq!(reader.finish(), Ok(()));
+            assert_eq!(reader.expect_end(), Ok(()));
             assert_eq!(presence.offsets().collect::<Vec<_>>(), offsets);
             assert_eq!(presence.count() as usize, offsets.len());
             for (rank, at) in offsets.iter().enumerate() {
@@ -176,7 +176,7 @@ mod tests {
             (9, &[1, 1]),
         ] {
             assert!(
-                Presence::decode(&mut Reader::new(bytes), span).is_err(),
+                Presence::decode(&mut WireReader::new(bytes), span).is_err(),
                 "{span} {bytes:?}"
             );
         }

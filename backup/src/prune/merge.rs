@@ -81,7 +81,11 @@ pub(crate) fn pages(
         .collect();
     while let Some(index) = next_index(&mut cursors)? {
         let page = composed(&mut cursors, &chain, index)?;
-        let page = if is_root { page.resolved() } else { page };
+        let page = if is_root {
+            page.resolved_at_root()
+        } else {
+            page
+        };
         if !page.is_empty() {
             visit(index, page)?;
         }
@@ -256,7 +260,7 @@ fn composed(
     let mut below = Page::new();
     for (cursor, content) in cursors.iter_mut().zip(chain).rev() {
         let own = cursor.take(index)?.unwrap_or_default();
-        below = own.over(&below, visible_on(content.parent_visible, index));
+        below = own.overlay_on(&below, visible_on(content.parent_visible, index));
     }
     Ok(below)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
-use vellum_core::page::{Page, Slot};
+use vellum_core::page::{Page, PageEntry};
 
 use crate::catalog::Catalog;
 use crate::contents::{parent_of, read_part};
@@ -109,7 +109,7 @@ pub(crate) fn add_chunks(
 /// Adds the chunks that a page names.
 pub(crate) fn add_page(page: &Page, chunks: &mut IdSet) {
     for run in page.runs() {
-        if let Slot::Chunk(first) = run.slot {
+        if let PageEntry::Chunk(first) = run.slot {
             chunks.insert_run(first, run.len.into());
         }
     }

@@ -207,7 +207,7 @@ impl<'a> Repacker<'a> {
             .flat_map(|(_, chunk)| chunk)
             .copied()
             .collect();
-        let (codec, payload) = codec::compress(COMPRESSION, &plain);
+        let (codec, payload) = codec::compress_frame(COMPRESSION, &plain);
         self.add(&Frame {
             segment,
             first,

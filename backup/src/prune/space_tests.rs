@@ -224,8 +224,8 @@ fn no_kind_of_object_piles_up_over_generations() {
     let mut disks: Vec<Disk> = (0..3)
         .map(|_| (0..200).map(|at| (at, random.u16(1..))).collect())
         .collect();
-    let rules = vellum_core::retention::Rules {
-        last: vellum_core::retention::Limit::Newest(7),
+    let rules = vellum_core::retention::RetentionRules {
+        last: vellum_core::retention::KeepLimit::Newest(7),
         ..Default::default()
     };
     let wish = ForgetWish::Rules {

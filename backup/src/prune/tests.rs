@@ -681,8 +681,8 @@ fn many_generations_leave_a_repository_as_few_do() {
     let mut random = fastrand::Rng::with_seed(seed());
     let mut disk: Disk = (0..900).map(|at| (at, random.u16(1..))).collect();
     let promises = Promises::default();
-    let rules = vellum_core::retention::Rules {
-        last: vellum_core::retention::Limit::Newest(7),
+    let rules = vellum_core::retention::RetentionRules {
+        last: vellum_core::retention::KeepLimit::Newest(7),
         ..Default::default()
     };
     let mut early = None;

@@ -5,7 +5,7 @@ use vellum_core::identity::ContentId;
 use vellum_core::page::Page;
 use vellum_core::tree::PageSet;
 use vellum_core::units::{ChunkId, PageIndex};
-use vellum_store::transfer::{Moment, RelativeMap};
+use vellum_store::transfer::{PointInTime, RelativeMap};
 
 use super::selection::{Base, NewContent};
 use crate::error::BackupError;
@@ -53,19 +53,19 @@ pub(super) struct NewMap<'m> {
 impl<'m> NewMap<'m> {
     /// The map of `new`: no chunk is read, and of maps only those above what both have in common.
     pub(super) fn open(
-        moment: &'m Moment,
+        moment: &'m PointInTime,
         reader: &'m Reader<'m>,
         new: NewContent,
     ) -> Result<Self, BackupError> {
-        let layer = moment.layer(new.layer)?;
+        let layer = moment.layer_by_id(new.layer)?;
         let below = match new.base {
             Base::None => None,
             Base::Layer(layer, _) => Some(layer),
             Base::Content { common, .. } => common,
         };
-        let own = moment.relative(new.layer, below)?;
+        let own = moment.relative_map(new.layer, below)?;
         let Base::Content { content, .. } = new.base else {
-            let (pages, parent_visible) = (own.pages(), own.parent_visible.0);
+            let (pages, parent_visible) = (own.mapped_pages(), own.parent_visible.0);
             return Ok(Self {
                 new,
                 own,
@@ -81,8 +81,8 @@ impl<'m> NewMap<'m> {
         let chunk_len = moment.store().parameters().chunk_len;
         let end = PageIndex(vellum_core::tree::pages_for(chunk_len.count_for(layer.len)));
         let pages = own
-            .pages()
-            .union(&differing.pages()?.within(PageIndex(0), end));
+            .mapped_pages()
+            .union_with(&differing.pages()?.pages_within(PageIndex(0), end));
         let parent_visible = chunk_len.count_for(base.len.min(layer.len)).0;
         // Layers that hide something of the layer below both differ on pages where neither has an
         // entry.
@@ -92,7 +92,10 @@ impl<'m> NewMap<'m> {
         let pages = if common.is_none() || hides_nothing {
             pages
         } else {
-            moment.relative(new.layer, None)?.pages().union(&pages)
+            moment
+                .relative_map(new.layer, None)?
+                .mapped_pages()
+                .union_with(&pages)
         };
         Ok(Self {
             new,
@@ -107,9 +110,9 @@ impl<'m> NewMap<'m> {
     /// The page `index` in the store's ids: with all layers below, if it is to be compared.
     pub(super) fn local(&self, index: PageIndex) -> Result<Page, BackupError> {
         Ok(if self.base.is_some() {
-            self.own.shown(index)?
+            self.own.visible_page(index)?
         } else {
-            self.own.page(index)?
+            self.own.relative_page(index)?
         })
     }
 }
@@ -159,7 +162,7 @@ pub(crate) fn translated(
     page: &Page,
     translate: &dyn Fn(ChunkId, u64) -> Option<(ChunkId, u64)>,
 ) -> Result<Page, BackupError> {
-    let page = page.translated(translate);
+    let page = page.with_translated_ids(translate);
     page.ok_or_else(|| {
         BackupError::Parameter(
             "a chunk was neither known nor sent: this is a mistake of this program".to_owned(),

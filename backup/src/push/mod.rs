@@ -14,10 +14,10 @@ pub(crate) mod upload;
 use std::collections::HashSet;
 
 use vellum_core::identity::ContentId;
-use vellum_core::page::Slot;
-use vellum_core::tree::{Node, PlanError};
+use vellum_core::page::PageEntry;
+use vellum_core::tree::{NodeRef, PlanError};
 use vellum_core::units::{ChunkId, LayerId};
-use vellum_store::transfer::Moment;
+use vellum_store::transfer::PointInTime;
 use vellum_store::{Damage, Store, StoreError, Watch};
 
 use crate::error::BackupError;
@@ -85,7 +85,7 @@ impl PushReport {
 
 /// The content of the record to write.
 struct Wanted {
-    moment: Moment,
+    moment: PointInTime,
     /// Points that are new, with the layers that show them.
     points: Vec<(Point, LayerId)>,
     machines: Vec<Machine>,
@@ -102,7 +102,7 @@ pub fn push(
     request: &PushRequest,
     watch: &dyn Watch,
 ) -> Result<PushReport, BackupError> {
-    let own = store.parameters().chunk_len.bytes();
+    let own = store.parameters().chunk_len.byte_len();
     let there = repository.file().chunk_len;
     if own != u64::from(there) {
         return Err(BackupError::Parameter(format!(
@@ -162,8 +162,8 @@ impl Wanted {
     /// Takes out what shows something that cannot be read, and machines that need it; what is wrong
     /// with each.
     fn leave_out_unreadable(&mut self, watch: &dyn Watch) -> Result<Vec<Damage>, BackupError> {
-        let found = self.moment.unreadable(watch)?;
-        let layer_of = |node: &Node| {
+        let found = self.moment.unreadable_nodes(watch)?;
+        let layer_of = |node: &NodeRef| {
             let nodes = self.moment.nodes().iter();
             nodes
                 .into_iter()
@@ -211,10 +211,10 @@ fn look(state: &State, store: &Store, request: &PushRequest) -> Result<Wanted, B
 
 fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Wanted, BackupError> {
     let (nodes, machines) = selection::nodes(&store.tree(), &request.selection);
-    let moment = store.moment(&nodes)?;
+    let moment = store.take_point_in_time(&nodes)?;
     let id = store.id().ok_or(BackupError::Store(StoreError::ReadOnly))?;
-    let point = |(node, layer): &(Node, LayerId)| {
-        let shown = moment.layer(*layer).ok()?;
+    let point = |(node, layer): &(NodeRef, LayerId)| {
+        let shown = moment.layer_by_id(*layer).ok()?;
         Some((
             selection::point(id, moment.tree(), *node, shown, request.writer.time_ms)?,
             *layer,
@@ -227,7 +227,7 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
         .partition(|(point, _)| state.has_firm_point(&point.id));
     let mut changed = Vec::new();
     for machine in machines {
-        let configuration = |file| Ok(store.configuration(file)?);
+        let configuration = |file| Ok(store.read_configuration(file)?);
         let machine = selection::machine(id, moment.tree(), machine, &configuration)?;
         changed
             .extend(machine.filter(|machine| !state.machines().any(|known| **known == *machine)));
@@ -282,7 +282,7 @@ fn say(
                 watch,
                 limit: request.limit_upload,
             };
-            let mut supply = wanted.moment.supply(missing);
+            let mut supply = wanted.moment.export_frames(missing);
             let sent = send(&reader, &wanted.moment, &mut supply, total, known, &manner)?;
             (report.chunks, report.bytes) = (sent.chunks, sent.bytes);
         }
@@ -314,7 +314,7 @@ fn needed(maps: &[NewMap<'_>], visit: &mut dyn FnMut(ChunkId, u64)) -> Result<()
     for map in maps {
         for index in map.pages.iter() {
             for run in map.local(index)?.runs() {
-                if let Slot::Chunk(first) = run.slot {
+                if let PageEntry::Chunk(first) = run.slot {
                     visit(first, run.len.into());
                 }
             }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use vellum_core::identity::{ContentId, StoreId};
-use vellum_core::tree::{Image, Layer, Node, Tree};
+use vellum_core::tree::{Image, Layer, NodeRef, Tree};
 use vellum_core::units::{ImageId, LayerId, MachineId};
 
 use crate::error::BackupError;
@@ -27,7 +27,7 @@ pub enum PushSelection {
         machines: Vec<MachineId>,
     },
     /// Exactly these.
-    Nodes(Vec<Node>),
+    Nodes(Vec<NodeRef>),
 }
 
 /// The base of a content's map.
@@ -53,7 +53,7 @@ pub(super) struct NewContent {
 }
 
 /// The nodes that `selection` means, and the machines.
-pub(super) fn nodes(tree: &Tree, selection: &PushSelection) -> (Vec<Node>, Vec<MachineId>) {
+pub(super) fn nodes(tree: &Tree, selection: &PushSelection) -> (Vec<NodeRef>, Vec<MachineId>) {
     let own = |image: &&Image| image.scratch_of.is_none();
     let (images, machines): (BTreeSet<ImageId>, Vec<MachineId>) = match selection {
         PushSelection::Nodes(nodes) => return (nodes.clone(), Vec::new()),
@@ -70,7 +70,7 @@ pub(super) fn nodes(tree: &Tree, selection: &PushSelection) -> (Vec<Node>, Vec<M
                     .unwrap_or_default();
                 let kept = tree
                     .machines()
-                    .snapshots(*id)
+                    .snapshots_of(*id)
                     .flat_map(|snapshot| snapshot.disks.iter().map(|disk| disk.image));
                 disks.into_iter().chain(kept.collect::<Vec<_>>())
             });
@@ -82,9 +82,9 @@ pub(super) fn nodes(tree: &Tree, selection: &PushSelection) -> (Vec<Node>, Vec<M
     };
     let of_image = |id: ImageId| {
         let snapshots = tree
-            .snapshots(id)
-            .map(move |snapshot| Node::Snapshot(id, snapshot.serial));
-        snapshots.chain([Node::Image(id)])
+            .snapshots_of(id)
+            .map(move |snapshot| NodeRef::Snapshot(id, snapshot.serial));
+        snapshots.chain([NodeRef::Image(id)])
     };
     (images.into_iter().flat_map(of_image).collect(), machines)
 }
@@ -93,15 +93,15 @@ pub(super) fn nodes(tree: &Tree, selection: &PushSelection) -> (Vec<Node>, Vec<M
 pub(super) fn point(
     store: StoreId,
     tree: &Tree,
-    node: Node,
+    node: NodeRef,
     layer: &Layer,
     now_ms: u64,
 ) -> Option<Point> {
-    let (image, content) = (tree.image(node.image())?, layer.content?);
+    let (image, content) = (tree.image(node.image_id())?, layer.content?);
     let identity = format!("{store}-{}", image.id);
     let snapshot = match node {
-        Node::Image(_) => None,
-        Node::Snapshot(id, serial) => Some(tree.snapshot(id, serial)?),
+        NodeRef::Image(_) => None,
+        NodeRef::Snapshot(id, serial) => Some(tree.snapshot(id, serial)?),
     };
     let tags = snapshot.map_or(&image.tags, |snapshot| &snapshot.tags);
     Some(Point {
@@ -214,7 +214,7 @@ pub(super) fn machine(
             .transpose()
     };
     let identity = |id: ImageId| format!("{store}-{id}");
-    let snapshot = |snapshot: &vellum_core::tree::MachineSnapshot| {
+    let snapshot = |snapshot: &vellum_core::tree::VirtualMachineSnapshot| {
         let disk = |disk: &vellum_core::tree::KeptDisk| {
             (
                 identity(disk.image),
@@ -236,7 +236,7 @@ pub(super) fn machine(
         configuration: file(machine.configuration)?,
         snapshots: tree
             .machines()
-            .snapshots(id)
+            .snapshots_of(id)
             .map(snapshot)
             .collect::<Result<_, BackupError>>()?,
     }))
@@ -270,7 +270,7 @@ pub(super) fn new_contents(
             continue;
         };
         let is_known = |content: ContentId| there(content) || coming.contains(&content);
-        let below = tree.chain(layer).skip(1).find_map(|below| {
+        let below = tree.chain_from(layer).skip(1).find_map(|below| {
             Some((
                 below.id,
                 below.content.filter(|content| is_known(*content))?,
@@ -337,7 +337,7 @@ fn depths(tree: &Tree, layers: impl Iterator<Item = LayerId>) -> HashMap<LayerId
     let mut depths: HashMap<LayerId, usize> = HashMap::new();
     for top in layers {
         let new: Vec<LayerId> = tree
-            .chain(top)
+            .chain_from(top)
             .map(|layer| layer.id)
             .take_while(|layer| !depths.contains_key(layer))
             .collect();

@@ -13,7 +13,7 @@ use rayon::prelude::{IndexedParallelIterator, IntoParallelRefIterator, ParallelI
 use vellum_core::hash::ChunkHash;
 use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
-use vellum_store::transfer::{PlannedFrame, SuppliedFrame, Supply};
+use vellum_store::transfer::{FrameExport, PlannedFrame, SuppliedFrame};
 use vellum_store::{Progress, Watch};
 
 use crate::error::BackupError;
@@ -49,11 +49,11 @@ pub(crate) trait Frames: Sync {
     ) -> Result<T, BackupError>;
 }
 
-impl Frames for Supply<'_> {
+impl Frames for FrameExport<'_> {
     type Frame = PlannedFrame;
 
     fn next_batch(&mut self) -> Result<Vec<PlannedFrame>, BackupError> {
-        Ok(Supply::next_batch(self)?)
+        Ok(FrameExport::next_batch(self)?)
     }
 
     fn read<T>(
@@ -61,7 +61,7 @@ impl Frames for Supply<'_> {
         frame: &PlannedFrame,
         take: impl FnOnce(SuppliedFrame<'_>) -> T,
     ) -> Result<T, BackupError> {
-        Ok(Supply::read(self, frame, take)?)
+        Ok(self.read_frame(frame, take)?)
     }
 }
 
@@ -230,7 +230,7 @@ fn fill<F: Frames>(
             chunks += named.chunks.len() as u64;
             waiting.push(named);
         }
-        manner.watch.progress(Progress {
+        manner.watch.report_progress(Progress {
             done: chunks * chunk_len,
             total: Some(total * chunk_len),
         });
@@ -368,10 +368,10 @@ impl Telling<'_, '_> {
                     .map(|((_, name), ordinal)| (ordinal, *name)),
             );
             let runs = chunks
-                .chunk_by(|a, b| a.0.advance(1) == b.0)
+                .chunk_by(|a, b| a.0.advance_by(1) == b.0)
                 .scan(first, |to, run| {
                     let start = *to;
-                    *to = start.advance(run.len() as u64);
+                    *to = start.advance_by(run.len() as u64);
                     Some((run[0].0, start, run.len() as u64))
                 });
             self.runs.extend(runs);

@@ -56,7 +56,7 @@ use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 use vellum_core::frame::FrameCodec;
 use vellum_core::identity::RepositoryId;
-use vellum_core::wire::{DecodeError, Reader};
+use vellum_core::wire::{DecodeError, WireReader};
 use vellum_store::Compression;
 use vellum_store::codec;
 use zeroize::Zeroizing;
@@ -394,7 +394,7 @@ fn enveloped(plain: &[u8]) -> Result<Vec<u8>, SealError> {
             plain.len()
         )));
     }
-    let (codec, compressed) = codec::compress(COMPRESSION, plain);
+    let (codec, compressed) = codec::compress_frame(COMPRESSION, plain);
     let mut body = Vec::with_capacity(ENVELOPE_LEN + compressed.len());
     body.push(if codec == FrameCodec::Zstd { 2 } else { 0 });
     body.extend_from_slice(&(plain.len() as u32).to_le_bytes());
@@ -405,23 +405,23 @@ fn enveloped(plain: &[u8]) -> Result<Vec<u8>, SealError> {
 
 /// The content of an envelope.
 pub fn unenveloped(body: &[u8]) -> Result<Vec<u8>, SealError> {
-    let mut reader = Reader::new(body);
-    let codec = match reader.u8()? {
+    let mut reader = WireReader::new(body);
+    let codec = match reader.read_u8()? {
         0 => FrameCodec::None,
         2 => FrameCodec::Zstd,
         _ => return Err(DecodeError::Invalid("codec").into()),
     };
-    let (plain_len, compressed_len) = (reader.u32()? as usize, reader.u32()? as usize);
+    let (plain_len, compressed_len) = (reader.read_u32()? as usize, reader.read_u32()? as usize);
     if plain_len > PLAIN_LEN_MAX {
         return Err(DecodeError::Invalid("plain length").into());
     }
-    let compressed = reader.bytes(compressed_len)?;
+    let compressed = reader.read_bytes(compressed_len)?;
     if reader
-        .bytes(reader.remaining())?
+        .read_bytes(reader.remaining_len())?
         .iter()
         .any(|byte| *byte != 0)
     {
         return Err(DecodeError::Invalid("padding").into());
     }
-    codec::decompress(codec, compressed, plain_len).map_err(SealError::Content)
+    codec::decompress_frame(codec, compressed, plain_len).map_err(SealError::Content)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vellum_core::frame::FrameCodec;
 use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::identity::ContentId;
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run};
 use vellum_core::units::{ChunkId, ChunkLen, PageIndex};
 
 use crate::catalog::Catalog;
@@ -229,10 +229,10 @@ fn addressed(
             new.fills.push(*fill);
             address(new.number, new.fills.len() as u32 - 1)
         });
-        page.push(Run {
+        page.push_run(Run {
             start: *position,
             len: 1,
-            slot: Slot::Chunk(chunk),
+            slot: PageEntry::Chunk(chunk),
         });
     }
     Ok((page, new))
@@ -309,12 +309,12 @@ fn resolved(
                 own = page;
             }
         }
-        below = own.over(
+        below = own.overlay_on(
             &below,
             visible_on(entry.content.parent_visible, PageIndex(0)),
         );
     }
-    Ok(below.resolved())
+    Ok(below.resolved_at_root())
 }
 
 /// The content of a point, every chunk fetched and checked against its name.
@@ -328,7 +328,7 @@ pub(crate) fn restore(
     let page = resolved(repository, catalog, &state, id)?;
     let mut disk = Disk::new();
     for position in 0..PAGE_SPAN {
-        let Slot::Chunk(chunk) = page.slot(position) else {
+        let PageEntry::Chunk(chunk) = page.entry_at(position) else {
             continue;
         };
         let place = catalog

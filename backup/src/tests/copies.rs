@@ -154,14 +154,14 @@ fn a_repository_that_has_the_chunks_from_others_gets_none_and_looks_at_them_once
     // One disk here is certainly long enough to be hit below, whatever chance has made.
     let sure = grower
         .store
-        .create(&name("sure"), 1 << 20)
+        .create_image(&name("sure"), 1 << 20)
         .expect("create")
-        .image();
+        .image_id();
     let mut bytes = vec![0; 9 * 4096];
     grower.random.fill(&mut bytes);
     grower
         .store
-        .live(sure)
+        .open_live(sure)
         .and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush()))
         .expect("write");
     let (source, target) = (Client::new(true), Client::new(true));
@@ -170,11 +170,11 @@ fn a_repository_that_has_the_chunks_from_others_gets_none_and_looks_at_them_once
     let (_dir, second) = new_store();
     for (text, bytes) in contents(&grower.store) {
         let image = second
-            .create(&name(&text.replace('@', "-")), bytes.len() as u64)
+            .create_image(&name(&text.replace('@', "-")), bytes.len() as u64)
             .expect("create")
-            .image();
+            .image_id();
         second
-            .live(image)
+            .open_live(image)
             .and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush()))
             .expect("write");
     }
@@ -213,9 +213,13 @@ fn one_image_takes_nothing_of_others_along_and_the_rest_follows() {
     // Two disks in one store whose chunks come in turns, so that frames hold some of both.
     let (_dir, store) = new_store();
     let parts: Vec<Vec<u8>> = (0..40).map(|_| bytes(3 * 4096)).collect();
-    let images =
-        ["one", "two"].map(|text| store.create(&name(text), 1 << 20).expect("create").image());
-    let live = images.map(|image| store.live(image).expect("live"));
+    let images = ["one", "two"].map(|text| {
+        store
+            .create_image(&name(text), 1 << 20)
+            .expect("create")
+            .image_id()
+    });
+    let live = images.map(|image| store.open_live(image).expect("live"));
     for (nth, part) in parts.iter().enumerate() {
         let live = &live[nth % 2];
         live.write_at(part, (nth / 2 * part.len()) as u64)
@@ -223,7 +227,7 @@ fn one_image_takes_nothing_of_others_along_and_the_rest_follows() {
             .expect("write");
     }
     drop(live);
-    while store.tend(&Unwatched).expect("tended").has_more {}
+    while store.run_maintenance(&Unwatched).expect("tended").has_more {}
     let (source, target) = (Client::new(true), Client::new(false));
     source.push(&store).expect("a push");
     let id = source

@@ -542,13 +542,13 @@ fn check_found(sample: &Sample, harm: &Harm, report: &VerifyReport) {
 fn store_with_own(random: &mut fastrand::Rng) -> (tempfile::TempDir, Store) {
     let (dir, store) = new_store();
     let image = store
-        .create(&name("mine"), 1 << 20)
+        .create_image(&name("mine"), 1 << 20)
         .expect("an image")
-        .image();
+        .image_id();
     let mut bytes = vec![0; 1 << 19];
     random.fill(&mut bytes);
     store
-        .live(image)
+        .open_live(image)
         .and_then(|live| live.write_at(&bytes, 700).and_then(|()| live.flush()))
         .expect("write");
     (dir, store)

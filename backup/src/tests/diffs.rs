@@ -2,7 +2,7 @@
 
 use vellum_core::difference::Difference;
 use vellum_core::identity::ContentId;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 
 use super::Client;
 use super::grower::{CHUNK, Grower, read_all};
@@ -70,12 +70,12 @@ fn any_two_points_differ_where_their_bytes_do_and_no_data_is_read() {
         for _ in 0..3 {
             (0..8).for_each(|_| grower.step());
             client.push(&grower.store).expect("a push");
-            let nodes: Vec<Node> = grower.store.tree().nodes().collect();
+            let nodes: Vec<NodeRef> = grower.store.tree().all_nodes().collect();
             let shown = present(&grower.store).into_iter().zip(nodes);
-            let shown = shown.map(|((_, _, id), node)| {
+            let shown = shown.map(|((_, _, id), sample_node)| {
                 (
                     ContentId::parse(&id).expect("an identity"),
-                    read_all(&grower.store, node),
+                    read_all(&grower.store, sample_node),
                 )
             });
             disks.extend(shown);

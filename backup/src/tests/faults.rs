@@ -26,7 +26,7 @@ fn a_push_that_dies_at_any_request_leaves_what_was_there_and_the_next_one_comple
         grower.random.fill(&mut bytes);
         let live = grower
             .store
-            .live(grower.images()[0])
+            .open_live(grower.images()[0])
             .expect("the one that is never empty");
         live.write_at(&bytes, 700)
             .and_then(|()| live.flush())

@@ -37,11 +37,11 @@ impl Scene {
         disk[7 * MIB..8 * MIB].fill(0);
         let (_dir, store) = new_store();
         let image = store
-            .create(&name("web"), DISK_LEN as u64)
+            .create_image(&name("web"), DISK_LEN as u64)
             .expect("create")
-            .image();
+            .image_id();
         store
-            .live(image)
+            .open_live(image)
             .and_then(|live| live.write_at(&disk, 0).and_then(|()| live.flush()))
             .expect("write");
         let client = Client::new(is_encrypted);
@@ -60,7 +60,7 @@ impl Scene {
         .expect("it opens");
         let exports = RepositoryExports::new(repository, limits).expect("it can be served");
         exports
-            .open("web", Intent::Read)
+            .open_export("web", Intent::Read)
             .expect("the image is there")
     }
 

@@ -31,15 +31,17 @@ fn ward() -> (TempDir, Store, Vec<u8>) {
     fastrand::Rng::with_seed(3).fill(&mut bytes);
     for text in ["web", "twin"] {
         let image = store
-            .create(&name(text), bytes.len() as u64)
+            .create_image(&name(text), bytes.len() as u64)
             .expect("room")
-            .image();
-        let live = store.live(image).expect("live");
+            .image_id();
+        let live = store.open_live(image).expect("live");
         live.write_at(&bytes, 0)
             .and_then(|()| live.flush())
             .expect("written");
         drop(live);
-        store.snapshot(image, &name("monday")).expect("snapshot");
+        store
+            .take_snapshot(image, &name("monday"))
+            .expect("snapshot");
     }
     (dir, store, bytes)
 }
@@ -60,7 +62,7 @@ fn frames_table(dir: &Path) -> PathBuf {
 }
 
 fn reopen(dir: &TempDir) -> Store {
-    Store::open(&dir.path().join("store"), Access::ReadWrite, "test").expect("it opens")
+    Store::open_dir(&dir.path().join("store"), Access::ReadWrite, "test").expect("it opens")
 }
 
 /// Closes the store and flips a bit in the middle of its frames.
@@ -157,14 +159,14 @@ fn who_reads_a_damaged_chunk_gets_it_from_the_repository_and_the_store_is_healed
         };
         // One that is only read is served, and stays as it is.
         let path = dir.path().join("store");
-        let reader = Store::open(&path, Access::ReadOnly, "").expect("it opens");
+        let reader = Store::open_dir(&path, Access::ReadOnly, "").expect("it opens");
         reader.set_sources(vec![Arc::new(source())]);
         assert_all_whole(&reader, &bytes, "read only");
         drop(reader);
         assert!(damage(&store) > 0, "nobody wrote");
         store.set_sources(vec![Arc::new(source())]);
         let live = store
-            .live(store.find("web").expect("there").image())
+            .open_live(store.find_node("web").expect("there").image_id())
             .expect("live");
         let mut seen = vec![0; bytes.len()];
         live.read_at(&mut seen, 0).expect("a guest reads");
@@ -202,7 +204,7 @@ fn a_repository_that_is_damaged_itself_gives_no_wrong_byte() {
     let source = RepositorySource::new("of the test".to_owned(), Box::new(open));
     store.set_sources(vec![Arc::new(source)]);
     let disk = store
-        .disk(store.find("web").expect("there"))
+        .open_disk(store.find_node("web").expect("there"))
         .expect("opens");
     let mut failed = 0;
     for (at, expected) in bytes.chunks(4096).enumerate() {
@@ -235,10 +237,10 @@ fn a_push_that_verifies_sends_what_is_damaged_there_again() {
         client.place.replace_all(place);
         // The same disk again: its map needs every chunk.
         let image = store
-            .create(&name("again"), bytes.len() as u64)
+            .create_image(&name("again"), bytes.len() as u64)
             .expect("room")
-            .image();
-        let live = store.live(image).expect("live");
+            .image_id();
+        let live = store.open_live(image).expect("live");
         live.write_at(&bytes, 0)
             .and_then(|()| live.flush())
             .expect("written");
@@ -247,7 +249,7 @@ fn a_push_that_verifies_sends_what_is_damaged_there_again() {
         let request = PushRequest {
             verify,
             ..request(PushSelection::Nodes(vec![
-                store.find("again").expect("there"),
+                store.find_node("again").expect("there"),
             ]))
         };
         let report = push(&repository, &store, &request, &Unwatched).expect("pushed");

@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vellum_core::source::{Extent, ExtentKind, ImageSource, SourceError};
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_core::units::ChunkLen;
 use vellum_store::{
-    Access, CheckOptions, CollectOptions, Compression, Finding, ImportOptions, ImportRequest,
-    ImportTarget, Input, RepairOptions, SCRUB_ROUND, ScrubOptions, Store, StoreError,
+    Access, CheckFinding, CheckOptions, CollectOptions, Compression, ImageInput, ImportOptions,
+    ImportRequest, ImportTarget, RepairOptions, SCRUB_ROUND, ScrubOptions, Store, StoreError,
     StoreParameters, Unwatched,
 };
 
@@ -91,7 +91,7 @@ fn import(store: &Store, text: &str, bytes: &[u8], verify: bool) -> Result<(), S
         },
         snapshot: None,
     };
-    let input = Input::source(Box::new(Bytes(bytes.to_vec())), "a disk".to_owned());
+    let input = ImageInput::of_source(Box::new(Bytes(bytes.to_vec())), "a disk".to_owned());
     let options = ImportOptions { verify };
     store
         .import_with(input, &request, options, &Unwatched)
@@ -108,8 +108,8 @@ fn original(is_collected: bool) -> Original {
         frame_len: 16 << 10,
         compression: Compression::Zstd(3),
     };
-    Store::init(&dir, parameters).expect("a new store");
-    let open = || Store::open(&dir, Access::ReadWrite, "test").expect("it opens");
+    Store::init_dir(&dir, parameters).expect("a new store");
+    let open = || Store::open_dir(&dir, Access::ReadWrite, "test").expect("it opens");
     let mut random = fastrand::Rng::with_seed(7);
     let mut noise = |len: usize| {
         let mut bytes = vec![0; len];
@@ -119,26 +119,28 @@ fn original(is_collected: bool) -> Original {
     let store = open();
     import(&store, "root", &noise(90_000), false).expect("imported");
     import(&store, "gone", &noise(30_000), false).expect("imported");
-    let root = store.find("root").expect("there").image();
-    store.snapshot(root, &name("first")).expect("a snapshot");
-    let on_it = store.find("root@first").expect("there");
+    let root = store.find_node("root").expect("there").image_id();
+    store
+        .take_snapshot(root, &name("first"))
+        .expect("a snapshot");
+    let on_it = store.find_node("root@first").expect("there");
     for (text, at) in [("left", 9000), ("right", 40_000)] {
         let child = store
             .create_child(&name(text), on_it, None)
             .expect("a child")
-            .image();
-        let live = store.live(child).expect("live");
+            .image_id();
+        let live = store.open_live(child).expect("live");
         live.write_at(&noise(10_000), at)
             .and_then(|()| live.write_zeroes(20_000, 12_288))
             .and_then(|()| live.flush())
             .expect("written");
         drop(live);
-        store.snapshot(child, &name("s")).expect("a snapshot");
+        store.take_snapshot(child, &name("s")).expect("a snapshot");
     }
-    if let Node::Snapshot(image, serial) = on_it {
+    if let NodeRef::Snapshot(image, serial) = on_it {
         store.delete_snapshot(image, serial).expect("deleted");
     }
-    let gone = store.find("gone").expect("there").image();
+    let gone = store.find_node("gone").expect("there").image_id();
     store.delete_image(gone, true).expect("deleted");
     if is_collected {
         store
@@ -151,7 +153,7 @@ fn original(is_collected: bool) -> Original {
     client.push(&store).expect("pushed");
     drop(store);
     let store = open();
-    store.create(&name("empty"), 5000).expect("created");
+    store.create_image(&name("empty"), 5000).expect("created");
     client.push(&store).expect("pushed");
     let contents = contents(&store);
     copy_still(&dir, &folder.path().join("killed"));
@@ -265,7 +267,7 @@ fn repair(dir: &Path, original: Option<&Original>, context: &str) -> vellum_stor
 }
 
 /// What is damaged, and the names of what does not read as it was, each of which is told.
-fn look(store: &Store, original: &Original, context: &str) -> (Vec<Finding>, Vec<String>) {
+fn look(store: &Store, original: &Original, context: &str) -> (Vec<CheckFinding>, Vec<String>) {
     let options = CheckOptions {
         read_data: true,
         subset: None,
@@ -279,11 +281,11 @@ fn look(store: &Store, original: &Original, context: &str) -> (Vec<Finding>, Vec
         .collect();
     let mut missing = Vec::new();
     for (text, bytes) in &original.contents {
-        let Ok(node) = store.find(text) else {
+        let Ok(node) = store.find_node(text) else {
             missing.push(text.clone());
             continue;
         };
-        let disk = store.disk(node).expect("a listed node opens");
+        let disk = store.open_disk(node).expect("a listed node opens");
         for (nth, expected) in bytes.chunks(READ_LEN).enumerate() {
             let mut seen = vec![0; expected.len()];
             match disk.read_at(&mut seen, (nth * READ_LEN) as u64) {
@@ -304,7 +306,7 @@ fn look(store: &Store, original: &Original, context: &str) -> (Vec<Finding>, Vec
 }
 
 fn open(dir: &Path) -> Result<Store, StoreError> {
-    Store::open(dir, Access::ReadWrite, "test")
+    Store::open_dir(dir, Access::ReadWrite, "test")
 }
 
 fn repaired_from_repository(original: &Original, dir: &Path, context: &str) -> Verdict {
@@ -368,8 +370,8 @@ fn imported_again(original: &Original, dir: &Path, way: Way, context: &str) -> V
     let (_, missing) = look(&store, original, context);
     for (nth, bytes) in original.contents.values().enumerate() {
         let disk = store
-            .find(&format!("again-{nth}"))
-            .and_then(|node| store.disk(node));
+            .find_node(&format!("again-{nth}"))
+            .and_then(|node| store.open_disk(node));
         let (disk, mut seen) = (disk.expect("it is there"), vec![0; bytes.len()]);
         disk.read_at(&mut seen, 0)
             .unwrap_or_else(|error| panic!("{context}: imported, and not readable: {error}"));

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use vellum_core::identity::ContentId;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::{Store, Unwatched};
 
 use super::grower::{Grower, contents, name, new_store, read_all, shape};
@@ -74,50 +74,44 @@ fn key() -> FirstKey {
 fn whole_trees_and_increments_arrive() {
     let mut grower = Grower::new(seed());
     (0..15).for_each(|_| grower.step());
+    let source = &grower.store;
     let key = key();
     let (_dir, store) = new_store();
     received(
         &store,
-        &sent(&grower.store, PushSelection::All, &[], Some(&key)),
+        &sent(source, PushSelection::All, &[], Some(&key)),
         Some(&key.opener),
         "",
     )
     .expect("it arrives");
-    let (found, expected) = (contents(&store), contents(&grower.store));
+    let (found, expected) = (contents(&store), contents(source));
     assert!(found.keys().eq(expected.keys()));
     expected
         .iter()
         .for_each(|(text, bytes)| assert_same(&found[text], bytes, text));
-    assert_eq!(shape(&store), shape(&grower.store));
+    assert_eq!(shape(&store), shape(source));
 
     // An increment from one snapshot to the next.
-    let image = grower
-        .store
-        .create(&name("increment"), 8 << 20)
+    let image = source
+        .create_image(&name("increment"), 8 << 20)
         .expect("create")
-        .image();
+        .image_id();
     let write = |byte: u8, at: u64| {
-        let live = grower.store.live(image).expect("live");
+        let live = source.open_live(image).expect("live");
         live.write_at(&vec![byte; 300_000], at)
             .and_then(|()| live.flush())
             .expect("write");
     };
     write(1, 0);
-    let first = grower.store.snapshot(image, &name("a")).expect("snapshot");
+    let first = source.take_snapshot(image, &name("a")).expect("snapshot");
     write(2, 1 << 20);
-    let second = grower.store.snapshot(image, &name("b")).expect("snapshot");
-    let content = grower
-        .store
+    let second = source.take_snapshot(image, &name("b")).expect("snapshot");
+    let content = source
         .tree()
         .layer_of(first)
         .and_then(|layer| layer.content)
         .expect("an identity");
-    let increment = sent(
-        &grower.store,
-        PushSelection::Nodes(vec![second]),
-        &[content],
-        None,
-    );
+    let increment = sent(source, PushSelection::Nodes(vec![second]), &[content], None);
     let refused = received(&store, &increment, None, "b-");
     assert!(
         matches!(refused, Err(BackupError::Damaged { .. })),
@@ -126,7 +120,7 @@ fn whole_trees_and_increments_arrive() {
     assert!(store.tree().image_named(&name("b-increment")).is_none());
     received(
         &store,
-        &sent(&grower.store, PushSelection::Nodes(vec![first]), &[], None),
+        &sent(source, PushSelection::Nodes(vec![first]), &[], None),
         None,
         "a-",
     )
@@ -136,10 +130,10 @@ fn whole_trees_and_increments_arrive() {
         report.chunks.0 + report.chunks.1 < 100,
         "it has what is new only: {report:?}"
     );
-    let there = store.find("b-increment").expect("it is there");
+    let there = store.find_node("b-increment").expect("it is there");
     assert_same(
         &read_all(&store, there),
-        &read_all(&grower.store, second),
+        &read_all(source, second),
         "increment",
     );
 }
@@ -149,12 +143,12 @@ fn damaged_and_cut_streams_are_refused_with_nothing_done() {
     let mut grower = Grower::new(seed());
     let image = grower
         .store
-        .create(&name("small"), 70_000)
+        .create_image(&name("small"), 70_000)
         .expect("create")
-        .image();
+        .image_id();
     grower
         .store
-        .live(image)
+        .open_live(image)
         .and_then(|live| {
             live.write_at(b"some bytes", 5000)
                 .and_then(|()| live.flush())
@@ -162,7 +156,7 @@ fn damaged_and_cut_streams_are_refused_with_nothing_done() {
         .expect("write");
     let whole = sent(
         &grower.store,
-        PushSelection::Nodes(vec![Node::Image(image)]),
+        PushSelection::Nodes(vec![NodeRef::Image(image)]),
         &[],
         None,
     );

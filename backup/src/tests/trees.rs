@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vellum_core::device::{Exports, Intent};
 use vellum_core::identity::ContentId;
-use vellum_core::tree::{Mode, Node};
+use vellum_core::tree::{Mode, NodeRef};
 use vellum_core::units::MachineId;
 use vellum_store::{Store, Unwatched};
 
@@ -133,19 +133,19 @@ pub(super) fn pull_present(client: &Client, store: &Store, source: &Store, prefi
 /// The nodes of `store` as points name them: image, serial, content.
 pub(super) fn present(store: &Store) -> Vec<(String, Option<u64>, String)> {
     let (nodes, id) = (
-        store.tree().nodes().collect::<Vec<_>>(),
+        store.tree().all_nodes().collect::<Vec<_>>(),
         store.id().expect("an identity"),
     );
-    let moment = store.moment(&nodes).expect("a moment");
-    let of = |(node, layer): &(Node, _)| {
-        let serial = if let Node::Snapshot(_, serial) = node {
+    let moment = store.take_point_in_time(&nodes).expect("a moment");
+    let of = |(node, layer): &(NodeRef, _)| {
+        let serial = if let NodeRef::Snapshot(_, serial) = node {
             Some(*serial)
         } else {
             None
         };
-        let content = moment.layer(*layer).ok()?.content?;
+        let content = moment.layer_by_id(*layer).ok()?.content?;
         Some((
-            format!("{id}-{}", node.image()),
+            format!("{id}-{}", node.image_id()),
             serial,
             content.to_string(),
         ))
@@ -156,7 +156,7 @@ pub(super) fn present(store: &Store) -> Vec<(String, Option<u64>, String)> {
 fn restore_all(client: &Client, source: &Store, dir: &std::path::Path) {
     let repository = client.open(client.objects()).expect("it opens");
     let reader = Reader::new(&repository);
-    let nodes: Vec<Node> = source.tree().nodes().collect();
+    let nodes: Vec<NodeRef> = source.tree().all_nodes().collect();
     for (nth, ((_, _, content), node)) in present(source).into_iter().zip(nodes).enumerate() {
         let (content, expected) = (
             ContentId::parse(&content).expect("an identity"),
@@ -191,18 +191,18 @@ fn restore_all(client: &Client, source: &Store, dir: &std::path::Path) {
 
 /// A store whose image `web` was pushed in two states, the first of which has a snapshot and a
 /// child; and its machine.
-fn store_to_rename(client: &Client) -> (tempfile::TempDir, Store, [Node; 2], MachineId) {
+fn store_to_rename(client: &Client) -> (tempfile::TempDir, Store, [NodeRef; 2], MachineId) {
     let (dir, store) = new_store();
-    let web = store.create(&name("web"), 1 << 20).expect("create");
+    let web = store.create_image(&name("web"), 1 << 20).expect("create");
     let write = |byte: u8| {
-        let live = store.live(web.image()).expect("live");
+        let live = store.open_live(web.image_id()).expect("live");
         live.write_at(&[byte; 9000], 0)
             .and_then(|()| live.flush())
             .expect("write");
     };
     write(1);
     let first = store
-        .snapshot(web.image(), &name("first"))
+        .take_snapshot(web.image_id(), &name("first"))
         .expect("snapshot");
     store
         .create_child(&name("child"), first, None)
@@ -210,7 +210,7 @@ fn store_to_rename(client: &Client) -> (tempfile::TempDir, Store, [Node; 2], Mac
     let machine = store
         .create_machine(&name("rack"), Some(b"old"))
         .expect("a machine");
-    store.pin(web, true).expect("pin");
+    store.set_pinned(web, true).expect("pin");
     client.push(&store).expect("a push");
     write(2);
     client.push(&store).expect("a push");
@@ -218,17 +218,21 @@ fn store_to_rename(client: &Client) -> (tempfile::TempDir, Store, [Node; 2], Mac
 }
 
 /// Renames and marks the image, its snapshot and the machine.
-fn rename_all(store: &Store, [web, first]: [Node; 2], machine: MachineId) {
-    store.rename(web, &name("www")).expect("rename");
-    store.rename(first, &name("begin")).expect("rename");
-    store.tag(first, &[name("release")], &[]).expect("tag");
-    store.pin(first, true).expect("pin");
-    store.pin(web, false).expect("pin");
-    store.set_mode(web.image(), Mode::Readonly).expect("mode");
+fn rename_all(store: &Store, [web, first]: [NodeRef; 2], machine: MachineId) {
+    store.rename_node(web, &name("www")).expect("rename");
+    store.rename_node(first, &name("begin")).expect("rename");
+    store
+        .change_tags(first, &[name("release")], &[])
+        .expect("tag");
+    store.set_pinned(first, true).expect("pin");
+    store.set_pinned(web, false).expect("pin");
+    store
+        .set_mode(web.image_id(), Mode::Readonly)
+        .expect("mode");
     store
         .configure_machine(machine, Some(b"new"))
         .expect("a file");
-    store.add_disk(machine, web.image()).expect("a disk");
+    store.add_disk(machine, web.image_id()).expect("a disk");
 }
 
 /// The points with the name of an image: their snapshots, modes and pins.
@@ -315,7 +319,10 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
     )
     .expect("a collection");
     store
-        .delete_image(store.find("child").expect("it is there").image(), false)
+        .delete_image(
+            store.find_node("child").expect("it is there").image_id(),
+            false,
+        )
         .expect("delete");
     client.push(&store).expect("a push");
     assert_eq!(
@@ -333,21 +340,23 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
 fn an_image_that_went_back_is_not_restored_as_what_it_was_in_between() {
     let (_dir, store) = new_store();
     let client = Client::new(false);
-    let web = store.create(&name("web"), 1 << 20).expect("create");
+    let web = store.create_image(&name("web"), 1 << 20).expect("create");
     let first = store
-        .snapshot(web.image(), &name("first"))
+        .take_snapshot(web.image_id(), &name("first"))
         .expect("snapshot");
     client.push(&store).expect("a push");
-    let live = store.live(web.image()).expect("live");
+    let live = store.open_live(web.image_id()).expect("live");
     live.write_at(&[7; 9000], 0)
         .and_then(|()| live.flush())
         .expect("write");
     drop(live);
     client.push(&store).expect("a push");
-    let Node::Snapshot(image, serial) = first else {
+    let NodeRef::Snapshot(image, serial) = first else {
         panic!("a snapshot")
     };
-    store.restore(image, serial, None).expect("restore");
+    store
+        .restore_snapshot(image, serial, None)
+        .expect("restore");
     assert_eq!(client.push(&store).expect("a push").described_points, 1);
     assert_eq!(client.push(&store).expect("a push").described_points, 0);
     let (_dir, empty) = new_store();
@@ -368,11 +377,11 @@ fn two_stores_share_what_they_have_in_common_and_nothing_is_believed_unseen() {
         .filter(|(text, _)| !text.contains('@'))
     {
         let image = second
-            .create(&name(&text), bytes.len() as u64)
+            .create_image(&name(&text), bytes.len() as u64)
             .expect("create")
-            .image();
+            .image_id();
         second
-            .live(image)
+            .open_live(image)
             .and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush()))
             .expect("write");
     }
@@ -402,7 +411,8 @@ fn a_store_that_was_brought_back_does_not_believe_the_books_of_its_future() {
     copy_folder(&grower.dir.path().join("store"), &path);
     (0..5).for_each(|_| grower.write());
     client.push(&grower.store).expect("a push");
-    let back = Store::open(&path, vellum_store::Access::ReadWrite, "test").expect("the copy opens");
+    let back =
+        Store::open_dir(&path, vellum_store::Access::ReadWrite, "test").expect("the copy opens");
     let image = back
         .tree()
         .images()
@@ -410,8 +420,8 @@ fn a_store_that_was_brought_back_does_not_believe_the_books_of_its_future() {
         .map(|image| (image.id, image.name.clone()))
         .expect("an image");
     let live = back
-        .create(&name("other"), 1 << 20)
-        .and_then(|node| back.live(node.image()))
+        .create_image(&name("other"), 1 << 20)
+        .and_then(|node| back.open_live(node.image_id()))
         .expect("an image");
     let mut bytes = vec![0; 1 << 20];
     grower.random.fill(&mut bytes);
@@ -444,12 +454,12 @@ fn disks_that_guests_write_are_pushed_as_of_one_moment() {
     let (_dir, store) = new_store();
     let client = Client::new(false);
     for text in ["a", "b"] {
-        store.create(&name(text), 1 << 20).expect("create");
+        store.create_image(&name(text), 1 << 20).expect("create");
     }
     let exports = store.exports();
     let disks = ["a", "b"].map(|text| {
         exports
-            .open(text, Intent::ReadWrite)
+            .open_export(text, Intent::ReadWrite)
             .expect("it is attached")
     });
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));

@@ -138,7 +138,7 @@ fn names_of_a_segment_in_two_index_objects_are_all_seen() {
         .sample
         .chunks
         .iter()
-        .map(|(id, at, chunk)| (*id, *at, vellum_core::hash::ChunkHash::of(chunk)))
+        .map(|(id, at, chunk)| (*id, *at, vellum_core::hash::ChunkHash::of_chunk(chunk)))
         .collect();
     seen.sort_unstable();
     expected.sort_unstable();

@@ -11,7 +11,7 @@ use vellum_backup::objects::{ObjectId, ObjectName, Objects};
 use vellum_backup::seal::{SealedKind, Sealer};
 use vellum_core::hash::ChunkHash;
 use vellum_core::identity::ContentId;
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run};
 use vellum_core::units::PageIndex;
 use vellum_store::{Compression, codec};
 
@@ -175,7 +175,7 @@ impl Builder<'_> {
                     .zip(group)
                     .filter_map(|(at, chunk)| chunk.as_ref().map(|_| at))
                     .collect();
-                let (codec, payload) = codec::compress(
+                let (codec, payload) = codec::compress_frame(
                     compression,
                     &group
                         .iter()
@@ -219,7 +219,7 @@ impl Builder<'_> {
                 .position(|id| *id == frame.segment)
                 .expect("ours")];
             let hash = |ordinal: u32| {
-                ChunkHash::of(chunks[ordinal as usize].as_ref().expect("it is there"))
+                ChunkHash::of_chunk(chunks[ordinal as usize].as_ref().expect("it is there"))
             };
             names
                 .entry(frame.segment)
@@ -239,32 +239,34 @@ impl Builder<'_> {
         object.id
     }
 
-    fn random_map(&mut self, count: usize) -> Vec<Slot> {
+    fn random_map(&mut self, count: usize) -> Vec<PageEntry> {
         let mut map = Vec::new();
         while map.len() < count {
             let len = self.random.usize(1..60).min(count - map.len());
             let segment = self.random.u32(..SEGMENT_COUNT);
             let first = self.random.u32(..CHUNK_COUNT - 60);
             let slot = match self.random.u8(..4) {
-                0 => Slot::Absent,
-                1 => Slot::Zero,
-                _ => Slot::Chunk(address(segment, first)),
+                0 => PageEntry::Absent,
+                1 => PageEntry::Zero,
+                _ => PageEntry::Chunk(address(segment, first)),
             };
             let there = (0..len as u16)
-                .map(|at| slot.advance(at))
+                .map(|at| slot.advance_by(at))
                 .map(|slot| match slot {
-                    Slot::Chunk(_) if self.chunk(slot).is_none() => Slot::Zero,
+                    PageEntry::Chunk(_) if self.chunk(slot).is_none() => PageEntry::Zero,
                     other => other,
                 });
             map.extend(there);
         }
         // A page that says nothing, between others.
-        map[1024..2048].fill(Slot::Absent);
+        map[1024..2048].fill(PageEntry::Absent);
         map
     }
 
-    fn chunk(&self, slot: Slot) -> Option<&Vec<u8>> {
-        let Slot::Chunk(id) = slot else { return None };
+    fn chunk(&self, slot: PageEntry) -> Option<&Vec<u8>> {
+        let PageEntry::Chunk(id) = slot else {
+            return None;
+        };
         let (segment, ordinal) = vellum_backup::format::split_address(id);
         self.chunks[segment as usize][ordinal as usize].as_ref()
     }
@@ -274,7 +276,7 @@ impl Builder<'_> {
         &mut self,
         content: ContentId,
         parent: Option<(ContentId, u64)>,
-        map: &[Slot],
+        map: &[PageEntry],
     ) -> Value {
         let pages: Vec<(PageIndex, Page)> = (0..)
             .map(PageIndex)
@@ -301,14 +303,14 @@ impl Builder<'_> {
     }
 
     /// The content of a map over `below`.
-    fn shown(&self, below: &[u8], map: &[Slot], len: usize) -> Vec<u8> {
+    fn shown(&self, below: &[u8], map: &[PageEntry], len: usize) -> Vec<u8> {
         let mut disk = below.to_vec();
         disk.resize(map.len() * CHUNK_LEN, 0);
         for (chunk, slot) in disk.chunks_mut(CHUNK_LEN).zip(map) {
             match slot {
-                Slot::Absent => {}
-                Slot::Zero => chunk.fill(0),
-                Slot::Chunk(_) => {
+                PageEntry::Absent => {}
+                PageEntry::Zero => chunk.fill(0),
+                PageEntry::Chunk(_) => {
                     chunk.copy_from_slice(self.chunk(*slot).expect("maps name what is there"));
                 }
             }
@@ -346,10 +348,10 @@ impl Builder<'_> {
     }
 }
 
-fn page(slots: &[Slot]) -> Page {
+fn page(slots: &[PageEntry]) -> Page {
     let mut page = Page::new();
     (0..).zip(slots).for_each(|(start, slot)| {
-        page.push(Run {
+        page.push_run(Run {
             start,
             len: 1,
             slot: *slot,

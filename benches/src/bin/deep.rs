@@ -11,12 +11,12 @@ fn main() {
     let [dir, parent, image, depth] = arguments.as_slice() else {
         panic!("STORE PARENT NAME DEPTH")
     };
-    let store = Store::open(Path::new(dir), Access::ReadWrite, "bench")
+    let store = Store::open_dir(Path::new(dir), Access::ReadWrite, "bench")
         .expect("a store that nobody writes to");
-    let parent = store.find(parent).expect("an image or snapshot");
+    let parent = store.find_node(parent).expect("an image or snapshot");
     let image = store
         .create_child(&name(image), parent, None)
         .expect("a name that is free")
-        .image();
+        .image_id();
     drop(deepen(&store, image, depth.parse().expect("a number")));
 }

@@ -18,7 +18,7 @@ use vellum_backup::seal::{KeyFile, Opener, PasswordCost};
 use vellum_backup::{ClientFolders, FirstKey, Repository, Rollback, Writer};
 use vellum_benches::{name, new_store, peak_memory_kib, timed};
 use vellum_core::identity::ContentId;
-use vellum_core::retention::{Limit, Rules};
+use vellum_core::retention::{KeepLimit, RetentionRules};
 use vellum_core::units::ChunkLen;
 use vellum_store::{Access, CollectOptions, Store, Unwatched};
 
@@ -191,7 +191,7 @@ fn open(dir: &Path) -> Repository {
 }
 
 fn open_store(dir: &Path) -> Store {
-    Store::open(&dir.join("store"), Access::ReadWrite, "bench").expect("it opens")
+    Store::open_dir(&dir.join("store"), Access::ReadWrite, "bench").expect("it opens")
 }
 
 fn writer() -> Writer {
@@ -219,10 +219,10 @@ fn make(dir: &Path) {
     );
     let store = new_store(&dir.join("store"));
     let image = store
-        .create(&name("disk"), DISK_LEN)
+        .create_image(&name("disk"), DISK_LEN)
         .expect("the first image")
-        .image();
-    let live = store.live(image).expect("nobody else writes");
+        .image_id();
+    let live = store.open_live(image).expect("nobody else writes");
     let (mut random, mut piece) = (fastrand::Rng::with_seed(1), vec![0; 1 << 20]);
     for at in (0..DATA_LEN).step_by(1 << 20) {
         piece
@@ -239,8 +239,8 @@ fn make(dir: &Path) {
 /// repository does.
 fn write(dir: &Path, generation: u64) {
     let store = open_store(dir);
-    let image = store.find("disk").expect("it was made").image();
-    let live = store.live(image).expect("nobody else writes");
+    let image = store.find_node("disk").expect("it was made").image_id();
+    let live = store.open_live(image).expect("nobody else writes");
     let (mut random, mut stretch) = (fastrand::Rng::with_seed(generation), vec![0; STRETCH_LEN]);
     for _ in 0..STRETCHES {
         stretch
@@ -255,11 +255,11 @@ fn write(dir: &Path, generation: u64) {
     live.flush().expect("room");
     drop(live);
     store
-        .snapshot(image, &name(&format!("g{generation}")))
+        .take_snapshot(image, &name(&format!("g{generation}")))
         .expect("a name that is free");
     let serials: Vec<u64> = store
         .tree()
-        .snapshots(image)
+        .snapshots_of(image)
         .map(|snapshot| snapshot.serial)
         .collect();
     for serial in &serials[..serials.len().saturating_sub(KEPT as usize)] {
@@ -287,9 +287,9 @@ fn push_all(repository: &Repository, store: &Store) {
 /// Keeps the newest, and gives the space of the others back.
 fn thin(dir: &Path) {
     let repository = open(dir);
-    let rules = Rules {
-        last: Limit::Newest(KEPT),
-        ..Rules::default()
+    let rules = RetentionRules {
+        last: KeepLimit::Newest(KEPT),
+        ..RetentionRules::default()
     };
     let wish = ForgetWish::Rules {
         rules,

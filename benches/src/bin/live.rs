@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use vellum_benches::{MemoryDisk, deepen, import, name, new_store};
-use vellum_core::tree::Node;
-use vellum_store::{Input, LiveDisk, Store};
+use vellum_core::tree::NodeRef;
+use vellum_store::{ImageInput, LiveDisk, Store};
 
 const CHUNK_LEN: usize = 4096;
 const DISK_LEN: u64 = 1 << 30;
@@ -21,22 +21,22 @@ fn main() {
     let store = new_store(&folder.path().join("store"));
     let base = import(
         &store,
-        Input::source(
+        ImageInput::of_source(
             Box::new(MemoryDisk::half_noise(256 << 20, 1)),
             "noise".to_owned(),
         ),
         "base",
     );
-    reads(&store, Node::Image(base));
+    reads(&store, NodeRef::Image(base));
     writes(&store);
 }
 
-fn reads(store: &Store, base: Node) {
+fn reads(store: &Store, base: NodeRef) {
     for depth in [1, 1000] {
         let image = store
             .create_child(&name(&format!("deep{depth}")), base, None)
             .expect("a free name")
-            .image();
+            .image_id();
         let live = deepen(store, image, depth);
         let mut random = fastrand::Rng::with_seed(depth);
         let mut buffer = [0; CHUNK_LEN];
@@ -71,10 +71,10 @@ fn writes(store: &Store) {
     let mut random = fastrand::Rng::with_seed(9);
     let overlay = |text: &str| {
         let image = store
-            .create(&name(text), DISK_LEN)
+            .create_image(&name(text), DISK_LEN)
             .expect("a free name")
-            .image();
-        store.live(image).expect("nobody else writes")
+            .image_id();
+        store.open_live(image).expect("nobody else writes")
     };
     for (text, count, every) in [("w-end", 40_000, 0), ("w-32", 6_400, 32), ("w-1", 400, 1)] {
         let live = overlay(text);

@@ -10,7 +10,9 @@ use vellum_benches::{disk_usage, name};
 use vellum_core::units::ChunkLen;
 use vellum_formats::Format;
 use vellum_store::measure::{Estimate, LengthReport, MeasureOptions, measure};
-use vellum_store::{Access, ImportRequest, ImportTarget, Input, Store, StoreParameters, Unwatched};
+use vellum_store::{
+    Access, ImageInput, ImportRequest, ImportTarget, Store, StoreParameters, Unwatched,
+};
 
 /// Chunk lengths, in bytes.
 const CHUNK_LENS: [u64; 6] = [4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10, 1 << 20];
@@ -66,8 +68,8 @@ fn disks(corpus: &Path, names: &[String]) -> Vec<PathBuf> {
     disks
 }
 
-fn input(disk: &Path) -> Input {
-    Input::open(disk, Format::Raw, None).expect("a disk opens")
+fn input(disk: &Path) -> ImageInput {
+    ImageInput::open_whole(disk, Format::Raw, None).expect("a disk opens")
 }
 
 fn foretold(disks: &[PathBuf], sample: f64) -> Vec<LengthReport> {
@@ -93,7 +95,7 @@ fn import(disks: &[PathBuf], length: &LengthReport) -> Stored {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let dir = folder.path().join("store");
     let chunk_len = ChunkLen::new(length.chunk_len as u32).expect("a store can have it");
-    Store::init(
+    Store::init_dir(
         &dir,
         StoreParameters {
             chunk_len,
@@ -102,7 +104,7 @@ fn import(disks: &[PathBuf], length: &LengthReport) -> Stored {
         },
     )
     .expect("a new folder");
-    let store = Store::open(&dir, Access::ReadWrite, "bench").expect("a sound store opens");
+    let store = Store::open_dir(&dir, Access::ReadWrite, "bench").expect("a sound store opens");
     for (nth, disk) in disks.iter().enumerate() {
         let target = ImportTarget::New {
             name: name(&format!("disk{nth}")),
@@ -119,7 +121,7 @@ fn import(disks: &[PathBuf], length: &LengthReport) -> Stored {
             )
             .expect("a sound disk is imported");
     }
-    let stats = store.stats().expect("sound");
+    let stats = store.compute_stats().expect("sound");
     drop(store);
     Stored {
         unique: stats.unique,

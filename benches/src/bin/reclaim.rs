@@ -8,11 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use vellum_benches::{disk_usage, name};
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_formats::Format;
-use vellum_store::report::{Census, Holder, ReportOptions};
+use vellum_store::report::{Holder, ReportOptions, UsageScan};
 use vellum_store::{
-    Access, CollectOptions, ImportRequest, ImportTarget, Input, Store, StoreParameters, Unwatched,
+    Access, CollectOptions, ImageInput, ImportRequest, ImportTarget, Store, StoreParameters,
+    Unwatched,
 };
 
 fn main() {
@@ -62,14 +63,14 @@ fn main() {
 }
 
 fn open(dir: &Path) -> Store {
-    Store::open(dir, Access::ReadWrite, "bench").expect("a sound store opens")
+    Store::open_dir(dir, Access::ReadWrite, "bench").expect("a sound store opens")
 }
 
 /// The disks of the corpus in order: of those that begin with the same letter, each is the next
 /// state of the one before, kept by a snapshot; every second one also gets clones that guests write
 /// to.
 fn make(corpus: &Path, dir: &Path, random: &mut fastrand::Rng) {
-    Store::init(dir, StoreParameters::DEFAULT).expect("a new folder");
+    Store::init_dir(dir, StoreParameters::DEFAULT).expect("a new folder");
     let store = open(dir);
     let entries = fs::read_dir(corpus)
         .expect("a folder of disks")
@@ -88,7 +89,7 @@ fn make(corpus: &Path, dir: &Path, random: &mut fastrand::Rng) {
             .tree()
             .image_named(&name(&stem[..1]))
             .map(|image| image.id);
-        let input = Input::open(disk, Format::Raw, None).expect("a disk opens");
+        let input = ImageInput::open_whole(disk, Format::Raw, None).expect("a disk opens");
         let target = image.map_or_else(
             || ImportTarget::New {
                 name: name(&stem[..1]),
@@ -107,13 +108,13 @@ fn make(corpus: &Path, dir: &Path, random: &mut fastrand::Rng) {
         if nth.is_multiple_of(2) {
             let snapshot = store
                 .tree()
-                .snapshots(node.image())
+                .snapshots_of(node.image_id())
                 .next_back()
                 .map(|snapshot| snapshot.serial)
                 .expect("just taken");
             clone(
                 &store,
-                Node::Snapshot(node.image(), snapshot),
+                NodeRef::Snapshot(node.image_id(), snapshot),
                 &format!("clone-{stem}"),
                 random,
             );
@@ -125,13 +126,13 @@ fn make(corpus: &Path, dir: &Path, random: &mut fastrand::Rng) {
 }
 
 /// A child of `parent` with a snapshot between two times of writing.
-fn clone(store: &Store, parent: Node, text: &str, random: &mut fastrand::Rng) {
+fn clone(store: &Store, parent: NodeRef, text: &str, random: &mut fastrand::Rng) {
     let image = store
         .create_child(&name(text), parent, None)
         .expect("a free name")
-        .image();
+        .image_id();
     for round in 0..2 {
-        let live = store.live(image).expect("nobody else writes");
+        let live = store.open_live(image).expect("nobody else writes");
         for _ in 0..40 {
             let mut stretch = vec![0; random.usize(1..256) * 4096];
             stretch
@@ -146,13 +147,15 @@ fn clone(store: &Store, parent: Node, text: &str, random: &mut fastrand::Rng) {
         live.flush().expect("there is room");
         drop(live);
         if round == 0 {
-            store.snapshot(image, &name("middle")).expect("a free name");
+            store
+                .take_snapshot(image, &name("middle"))
+                .expect("a free name");
         }
     }
 }
 
 /// Holds what a report's rows add up to against what the store takes.
-fn attribute(dir: &Path) -> Census {
+fn attribute(dir: &Path) -> UsageScan {
     let store = open(dir);
     let options = ReportOptions {
         rows_max: 10_000,
@@ -160,7 +163,7 @@ fn attribute(dir: &Path) -> Census {
         strip_cells: 10,
         file_systems: false,
     };
-    let report = store.report(&options, &Unwatched).expect("sound");
+    let report = store.report_space(&options, &Unwatched).expect("sound");
     let sum: u64 = report.attribution.iter().map(|row| row.bytes).sum();
     let taken = disk_usage(dir);
     let off = (sum as f64 - taken as f64).abs() / taken as f64;
@@ -177,7 +180,7 @@ fn attribute(dir: &Path) -> Census {
     {
         println!("  {:?}: {}", row.holder, row.bytes);
     }
-    store.census(&Unwatched).expect("sound")
+    store.scan_usage(&Unwatched).expect("sound")
 }
 
 fn print_errors(what: &str, errors: impl Iterator<Item = f64>) {
@@ -195,18 +198,18 @@ fn print_errors(what: &str, errors: impl Iterator<Item = f64>) {
 
 /// Deletes a set of chance in a copy; the bytes that became free, and how far off what was foretold
 /// is.
-fn check(census: &Census, dir: &Path, copy: &Path, random: &mut fastrand::Rng) -> (f64, f64) {
+fn check(census: &UsageScan, dir: &Path, copy: &Path, random: &mut fastrand::Rng) -> (f64, f64) {
     copy_store(dir, copy);
     let before = disk_usage(copy);
     let store = open(copy);
     let nodes = some_nodes(&store, random);
-    let foretold = census.reclaim(&nodes);
+    let foretold = census.estimate_reclaim(&nodes);
     for node in &nodes {
         match node {
-            Node::Snapshot(image, serial) => {
+            NodeRef::Snapshot(image, serial) => {
                 store.delete_snapshot(*image, *serial).expect("not pinned");
             }
-            Node::Image(image) => store
+            NodeRef::Image(image) => store
                 .delete_image(*image, false)
                 .expect("its snapshots went first"),
         }
@@ -234,7 +237,7 @@ fn check(census: &Census, dir: &Path, copy: &Path, random: &mut fastrand::Rng) -
 
 /// A random set of nodes, between one and most of them; images only with their snapshots, which
 /// come first.
-fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<Node> {
+fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<NodeRef> {
     let tree = store.tree();
     let share = random.f64();
     let mut nodes = Vec::new();
@@ -242,10 +245,10 @@ fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<Node> {
         for image in tree.images() {
             let takes_image = random.f64() < share / 2.0;
             let snapshots = tree
-                .snapshots(image.id)
-                .map(|snapshot| Node::Snapshot(image.id, snapshot.serial));
+                .snapshots_of(image.id)
+                .map(|snapshot| NodeRef::Snapshot(image.id, snapshot.serial));
             nodes.extend(snapshots.filter(|_| takes_image || random.f64() < share));
-            nodes.extend(takes_image.then_some(Node::Image(image.id)));
+            nodes.extend(takes_image.then_some(NodeRef::Image(image.id)));
         }
     }
     nodes

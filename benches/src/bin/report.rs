@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use vellum_benches::{name, peak_memory_kib, timed};
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::report::ReportOptions;
 use vellum_store::{Access, CollectOptions, Compression, Store, StoreParameters, Unwatched};
 
@@ -45,7 +45,7 @@ fn run_alone(step: &str, dir: &Path) {
 
 /// Writes the store as a guest would, in `dir`.
 fn make(dir: &Path) {
-    Store::init(
+    Store::init_dir(
         dir,
         StoreParameters {
             compression: Compression::Lz4,
@@ -53,15 +53,15 @@ fn make(dir: &Path) {
         },
     )
     .expect("a new folder");
-    let store = Store::open(dir, Access::ReadWrite, "bench").expect("a new store opens");
+    let store = Store::open_dir(dir, Access::ReadWrite, "bench").expect("a new store opens");
     let image = store
-        .create(&name("disk"), DISK_CHUNKS * CHUNK_LEN as u64)
+        .create_image(&name("disk"), DISK_CHUNKS * CHUNK_LEN as u64)
         .expect("the first image")
-        .image();
+        .image_id();
     let mut random = fastrand::Rng::with_seed(6);
     let mut next = 0_u64;
     let started = Instant::now();
-    let live = store.live(image).expect("nobody else writes");
+    let live = store.open_live(image).expect("nobody else writes");
     for nth in 0..SNAPSHOTS {
         for _ in 0..STRETCHES {
             let mut stretch = vec![0; STRETCH_CHUNKS as usize * CHUNK_LEN];
@@ -77,7 +77,7 @@ fn make(dir: &Path) {
         }
         live.flush().expect("there is room");
         store
-            .snapshot(image, &name(&format!("s{nth}")))
+            .take_snapshot(image, &name(&format!("s{nth}")))
             .expect("a free name");
     }
     println!(
@@ -87,7 +87,7 @@ fn make(dir: &Path) {
 }
 
 fn report(dir: &Path) {
-    let store = Store::open(dir, Access::ReadWrite, "bench").expect("a sound store");
+    let store = Store::open_dir(dir, Access::ReadWrite, "bench").expect("a sound store");
     let options = ReportOptions {
         rows_max: 1000,
         most_shared_max: 20,
@@ -95,7 +95,7 @@ fn report(dir: &Path) {
         file_systems: false,
     };
     let started = Instant::now();
-    let report = store.report(&options, &Unwatched).expect("sound");
+    let report = store.report_space(&options, &Unwatched).expect("sound");
     let (took, totals) = (started.elapsed(), report.totals);
     println!(
         "  report of {} snapshots, {} chunks, {} on disk: {:.1} s",
@@ -106,12 +106,13 @@ fn report(dir: &Path) {
     );
     println!("  peak memory {} MiB", peak_memory_kib() / 1024);
     let started = Instant::now();
-    let census = store.census(&Unwatched).expect("sound");
+    let census = store.scan_usage(&Unwatched).expect("sound");
     println!("  counting alone: {:.1} s", started.elapsed().as_secs_f64());
-    let nodes: Vec<Node> = store.tree().nodes().collect();
+    let nodes: Vec<NodeRef> = store.tree().all_nodes().collect();
     let sets = nodes.chunks(100).take(100);
     let count = sets.len() as f64;
-    let took = timed(|| sets.for_each(|set| drop(std::hint::black_box(census.reclaim(set)))));
+    let took =
+        timed(|| sets.for_each(|set| drop(std::hint::black_box(census.estimate_reclaim(set)))));
     println!(
         "  what deleting 100 nodes frees: {:.1} ms",
         took.as_secs_f64() * 1e3 / count

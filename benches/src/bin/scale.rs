@@ -8,10 +8,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use vellum_benches::{deep_image, import, name, new_store, peak_memory_kib, timed};
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_core::units::{ImageId, PageIndex};
 use vellum_formats::Format;
-use vellum_store::{Access, CollectOptions, Input, Store, Unwatched};
+use vellum_store::{Access, CollectOptions, ImageInput, Store, Unwatched};
 
 const STEPS: [(&str, fn(&Path)); 3] = [
     ("sparse", sparse),
@@ -67,7 +67,7 @@ fn sparse(dir: &Path) {
     }
     drop(file);
     let store = new_store(&dir.join("store"));
-    let input = || Input::open(&path, Format::Raw, None).expect("just written");
+    let input = || ImageInput::open_whole(&path, Format::Raw, None).expect("just written");
     let took = timed(|| import(&store, input(), "new"));
     println!(
         "  import of 1 TiB sparse, 2 GB data, new: {:.2} s",
@@ -85,7 +85,7 @@ fn chain(dir: &Path) {
         "  1,000 layers, each one chunk and a flush: {:.2} s",
         took.as_secs_f64()
     );
-    let deep = store.find("deep").expect("just made");
+    let deep = store.find_node("deep").expect("just made");
     let (shallow, deep_end) = flattened(&store, deep);
     let (at_1, at_1000) = (resolve(&store, shallow), resolve(&store, deep_end));
     println!(
@@ -94,7 +94,7 @@ fn chain(dir: &Path) {
     );
     let serials: Vec<u64> = store
         .tree()
-        .snapshots(deep.image())
+        .snapshots_of(deep.image_id())
         .map(|snapshot| snapshot.serial)
         .collect();
     let deletions: Vec<Duration> = serials
@@ -103,7 +103,7 @@ fn chain(dir: &Path) {
         .map(|serial| {
             timed(|| {
                 store
-                    .delete_snapshot(deep.image(), *serial)
+                    .delete_snapshot(deep.image_id(), *serial)
                     .expect("it is there");
             })
         })
@@ -121,27 +121,31 @@ fn chain(dir: &Path) {
 }
 
 /// A snapshot of the content of `deep` in one layer, and one of `deep` itself.
-fn flattened(store: &Store, deep: Node) -> (Node, Node) {
+fn flattened(store: &Store, deep: NodeRef) -> (NodeRef, NodeRef) {
     let flat = store
         .create_child(&name("flat"), deep, None)
         .expect("a free name");
     store
-        .flatten(flat.image(), &Unwatched)
+        .flatten(flat.image_id(), &Unwatched)
         .expect("nothing is damaged");
-    let snapshot = |image| store.snapshot(image, &name("end")).expect("a free name");
-    (snapshot(flat.image()), snapshot(deep.image()))
+    let snapshot = |image| {
+        store
+            .take_snapshot(image, &name("end"))
+            .expect("a free name")
+    };
+    (snapshot(flat.image_id()), snapshot(deep.image_id()))
 }
 
 /// Nanoseconds for one warm look at a page of `node`: the median of many rounds over all pages.
-fn resolve(store: &Store, node: Node) -> f64 {
-    let disk = store.disk(node).expect("just made");
+fn resolve(store: &Store, node: NodeRef) -> f64 {
+    let disk = store.open_disk(node).expect("just made");
     let pages = 256;
     let mut rounds: Vec<f64> = (0..101)
         .map(|_| {
             let took = timed(|| {
                 (0..pages).for_each(|page| {
                     drop(std::hint::black_box(
-                        disk.page(PageIndex(page)).expect("sound"),
+                        disk.resolve_page(PageIndex(page)).expect("sound"),
                     ));
                 });
             });
@@ -158,16 +162,16 @@ fn snapshots(dir: &Path) {
     let store_dir = dir.join("store");
     let store = new_store(&store_dir);
     let node = store
-        .create(&name("disk"), 1 << 30)
+        .create_image(&name("disk"), 1 << 30)
         .expect("the first image");
     let mut random = fastrand::Rng::with_seed(2);
     let mut times = Vec::new();
     let started = Instant::now();
     for nth in 0..COUNT {
-        write_chunk(&store, node.image(), &mut random);
+        write_chunk(&store, node.image_id(), &mut random);
         times.push(timed(|| {
             store
-                .snapshot(node.image(), &name(&format!("s{nth}")))
+                .take_snapshot(node.image_id(), &name(&format!("s{nth}")))
                 .expect("a free name")
         }));
     }
@@ -178,20 +182,27 @@ fn snapshots(dir: &Path) {
     let last = times.split_off(times.len() - 1000);
     print_times("snapshot, the last 1,000 of 10,000", last);
     drop(store);
-    let took =
-        timed(|| drop(Store::open(&store_dir, Access::ReadOnly, "bench").expect("a sound store")));
+    let took = timed(|| {
+        drop(Store::open_dir(&store_dir, Access::ReadOnly, "bench").expect("a sound store"));
+    });
     println!("  opening the store: {:.3} s", took.as_secs_f64());
-    let store = Store::open(&store_dir, Access::ReadWrite, "bench").expect("a sound store");
+    let store = Store::open_dir(&store_dir, Access::ReadWrite, "bench").expect("a sound store");
     let serials: Vec<u64> = store
         .tree()
-        .snapshots(node.image())
+        .snapshots_of(node.image_id())
         .map(|snapshot| snapshot.serial)
         .collect();
     let some = serials.iter().step_by(10);
     print_times(
         "deletion of any of them",
-        some.map(|serial| timed(|| store.delete_snapshot(node.image(), *serial).expect("there")))
-            .collect(),
+        some.map(|serial| {
+            timed(|| {
+                store
+                    .delete_snapshot(node.image_id(), *serial)
+                    .expect("there");
+            })
+        })
+        .collect(),
     );
     let created = (0..100).map(|nth| {
         timed(|| {
@@ -206,7 +217,7 @@ fn snapshots(dir: &Path) {
 fn write_chunk(store: &Store, image: ImageId, random: &mut fastrand::Rng) {
     let mut chunk = [0; 4096];
     random.fill(&mut chunk);
-    let disk = store.live(image).expect("nobody else writes");
+    let disk = store.open_live(image).expect("nobody else writes");
     disk.write_at(&chunk, random.u64(..1 << 18) * 4096)
         .expect("inside");
     disk.flush().expect("there is room");

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use crate::caller::Caller;
-use crate::failure::Failure;
-use crate::output::{Layout, Units};
+use crate::failure::CommandFailure;
+use crate::invocation::Invocation;
+use crate::output::{OutputLayout, Units};
 
 /// Options of all verbs.
 #[derive(Args)]
 #[command(next_help_heading = "Options of all commands")]
-pub(crate) struct Global {
+pub(crate) struct GlobalArgs {
     /// The store's folder [env: VELLUM_STORE] [default: vellum in the user's data folder]
     #[arg(long, global = true, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -28,7 +28,7 @@ pub(crate) struct Global {
         value_enum,
         conflicts_with = "json"
     )]
-    output: Option<Layout>,
+    output: Option<OutputLayout>,
     /// Show progress even if standard error is no terminal
     #[arg(short, long, hide_short_help = true, global = true)]
     pub(crate) progress: bool,
@@ -52,21 +52,21 @@ pub(crate) struct Global {
     units: Option<Units>,
 }
 
-impl Global {
-    pub(crate) fn layout(&self) -> Layout {
+impl GlobalArgs {
+    pub(crate) fn output_layout(&self) -> OutputLayout {
         if self.json {
-            Layout::Json
+            OutputLayout::Json
         } else {
-            self.output.unwrap_or(Layout::Human)
+            self.output.unwrap_or(OutputLayout::Human)
         }
     }
 
     pub(crate) fn wants_json(&self) -> bool {
-        self.layout() != Layout::Human
+        self.output_layout() != OutputLayout::Human
     }
 
     /// Sizes as the option says, else the environment, else in powers of 1024.
-    pub(crate) fn units(&self, caller: &Caller) -> Result<Units, Failure> {
+    pub(crate) fn size_units(&self, caller: &Invocation) -> Result<Units, CommandFailure> {
         if let Some(units) = self.units {
             return Ok(units);
         }
@@ -77,7 +77,7 @@ impl Global {
             .to_str()
             .and_then(|text| Units::from_str(text, false).ok());
         known.ok_or_else(|| {
-            Failure::usage(
+            CommandFailure::usage_error(
                 format!("VELLUM_UNITS is \"{}\"", text.display()),
                 "it can be si, iec or raw",
             )
@@ -85,7 +85,7 @@ impl Global {
     }
 
     /// The store's folder as the option says, else the environment, else in the user's data folder.
-    pub(crate) fn store(&self, caller: &Caller) -> Option<PathBuf> {
+    pub(crate) fn store_folder(&self, caller: &Invocation) -> Option<PathBuf> {
         let named = self
             .store
             .clone()
@@ -96,7 +96,7 @@ impl Global {
 
 /// `$XDG_DATA_HOME/vellum`, else `~/.local/share/vellum`. The XDG rule says that a relative path is
 /// to be ignored.
-fn data_folder(caller: &Caller) -> Option<PathBuf> {
+fn data_folder(caller: &Invocation) -> Option<PathBuf> {
     let data = caller
         .variable("XDG_DATA_HOME")
         .map(PathBuf::from)

@@ -4,14 +4,16 @@ use std::io;
 use std::time::Duration;
 
 use serde::Serialize;
-use vellum_store::{CheckOptions, CheckReport, Finding, SCRUB_ROUND, ScrubOptions, ScrubReport};
+use vellum_store::{
+    CheckFinding, CheckOptions, CheckReport, SCRUB_ROUND, ScrubOptions, ScrubReport,
+};
 
+use crate::command_context::CommandContext;
 use crate::commands::parity::ShownProtection;
-use crate::failure::{Failure, Outcome};
-use crate::output::page::{Page, plural};
-use crate::output::{Answer, time};
-use crate::pace::{Pace, parse_span};
-use crate::session::Session;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::page::{TextPage, format_count};
+use crate::output::{Render, time};
+use crate::pace::{ByteThrottle, parse_span};
 use crate::size;
 
 /// The longest step of a scrub, in bytes read.
@@ -37,13 +39,13 @@ pub(crate) struct Args {
     #[arg(long)]
     read_data: bool,
     /// Read only the Nth of M parts of the data: all parts together read everything once
-    #[arg(long, value_name = "N/M", value_parser = subset)]
+    #[arg(long, value_name = "N/M", value_parser = parse_subset)]
     subset: Option<(u64, u64)>,
     /// Read everything that is stored once, going on where the last scrub ended; heal what can be
     #[arg(long, conflicts_with_all = ["read_data", "subset", "accept_earlier_state"])]
     scrub: bool,
     /// For a scrub: read so many bytes a second at most
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, requires = "scrub")]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_size, requires = "scrub")]
     rate: Option<u64>,
     /// For a scrub: end after this time, such as 10m or 8h
     #[arg(long, value_name = "TIME", value_parser = parse_span, requires = "scrub")]
@@ -54,7 +56,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Checked {
+struct CheckSummary {
     action: &'static str,
     damaged: bool,
     layers: u64,
@@ -65,21 +67,21 @@ struct Checked {
     chunks_unreferenced: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     parity: Option<ShownProtection>,
-    findings: Vec<Found>,
+    findings: Vec<ShownFinding>,
 }
 
 /// A damaged record.
 #[derive(Serialize)]
-pub(super) struct Found {
+pub(super) struct ShownFinding {
     pub(super) record: String,
     pub(super) reason: String,
     /// True if content is lost; otherwise only space is.
     is_damage: bool,
-    hits: Vec<Hit>,
+    hits: Vec<AffectedRange>,
 }
 
 #[derive(Serialize)]
-struct Scrubbed {
+struct ScrubSummary {
     action: &'static str,
     damaged: bool,
     /// True if everything was read since the round began.
@@ -88,12 +90,12 @@ struct Scrubbed {
     chunks_read: u64,
     healed: u64,
     seconds: f64,
-    findings: Vec<Found>,
+    findings: Vec<ShownFinding>,
 }
 
 /// A range of an image that a finding hits.
 #[derive(Serialize)]
-struct Hit {
+struct AffectedRange {
     name: String,
     start: u64,
     /// The length in bytes; none for all of it.
@@ -101,12 +103,15 @@ struct Hit {
     length: Option<u64>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_check(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     if args.accept_earlier_state {
         session.accept_earlier_state()?;
     }
     if args.scrub {
-        return scrub(args, session);
+        return run_scrub(args, session);
     }
     let store = session.open_to_read()?;
     let meter = session.watch_records("checking");
@@ -116,12 +121,12 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     };
     let report = store.check(options, &meter)?;
     drop(meter);
-    session.output.summary(&Checked::new(&report))?;
-    Ok(outcome(&report))
+    session.output.print_summary(&CheckSummary::new(&report))?;
+    Ok(check_outcome(&report))
 }
 
 /// Reads on where the last scrub ended, to the end of the round or of the time.
-fn scrub(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+fn run_scrub(args: &Args, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_serve()?;
     let meter = session.watch_bytes("scrubbing");
     let options = ScrubOptions {
@@ -131,18 +136,18 @@ fn scrub(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
         all_cores: args.rate.is_none(),
         round: SCRUB_ROUND,
     };
-    let mut pace = Pace::new(args.rate.unwrap_or(0));
+    let mut pace = ByteThrottle::new(args.rate.unwrap_or(0));
     let mut report = ScrubReport::default();
     let scrubbed = loop {
         match store.scrub(&options, &meter) {
             Ok(step) => {
                 let len = step.bytes;
-                report.add(step);
-                let is_enough = args.r#for.is_some_and(|time| meter.elapsed() >= time);
+                report.add_step(step);
+                let is_enough = args.r#for.is_some_and(|time| meter.elapsed_time() >= time);
                 if report.is_over || is_enough {
                     break Ok(());
                 }
-                pace.wait(len, &session.signals);
+                pace.await_budget(len, &session.signals);
             }
             Err(error) => break Err(error),
         }
@@ -150,9 +155,11 @@ fn scrub(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     store.keep_scrub();
     scrubbed?;
     store.name_images(&mut report, &meter)?;
-    let seconds = meter.elapsed().as_secs_f64();
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
-    session.output.summary(&Scrubbed::new(&report, seconds))?;
+    session
+        .output
+        .print_summary(&ScrubSummary::new(&report, seconds))?;
     Ok(if report.findings.is_empty() {
         Outcome::Done
     } else {
@@ -160,8 +167,8 @@ fn scrub(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
     })
 }
 
-fn outcome(report: &CheckReport) -> Outcome {
-    let of = |finding: &Finding| {
+fn check_outcome(report: &CheckReport) -> Outcome {
+    let of = |finding: &CheckFinding| {
         if finding.is_damage {
             Outcome::Damaged
         } else {
@@ -177,7 +184,7 @@ fn outcome(report: &CheckReport) -> Outcome {
 }
 
 /// `N/M` with N from 1 to M.
-fn subset(text: &str) -> Result<(u64, u64), String> {
+fn parse_subset(text: &str) -> Result<(u64, u64), String> {
     let parsed = text
         .split_once('/')
         .and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
@@ -186,7 +193,7 @@ fn subset(text: &str) -> Result<(u64, u64), String> {
         .ok_or_else(|| "it is written N/M, with N from 1 to M, such as 1/7".to_owned())
 }
 
-impl Checked {
+impl CheckSummary {
     fn new(report: &CheckReport) -> Self {
         Self {
             action: "check",
@@ -198,12 +205,12 @@ impl Checked {
             chunks_read: report.chunks_read,
             chunks_unreferenced: report.chunks_unreferenced,
             parity: report.parity.as_ref().map(ShownProtection::new),
-            findings: report.findings.iter().map(Found::new).collect(),
+            findings: report.findings.iter().map(ShownFinding::new).collect(),
         }
     }
 }
 
-impl Scrubbed {
+impl ScrubSummary {
     fn new(report: &ScrubReport, seconds: f64) -> Self {
         Self {
             action: "scrub",
@@ -213,22 +220,22 @@ impl Scrubbed {
             chunks_read: report.chunks,
             healed: report.healed,
             seconds,
-            findings: report.findings.iter().map(Found::new).collect(),
+            findings: report.findings.iter().map(ShownFinding::new).collect(),
         }
     }
 }
 
-impl Answer for Scrubbed {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for ScrubSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         show_findings(&self.findings, page)?;
-        let read = page.size(self.bytes_read);
-        let took = time::span(self.seconds);
-        let chunks = plural(self.chunks_read, "chunk");
-        page.line(format!("scrubbed {read}, {chunks}, in {took}"))?;
+        let read = page.format_size(self.bytes_read);
+        let took = time::format_duration(self.seconds);
+        let chunks = format_count(self.chunks_read, "chunk");
+        page.write_line(format!("scrubbed {read}, {chunks}, in {took}"))?;
         if self.healed > 0 {
-            page.line(format!("healed {}", self.healed))?;
+            page.write_line(format!("healed {}", self.healed))?;
         }
-        page.line(match (self.damaged, self.round_ended) {
+        page.write_line(match (self.damaged, self.round_ended) {
             (true, _) => DAMAGED,
             (false, true) => "no errors; everything was read",
             (false, false) => "no errors so far; the next scrub goes on from here",
@@ -236,11 +243,11 @@ impl Answer for Scrubbed {
     }
 }
 
-impl Found {
+impl ShownFinding {
     /// Shows which images it hits.
-    pub(super) fn show_hits(&self, page: &mut Page) -> io::Result<()> {
+    pub(super) fn show_hits(&self, page: &mut TextPage) -> io::Result<()> {
         self.hits.iter().try_for_each(|hit| {
-            page.line(match hit.length {
+            page.write_line(match hit.length {
                 Some(length) => {
                     let end = hit.start + length;
                     format!("  hits {}, bytes {} to {end}", hit.name, hit.start)
@@ -250,8 +257,8 @@ impl Found {
         })
     }
 
-    pub(super) fn new(finding: &Finding) -> Self {
-        let hit = |(name, range): &(String, std::ops::Range<u64>)| Hit {
+    pub(super) fn new(finding: &CheckFinding) -> Self {
+        let hit = |(name, range): &(String, std::ops::Range<u64>)| AffectedRange {
             name: name.clone(),
             start: range.start,
             length: (range.end < u64::MAX).then(|| range.end.saturating_sub(range.start)),
@@ -266,9 +273,9 @@ impl Found {
     }
 }
 
-fn show_findings(findings: &[Found], page: &mut Page) -> io::Result<()> {
+fn show_findings(findings: &[ShownFinding], page: &mut TextPage) -> io::Result<()> {
     for found in findings {
-        page.line(format!(
+        page.write_line(format!(
             "{}: {}: {}",
             if found.is_damage { "damage" } else { "leak" },
             found.record,
@@ -279,29 +286,29 @@ fn show_findings(findings: &[Found], page: &mut Page) -> io::Result<()> {
     Ok(())
 }
 
-impl Answer for Checked {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for CheckSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         show_findings(&self.findings, page)?;
         let (layers, pages, frames) = (
-            plural(self.layers, "layer"),
-            plural(self.pages, "page"),
-            plural(self.frames, "frame"),
+            format_count(self.layers, "layer"),
+            format_count(self.pages, "page"),
+            format_count(self.frames, "frame"),
         );
-        page.line(format!(
+        page.write_line(format!(
             "checked {layers}, {pages}, {frames}, {}; read {}",
-            plural(self.chunks, "chunk"),
-            plural(self.chunks_read, "chunk")
+            format_count(self.chunks, "chunk"),
+            format_count(self.chunks_read, "chunk")
         ))?;
         if self.chunks_unreferenced > 0 {
-            page.line(format!(
+            page.write_line(format!(
                 "{} that nothing needs; vellum gc gives back what is worth it",
-                plural(self.chunks_unreferenced, "chunk")
+                format_count(self.chunks_unreferenced, "chunk")
             ))?;
         }
         if let Some(parity) = &self.parity {
-            page.line(parity.sentence(page))?;
+            page.write_line(parity.status_sentence(page))?;
         }
-        page.line(match (self.damaged, self.findings.is_empty()) {
+        page.write_line(match (self.damaged, self.findings.is_empty()) {
             (true, _) if self.findings.iter().any(|found| !found.hits.is_empty()) => DAMAGED,
             (true, _) => "something is damaged, no content is lost; next: vellum repair",
             (false, false) => "no content is lost, but space is; next: vellum gc",

@@ -3,9 +3,9 @@
 use vellum_core::name::Name;
 
 use super::create;
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::session::Session;
 
 /// Make an image as another image or snapshot is now, at once (create -b)
 #[derive(clap::Args)]
@@ -15,10 +15,13 @@ pub(crate) struct Args {
     #[arg(value_name = "IMAGE[@SNAPSHOT]")]
     parent: String,
     /// The new image's name
-    #[arg(value_parser = lookup::name)]
+    #[arg(value_parser = lookup::parse_name)]
     name: Name,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    create::create(session, &args.name, Some(&args.parent), None)
+pub(super) fn run_clone(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    create::create_image(session, &args.name, Some(&args.parent), None)
 }

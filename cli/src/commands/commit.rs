@@ -1,11 +1,11 @@
 //! `vellum commit`: an image's state becomes that of the image it was made from.
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 
-use super::done;
-use crate::failure::{Failure, Outcome};
+use super::confirm;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::session::Session;
 
 /// Make the image that this one was created from as this one is now
 #[derive(clap::Args)]
@@ -19,12 +19,15 @@ pub(crate) struct Args {
     image: String,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_commit(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
-    let image = lookup::image(&store, &args.image)?;
+    let image = lookup::find_image(&store, &args.image)?;
     let node = store.commit_image(image)?;
-    let name = store.tree().display(Node::Image(image));
-    done::tell(session, &store, "commit", node, |origin, _| {
+    let name = store.tree().display_name(NodeRef::Image(image));
+    confirm::confirm_change(session, &store, "commit", node, |origin, _| {
         format!("{origin} is as {name} now")
     })
 }

@@ -4,16 +4,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_formats::input::InputFormat;
 use vellum_store::{Store, StoreError};
 
+use crate::command_context::CommandContext;
 use crate::disk_argument::{DiskArgument, ReadDisk};
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::session::Session;
-use crate::source_format::{self, Expected, ExpectedImage, FileArgs};
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::TextPage;
+use crate::source_format::{self, ExpectedFile, ExpectedImage, FileArgs};
 use crate::source_pair::SourcePair;
 
 /// Compare an image or snapshot with a file of any format, or two files, byte by byte; exit code 1
@@ -52,7 +52,10 @@ struct Comparison {
     file_size: u64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_compare(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let found = DiskArgument::find_node(&args.first, &FileArgs::default(), session)?;
     let (first, second) = match found {
         Some((store, node)) => with_image(args, store, node, session)?,
@@ -69,7 +72,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         size: first.source.len(),
         file_size: second.source.len(),
     };
-    session.output.confirm(&comparison)?;
+    session.output.print_confirmation(&comparison)?;
     Ok(if comparison.identical {
         Outcome::Done
     } else {
@@ -80,47 +83,51 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 fn with_image(
     args: &Args,
     store: Store,
-    node: Node,
-    session: &Session,
-) -> Result<(ReadDisk, ReadDisk), Failure> {
+    node: NodeRef,
+    session: &CommandContext,
+) -> Result<(ReadDisk, ReadDisk), CommandFailure> {
     let said = args.format.or(args.second_format);
-    let image = ExpectedImage::of(&store.tree(), node, true);
-    let expected = Expected {
+    let image = ExpectedImage::from_node(&store.tree(), node, true);
+    let expected = ExpectedFile {
         said,
         // The given format overrules the noted one, also where that cannot be read.
         image: said.map_or_else(|| image.map(Some), |_| Ok(None))?,
     };
-    let first = DiskArgument::Node(store, node).read(&args.first)?;
-    Ok((first, open(&args.file, said, &expected, session)?))
+    let first = DiskArgument::Node(store, node).into_read_disk(&args.first)?;
+    Ok((first, open_disk(&args.file, said, &expected, session)?))
 }
 
-fn two_files(args: &Args, session: &Session) -> Result<(ReadDisk, ReadDisk), Failure> {
+fn two_files(
+    args: &Args,
+    session: &CommandContext,
+) -> Result<(ReadDisk, ReadDisk), CommandFailure> {
     let file = |path: &Path, said| {
-        let expected = Expected { said, image: None };
-        open(path, said, &expected, session)
+        let expected = ExpectedFile { said, image: None };
+        open_disk(path, said, &expected, session)
     };
     let first = file(Path::new(&args.first), args.format)?;
     Ok((first, file(&args.file, args.second_format)?))
 }
 
-fn open(
+fn open_disk(
     path: &Path,
     format: Option<InputFormat>,
-    expected: &Expected,
-    session: &Session,
-) -> Result<ReadDisk, Failure> {
+    expected: &ExpectedFile,
+    session: &CommandContext,
+) -> Result<ReadDisk, CommandFailure> {
     let args = FileArgs { format, disk: None };
-    let file = source_format::open(path, &args, expected, session).map_err(|failure| {
-        if matches!(
-            &failure,
-            Failure::Store(StoreError::Io { .. } | StoreError::Source { .. })
-        ) {
-            failure.hinted("name a file that can be read, and its format with -f")
-        } else {
-            failure
-        }
-    })?;
-    DiskArgument::File(Box::new(file)).read(&path.display().to_string())
+    let file =
+        source_format::open_disk_file(path, &args, expected, session).map_err(|failure| {
+            if matches!(
+                &failure,
+                CommandFailure::Store(StoreError::Io { .. } | StoreError::Source { .. })
+            ) {
+                failure.replace_hint("name a file that can be read, and its format with -f")
+            } else {
+                failure
+            }
+        })?;
+    DiskArgument::File(Box::new(file)).into_read_disk(&path.display().to_string())
 }
 
 impl Args {
@@ -130,18 +137,18 @@ impl Args {
     }
 }
 
-impl Answer for Comparison {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for Comparison {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let Some(offset) = self.offset else {
-            return page.line(format!("{} and {} are identical", self.name, self.file));
+            return page.write_line(format!("{} and {} are identical", self.name, self.file));
         };
         if self.size != self.file_size {
-            page.line(format!(
+            page.write_line(format!(
                 "{} has {} bytes, {} has {}",
                 self.name, self.size, self.file, self.file_size
             ))?;
         }
-        page.line(format!(
+        page.write_line(format!(
             "{} and {} differ at byte {offset}",
             self.name, self.file
         ))

@@ -4,8 +4,8 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::arguments::Arguments;
-use crate::failure::{Failure, Outcome};
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 
 /// Print a completion script for a shell
 #[derive(clap::Args)]
@@ -18,10 +18,13 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_completions(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     // The generator panics when its writer fails, so it writes to memory.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Arguments::command(), "vellum", &mut script);
-    session.output.verbatim(&script)?;
+    session.output.print_verbatim(&script)?;
     Ok(Outcome::Done)
 }

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 use vellum_store::{StoreError, content_identity};
 
+use crate::command_context::CommandContext;
 use crate::disk_target::{DiskOutput, DiskTarget, OutputArgs, with_remedy};
-use crate::failure::{Failure, Outcome};
-use crate::output::page::Page;
-use crate::output::{Answer, time};
-use crate::session::Session;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::page::TextPage;
+use crate::output::{Render, time};
 use crate::source_format::{self, FileArgs};
 
 /// Write a disk from a file of any format to another file, a block device, or standard output; no
@@ -42,7 +42,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Converted {
+struct ConvertSummary {
     action: &'static str,
     from: String,
     from_format: &'static str,
@@ -55,13 +55,21 @@ struct Converted {
     remark: String,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_convert(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let name = args.from.display().to_string();
-    let file = source_format::open(&args.from, &args.input, &args.input.expected(), session)?;
+    let file = source_format::open_disk_file(
+        &args.from,
+        &args.input,
+        &args.input.expected_file(),
+        session,
+    )?;
     for sentence in file.source().left_behind() {
-        session.warn(&format!("{name} {sentence}"));
+        session.print_warning(&format!("{name} {sentence}"));
     }
-    let (target, chosen) = DiskTarget::of(&args.to, &args.output, session)?;
+    let (target, chosen) = DiskTarget::resolve_target(&args.to, &args.output, session)?;
     let meter = session.watch_bytes(&format!("converting {name}"));
     let output = DiskOutput {
         source: &**file.source(),
@@ -71,34 +79,34 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         verify: &|| file.verify_unchanged(),
     };
     let written = output.write_to(target.into_export(args.force), &meter);
-    let written = written.map_err(|error| explain(error, session))?;
-    let seconds = meter.elapsed().as_secs_f64();
+    let written = written.map_err(|error| convert_failure(error, session))?;
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
-    session.output.summary(&Converted {
+    session.output.print_summary(&ConvertSummary {
         action: "convert",
         from: name,
-        from_format: file.format().name(),
+        from_format: file.format().format_name(),
         to: args.to.display().to_string(),
-        format: chosen.name(),
+        format: chosen.format_name(),
         size: file.source().len(),
         file_bytes: written.file_len,
         seconds,
-        remark: chosen.remark(),
+        remark: chosen.format_remark(),
     })?;
     Ok(Outcome::Done)
 }
 
 /// The failure of a conversion, with advice that is true of one.
-fn explain(error: StoreError, session: &Session) -> Failure {
+fn convert_failure(error: StoreError, session: &CommandContext) -> CommandFailure {
     if session.signals.is_stopped() {
-        return Failure::from(StoreError::Interrupted)
-            .hinted("no file was written; run the command again");
+        return CommandFailure::from(StoreError::Interrupted)
+            .replace_hint("no file was written; run the command again");
     }
     match &error {
-        StoreError::Source { .. } => Failure::from(error)
-            .hinted("nothing was written; mend the source, or take another copy"),
-        StoreError::SourceChanged { .. } => Failure::from(error)
-            .hinted("nothing was written; convert again when nothing writes to the source"),
+        StoreError::Source { .. } => CommandFailure::from(error)
+            .replace_hint("nothing was written; mend the source, or take another copy"),
+        StoreError::SourceChanged { .. } => CommandFailure::from(error)
+            .replace_hint("nothing was written; convert again when nothing writes to the source"),
         StoreError::Io { source, .. } => {
             let said = Some(source.kind());
             with_remedy(error.into(), said)
@@ -107,11 +115,14 @@ fn explain(error: StoreError, session: &Session) -> Failure {
     }
 }
 
-impl Answer for Converted {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (size, len) = (page.size(self.size), page.size(self.file_bytes));
-        let took = time::span(self.seconds);
-        page.line(format!(
+impl Render for ConvertSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let (size, len) = (
+            page.format_size(self.size),
+            page.format_size(self.file_bytes),
+        );
+        let took = time::format_duration(self.seconds);
+        page.write_line(format!(
             "converted {} from {} to {}{}, {size}: a file of {len} in {took}",
             self.from, self.from_format, self.to, self.remark
         ))

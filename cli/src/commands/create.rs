@@ -2,9 +2,9 @@
 
 use vellum_core::name::Name;
 
-use super::done;
-use crate::failure::{Failure, Outcome};
-use crate::session::Session;
+use super::confirm;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::{lookup, size};
 
 /// Make an image: of zeros, or as another image or snapshot is now
@@ -18,11 +18,11 @@ Example:
 With -b the image is there at once, whatever its size: it holds only what will differ.")]
 pub(crate) struct Args {
     /// The new image's name
-    #[arg(value_parser = lookup::name, required_unless_present = "filename")]
+    #[arg(value_parser = lookup::parse_name, required_unless_present = "filename")]
     name: Option<Name>,
     /// Its size; without it the parent's
     #[arg(
-        value_parser = size::parse,
+        value_parser = size::parse_size,
         required_unless_present_any = ["parent", "size_mb", "size_bytes"]
     )]
     size: Option<u64>,
@@ -36,7 +36,7 @@ pub(crate) struct Args {
     )]
     parent: Option<String>,
     /// As VBoxManage calls the name
-    #[arg(long, hide = true, value_parser = lookup::name, conflicts_with_all = ["name", "size"])]
+    #[arg(long, hide = true, value_parser = lookup::parse_name, conflicts_with_all = ["name", "size"])]
     filename: Option<Name>,
     /// As VBoxManage means it: in MiB
     #[arg(
@@ -56,41 +56,45 @@ pub(crate) struct Args {
     size_bytes: Option<u64>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_create(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let name = args.name.as_ref().or(args.filename.as_ref());
-    let name = name
-        .ok_or_else(|| Failure::usage("the new image needs a name", "vellum create NAME SIZE"))?;
+    let name = name.ok_or_else(|| {
+        CommandFailure::usage_error("the new image needs a name", "vellum create NAME SIZE")
+    })?;
     let len = args
         .size
         .or(args.size_bytes)
         .or(args.size_mb.map(|mib| u64::from(mib) << 20));
-    create(session, name, args.parent.as_deref(), len)
+    create_image(session, name, args.parent.as_deref(), len)
 }
 
 /// Makes image `name` on `parent`, of `len` bytes; one of the two must be there.
-pub(super) fn create(
-    session: &mut Session,
+pub(super) fn create_image(
+    session: &mut CommandContext,
     name: &Name,
     parent: Option<&str>,
     len: Option<u64>,
-) -> Result<Outcome, Failure> {
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
     let Some(parent) = parent else {
         let len = len.ok_or_else(|| {
-            Failure::usage(
+            CommandFailure::usage_error(
                 "an image without a parent needs a size",
                 "vellum create NAME SIZE",
             )
         })?;
-        let node = store.create(name, len)?;
-        return done::tell(session, &store, "create", node, |name, size| {
+        let node = store.create_image(name, len)?;
+        return confirm::confirm_change(session, &store, "create", node, |name, size| {
             format!("created {name}, {size}")
         });
     };
-    let parent = store.find(parent)?;
-    let parent_name = store.tree().display(parent);
+    let parent = store.find_node(parent)?;
+    let parent_name = store.tree().display_name(parent);
     let node = store.create_child(name, parent, len)?;
-    done::tell(session, &store, "create", node, |name, size| {
+    confirm::confirm_change(session, &store, "create", node, |name, size| {
         format!("created {name} on {parent_name}, {size}")
     })
 }

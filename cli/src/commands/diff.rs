@@ -5,17 +5,17 @@ use serde::Serialize;
 use vellum_core::difference::{Difference, VisitDifference};
 use vellum_store::StoreError;
 
+use crate::command_context::CommandContext;
 use crate::disk_argument::DiskArgument;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{CommandFailure, Outcome};
 use crate::output::table::Column;
-use crate::session::Session;
 use crate::source_format::FileArgs;
 use crate::source_pair::SourcePair;
 
 const COLUMNS: [Column; 3] = [
-    Column::number("START").wide(14),
-    Column::number("LENGTH").wide(14),
-    Column::text("BECOMES"),
+    Column::number_column("START").with_width(14),
+    Column::number_column("LENGTH").with_width(14),
+    Column::text_column("BECOMES"),
 ];
 
 /// Show the ranges in which two images, snapshots or files differ; exit code 1 if there are any, 2
@@ -38,29 +38,35 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Range {
+struct DifferingRange {
     start: u64,
     length: u64,
     /// True if the second reads as zeros there.
     zero: bool,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let find = |word: &str| DiskArgument::find(word, &FileArgs::default(), session);
+pub(super) fn run_diff(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let find = |word: &str| DiskArgument::open_argument(word, &FileArgs::default(), session);
     let (first, second) = (find(&args.first)?, find(&args.second)?);
     if let (DiskArgument::Node(store, first), DiskArgument::Node(_, second)) = (&first, &second) {
-        return show(
+        return print_differences(
             session,
             || StoreError::Interrupted,
             |visit| store.diff(*first, *second, visit),
         );
     }
-    let (first, second) = (first.read(&args.first)?, second.read(&args.second)?);
+    let (first, second) = (
+        first.into_read_disk(&args.first)?,
+        second.into_read_disk(&args.second)?,
+    );
     let meter = session.watch_bytes("comparing");
-    show(
+    print_differences(
         session,
         || StoreError::Interrupted,
-        |visit| SourcePair::new(&first, &second).differences(&meter, visit),
+        |visit| SourcePair::new(&first, &second).visit_differences(&meter, visit),
     )
 }
 
@@ -73,31 +79,34 @@ impl Args {
 
 /// Shows the differences that `compare` meets; `interrupted` is its error when nobody wants more of
 /// them.
-pub(super) fn show<E: Into<Failure>>(
-    session: &mut Session,
+pub(super) fn print_differences<E: Into<CommandFailure>>(
+    session: &mut CommandContext,
     interrupted: impl Fn() -> E,
     compare: impl FnOnce(&mut VisitDifference<'_, E>) -> Result<(), E>,
-) -> Result<Outcome, Failure> {
+) -> Result<Outcome, CommandFailure> {
     let signals = session.signals.clone();
-    let mut entries = session.output.entries(&COLUMNS);
+    let mut entries = session.output.begin_entries(&COLUMNS);
     let mut shown = Ok(());
     let compared = compare(&mut |Difference {
                                      start,
                                      len,
                                      becomes_zero,
                                  }| {
-        shown = signals.check().map_err(Failure::from).and_then(|()| {
-            let becomes = if becomes_zero { "zero" } else { "data" };
-            let range = Range {
-                start,
-                length: len,
-                zero: becomes_zero,
-            };
-            entries.push(
-                &range,
-                &[start.to_string(), len.to_string(), becomes.to_owned()],
-            )
-        });
+        shown = signals
+            .fail_if_stopped()
+            .map_err(CommandFailure::from)
+            .and_then(|()| {
+                let becomes = if becomes_zero { "zero" } else { "data" };
+                let range = DifferingRange {
+                    start,
+                    length: len,
+                    zero: becomes_zero,
+                };
+                entries.push_entry(
+                    &range,
+                    &[start.to_string(), len.to_string(), becomes.to_owned()],
+                )
+            });
         // The comparison hears only that nobody wants more; the reason is in `shown`.
         if shown.is_err() {
             Err(interrupted())
@@ -107,7 +116,7 @@ pub(super) fn show<E: Into<Failure>>(
     });
     shown?;
     compared.map_err(Into::into)?;
-    let count = entries.finish()?;
+    let count = entries.finish_entries()?;
     Ok(if count == 0 {
         Outcome::Done
     } else {

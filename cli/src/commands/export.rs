@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_formats::Format;
 use vellum_formats::write::TargetFormat;
 use vellum_store::{
@@ -14,11 +14,11 @@ use vellum_store::{
     content_identity,
 };
 
+use crate::command_context::CommandContext;
 use crate::disk_target::{ChosenFormat, DiskOutput, DiskTarget, OutputArgs, with_remedy};
-use crate::failure::{Failure, Outcome};
-use crate::output::page::Page;
-use crate::output::{Answer, time};
-use crate::session::Session;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::page::TextPage;
+use crate::output::{Render, time};
 
 /// Write an image or snapshot to a file of any format, a block device, or standard output
 #[derive(clap::Args)]
@@ -58,7 +58,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Exported {
+struct ExportSummary {
     action: &'static str,
     name: String,
     file: String,
@@ -73,13 +73,13 @@ struct Exported {
     seconds: f64,
     /// The ranges that could not be read and are zeros in the file.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    left_out: Vec<LeftOut>,
+    left_out: Vec<OmittedRange>,
     #[serde(skip)]
     remark: String,
 }
 
 /// Totals of an export.
-struct Written {
+struct ExportTotals {
     size: u64,
     data_bytes: Option<u64>,
     file_bytes: Option<u64>,
@@ -87,21 +87,26 @@ struct Written {
 }
 
 #[derive(Serialize)]
-struct LeftOut {
+struct OmittedRange {
     start: u64,
     length: u64,
     reason: String,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_export(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     if let Some(folder) = &args.chain {
-        let format = args.output.format_or(TargetFormat::usual(Format::Qcow2))?;
-        return chain::run(args, folder, format, session);
+        let format = args
+            .output
+            .format_or(TargetFormat::default_variant(Format::Qcow2))?;
+        return chain::run_chain_export(args, folder, format, session);
     }
     let store = session.open_to_read()?;
-    let node = store.find(&args.node)?;
-    let name = store.tree().display(node);
-    let (target, chosen) = DiskTarget::of(args.file(), &args.output, session)?;
+    let node = store.find_node(&args.node)?;
+    let name = store.tree().display_name(node);
+    let (target, chosen) = DiskTarget::resolve_target(args.target_file(), &args.output, session)?;
     let target = target.into_export(args.force);
     let meter = session.watch_bytes(&format!("exporting {name}"));
     let unreadable = if args.holes {
@@ -109,22 +114,22 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     } else {
         Unreadable::Fail
     };
-    let written = write(&store, node, chosen, target, unreadable, &meter)
-        .map_err(|error| explain(error, session))?;
-    let seconds = meter.elapsed().as_secs_f64();
+    let written = write_export(&store, node, chosen, target, unreadable, &meter)
+        .map_err(|error| export_failure(error, session))?;
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
     let has_holes = !written.holes.is_empty();
-    session.output.summary(&Exported {
+    session.output.print_summary(&ExportSummary {
         action: "export",
         name,
-        file: args.file().display().to_string(),
-        format: chosen.name(),
+        file: args.target_file().display().to_string(),
+        format: chosen.format_name(),
         size: written.size,
         data_bytes: written.data_bytes,
         file_bytes: written.file_bytes,
         seconds,
-        left_out: written.holes.into_iter().map(LeftOut::new).collect(),
-        remark: chosen.remark(),
+        left_out: written.holes.into_iter().map(OmittedRange::new).collect(),
+        remark: chosen.format_remark(),
     })?;
     Ok(if has_holes {
         Outcome::Losses
@@ -135,22 +140,22 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 
 impl Args {
     /// The file, which clap requires without --chain.
-    fn file(&self) -> &Path {
+    fn target_file(&self) -> &Path {
         self.file.as_deref().unwrap_or(Path::new("-"))
     }
 }
 
-fn write(
+fn write_export(
     store: &Store,
-    node: Node,
+    node: NodeRef,
     chosen: ChosenFormat,
     target: ExportTarget,
     unreadable: Unreadable,
     watch: &dyn Watch,
-) -> Result<Written, StoreError> {
+) -> Result<ExportTotals, StoreError> {
     if chosen.format == TargetFormat::Raw {
         let report = store.export_as_far(node, target, unreadable, watch)?;
-        return Ok(Written::raw(report));
+        return Ok(ExportTotals::from_raw_report(report));
     }
     let disk = store.still_disk(node)?;
     let name = disk.name().to_owned();
@@ -168,22 +173,22 @@ fn write(
         verify: &|| Ok(()),
     };
     let image = output.write_to(target, watch)?;
-    Ok(Written {
+    Ok(ExportTotals {
         size: source.disk().len(),
         data_bytes: None,
         file_bytes: Some(image.file_len),
-        holes: source.holes(),
+        holes: source.unreadable_holes(),
     })
 }
 
 /// A file that is there, and damage, have remedies of our own. An interruption may end a wait
 /// for the output first.
-fn explain(error: StoreError, session: &Session) -> Failure {
+fn export_failure(error: StoreError, session: &CommandContext) -> CommandFailure {
     if session.signals.is_stopped() {
         return StoreError::Interrupted.into();
     }
     if matches!(&error, StoreError::Damaged(_)) {
-        return Failure::from(error).hinted(
+        return CommandFailure::from(error).replace_hint(
             "--holes writes all that can be read; `vellum check --read-data` lists all that is \
              hit, `vellum repair` what can be mended",
         );
@@ -196,8 +201,8 @@ fn explain(error: StoreError, session: &Session) -> Failure {
     with_remedy(error.into(), said)
 }
 
-impl Written {
-    fn raw(report: ExportReport) -> Self {
+impl ExportTotals {
+    fn from_raw_report(report: ExportReport) -> Self {
         Self {
             size: report.len,
             data_bytes: Some(report.data_bytes),
@@ -207,7 +212,7 @@ impl Written {
     }
 }
 
-impl LeftOut {
+impl OmittedRange {
     fn new(hole: Hole) -> Self {
         Self {
             start: hole.range.start,
@@ -217,20 +222,20 @@ impl LeftOut {
     }
 }
 
-impl Answer for Exported {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let took = time::span(self.seconds);
-        let size = page.size(self.size);
+impl Render for ExportSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let took = time::format_duration(self.seconds);
+        let size = page.format_size(self.size);
         let what = match (self.data_bytes, self.file_bytes) {
-            (Some(data), _) => format!("{} of data", page.size(data)),
-            (None, file) => format!("a file of {}", page.size(file.unwrap_or_default())),
+            (Some(data), _) => format!("{} of data", page.format_size(data)),
+            (None, file) => format!("a file of {}", page.format_size(file.unwrap_or_default())),
         };
-        page.line(format!(
+        page.write_line(format!(
             "exported {} to {}{}, {size}: {what} in {took}",
             self.name, self.file, self.remark
         ))?;
         for left in &self.left_out {
-            page.line(format!(
+            page.write_line(format!(
                 "left out: bytes {} to {} ({})",
                 left.start,
                 left.start + left.length,
@@ -241,7 +246,7 @@ impl Answer for Exported {
         if left_len == 0 {
             return Ok(());
         }
-        let left = page.size(left_len);
-        page.line(format!("{left} could not be read and are zeros there"))
+        let left = page.format_size(left_len);
+        page.write_line(format!("{left} could not be read and are zeros there"))
     }
 }

@@ -1,11 +1,11 @@
 //! `vellum flatten`: an image that stands on nothing.
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 
-use super::done;
-use crate::failure::{Failure, Outcome};
+use super::confirm;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::session::Session;
 
 /// Make an image independent of all others; its content stays, no data is copied
 #[derive(clap::Args)]
@@ -15,18 +15,28 @@ pub(crate) struct Args {
     image: String,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    flatten(session, &args.image)
+pub(super) fn run_flatten(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    flatten_image(session, &args.image)
 }
 
 /// Flattens the image that `text` means.
-pub(super) fn flatten(session: &mut Session, text: &str) -> Result<Outcome, Failure> {
+pub(super) fn flatten_image(
+    session: &mut CommandContext,
+    text: &str,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
-    let image = lookup::image(&store, text)?;
+    let image = lookup::find_image(&store, text)?;
     let meter = session.watch_records(&format!("flattening {text}"));
     store.flatten(image, &meter)?;
     drop(meter);
-    done::tell(session, &store, "flatten", Node::Image(image), |name, _| {
-        format!("{name} stands on nothing now")
-    })
+    confirm::confirm_change(
+        session,
+        &store,
+        "flatten",
+        NodeRef::Image(image),
+        |name, _| format!("{name} stands on nothing now"),
+    )
 }

@@ -5,10 +5,10 @@ use std::io;
 use serde::Serialize;
 use vellum_store::{CollectOptions, CollectReport, Shortage};
 
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::{Page, plural};
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::{TextPage, format_count};
 
 /// Give back the space of what was deleted
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Collected {
+struct GcSummary {
     action: &'static str,
     dry_run: bool,
     layers_dropped: u64,
@@ -45,7 +45,7 @@ struct Collected {
     bytes_free: u64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_gc(args: &Args, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
     // A dry run waits for nobody, and nobody waits for it.
     let store = if args.dry_run {
         session.open_to_read()?
@@ -62,11 +62,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     drop(meter);
     session
         .output
-        .summary(&Collected::new(args.dry_run, &report))?;
+        .print_summary(&GcSummary::new(args.dry_run, &report))?;
     Ok(Outcome::Done)
 }
 
-impl Collected {
+impl GcSummary {
     fn new(dry_run: bool, report: &CollectReport) -> Self {
         let shortage = report.shortage.unwrap_or(Shortage {
             dead_bytes: 0,
@@ -91,50 +91,50 @@ impl Collected {
     }
 }
 
-impl Answer for Collected {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for GcSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let would = if self.dry_run {
             "would drop"
         } else {
             "dropped"
         };
         let (dropped, merged) = (
-            plural(self.layers_dropped, "layer"),
-            plural(self.layers_merged, "layer"),
+            format_count(self.layers_dropped, "layer"),
+            format_count(self.layers_merged, "layer"),
         );
         let (chunks, plain) = (
-            plural(self.chunks_dropped, "chunk"),
-            page.size(self.plain_bytes_dropped),
+            format_count(self.chunks_dropped, "chunk"),
+            page.format_size(self.plain_bytes_dropped),
         );
-        page.line(format!(
+        page.write_line(format!(
             "{would} {dropped} and {chunks} ({plain} before compression); {merged} merged; {} kept",
             self.chunks_kept
         ))?;
         let (before, after, stored) = (
-            page.size(self.disk_bytes_before),
-            page.size(self.disk_bytes_after),
-            page.size(self.stored_bytes_dropped),
+            page.format_size(self.disk_bytes_before),
+            page.format_size(self.disk_bytes_after),
+            page.format_size(self.stored_bytes_dropped),
         );
         if self.dry_run {
-            page.line(format!("about {stored} of {before} would be given back"))
+            page.write_line(format!("about {stored} of {before} would be given back"))
         } else {
-            page.line(format!("the store took {before} on disk, now {after}"))?;
+            page.write_line(format!("the store took {before} on disk, now {after}"))?;
             self.show_shortage(page)
         }
     }
 }
 
-impl Collected {
-    fn show_shortage(&self, page: &mut Page) -> io::Result<()> {
+impl GcSummary {
+    fn show_shortage(&self, page: &mut TextPage) -> io::Result<()> {
         if self.dead_bytes_left == 0 {
             return Ok(());
         }
         let (dead, needed, free) = (
-            page.size(self.dead_bytes_left),
-            page.size(self.bytes_needed),
-            page.size(self.bytes_free),
+            page.format_size(self.dead_bytes_left),
+            page.format_size(self.bytes_needed),
+            page.format_size(self.bytes_free),
         );
-        page.line(format!(
+        page.write_line(format!(
             "{dead} are dead and stay: what lives beside them has to be written anew first, which \
              needs {needed}, and {free} are free; delete more, or make room and run it again"
         ))

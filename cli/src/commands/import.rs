@@ -14,25 +14,25 @@ use serde::Serialize;
 use vellum_core::change_map::ChangeMap;
 use vellum_core::name::Name;
 use vellum_core::source::SourceError;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_formats::Format;
 use vellum_formats::input::InputFormat;
 use vellum_store::{
-    ImportOptions, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError,
+    ImageInput, ImportOptions, ImportReport, ImportRequest, ImportTarget, Store, StoreError,
 };
 
-use crate::caller::Caller;
 use crate::chains::{self, Mapping};
+use crate::command_context::CommandContext;
 use crate::command_output::CommandOutput;
-use crate::commands::healed;
-use crate::failure::{Failure, Outcome};
-use crate::output::page::{Page, plural};
-use crate::output::{Answer, report, time};
-use crate::patience::Patient;
-use crate::session::Session;
+use crate::commands::render_healed_count;
+use crate::failure::{CommandFailure, Outcome};
+use crate::interruptible_stream::InterruptibleStream;
+use crate::invocation::Invocation;
+use crate::output::page::{TextPage, format_count};
+use crate::output::{Render, report, time};
 use crate::skip_free::{SkippedSpace, skip_free};
-use crate::source_format::{self, Expected, ExpectedImage, FileArgs};
-use crate::stream::{JudgedStream, NoDisk, StreamJudge, WholeStream};
+use crate::source_format::{self, ExpectedFile, ExpectedImage, FileArgs};
+use crate::stream::{JudgedStream, StreamJudge, UnusableStream, WholeStream};
 use crate::{lookup, size};
 
 const RAW: InputFormat = InputFormat::Image(Format::Raw);
@@ -89,10 +89,10 @@ pub(crate) struct Args {
     chain: bool,
     /// With --chain: where a parent is that is not beside its child. OLD is what the child says of
     /// it (its name, a folder that the name begins with, or its identity)
-    #[arg(long, value_name = "OLD=NEW", value_parser = chains::mapping, requires = "chain")]
+    #[arg(long, value_name = "OLD=NEW", value_parser = chains::parse_mapping, requires = "chain")]
     backing_map: Vec<Mapping>,
     /// Take a snapshot of the result, in the same moment
-    #[arg(long, value_name = "SNAPSHOT", value_parser = lookup::name)]
+    #[arg(long, value_name = "SNAPSHOT", value_parser = lookup::parse_name)]
     snapshot: Option<Name>,
     /// Read only what this file says has changed. It is trusted. Notations: borg's, nbdinfo --map,
     /// qemu-img map
@@ -108,7 +108,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["change_map", "chain"])]
     skip_free: bool,
     /// How many bytes must come through the pipe
-    #[arg(long, value_parser = size::parse)]
+    #[arg(long, value_parser = size::parse_size)]
     size: Option<u64>,
     /// With - as the file: store what this command prints
     #[arg(last = true, value_name = "COMMAND")]
@@ -116,7 +116,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Imported {
+struct ImportSummary {
     action: &'static str,
     name: String,
     size: u64,
@@ -134,22 +134,29 @@ struct Imported {
     seconds: f64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_import(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     if args.chain {
-        return chain::run(args, session);
+        return chain::run_chain_import(args, session);
     }
-    check(args, session)?;
+    check_arguments(args, session)?;
     let store = session.open_to_write()?;
     bring_in(args, &store, session)?;
     Ok(Outcome::Done)
 }
 
-fn bring_in(args: &Args, store: &Store, session: &mut Session) -> Result<(), Failure> {
-    let target = target(args, store)?;
-    let expected = expected(args, store, &target)?;
-    let input = input(args, &expected, session)?;
+fn bring_in(
+    args: &Args,
+    store: &Store,
+    session: &mut CommandContext,
+) -> Result<(), CommandFailure> {
+    let target = import_target(args, store)?;
+    let expected = expected_file(args, store, &target)?;
+    let input = open_input(args, &expected, session)?;
     for sentence in input.left_behind() {
-        session.warn(&format!("{} {sentence}", input.name()));
+        session.print_warning(&format!("{} {sentence}", input.name()));
     }
     let meter = session.watch_bytes(&format!("importing {}", args.name));
     let (input, skipped) = if args.skip_free {
@@ -165,53 +172,53 @@ fn bring_in(args: &Args, store: &Store, session: &mut Session) -> Result<(), Fai
         verify: args.verify,
     };
     let report = store.import_with(input, &request, options, &meter);
-    let seconds = meter.elapsed();
+    let seconds = meter.elapsed_time();
     drop(meter);
-    let report = report.map_err(|error| explain(error, session))?;
-    let name = store.tree().display(report.node);
-    session.output.summary(&Imported {
+    let report = report.map_err(|error| import_failure(error, session))?;
+    let name = store.tree().display_name(report.node);
+    session.output.print_summary(&ImportSummary {
         skipped,
-        ..Imported::new(name, &report, seconds.as_secs_f64())
+        ..ImportSummary::new(name, &report, seconds.as_secs_f64())
     })
 }
 
 /// Checks the rules that clap cannot know.
-fn check(args: &Args, session: &Session) -> Result<(), Failure> {
+fn check_arguments(args: &Args, session: &CommandContext) -> Result<(), CommandFailure> {
     let piped = args.file.as_os_str() == "-";
     let says_change = args.change_map.is_some();
     if says_change && !args.update && args.parent.is_none() {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "a change map tells what differs from an earlier state",
             "add --update, or -b PARENT",
         ));
     }
     if piped && says_change {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "what comes through a pipe is read to its end",
             "import a file instead",
         ));
     }
-    let is_once = piped || is_stream(&session.caller.path(&args.file));
+    let is_once = piped || is_stream(&session.caller.resolve_path(&args.file));
     if args.skip_free && is_once {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "what file systems use is read here and there, and a pipe goes by once",
             "write it to a file first, and import that",
         ));
     }
     if let Some(format) = args.input.format.filter(|format| piped && *format != RAW) {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             format!("{format} is read here and there, and a pipe goes by once"),
             "write it to a file first, and import that",
         ));
     }
     if !piped && !args.command.is_empty() {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "a command's output comes through a pipe",
             "write - as the file",
         ));
     }
     if args.size.is_some() && !is_once {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "--size is for pipes: a file's size is known",
             "leave it out",
         ));
@@ -219,51 +226,60 @@ fn check(args: &Args, session: &Session) -> Result<(), Failure> {
     Ok(())
 }
 
-fn target(args: &Args, store: &Store) -> Result<ImportTarget, Failure> {
+fn import_target(args: &Args, store: &Store) -> Result<ImportTarget, CommandFailure> {
     if args.update {
-        let image = lookup::image(store, &args.name)?;
+        let image = lookup::find_image(store, &args.name)?;
         if let Some(snapshot) = &args.snapshot {
             store.tree().check_snapshot_free(image, snapshot)?;
         }
         return Ok(ImportTarget::Update(image));
     }
-    let name = Name::new(&args.name).map_err(|error| Failure::name(&args.name, error))?;
+    let name =
+        Name::new(&args.name).map_err(|error| CommandFailure::invalid_name(&args.name, error))?;
     let free = store.tree().check_free(&name);
     free.map_err(|error| {
-        Failure::from(error)
-            .hinted("add --update to store the disk as its new state, or choose another name")
+        CommandFailure::from(error)
+            .replace_hint("add --update to store the disk as its new state, or choose another name")
     })?;
     let parent = args
         .parent
         .as_deref()
-        .map(|parent| store.find(parent))
+        .map(|parent| store.find_node(parent))
         .transpose()?;
     Ok(ImportTarget::New { name, parent })
 }
 
 /// The facts about the file before it is looked at.
-fn expected(args: &Args, store: &Store, target: &ImportTarget) -> Result<Expected, Failure> {
+fn expected_file(
+    args: &Args,
+    store: &Store,
+    target: &ImportTarget,
+) -> Result<ExpectedFile, CommandFailure> {
     let image = match target {
         ImportTarget::Update(image) if args.input.format.is_none() => {
-            let node = Node::Image(*image);
-            Some(ExpectedImage::of(&store.tree(), node, false)?)
+            let node = NodeRef::Image(*image);
+            Some(ExpectedImage::from_node(&store.tree(), node, false)?)
         }
         // The given format overrules the noted one, also where that cannot be read.
         ImportTarget::Update(image) => {
-            ExpectedImage::of(&store.tree(), Node::Image(*image), false).ok()
+            ExpectedImage::from_node(&store.tree(), NodeRef::Image(*image), false).ok()
         }
         ImportTarget::New { .. } => None,
     };
-    Ok(Expected {
+    Ok(ExpectedFile {
         said: args.input.format,
         image,
     })
 }
 
-fn input(args: &Args, expected: &Expected, session: &Session) -> Result<Input, Failure> {
+fn open_input(
+    args: &Args,
+    expected: &ExpectedFile,
+    session: &CommandContext,
+) -> Result<ImageInput, CommandFailure> {
     let name = args.file.display().to_string();
     if args.file.as_os_str() != "-" {
-        let path = session.caller.path(&args.file);
+        let path = session.caller.resolve_path(&args.file);
         let map = args
             .change_map
             .as_deref()
@@ -276,39 +292,46 @@ fn input(args: &Args, expected: &Expected, session: &Session) -> Result<Input, F
                 .read(true)
                 .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
                 .open(&path);
-            let file = opened.map_err(|error| Failure::io(format!("open {name}"), error))?;
-            let reader = Patient::new(file, session.signals.clone());
-            return Ok(stream(args, expected, session, name, reader));
+            let file =
+                opened.map_err(|error| CommandFailure::io_error(format!("open {name}"), error))?;
+            let reader = InterruptibleStream::new(file, session.signals.clone());
+            return Ok(stream_input(args, expected, session, name, reader));
         }
         // Over a parent that the person names, a differencing image is read as what it changes.
         let is_over_parent = args.parent.is_some();
         let file =
             source_format::open_as(&args.file, &args.input, expected, is_over_parent, session)?;
-        return Ok(Input::of_file(file, map)?);
+        return Ok(ImageInput::of_file(file, map)?);
     }
     if let Some(program) = args.command.first() {
-        let output = CommandOutput::start(&args.command, &session.caller)?;
+        let output = CommandOutput::spawn_command(&args.command, &session.caller)?;
         let name = program.display().to_string();
-        return Ok(stream(args, expected, session, name, output));
+        return Ok(stream_input(args, expected, session, name, output));
     }
     let (name, input) = ("standard input", session.caller.streams.input.clone());
-    Ok(stream(args, expected, session, name.to_owned(), input))
+    Ok(stream_input(
+        args,
+        expected,
+        session,
+        name.to_owned(),
+        input,
+    ))
 }
 
 /// Content that comes once and in order, and must come whole.
-fn stream(
+fn stream_input(
     args: &Args,
-    expected: &Expected,
-    session: &Session,
+    expected: &ExpectedFile,
+    session: &CommandContext,
     name: String,
     reader: impl Read + Send + 'static,
-) -> Input {
+) -> ImageInput {
     let whole = WholeStream::new(reader, args.size, session.signals.clone());
     let caller = Arc::clone(&session.caller);
     let judge = StreamJudge::new(&name, expected.clone(), move |warning: &str| {
-        report::notice(&caller, &format!("warning: {warning}"));
+        report::print_notice(&caller, &format!("warning: {warning}"));
     });
-    Input::stream(Box::new(JudgedStream::new(whole, judge)), name)
+    ImageInput::of_stream(Box::new(JudgedStream::new(whole, judge)), name)
 }
 
 pub(super) fn is_stream(path: &Path) -> bool {
@@ -316,14 +339,14 @@ pub(super) fn is_stream(path: &Path) -> bool {
     kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device())
 }
 
-fn change_map(path: &Path, caller: &Caller) -> Result<ChangeMap, Failure> {
+fn change_map(path: &Path, caller: &Invocation) -> Result<ChangeMap, CommandFailure> {
     let what = format!("read the change map {}", path.display());
     let mut bytes = Vec::new();
-    let read = File::open(caller.path(path))
+    let read = File::open(caller.resolve_path(path))
         .and_then(|file| file.take(CHANGE_MAP_LEN_MAX + 1).read_to_end(&mut bytes));
-    read.map_err(|error| Failure::io(what, error))?;
+    read.map_err(|error| CommandFailure::io_error(what, error))?;
     if bytes.len() as u64 > CHANGE_MAP_LEN_MAX {
-        return Err(Failure::failed(
+        return Err(CommandFailure::with_hint(
             format!(
                 "the change map {} is over {CHANGE_MAP_LEN_MAX} bytes",
                 path.display()
@@ -332,7 +355,7 @@ fn change_map(path: &Path, caller: &Caller) -> Result<ChangeMap, Failure> {
         ));
     }
     let misread = |error| {
-        Failure::failed(
+        CommandFailure::with_hint(
             format!("the change map {} cannot be read: {error}", path.display()),
             "nothing was stored",
         )
@@ -346,8 +369,8 @@ pub(super) fn store_file(
     input: &FileArgs,
     name: &str,
     store: &Store,
-    session: &mut Session,
-) -> Result<(), Failure> {
+    session: &mut CommandContext,
+) -> Result<(), CommandFailure> {
     let is_there = store.find_whole(name).is_ok();
     let args = Args {
         file: file.to_owned(),
@@ -368,14 +391,14 @@ pub(super) fn store_file(
 }
 
 /// An interruption may reach the source first.
-fn explain(error: StoreError, session: &Session) -> Failure {
+fn import_failure(error: StoreError, session: &CommandContext) -> CommandFailure {
     match error {
         StoreError::Source { .. } if session.signals.is_stopped() => StoreError::Interrupted.into(),
         StoreError::Source {
             name,
             source: SourceError::Io { offset, source },
-        } => match source.downcast::<NoDisk>() {
-            Ok(NoDisk { message, advice }) => Failure::failed(message, advice),
+        } => match source.downcast::<UnusableStream>() {
+            Ok(UnusableStream { message, advice }) => CommandFailure::with_hint(message, advice),
             Err(source) => StoreError::Source {
                 name,
                 source: SourceError::Io { offset, source },
@@ -393,7 +416,7 @@ impl Args {
     }
 }
 
-impl Imported {
+impl ImportSummary {
     fn new(name: String, report: &ImportReport, seconds: f64) -> Self {
         Self {
             action: "import",
@@ -411,20 +434,23 @@ impl Imported {
     }
 }
 
-impl Answer for Imported {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (size, new) = (page.size(self.size), page.size(self.new_bytes));
-        let took = time::span(self.seconds);
-        page.line(format!(
+impl Render for ImportSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let (size, new) = (
+            page.format_size(self.size),
+            page.format_size(self.new_bytes),
+        );
+        let took = time::format_duration(self.seconds);
+        page.write_line(format!(
             "imported {}, {size}: {new} new ({}, {} known, {} unchanged) in {took}",
             self.name,
-            plural(self.new_chunks, "chunk"),
+            format_count(self.new_chunks, "chunk"),
             self.known_chunks,
             self.same_chunks
         ))?;
-        healed(page, self.healed_chunks)?;
+        render_healed_count(page, self.healed_chunks)?;
         self.skipped
             .as_ref()
-            .map_or(Ok(()), |skipped| skipped.show(page))
+            .map_or(Ok(()), |skipped| skipped.render_lines(page))
     }
 }

@@ -4,17 +4,17 @@ use std::io;
 use std::path::Path;
 
 use serde::Serialize;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::Store;
 
-use crate::description::Description;
+use crate::command_context::CommandContext;
+use crate::description::NodeDescription;
 use crate::disk_argument::{DiskArgument, is_file_word};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{CommandFailure, Outcome};
 use crate::file_facts::FileFacts;
-use crate::forest::Forest;
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::session::Session;
+use crate::forest::NodeForest;
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::source_format::FileArgs;
 
 /// Tell what is known of an image or snapshot, or of a disk's file of any format
@@ -36,9 +36,9 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Info {
+struct NodeInfo {
     #[serde(flatten)]
-    description: Description,
+    description: NodeDescription,
     /// The image that `commit` would change.
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
@@ -59,14 +59,17 @@ struct Info {
     children: Vec<String>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_info(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let Some((store, node)) = DiskArgument::find_node(&args.node, &args.file, session)? else {
-        let facts = FileFacts::of(Path::new(&args.node), &args.file, session)?;
-        session.output.answer(&facts)?;
+        let facts = FileFacts::read_facts(Path::new(&args.node), &args.file, session)?;
+        session.output.print_answer(&facts)?;
         return Ok(Outcome::Done);
     };
-    let info = info(&store, node).ok_or(vellum_core::tree::PlanError::Gone)?;
-    session.output.answer(&info)?;
+    let info = node_info(&store, node).ok_or(vellum_core::tree::PlanError::Gone)?;
+    session.output.print_answer(&info)?;
     Ok(Outcome::Done)
 }
 
@@ -77,38 +80,38 @@ impl Args {
     }
 }
 
-fn info(store: &Store, node: Node) -> Option<Info> {
+fn node_info(store: &Store, node: NodeRef) -> Option<NodeInfo> {
     let tree = store.tree();
-    let forest = Forest::of(&tree);
-    let plant = forest.find(node)?;
+    let forest = NodeForest::from_tree(&tree);
+    let plant = forest.find_node(node)?;
     let snapshots = tree
-        .snapshots(node.image())
-        .filter(|_| matches!(node, Node::Image(_)));
-    let origin = if let Node::Image(image) = node {
+        .snapshots_of(node.image_id())
+        .filter(|_| matches!(node, NodeRef::Image(_)));
+    let origin = if let NodeRef::Image(image) = node {
         tree.image(image)?.origin
     } else {
         None
     };
-    let scratch_of = if let Node::Image(image) = node {
+    let scratch_of = if let NodeRef::Image(image) = node {
         tree.image(image)?.scratch_of
     } else {
         None
     };
     let source_format = tree
-        .image(node.image())?
+        .image(node.image_id())?
         .source_format
         .as_ref()
-        .filter(|_| matches!(node, Node::Image(_)));
+        .filter(|_| matches!(node, NodeRef::Image(_)));
     let machines = tree
         .machines()
-        .users(node.image())
-        .filter(|_| matches!(node, Node::Image(_)));
+        .machines_using(node.image_id())
+        .filter(|_| matches!(node, NodeRef::Image(_)));
     let children = plant
         .children
         .iter()
         .filter_map(|child| forest.plants[*child].node);
-    Some(Info {
-        description: Description::of(&tree, &forest, plant),
+    Some(NodeInfo {
+        description: NodeDescription::from_tree_node(&tree, &forest, plant),
         origin: origin
             .and_then(|origin| tree.image(origin))
             .map(|origin| origin.name.to_string()),
@@ -117,27 +120,27 @@ fn info(store: &Store, node: Node) -> Option<Info> {
             .map(|base| base.name.to_string()),
         source_format: source_format.map(ToString::to_string),
         machines: machines.map(|machine| machine.name.to_string()).collect(),
-        layers: tree.chain(plant.layer).count() as u64,
+        layers: tree.chain_from(plant.layer).count() as u64,
         snapshots: snapshots
             .map(|snapshot| snapshot.name.to_string())
             .collect(),
-        children: children.map(|child| tree.display(child)).collect(),
+        children: children.map(|child| tree.display_name(child)).collect(),
     })
 }
 
-impl Answer for Info {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for NodeInfo {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let description = &self.description;
-        page.field("name", description.title())?;
-        page.field("kind", description.kind)?;
-        let size = page.size(description.size);
-        page.field("size", format!("{size} ({} bytes)", description.size))?;
-        let own = page.size(description.own_bytes);
-        page.field("own data", own)?;
+        page.write_field("name", description.display_title())?;
+        page.write_field("kind", description.kind)?;
+        let size = page.format_size(description.size);
+        page.write_field("size", format!("{size} ({} bytes)", description.size))?;
+        let own = page.format_size(description.own_bytes);
+        page.write_field("own data", own)?;
         let autoreset = description
             .autoreset
             .map(|autoreset| if autoreset { "on" } else { "off" });
-        let created = description.created.map(|created| page.moment(created));
+        let created = description.created.map(|created| page.format_time(created));
         let optional = [
             ("mode", description.mode),
             ("autoreset", autoreset),
@@ -147,12 +150,12 @@ impl Answer for Info {
             ("imported from", self.source_format.as_deref()),
         ];
         for (name, value) in optional {
-            value.map_or(Ok(()), |value| page.field(name, value))?;
+            value.map_or(Ok(()), |value| page.write_field(name, value))?;
         }
         if let Some(origin) = &self.origin {
-            page.field("commits to", origin)?;
+            page.write_field("commits to", origin)?;
         }
-        page.field("layers", self.layers.to_string())?;
+        page.write_field("layers", self.layers.to_string())?;
         let lists = [
             ("machines", &self.machines),
             ("snapshots", &self.snapshots),
@@ -161,11 +164,11 @@ impl Answer for Info {
         ];
         for (name, values) in lists {
             if !values.is_empty() {
-                page.field(name, values.join(", "))?;
+                page.write_field(name, values.join(", "))?;
             }
         }
         if description.pinned {
-            page.field("pinned", "yes")
+            page.write_field("pinned", "yes")
         } else {
             Ok(())
         }

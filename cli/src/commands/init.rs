@@ -10,11 +10,11 @@ use vellum_store::parity::ParityShare;
 use vellum_store::{Access, Compression, Store, StoreParameters, Unwatched};
 
 use super::parity;
-use crate::caller::Caller;
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::invocation::Invocation;
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::size;
 
 /// Make an empty store
@@ -22,10 +22,10 @@ use crate::size;
 #[command(after_help = "Example:\n  vellum init --store /srv/images --compression zstd:7")]
 pub(crate) struct Args {
     /// What is stored once: a power of two from 4K to 1M [default: 4K]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     chunk_size: Option<u64>,
     /// What is compressed together: a multiple of the chunk size [default: 128K, or one chunk]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     frame_size: Option<u64>,
     /// zstd:LEVEL (1 to 22), lz4 or none [env: VELLUM_COMPRESSION] [default: zstd:3]
     #[arg(long, value_name = "HOW")]
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Heal damaged and lost files of the store from parity that takes SHARE of it, such as 2%, and
     /// at least as much as its longest file (up to 64M, twice). Costs space, and time at the end of
     /// each command
-    #[arg(long, value_name = "SHARE", value_parser = parity::share)]
+    #[arg(long, value_name = "SHARE", value_parser = parity::parse_share)]
     parity: Option<ParityShare>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct CompressionWish(pub(super) Compression);
 pub(crate) struct UnknownCompression;
 
 #[derive(Serialize)]
-struct Made {
+struct StoreInitSummary {
     action: &'static str,
     store: String,
     chunk_size: u64,
@@ -60,41 +60,44 @@ struct Made {
     parity_percent: Option<f64>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let parameters = parameters(args, &session.caller)?;
+pub(super) fn run_init(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let parameters = store_parameters(args, &session.caller)?;
     let dir = session.store_dir()?;
-    Store::init(dir, parameters)?;
+    Store::init_dir(dir, parameters)?;
     if args.parity.is_some() {
-        let store = Store::open(dir, Access::ReadWrite, &session.command_line())?;
+        let store = Store::open_dir(dir, Access::ReadWrite, &session.command_line())?;
         store.set_parity_share(args.parity)?;
         store.protect_all(&Unwatched)?;
     }
-    let made = Made {
+    let made = StoreInitSummary {
         action: "init",
         store: dir.display().to_string(),
-        chunk_size: parameters.chunk_len.bytes(),
+        chunk_size: parameters.chunk_len.byte_len(),
         frame_size: parameters.frame_len,
         compression: CompressionWish(parameters.compression).to_string(),
         kept_back: Store::kept_back(dir, 0),
         kept_back_max: Store::kept_back(dir, u64::MAX),
-        parity_percent: args.parity.map(parity::percent),
+        parity_percent: args.parity.map(parity::share_percent),
     };
-    session.output.confirm(&made)?;
+    session.output.print_confirmation(&made)?;
     Ok(Outcome::Done)
 }
 
-fn parameters(args: &Args, caller: &Caller) -> Result<StoreParameters, Failure> {
+fn store_parameters(args: &Args, caller: &Invocation) -> Result<StoreParameters, CommandFailure> {
     let default = StoreParameters::DEFAULT;
     let chunk_len = args.chunk_size.map_or(Some(default.chunk_len), |len| {
         ChunkLen::new(u32::try_from(len).ok()?)
     });
     let chunk_len = chunk_len.ok_or_else(|| {
-        Failure::usage(
+        CommandFailure::usage_error(
             "that is no chunk size",
             "it is a power of two from 4K to 1M",
         )
     })?;
-    let usual = u64::from(default.frame_len).max(chunk_len.bytes());
+    let usual = u64::from(default.frame_len).max(chunk_len.byte_len());
     let frame_len = u32::try_from(args.frame_size.unwrap_or(usual)).unwrap_or(u32::MAX);
     let compression = match args.compression {
         Some(wish) => wish,
@@ -105,19 +108,19 @@ fn parameters(args: &Args, caller: &Caller) -> Result<StoreParameters, Failure> 
         frame_len,
         compression: compression.0,
     };
-    parameters
-        .check()
-        .map_err(|error| Failure::usage(error.to_string(), "the defaults suit most disks"))?;
+    parameters.check_valid().map_err(|error| {
+        CommandFailure::usage_error(error.to_string(), "the defaults suit most disks")
+    })?;
     Ok(parameters)
 }
 
-fn compression_of_environment(caller: &Caller) -> Result<CompressionWish, Failure> {
+fn compression_of_environment(caller: &Invocation) -> Result<CompressionWish, CommandFailure> {
     let Some(text) = caller.variable("VELLUM_COMPRESSION") else {
         return Ok(CompressionWish(StoreParameters::DEFAULT.compression));
     };
     let wish = text.to_str().ok_or(UnknownCompression).and_then(str::parse);
     wish.map_err(|error| {
-        Failure::usage(
+        CommandFailure::usage_error(
             format!("VELLUM_COMPRESSION is \"{}\"", text.display()),
             error.to_string(),
         )
@@ -151,30 +154,33 @@ impl fmt::Display for CompressionWish {
     }
 }
 
-impl Answer for Made {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for StoreInitSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let (chunk, frame) = (
-            page.size(self.chunk_size),
-            page.size(self.frame_size.into()),
+            page.format_size(self.chunk_size),
+            page.format_size(self.frame_size.into()),
         );
-        page.line(format!(
+        page.write_line(format!(
             "made a store in {}: {chunk} chunks in {frame} frames, compressed with {}",
             self.store, self.compression
         ))?;
-        let (kept, most) = (page.size(self.kept_back), page.size(self.kept_back_max));
+        let (kept, most) = (
+            page.format_size(self.kept_back),
+            page.format_size(self.kept_back_max),
+        );
         let growth = if self.kept_back < self.kept_back_max {
             format!(", up to {most} as it grows")
         } else {
             String::new()
         };
-        page.line(format!(
+        page.write_line(format!(
             "{kept} are kept back{growth}, so that a full disk can be emptied"
         ))?;
         if let Some(percent) = self.parity_percent {
-            page.line(format!(
+            page.write_line(format!(
                 "parity of {percent} % heals what is damaged or lost of its files"
             ))?;
         }
-        page.line("next: vellum import DISK NAME")
+        page.write_line("next: vellum import DISK NAME")
     }
 }

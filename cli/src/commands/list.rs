@@ -3,16 +3,16 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_core::tree::{Node, Tree};
+use vellum_core::tree::{NodeRef, Tree};
 
-use crate::description::Description;
-use crate::failure::{Failure, Outcome};
-use crate::forest::Forest;
+use crate::command_context::CommandContext;
+use crate::description::NodeDescription;
+use crate::failure::{CommandFailure, Outcome};
+use crate::forest::NodeForest;
 use crate::lookup;
-use crate::output::Answer;
-use crate::output::page::Page;
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::output::table::Column;
-use crate::session::Session;
 
 /// List images, or one image and its snapshots
 #[derive(clap::Args)]
@@ -28,39 +28,42 @@ pub(crate) struct Args {
 /// The answer is a list also in JSON.
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Listing {
-    rows: Vec<Row>,
+struct NodeListing {
+    rows: Vec<NodeRow>,
 }
 
 #[derive(Serialize)]
-struct Row {
+struct NodeRow {
     #[serde(flatten)]
-    description: Description,
+    description: NodeDescription,
     /// The number of an image's snapshots.
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshots: Option<u64>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_list(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let with_snapshots = args.snapshots || args.image.is_some();
-    list(session, args.image.as_deref(), |node| {
-        with_snapshots || matches!(node, Node::Image(_))
+    list_nodes(session, args.image.as_deref(), |node| {
+        with_snapshots || matches!(node, NodeRef::Image(_))
     })
 }
 
 /// Lists the snapshots of `image`, or of all images.
 pub(super) fn list_snapshots(
-    session: &mut Session,
+    session: &mut CommandContext,
     image: Option<&str>,
-) -> Result<Outcome, Failure> {
-    list(session, image, |node| matches!(node, Node::Snapshot(..)))
+) -> Result<Outcome, CommandFailure> {
+    list_nodes(session, image, |node| matches!(node, NodeRef::Snapshot(..)))
 }
 
-fn list(
-    session: &mut Session,
+fn list_nodes(
+    session: &mut CommandContext,
     image: Option<&str>,
-    wanted: impl Fn(Node) -> bool,
-) -> Result<Outcome, Failure> {
+    wanted: impl Fn(NodeRef) -> bool,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_read()?;
     let image = image
         .map(|image| lookup::image_to_read(&store, image))
@@ -69,27 +72,27 @@ fn list(
         // Not held while the answer goes out: its reader may be slow, and others change the tree.
         let tree = store.tree();
         let nodes = tree
-            .nodes()
-            .filter(|node| image.is_none_or(|image| node.image() == image) && wanted(*node));
-        Listing {
-            rows: rows(&tree, nodes),
+            .all_nodes()
+            .filter(|node| image.is_none_or(|image| node.image_id() == image) && wanted(*node));
+        NodeListing {
+            rows: node_rows(&tree, nodes),
         }
     };
-    session.output.answer(&listing)?;
+    session.output.print_answer(&listing)?;
     Ok(Outcome::Done)
 }
 
-fn rows(tree: &Tree, nodes: impl Iterator<Item = Node>) -> Vec<Row> {
-    let forest = Forest::of(tree);
+fn node_rows(tree: &Tree, nodes: impl Iterator<Item = NodeRef>) -> Vec<NodeRow> {
+    let forest = NodeForest::from_tree(tree);
     let plants = forest.by_node();
     let row = |node| {
-        let description = Description::of(tree, &forest, plants.get(&node)?);
-        let snapshots = if let Node::Image(image) = node {
-            Some(tree.snapshots(image).count() as u64)
+        let description = NodeDescription::from_tree_node(tree, &forest, plants.get(&node)?);
+        let snapshots = if let NodeRef::Image(image) = node {
+            Some(tree.snapshots_of(image).count() as u64)
         } else {
             None
         };
-        Some(Row {
+        Some(NodeRow {
             description,
             snapshots,
         })
@@ -97,35 +100,35 @@ fn rows(tree: &Tree, nodes: impl Iterator<Item = Node>) -> Vec<Row> {
     nodes.filter_map(row).collect()
 }
 
-impl Answer for Listing {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for NodeListing {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let columns = [
-            Column::text("NAME"),
-            Column::number("SIZE"),
-            Column::number("OWN DATA"),
-            Column::text("MODE"),
-            Column::number("SNAPSHOTS"),
-            Column::text("CREATED"),
-            Column::text("MARKS"),
+            Column::text_column("NAME"),
+            Column::number_column("SIZE"),
+            Column::number_column("OWN DATA"),
+            Column::text_column("MODE"),
+            Column::number_column("SNAPSHOTS"),
+            Column::text_column("CREATED"),
+            Column::text_column("MARKS"),
         ];
-        let row = |row: &Row| {
+        let row = |row: &NodeRow| {
             let description = &row.description;
             vec![
-                description.title().to_owned(),
-                page.size(description.size),
-                page.size(description.own_bytes),
+                description.display_title().to_owned(),
+                page.format_size(description.size),
+                page.format_size(description.own_bytes),
                 description.mode.unwrap_or_default().to_owned(),
                 row.snapshots
                     .map(|count| count.to_string())
                     .unwrap_or_default(),
                 description
                     .created
-                    .map(|created| page.moment(created))
+                    .map(|created| page.format_time(created))
                     .unwrap_or_default(),
-                description.marks(),
+                description.pin_and_tags(),
             ]
         };
         let rows: Vec<_> = self.rows.iter().map(row).collect();
-        page.table(&columns, &rows)
+        page.write_table(&columns, &rows)
     }
 }

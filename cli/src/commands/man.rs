@@ -7,8 +7,8 @@ use clap_mangen::Man;
 use vellum_store::{NewFileMode, write_whole_file};
 
 use crate::arguments::Arguments;
-use crate::failure::{Failure, Outcome};
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 
 /// Print the manual page, or write one for each command to a folder
 #[derive(clap::Args)]
@@ -18,22 +18,25 @@ pub(crate) struct Args {
     dir: Option<PathBuf>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_man(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let command = Arguments::command();
     if let Some(dir) = &args.dir {
         let mut command = command.disable_help_subcommand(true);
         command.build();
-        write_all(command, &session.caller.path(dir))?;
+        write_all(command, &session.caller.resolve_path(dir))?;
     } else {
         let mut page = Vec::new();
         Man::new(command).render(&mut page)?;
-        session.output.verbatim(&page)?;
+        session.output.print_verbatim(&page)?;
     }
     Ok(Outcome::Done)
 }
 
 /// A page for `command` and for each below it, in place of those of an earlier version.
-fn write_all(command: clap::Command, dir: &Path) -> Result<(), Failure> {
+fn write_all(command: clap::Command, dir: &Path) -> Result<(), CommandFailure> {
     let inner = command
         .get_subcommands()
         .filter(|inner| !inner.is_hide_set());

@@ -9,26 +9,26 @@ use vellum_core::tree::Tree;
 use vellum_core::units::{ChunkId, LayerId};
 use vellum_store::{Compression, MapEntry, Store, StoreError};
 
+use crate::command_context::CommandContext;
 use crate::disk_argument::{DiskArgument, is_file_word};
-use crate::failure::{Failure, Outcome};
-use crate::output::Entries;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::EntryStream;
 use crate::output::table::Column;
-use crate::session::Session;
 use crate::source_format::{self, FileArgs};
 
 /// Chunks whose names are asked for at once.
 const HASHES_MAX: u64 = 1024;
 const RANGES: [Column; 5] = [
-    Column::number("START").wide(14),
-    Column::number("LENGTH").wide(14),
-    Column::number("DEPTH").wide(5),
-    Column::text("KIND").wide(4),
-    Column::text("FROM"),
+    Column::number_column("START").with_width(14),
+    Column::number_column("LENGTH").with_width(14),
+    Column::number_column("DEPTH").with_width(5),
+    Column::text_column("KIND").with_width(4),
+    Column::text_column("FROM"),
 ];
 const CHUNKS: [Column; 3] = [
-    Column::number("START").wide(14),
-    Column::number("LENGTH").wide(7),
-    Column::text("BLAKE3"),
+    Column::number_column("START").with_width(14),
+    Column::number_column("LENGTH").with_width(7),
+    Column::text_column("BLAKE3"),
 ];
 
 /// Show which layer supplies each range, in bytes; of a file, which ranges it has
@@ -53,7 +53,7 @@ pub(crate) struct Args {
 
 /// A range as `qemu-img map` shows it, and where it is in the store.
 #[derive(Serialize)]
-struct Range {
+struct MapRange {
     start: u64,
     length: u64,
     depth: u32,
@@ -69,13 +69,16 @@ struct Range {
 }
 
 #[derive(Serialize)]
-struct Chunk {
+struct ChunkRow {
     start: u64,
     length: u64,
     hash: String,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_map(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let Some((store, node)) = DiskArgument::find_node(&args.node, &args.file, session)? else {
         return map_file(args, session);
     };
@@ -84,10 +87,10 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let compressed = store.parameters().compression != Compression::None;
     let mut entries = session
         .output
-        .entries(if args.hashes { &CHUNKS } else { &RANGES });
+        .begin_entries(if args.hashes { &CHUNKS } else { &RANGES });
     let mut shown = Ok(());
     let mapped = store.map(node, &mut |entry| {
-        signals.check()?;
+        signals.fail_if_stopped()?;
         shown = if args.hashes {
             show_chunks(&store, &mut entries, entry)
         } else {
@@ -102,29 +105,29 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     });
     shown?;
     mapped?;
-    entries.finish()?;
+    entries.finish_entries()?;
     Ok(Outcome::Done)
 }
 
 /// Shows the ranges of a file. What it leaves to its parent is not present.
-fn map_file(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+fn map_file(args: &Args, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
     if args.hashes {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "a file has no chunks with names",
             "import it, and map the image",
         ));
     }
-    let (path, expected) = (Path::new(&args.node), args.file.expected());
+    let (path, expected) = (Path::new(&args.node), args.file.expected_file());
     let file = source_format::open_as(path, &args.file, &expected, true, session)?;
     let (source, signals) = (file.source(), session.signals.clone());
-    let mut entries = session.output.entries(&RANGES);
+    let mut entries = session.output.begin_entries(&RANGES);
     let mut at = 0;
     while at < source.len() {
-        signals.check()?;
+        signals.fail_if_stopped()?;
         let (kind, end) = joined_extent(&**source, at)
             .map_err(|error| StoreError::of_source(&args.node, error))?;
         let is_data = kind == ExtentKind::Data;
-        let range = Range {
+        let range = MapRange {
             start: at,
             length: end - at,
             depth: 0,
@@ -147,10 +150,10 @@ fn map_file(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
             word.to_owned(),
             args.node.clone(),
         ];
-        entries.push(&range, &cells)?;
+        entries.push_entry(&range, &cells)?;
         at = end;
     }
-    entries.finish()?;
+    entries.finish_entries()?;
     Ok(Outcome::Done)
 }
 
@@ -160,13 +163,13 @@ fn joined_extent(
     at: u64,
 ) -> Result<(ExtentKind, u64), vellum_core::source::SourceError> {
     let first = source.extent_at(at)?;
-    let mut end = first.end();
+    let mut end = first.end_offset();
     while end < source.len() {
         let next = source.extent_at(end)?;
         if next.kind != first.kind {
             break;
         }
-        end = next.end();
+        end = next.end_offset();
     }
     Ok((first.kind, end))
 }
@@ -179,13 +182,13 @@ impl Args {
 }
 
 fn show_range(
-    entries: &mut Entries,
+    entries: &mut EntryStream,
     entry: MapEntry,
     names: &HashMap<LayerId, String>,
     compressed: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let is_data = entry.first.is_some();
-    let range = Range {
+    let range = MapRange {
         start: entry.start,
         length: entry.len,
         depth: entry.layer.map_or(0, |(depth, _)| depth),
@@ -212,10 +215,14 @@ fn show_range(
         if is_data { "data" } else { "zero" }.to_owned(),
         from.unwrap_or_default(),
     ];
-    entries.push(&range, &cells)
+    entries.push_entry(&range, &cells)
 }
 
-fn show_chunks(store: &Store, entries: &mut Entries, entry: MapEntry) -> Result<(), Failure> {
+fn show_chunks(
+    store: &Store,
+    entries: &mut EntryStream,
+    entry: MapEntry,
+) -> Result<(), CommandFailure> {
     let Some(first) = entry.first else {
         return Ok(());
     };
@@ -226,10 +233,10 @@ fn show_chunks(store: &Store, entries: &mut Entries, entry: MapEntry) -> Result<
     while done < count {
         let hashes = store.chunk_hashes(ChunkId(first.0 + done), (count - done).min(HASHES_MAX))?;
         for (nth, hash) in (done..).zip(&hashes) {
-            let start = entry.start + nth * chunk_len.bytes();
-            let chunk = Chunk {
+            let start = entry.start + nth * chunk_len.byte_len();
+            let chunk = ChunkRow {
                 start,
-                length: chunk_len.bytes().min(end - start),
+                length: chunk_len.byte_len().min(end - start),
                 hash: hash.to_string(),
             };
             let cells = [
@@ -237,7 +244,7 @@ fn show_chunks(store: &Store, entries: &mut Entries, entry: MapEntry) -> Result<
                 chunk.length.to_string(),
                 chunk.hash.clone(),
             ];
-            entries.push(&chunk, &cells)?;
+            entries.push_entry(&chunk, &cells)?;
         }
         done += hashes.len().max(1) as u64;
     }
@@ -247,9 +254,11 @@ fn show_chunks(store: &Store, entries: &mut Entries, entry: MapEntry) -> Result<
 /// The names of the layers that have some: the first of each.
 fn layer_names(tree: &Tree) -> HashMap<LayerId, String> {
     let mut names = HashMap::new();
-    for node in tree.nodes() {
+    for node in tree.all_nodes() {
         if let Some(layer) = tree.layer_of(node) {
-            names.entry(layer.id).or_insert_with(|| tree.display(node));
+            names
+                .entry(layer.id)
+                .or_insert_with(|| tree.display_name(node));
         }
     }
     names

@@ -7,19 +7,20 @@ use std::str::FromStr;
 use serde::Serialize;
 use vellum_formats::input::InputFormat;
 use vellum_store::measure::{
-    Advice, Estimate, LengthReport, MeasureOptions, MeasureReport, Reason, SettingReport, measure,
+    Advice, AdviceReason, Estimate, LengthReport, MeasureOptions, MeasureReport, SettingReport,
+    measure,
 };
 use vellum_store::parity::{ParityShare, foreseen_parity_len};
-use vellum_store::{Input, Store, StoreError};
+use vellum_store::{ImageInput, Store, StoreError};
 
 use super::import::is_stream;
 use super::init::CompressionWish;
 use super::parity;
-use crate::failure::{Failure, Outcome};
-use crate::output::page::{Page, percent, plural};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::page::{TextPage, format_count, format_percent};
 use crate::output::table::Column;
-use crate::output::{Answer, Layout};
-use crate::session::Session;
+use crate::output::{OutputLayout, Render};
 use crate::size;
 use crate::source_format::{self, FileArgs};
 
@@ -52,13 +53,13 @@ pub(crate) struct Args {
     against_store: bool,
     /// Count this share of 4K chunks, of longer ones as many, and compress this share of frames
     #[arg(long, value_name = "PERCENT%", conflicts_with = "exact")]
-    sample: Option<Share>,
+    sample: Option<PercentShare>,
     /// Compress everything at every chunk size, however much it is
     #[arg(long)]
     exact: bool,
     /// Chunk sizes to measure, rising: powers of two from 4K to 4M [default:
     /// 4K,8K,16K,32K,64K,1M,4M]
-    #[arg(long, value_name = "SIZES", value_parser = size::parse, value_delimiter = ',')]
+    #[arg(long, value_name = "SIZES", value_parser = size::parse_size, value_delimiter = ',')]
     chunk_size: Vec<u64>,
     /// How to compress while chunk sizes are compared: zstd:LEVEL, lz4 or none [default: zstd:3]
     #[arg(long, value_name = "HOW")]
@@ -67,16 +68,16 @@ pub(crate) struct Args {
 
 /// A part of the whole, written `5%`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Share(f64);
+pub(crate) struct PercentShare(f64);
 
 #[derive(Debug, thiserror::Error)]
 #[error(
     "a share is written with its sign, such as 5% or 0.5%, and is more than 0% and at most 100%"
 )]
-pub(crate) struct NoShare;
+pub(crate) struct ShareError;
 
 #[derive(Serialize)]
-struct Shown {
+struct MeasureSummary {
     action: &'static str,
     files: u64,
     logical_bytes: u64,
@@ -112,15 +113,15 @@ struct ShownLength {
     /// The share of distinct chunks that was counted.
     counted: f64,
     data_bytes: u64,
-    same_place_bytes: Range,
-    by_content_bytes: Range,
+    same_place_bytes: EstimatedRange,
+    by_content_bytes: EstimatedRange,
     #[serde(skip_serializing_if = "Option::is_none")]
-    in_store_bytes: Option<Range>,
-    unique_bytes: Range,
-    compressed_bytes: Range,
-    metadata_bytes: Range,
-    disk_bytes: Range,
-    memory_bytes: Range,
+    in_store_bytes: Option<EstimatedRange>,
+    unique_bytes: EstimatedRange,
+    compressed_bytes: EstimatedRange,
+    metadata_bytes: EstimatedRange,
+    disk_bytes: EstimatedRange,
+    memory_bytes: EstimatedRange,
 }
 
 #[derive(Serialize)]
@@ -128,9 +129,9 @@ struct ShownSetting {
     chunk_size: u64,
     frame_size: u64,
     compression: String,
-    compressed_bytes: Range,
-    metadata_bytes: Range,
-    disk_bytes: Range,
+    compressed_bytes: EstimatedRange,
+    metadata_bytes: EstimatedRange,
+    disk_bytes: EstimatedRange,
 }
 
 #[derive(Serialize)]
@@ -144,15 +145,18 @@ struct ShownAdvice {
 }
 
 #[derive(Clone, Copy, Serialize)]
-struct Range {
+struct EstimatedRange {
     value: u64,
     low: u64,
     high: u64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let options = options(args);
-    let (parent_file, parent_node) = parent(args, session);
+pub(super) fn run_measure(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let options = measure_options(args);
+    let (parent_file, parent_node) = parent_source(args, session);
     let store = if args.against_store || parent_node.is_some() {
         Some(session.open_to_read()?)
     } else {
@@ -161,11 +165,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let inputs = args
         .files
         .iter()
-        .map(|file| open(file, args.format, session))
-        .collect::<Result<Vec<Input>, Failure>>()?;
+        .map(|file| open_input(file, args.format, session))
+        .collect::<Result<Vec<ImageInput>, CommandFailure>>()?;
     let parent = match (parent_file, parent_node, &store) {
-        (Some(file), ..) => Some(open(&file, None, session)?),
-        (_, Some(node), Some(store)) => Some(input_of(store, &node)?),
+        (Some(zone_file), ..) => Some(open_input(&zone_file, None, session)?),
+        (_, Some(sample_node), Some(store)) => Some(input_of(store, &sample_node)?),
         _ => None,
     };
     let is_new = parent.is_none() && !args.against_store;
@@ -178,7 +182,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         &meter,
     );
     drop(meter);
-    let mut shown = Shown::new(&report.map_err(explain)?, &options);
+    let mut shown = MeasureSummary::new(&report.map_err(measure_failure)?, &options);
     let dir = session.store_dir().ok().filter(|_| is_new);
     let stored = shown
         .recommended
@@ -187,13 +191,13 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     shown.kept_back_bytes = dir.map(|dir| Store::kept_back(dir, stored));
     match session.output.layout {
         // It is what was asked for, so it is shown to the quiet as well.
-        Layout::Human => session.output.answer(&shown)?,
-        _ => session.output.summary(&shown)?,
+        OutputLayout::Human => session.output.print_answer(&shown)?,
+        _ => session.output.print_summary(&shown)?,
     }
     Ok(Outcome::Done)
 }
 
-fn options(args: &Args) -> MeasureOptions {
+fn measure_options(args: &Args) -> MeasureOptions {
     let usual = MeasureOptions::usual();
     MeasureOptions {
         chunk_lens: if args.chunk_size.is_empty() {
@@ -209,49 +213,55 @@ fn options(args: &Args) -> MeasureOptions {
 }
 
 /// The parent: a file if there is one of that name, else what a store calls so.
-fn parent(args: &Args, session: &Session) -> (Option<PathBuf>, Option<String>) {
+fn parent_source(args: &Args, session: &CommandContext) -> (Option<PathBuf>, Option<String>) {
     match &args.parent {
         None => (None, None),
-        Some(parent) if session.caller.path(parent).exists() => (Some(parent.clone()), None),
+        Some(parent) if session.caller.resolve_path(parent).exists() => {
+            (Some(parent.clone()), None)
+        }
         Some(parent) => (None, Some(parent.to_string_lossy().into_owned())),
     }
 }
 
-fn open(file: &Path, format: Option<InputFormat>, session: &Session) -> Result<Input, Failure> {
-    let path = session.caller.path(file);
+fn open_input(
+    file: &Path,
+    format: Option<InputFormat>,
+    session: &CommandContext,
+) -> Result<ImageInput, CommandFailure> {
+    let path = session.caller.resolve_path(file);
     if file.as_os_str() == "-" || is_stream(&path) {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "a pipe goes by once, and measuring stores nothing of it",
             "measure a file or a device, or import the pipe",
         ));
     }
     let args = FileArgs { format, disk: None };
-    let opened = source_format::open(file, &args, &args.expected(), session);
+    let opened = source_format::open_disk_file(file, &args, &args.expected_file(), session);
     let opened = opened.map_err(|failure| match failure {
-        Failure::Store(error) => explain(error),
+        CommandFailure::Store(error) => measure_failure(error),
         other => other,
     })?;
-    Input::of_file(opened, None).map_err(explain)
+    ImageInput::of_file(opened, None).map_err(measure_failure)
 }
 
-fn input_of(store: &Store, node: &str) -> Result<Input, Failure> {
-    let found = store.find(node).map_err(|error| {
-        Failure::from(error)
-            .hinted("name a file that is there, or an image or snapshot of the store")
+fn input_of(store: &Store, node: &str) -> Result<ImageInput, CommandFailure> {
+    let found = store.find_node(node).map_err(|error| {
+        CommandFailure::from(error)
+            .replace_hint("name a file that is there, or an image or snapshot of the store")
     });
-    Ok(store.input(found?)?)
+    Ok(store.open_input(found?)?)
 }
 
 /// Sources fail here as for an import, but nothing was to be stored.
-fn explain(error: StoreError) -> Failure {
+fn measure_failure(error: StoreError) -> CommandFailure {
     match error {
-        StoreError::Source { .. } => {
-            Failure::from(error).hinted("mend the file or leave it out; measuring changes nothing")
+        StoreError::Source { .. } => CommandFailure::from(error)
+            .replace_hint("mend the file or leave it out; measuring changes nothing"),
+        StoreError::SourceChanged { .. } => CommandFailure::from(error)
+            .replace_hint("measure again when nothing writes to the file"),
+        StoreError::Parameter(text) => {
+            CommandFailure::usage_error(text, "the defaults suit most disks")
         }
-        StoreError::SourceChanged { .. } => {
-            Failure::from(error).hinted("measure again when nothing writes to the file")
-        }
-        StoreError::Parameter(text) => Failure::usage(text, "the defaults suit most disks"),
         other => other.into(),
     }
 }
@@ -263,23 +273,23 @@ impl Args {
     }
 }
 
-impl FromStr for Share {
-    type Err = NoShare;
+impl FromStr for PercentShare {
+    type Err = ShareError;
 
-    fn from_str(text: &str) -> Result<Self, NoShare> {
+    fn from_str(text: &str) -> Result<Self, ShareError> {
         let number: f64 = text
             .strip_suffix('%')
             .and_then(|number| number.trim().parse().ok())
-            .ok_or(NoShare)?;
+            .ok_or(ShareError)?;
         if number > 0.0 && number <= 100.0 {
             Ok(Self(number / 100.0))
         } else {
-            Err(NoShare)
+            Err(ShareError)
         }
     }
 }
 
-impl From<Estimate> for Range {
+impl From<Estimate> for EstimatedRange {
     fn from(estimate: Estimate) -> Self {
         Self {
             value: estimate.value,
@@ -289,7 +299,7 @@ impl From<Estimate> for Range {
     }
 }
 
-impl Shown {
+impl MeasureSummary {
     fn new(report: &MeasureReport, options: &MeasureOptions) -> Self {
         let compression = CompressionWish(options.compression).to_string();
         Self {
@@ -315,7 +325,7 @@ impl Shown {
 /// Bytes that parity would take of a store that is made as recommended.
 fn foreseen_parity(report: &MeasureReport) -> Vec<ShownParity> {
     let length = report.advice.as_ref().and_then(|advice| {
-        let chunk_len = advice.parameters.chunk_len.bytes();
+        let chunk_len = advice.parameters.chunk_len.byte_len();
         report
             .lengths
             .iter()
@@ -326,7 +336,7 @@ fn foreseen_parity(report: &MeasureReport) -> Vec<ShownParity> {
     };
     let (payloads, records) = (length.compressed.value, length.metadata.value);
     let shown = |share| ShownParity {
-        percent: parity::percent(share),
+        percent: parity::share_percent(share),
         disk_bytes: foreseen_parity_len(payloads, records, share),
     };
     [20, 100]
@@ -347,7 +357,7 @@ impl ShownLength {
             data_bytes: length.data,
             same_place_bytes: length.same_place.into(),
             by_content_bytes: length.by_content.into(),
-            in_store_bytes: length.in_store.map(Range::from),
+            in_store_bytes: length.in_store.map(EstimatedRange::from),
             unique_bytes: length.unique.into(),
             compressed_bytes: length.compressed.into(),
             metadata_bytes: length.metadata.into(),
@@ -373,28 +383,31 @@ impl ShownSetting {
 impl ShownAdvice {
     fn new(advice: &Advice) -> Self {
         let (chunk, frame) = (
-            advice.parameters.chunk_len.bytes(),
+            advice.parameters.chunk_len.byte_len(),
             u64::from(advice.parameters.frame_len),
         );
         let compression = CompressionWish(advice.parameters.compression).to_string();
         let command = format!(
             "vellum init --chunk-size {} --frame-size {} --compression {compression}",
-            short(chunk),
-            short(frame)
+            format_option_size(chunk),
+            format_option_size(frame)
         );
         let [of_chunk, of_frame, of_compression] = advice.reasons;
         let reasons = [
             format!(
                 "chunks of {}: {}",
-                short(chunk),
-                reason(of_chunk, "another")
+                format_option_size(chunk),
+                reason_text(of_chunk, "another")
             ),
             format!(
                 "frames of {}: {}",
-                short(frame),
-                reason(of_frame, "a longer one")
+                format_option_size(frame),
+                reason_text(of_frame, "a longer one")
             ),
-            format!("{compression}: {}", reason(of_compression, "a slower one")),
+            format!(
+                "{compression}: {}",
+                reason_text(of_compression, "a slower one")
+            ),
         ];
         Self {
             chunk_size: chunk,
@@ -408,29 +421,29 @@ impl ShownAdvice {
 }
 
 /// The reason in words; `other` is the setting that takes less space and costs more in use.
-fn reason(reason: Reason, other: &str) -> String {
+fn reason_text(reason: AdviceReason, other: &str) -> String {
     let share = |share: f64| format!("{:.1} %", 100.0 * share);
     match reason {
-        Reason::OnlyOne => "nothing else was measured with it".to_owned(),
-        Reason::Least { more } => format!(
+        AdviceReason::OnlyOne => "nothing else was measured with it".to_owned(),
+        AdviceReason::Least { more } => format!(
             "takes least on disk; the next best takes {} more",
             share(more)
         ),
-        Reason::NearlyLeast { more } => format!(
+        AdviceReason::NearlyLeast { more } => format!(
             "takes {} more than {other} would, and costs less time and memory",
             share(more)
         ),
-        Reason::Usual { gain } if gain <= 0.0 => "as usual; no other takes less".to_owned(),
-        Reason::Usual { gain } => format!(
+        AdviceReason::Usual { gain } if gain <= 0.0 => "as usual; no other takes less".to_owned(),
+        AdviceReason::Usual { gain } => format!(
             "as usual; {other} saves {} at most, too little to depart from it",
             share(gain)
         ),
-        Reason::Saves { gain } => format!("saves {} of what the usual takes", share(gain)),
+        AdviceReason::Saves { gain } => format!("saves {} of what the usual takes", share(gain)),
     }
 }
 
 /// `4K`, as options take it.
-fn short(bytes: u64) -> String {
+fn format_option_size(bytes: u64) -> String {
     if bytes.is_multiple_of(1 << 20) {
         format!("{}M", bytes >> 20)
     } else {
@@ -438,74 +451,78 @@ fn short(bytes: u64) -> String {
     }
 }
 
-impl Answer for Shown {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (logical, data) = (page.size(self.logical_bytes), page.size(self.nonzero_bytes));
-        page.line(format!(
+impl Render for MeasureSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let (logical, data) = (
+            page.format_size(self.logical_bytes),
+            page.format_size(self.nonzero_bytes),
+        );
+        page.write_line(format!(
             "{}, {logical}: {data} not zero, all read and hashed",
-            plural(self.files, "disk")
+            format_count(self.files, "disk")
         ))?;
-        page.line("")?;
+        page.write_line("")?;
         self.show_chunk_sizes(page)?;
         if self.compressions.len() > 1 {
-            page.line("")?;
+            page.write_line("")?;
             self.show_compressions(page)?;
         }
         let Some(advice) = &self.recommended else {
             return Ok(());
         };
-        page.line("")?;
-        page.line(format!(
+        page.write_line("")?;
+        page.write_line(format!(
             "recommended, about {} on disk: {}",
-            page.size(advice.disk_bytes),
+            page.format_size(advice.disk_bytes),
             advice.command
         ))?;
         advice
             .reasons
             .iter()
-            .try_for_each(|reason| page.line(format!("  {reason}")))?;
+            .try_for_each(|reason| page.write_line(format!("  {reason}")))?;
         if let Some(parity) = self.parity.first() {
-            let (share, more) = (parity.percent, page.size(parity.disk_bytes));
-            page.line(format!(
+            let (share, more) = (parity.percent, page.format_size(parity.disk_bytes));
+            page.write_line(format!(
                 "  --parity {share}%: takes about {more} more, and heals damaged and lost files"
             ))?;
         }
         if let Some(kept_back) = self.kept_back_bytes {
-            page.line(format!(
+            page.write_line(format!(
                 "  a new store keeps {} back besides, so that a full disk can be emptied",
-                page.size(kept_back)
+                page.format_size(kept_back)
             ))?;
         }
         Ok(())
     }
 }
 
-impl Shown {
-    fn show_chunk_sizes(&self, page: &mut Page) -> io::Result<()> {
+impl MeasureSummary {
+    fn show_chunk_sizes(&self, page: &mut TextPage) -> io::Result<()> {
         let with_store = self
             .chunk_sizes
             .iter()
             .any(|length| length.in_store_bytes.is_some());
         let mut columns = vec![
-            Column::text("CHUNK"),
-            Column::number("SAME PLACE"),
-            Column::number("BY CONTENT"),
+            Column::text_column("CHUNK"),
+            Column::number_column("SAME PLACE"),
+            Column::number_column("BY CONTENT"),
         ];
-        columns.extend(with_store.then(|| Column::number("IN STORE")));
+        columns.extend(with_store.then(|| Column::number_column("IN STORE")));
         columns.extend(
-            ["UNIQUE", "COMPRESSED", "METADATA", "ON DISK", "±", "MEMORY"].map(Column::number),
+            ["UNIQUE", "COMPRESSED", "METADATA", "ON DISK", "±", "MEMORY"]
+                .map(Column::number_column),
         );
-        columns.push(Column::text("NOTE"));
+        columns.push(Column::text_column("NOTE"));
         let row = |length: &ShownLength| {
             let mut cells = vec![
-                page.size(length.chunk_size),
-                page.size(length.same_place_bytes.value),
-                page.size(length.by_content_bytes.value),
+                page.format_size(length.chunk_size),
+                page.format_size(length.same_place_bytes.value),
+                page.format_size(length.by_content_bytes.value),
             ];
             cells.extend(with_store.then(|| {
                 length
                     .in_store_bytes
-                    .map_or_else(String::new, |bytes| page.size(bytes.value))
+                    .map_or_else(String::new, |bytes| page.format_size(bytes.value))
             }));
             let sizes = [
                 length.unique_bytes,
@@ -513,10 +530,10 @@ impl Shown {
                 length.metadata_bytes,
                 length.disk_bytes,
             ];
-            cells.extend(sizes.map(|bytes| page.size(bytes.value)));
+            cells.extend(sizes.map(|bytes| page.format_size(bytes.value)));
             cells.extend([
-                length.disk_bytes.reach(),
-                page.size(length.memory_bytes.value),
+                length.disk_bytes.relative_error(),
+                page.format_size(length.memory_bytes.value),
             ]);
             cells.push(if length.possible {
                 String::new()
@@ -526,25 +543,27 @@ impl Shown {
             cells
         };
         let rows: Vec<Vec<String>> = self.chunk_sizes.iter().map(row).collect();
-        page.table(&columns, &rows)
+        page.write_table(&columns, &rows)
     }
 
     /// One row for each frame length, one column for each compression.
-    fn show_compressions(&self, page: &mut Page) -> io::Result<()> {
+    fn show_compressions(&self, page: &mut TextPage) -> io::Result<()> {
         let widest = self
             .compressions
             .iter()
             .map(|setting| setting.disk_bytes)
             .max_by_key(|range| range.high - range.low);
-        let reach = widest.map(Range::reach).unwrap_or_default();
+        let reach = widest
+            .map(EstimatedRange::relative_error)
+            .unwrap_or_default();
         let range = if reach == "exact" {
             String::new()
         } else {
             format!(", ± {reach} or less")
         };
-        page.line(format!(
+        page.write_line(format!(
             "on disk with chunks of {}, by frame and compression{range}",
-            page.size(self.compressions[0].chunk_size)
+            page.format_size(self.compressions[0].chunk_size)
         ))?;
         let first = self.compressions[0].frame_size;
         let ways: Vec<&str> = self
@@ -553,33 +572,33 @@ impl Shown {
             .filter(|way| way.frame_size == first)
             .map(|way| way.compression.as_str())
             .collect();
-        let columns: Vec<Column> = std::iter::once(Column::text("FRAME"))
-            .chain(ways.iter().map(|_| Column::number("")))
+        let columns: Vec<Column> = std::iter::once(Column::text_column("FRAME"))
+            .chain(ways.iter().map(|_| Column::number_column("")))
             .collect();
         let title = std::iter::once("FRAME".to_owned())
             .chain(ways.iter().map(|way| (*way).to_owned()))
             .collect();
         let rows = self.compressions.chunks(ways.len()).map(|row| {
-            std::iter::once(page.size(row[0].frame_size))
+            std::iter::once(page.format_size(row[0].frame_size))
                 .chain(
                     row.iter()
-                        .map(|setting| page.size(setting.disk_bytes.value)),
+                        .map(|setting| page.format_size(setting.disk_bytes.value)),
                 )
                 .collect()
         });
         let rows: Vec<Vec<String>> = std::iter::once(title).chain(rows).collect();
-        page.rows(&columns, &rows)
+        page.write_rows(&columns, &rows)
     }
 }
 
-impl Range {
+impl EstimatedRange {
     /// Distance of the ends from the value, in percent of it.
-    fn reach(self) -> String {
+    fn relative_error(self) -> String {
         let reach = (self.high - self.value).max(self.value - self.low);
         if reach == 0 {
             "exact".to_owned()
         } else {
-            percent(reach, self.value)
+            format_percent(reach, self.value)
         }
     }
 }
@@ -591,12 +610,16 @@ mod tests {
     #[test]
     fn a_share_has_its_sign_and_is_a_part() {
         for (text, share) in [("5%", 0.05), ("0.5%", 0.005), ("100%", 1.0)] {
-            assert_eq!(text.parse::<Share>().ok(), Some(Share(share)), "{text}");
+            assert_eq!(
+                text.parse::<PercentShare>().ok(),
+                Some(PercentShare(share)),
+                "{text}"
+            );
         }
         for text in [
             "", "%", "5", "0.05", "0%", "-1%", "101%", "NaN%", "inf%", "5%%", "five%",
         ] {
-            assert!(text.parse::<Share>().is_err(), "{text}");
+            assert!(text.parse::<PercentShare>().is_err(), "{text}");
         }
     }
 }

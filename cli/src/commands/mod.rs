@@ -6,10 +6,10 @@ mod clone;
 mod commit;
 mod compare;
 mod completions;
+mod confirm;
 mod convert;
 mod create;
 mod diff;
-mod done;
 mod export;
 mod flatten;
 mod gc;
@@ -47,11 +47,11 @@ use std::io;
 
 use clap::Subcommand;
 
-use crate::caller::Caller;
-use crate::failure::{Failure, Outcome};
-use crate::output::page::{Page, plural};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::invocation::Invocation;
+use crate::output::page::{TextPage, format_count};
 use crate::repository::password::Password;
-use crate::session::Session;
 
 /// A verb and what it takes.
 #[derive(Subcommand)]
@@ -134,19 +134,22 @@ impl Command {
     }
 
     /// True if exit code 1 means that a difference was found.
-    pub(crate) fn compares(&self) -> bool {
+    pub(crate) fn is_comparison(&self) -> bool {
         match self {
             Self::Compare(_) | Self::Diff(_) => true,
-            Self::Backup(args) => args.compares(),
+            Self::Backup(args) => args.is_comparison(),
             _ => false,
         }
     }
 
     /// Asks at the caller's terminal for the secret that is needed before another process does the
     /// command.
-    pub(crate) fn ask(&self, caller: &Caller) -> Result<Option<Password>, Failure> {
+    pub(crate) fn ask_password(
+        &self,
+        caller: &Invocation,
+    ) -> Result<Option<Password>, CommandFailure> {
         if let Self::Backup(args) = self {
-            args.ask(caller)
+            args.ask_password(caller)
         } else {
             Ok(None)
         }
@@ -163,59 +166,62 @@ impl Command {
 }
 
 /// Runs `command`.
-pub(crate) fn run(command: &Command, session: &mut Session) -> Result<Outcome, Failure> {
+pub(crate) fn run_command(
+    command: &Command,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     match command {
-        Command::Init(args) => init::run(args, session),
-        Command::Import(args) => import::run(args, session),
-        Command::Export(args) => export::run(args, session),
-        Command::Create(args) => create::run(args, session),
-        Command::Clone(args) => clone::run(args, session),
-        Command::Snapshot(args) => snapshot::run(args, session),
-        Command::List(args) => list::run(args, session),
-        Command::Tree(args) => tree::run(args, session),
-        Command::Info(args) => info::run(args, session),
-        Command::Map(args) => map::run(args, session),
-        Command::Diff(args) => diff::run(args, session),
-        Command::Compare(args) => compare::run(args, session),
-        Command::Convert(args) => convert::run(args, session),
-        Command::Probe(args) => probe::run(args, session),
-        Command::Remove(args) => remove::run(args, session),
-        Command::Rename(args) => rename::run(args, session),
-        Command::Resize(args) => resize::run(args, session),
-        Command::Modify(args) => modify::run(args, session),
-        Command::Reset(args) => reset::run(args, session),
-        Command::Machine(args) => machine::run(args, session),
-        Command::Flatten(args) => flatten::run(args, session),
-        Command::Commit(args) => commit::run(args, session),
-        Command::Rebase(args) => rebase::run(args, session),
-        Command::Tag(args) => tag::run(args, session),
-        Command::Pin(args) => pin::run(args, session),
-        Command::Backup(args) => backup::run(args, session),
-        Command::Send(args) => send::run(args, session),
-        Command::Receive(args) => receive::run(args, session),
-        Command::Gc(args) => gc::run(args, session),
-        Command::Check(args) => check::run(args, session),
-        Command::Repair(args) => repair::run(args, session),
-        Command::Source(args) => source::run(args, session),
-        Command::Parity(args) => parity::run(args, session),
-        Command::Stats(args) => stats::run(args, session),
-        Command::Measure(args) => measure::run(args, session),
-        Command::Report(args) => report::run(args, session),
-        Command::Serve(args) => serve::run(args, session),
-        Command::Nbd(args) => nbd::run(args, session),
-        Command::Mount(args) => mount::run(args, session),
-        Command::Completions(args) => completions::run(args, session),
-        Command::Man(args) => man::run(args, session),
+        Command::Init(args) => init::run_init(args, session),
+        Command::Import(args) => import::run_import(args, session),
+        Command::Export(args) => export::run_export(args, session),
+        Command::Create(args) => create::run_create(args, session),
+        Command::Clone(args) => clone::run_clone(args, session),
+        Command::Snapshot(args) => snapshot::run_snapshot(args, session),
+        Command::List(args) => list::run_list(args, session),
+        Command::Tree(args) => tree::run_tree(args, session),
+        Command::Info(args) => info::run_info(args, session),
+        Command::Map(args) => map::run_map(args, session),
+        Command::Diff(args) => diff::run_diff(args, session),
+        Command::Compare(args) => compare::run_compare(args, session),
+        Command::Convert(args) => convert::run_convert(args, session),
+        Command::Probe(args) => probe::run_probe(args, session),
+        Command::Remove(args) => remove::run_remove(args, session),
+        Command::Rename(args) => rename::run_rename(args, session),
+        Command::Resize(args) => resize::run_resize(args, session),
+        Command::Modify(args) => modify::run_modify(args, session),
+        Command::Reset(args) => reset::run_reset(args, session),
+        Command::Machine(args) => machine::run_machine(args, session),
+        Command::Flatten(args) => flatten::run_flatten(args, session),
+        Command::Commit(args) => commit::run_commit(args, session),
+        Command::Rebase(args) => rebase::run_rebase(args, session),
+        Command::Tag(args) => tag::run_tag(args, session),
+        Command::Pin(args) => pin::run_pin(args, session),
+        Command::Backup(args) => backup::run_backup(args, session),
+        Command::Send(args) => send::run_send(args, session),
+        Command::Receive(args) => receive::run_receive(args, session),
+        Command::Gc(args) => gc::run_gc(args, session),
+        Command::Check(args) => check::run_check(args, session),
+        Command::Repair(args) => repair::run_repair(args, session),
+        Command::Source(args) => source::run_source(args, session),
+        Command::Parity(args) => parity::run_parity(args, session),
+        Command::Stats(args) => stats::run_stats(args, session),
+        Command::Measure(args) => measure::run_measure(args, session),
+        Command::Report(args) => report::run_report(args, session),
+        Command::Serve(args) => serve::run_serve(args, session),
+        Command::Nbd(args) => nbd::run_nbd(args, session),
+        Command::Mount(args) => mount::run_mount(args, session),
+        Command::Completions(args) => completions::run_completions(args, session),
+        Command::Man(args) => man::run_man(args, session),
     }
 }
 
 /// Writes the number of chunks that were damaged and are not any more.
-fn healed(page: &mut Page, count: u64) -> io::Result<()> {
+fn render_healed_count(page: &mut TextPage, count: u64) -> io::Result<()> {
     if count == 0 {
         return Ok(());
     }
-    page.line(format!(
+    page.write_line(format!(
         "healed {}, for every image that has them",
-        plural(count, "damaged chunk")
+        format_count(count, "damaged chunk")
     ))
 }

@@ -1,12 +1,12 @@
 //! `vellum modify`: how an image treats writes and snapshots.
 
 use clap::ValueEnum;
-use vellum_core::tree::{Mode, Node, PlanError};
+use vellum_core::tree::{Mode, NodeRef, PlanError};
 
-use super::done;
-use crate::failure::{Failure, Outcome};
+use super::confirm;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::session::Session;
 
 /// Change how an image treats writes and snapshots
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// Whether what is written to an immutable image goes when its machine, or its guest, is
     /// switched on anew
     #[arg(long, value_name = "WHEN", value_enum)]
-    autoreset: Option<Switch>,
+    autoreset: Option<OnOff>,
 }
 
 /// The modes, spelled as virtual-machine managers do.
@@ -50,19 +50,22 @@ enum ModeName {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Switch {
+enum OnOff {
     On,
     Off,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_modify(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
-    let image = lookup::image(&store, &args.image)?;
+    let image = lookup::find_image(&store, &args.image)?;
     let old = store.tree().image(image).ok_or(PlanError::Gone)?.mode;
-    let mode = wanted(
+    let mode = wanted_mode(
         old,
         args.mode,
-        args.autoreset.map(|switch| switch == Switch::On),
+        args.autoreset.map(|switch| switch == OnOff::On),
     )?;
     store.set_mode(image, mode)?;
     let details = match mode {
@@ -75,13 +78,21 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         Mode::Multiattach => "; IMAGE+NAME attaches a child of its own",
         _ => "",
     };
-    done::tell(session, &store, "modify", Node::Image(image), |name, _| {
-        format!("{name} is {mode} now{details}")
-    })
+    confirm::confirm_change(
+        session,
+        &store,
+        "modify",
+        NodeRef::Image(image),
+        |name, _| format!("{name} is {mode} now{details}"),
+    )
 }
 
 /// The mode that an image of mode `old` gets.
-fn wanted(old: Mode, mode: Option<ModeName>, autoreset: Option<bool>) -> Result<Mode, Failure> {
+fn wanted_mode(
+    old: Mode,
+    mode: Option<ModeName>,
+    autoreset: Option<bool>,
+) -> Result<Mode, CommandFailure> {
     let old_autoreset = if let Mode::Immutable { autoreset } = old {
         Some(autoreset)
     } else {
@@ -91,7 +102,7 @@ fn wanted(old: Mode, mode: Option<ModeName>, autoreset: Option<bool>) -> Result<
         (Some(ModeName::Immutable), _) | (None, Some(_)) => Ok(Mode::Immutable {
             autoreset: autoreset.or(old_autoreset).unwrap_or(true),
         }),
-        _ if autoreset.is_some() => Err(Failure::usage(
+        _ if autoreset.is_some() => Err(CommandFailure::usage_error(
             "only an immutable image has --autoreset",
             "add --type immutable",
         )),
@@ -141,7 +152,7 @@ mod tests {
             (Mode::Normal, None, Some(true), None),
         ] {
             assert_eq!(
-                wanted(old, mode, autoreset).ok(),
+                wanted_mode(old, mode, autoreset).ok(),
                 expected,
                 "{old} {mode:?} {autoreset:?}"
             );

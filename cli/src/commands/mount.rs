@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::patience::PATIENCE;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::interruptible_stream::PATIENCE;
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::scrubber::ScrubArgs;
 use crate::service::{Service, ServiceArgs};
-use crate::session::Session;
 
 /// Show all images and snapshots as raw files in a folder until stopped or unmounted
 #[derive(clap::Args)]
@@ -33,25 +33,28 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Mounted {
+struct StoreMountSummary {
     action: &'static str,
     store: String,
     folder: String,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let mut service = Service::start(&args.service, &ScrubArgs::usual(), session)?;
+pub(super) fn run_mount(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let mut service = Service::serve_store(&args.service, &ScrubArgs::default_options(), session)?;
     let folder = service
-        .mount(&args.dir, args.allow_other, session)?
+        .mount_folder(&args.dir, args.allow_other, session)?
         .folder()
         .display()
         .to_string();
     let store = service
-        .store()
+        .served_store()
         .map(|store| store.dir().display().to_string())
         .unwrap_or_default();
-    service.run(
-        &Mounted {
+    service.run_until(
+        &StoreMountSummary {
             action: "mount",
             store,
             folder,
@@ -61,9 +64,9 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     )
 }
 
-impl Answer for Mounted {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        page.line(format!(
+impl Render for StoreMountSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        page.write_line(format!(
             "mounted {} on {}; Ctrl-C unmounts",
             self.store, self.folder
         ))

@@ -7,18 +7,18 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use vellum_core::device::OpenError;
-use vellum_serve::nbd::{Server, SingleExport};
+use vellum_serve::nbd::{NbdServer, SingleExport};
 
+use crate::command_context::CommandContext;
 use crate::disk_argument::{DiskArgument, is_file_word};
-use crate::endpoint::{Endpoint, LOOPBACK, NBD_PORT, Place};
-use crate::failure::{Failure, Outcome};
+use crate::endpoint::{Endpoint, HostPort, LOOPBACK, NBD_PORT};
+use crate::failure::{CommandFailure, Outcome};
 use crate::file_exports::FileExports;
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::patience::PATIENCE;
+use crate::interruptible_stream::PATIENCE;
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::scrubber::ScrubArgs;
-use crate::service::{self, FromArgs, NbdArgs, Service, ServiceArgs};
-use crate::session::Session;
+use crate::service::{self, NbdArgs, RepositorySourceArgs, Service, ServiceArgs};
 use crate::source_format::FileArgs;
 
 /// Offer one image or snapshot, or a file of any format to be read, over NBD until its client leaves
@@ -62,14 +62,14 @@ pub(crate) struct Args {
     #[command(flatten)]
     service: ServiceArgs,
     #[command(flatten)]
-    from: FromArgs,
+    from: RepositorySourceArgs,
     /// Here because -p is the port, as it is with qemu-nbd
     #[arg(long, hide = true)]
     progress: bool,
 }
 
 #[derive(Serialize)]
-struct Offering {
+struct NbdSummary {
     action: &'static str,
     name: String,
     size: u64,
@@ -78,20 +78,23 @@ struct Offering {
     uri: Option<String>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_nbd(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let (mut service, target) = service_of(args, session)?;
-    let info = service.exports.info(&target).map_err(unavailable)?;
+    let info = service.exports.export_info(&target).map_err(open_failure)?;
     let export = args.export_name.as_deref().unwrap_or(&target);
     let exports = Arc::new(SingleExport::new(
         Arc::clone(&service.exports),
         &target,
         export,
     ));
-    let server = service.offer(exports, &args.nbd, Some(args.shared.get()), session)?;
-    let uri =
-        listen(args, server, session)?.map(|endpoint| endpoint.uri(args.nbd.has_tls(), export));
+    let server = service.offer_exports(exports, &args.nbd, Some(args.shared.get()), session)?;
+    let uri = listen_for_clients(args, server, session)?
+        .map(|endpoint| endpoint.export_uri(args.nbd.has_tls(), export));
     let (offering, signals) = (
-        Offering {
+        NbdSummary {
             action: "nbd",
             name: target,
             size: info.len,
@@ -99,7 +102,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         },
         session.signals.clone(),
     );
-    service.run(&offering, session, |service| {
+    service.run_until(&offering, session, |service| {
         if args.persistent {
             signals.await_stop(PATIENCE)
         } else {
@@ -109,23 +112,28 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 }
 
 /// Returns the service, and the whole name of its export.
-fn service_of(args: &Args, session: &Session) -> Result<(Service, String), Failure> {
+fn service_of(args: &Args, session: &CommandContext) -> Result<(Service, String), CommandFailure> {
     if is_file(args, session) {
         let file = service::open_file(Path::new(&args.node), &args.file, session)?;
         let name = file.0.clone();
         return Ok((Service::of_files(FileExports::new(vec![file])), name));
     }
-    let service = Service::start_from(&args.from, &args.service, &ScrubArgs::usual(), session)?;
-    let target = target(&service, &args.node, args.nbd.is_read_only())?;
+    let service = Service::start_from(
+        &args.from,
+        &args.service,
+        &ScrubArgs::default_options(),
+        session,
+    )?;
+    let target = export_name_of(&service, &args.node, args.nbd.is_read_only())?;
     Ok((service, target))
 }
 
 /// True if the word means a file: the store, if there is one, has nothing of that whole name.
-fn is_file(args: &Args, session: &Session) -> bool {
+fn is_file(args: &Args, session: &CommandContext) -> bool {
     if is_file_word(&args.node, &args.file) {
         return true;
     }
-    if args.from.from.is_some() || !session.caller.path(Path::new(&args.node)).is_file() {
+    if args.from.from.is_some() || !session.caller.resolve_path(Path::new(&args.node)).is_file() {
         return false;
     }
     let found = DiskArgument::find_node(&args.node, &args.file, session);
@@ -133,14 +141,18 @@ fn is_file(args: &Args, session: &Session) -> bool {
 }
 
 /// Listens at the socket that was handed over, or else where the person says.
-fn listen(args: &Args, server: &Server, session: &Session) -> Result<Option<Endpoint>, Failure> {
+fn listen_for_clients(
+    args: &Args,
+    server: &NbdServer,
+    session: &CommandContext,
+) -> Result<Option<Endpoint>, CommandFailure> {
     if service::listen_given(server, session)? {
         return Ok(None);
     }
     if let Some(path) = &args.socket {
         return service::listen_unix(server, None, path, session).map(Some);
     }
-    let place = Place {
+    let place = HostPort {
         host: args.bind.clone(),
         port: args.port,
     };
@@ -149,38 +161,42 @@ fn listen(args: &Args, server: &Server, session: &Session) -> Result<Option<Endp
 
 /// The whole name of what `text` means: an export's, or else as all commands take it. A client
 /// writes to what it gets, so that takes its whole name unless it is only read.
-fn target(service: &Service, text: &str, read_only: bool) -> Result<String, Failure> {
-    if !text.is_empty() && service.exports.info(text).is_ok() {
+fn export_name_of(
+    service: &Service,
+    text: &str,
+    read_only: bool,
+) -> Result<String, CommandFailure> {
+    if !text.is_empty() && service.exports.export_info(text).is_ok() {
         return Ok(text.to_owned());
     }
-    let Some(store) = service.store() else {
-        return Err(Failure::failed(
+    let Some(store) = service.served_store() else {
+        return Err(CommandFailure::with_hint(
             format!("the repository has no point {text:?}"),
             "`vellum backup list` shows all points",
         ));
     };
     let node = if read_only {
-        store.find(text)
+        store.find_node(text)
     } else {
         store.find_whole(text)
     }?;
-    Ok(store.tree().display(node))
+    Ok(store.tree().display_name(node))
 }
 
-fn unavailable(error: OpenError) -> Failure {
-    Failure::Failed {
+fn open_failure(error: OpenError) -> CommandFailure {
+    CommandFailure::Failed {
         message: error.to_string(),
         hint: None,
         source: Some(error.into()),
     }
 }
 
-impl Answer for Offering {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let size = page.size(self.size);
-        page.line(format!("offering {}, {size}; Ctrl-C stops", self.name))?;
+impl Render for NbdSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let size = page.format_size(self.size);
+        page.write_line(format!("offering {}, {size}; Ctrl-C stops", self.name))?;
         self.uri
             .as_ref()
-            .map_or(Ok(()), |uri| page.line(format!("NBD: {uri}")))
+            .map_or(Ok(()), |uri| page.write_line(format!("NBD: {uri}")))
     }
 }

@@ -6,24 +6,24 @@ use serde::Serialize;
 use vellum_store::parity::{ParityHealing, ParityShare, ParityStatus};
 use vellum_store::{StoreError, heal_closed_store};
 
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::{Page, plural};
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::{TextPage, format_count};
 
 /// Heal damaged and lost files of the store from parity
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    verb: ParityVerb,
 }
 
 #[derive(clap::Subcommand)]
-enum Verb {
-    Add(AddArgs),
-    Remove(RemoveArgs),
-    Status(StatusArgs),
-    Heal(HealArgs),
+enum ParityVerb {
+    Add(ParityAddArgs),
+    Remove(ParityRemoveArgs),
+    Status(ParityStatusArgs),
+    Heal(ParityHealArgs),
 }
 
 /// Protect the store by parity, or change how much there is
@@ -37,21 +37,21 @@ of them (up to 64M, twice): of a small store it is a mirror. From it heal
 flipped bits, bad sectors and one lost file (of about 50, with 2%), when they
 are read or with `vellum parity heal`. It is brought up to date at the end of
 each command that writes, and every minute by a server.")]
-struct AddArgs {
+struct ParityAddArgs {
     /// How much of the store: 1% to 100%
-    #[arg(value_name = "SHARE", value_parser = share)]
+    #[arg(value_name = "SHARE", value_parser = parse_share)]
     share: ParityShare,
 }
 
 /// Give up parity and its space
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum parity remove")]
-struct RemoveArgs {}
+struct ParityRemoveArgs {}
 
 /// Tell how well the store is protected
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum parity status --json")]
-struct StatusArgs {}
+struct ParityStatusArgs {}
 
 /// Read every protected file and heal what is damaged, also of a store that does not open
 #[derive(clap::Args)]
@@ -61,14 +61,14 @@ Example:
   vellum parity heal
 
 Exit codes: 0 all is well now, 4 some of it cannot be healed.")]
-struct HealArgs {
+struct ParityHealArgs {
     /// Only say what would be healed
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
 
 /// A share as people write it: `2%`, `0.5%` is too little.
-pub(super) fn share(text: &str) -> Result<ParityShare, String> {
+pub(super) fn parse_share(text: &str) -> Result<ParityShare, String> {
     let percent = text
         .strip_suffix('%')
         .and_then(|number| number.trim().parse::<f64>().ok());
@@ -80,7 +80,7 @@ pub(super) fn share(text: &str) -> Result<ParityShare, String> {
 }
 
 /// A share in percent.
-pub(super) fn percent(share: ParityShare) -> f64 {
+pub(super) fn share_percent(share: ParityShare) -> f64 {
     share.per_mille() as f64 / 10.0
 }
 
@@ -103,7 +103,7 @@ pub(crate) struct ShownProtection {
 }
 
 #[derive(Serialize)]
-struct Changed {
+struct ParityChange {
     action: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     parity: Option<ShownProtection>,
@@ -121,45 +121,56 @@ struct ShownHealing {
     groups_lost: u64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_parity(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     match &args.verb {
-        Verb::Add(args) => add(args, session),
-        Verb::Remove(_) => remove(session),
-        Verb::Status(_) => status(session),
-        Verb::Heal(args) => heal(args, session),
+        ParityVerb::Add(args) => add_parity(args, session),
+        ParityVerb::Remove(_) => remove_parity(session),
+        ParityVerb::Status(_) => print_status(session),
+        ParityVerb::Heal(args) => heal_chunks(args, session),
     }
 }
 
-fn add(args: &AddArgs, session: &mut Session) -> Result<Outcome, Failure> {
+fn add_parity(
+    args: &ParityAddArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
     store.set_parity_share(Some(args.share))?;
     let meter = session.watch_bytes("protecting");
     store.protect_all(&meter)?;
     drop(meter);
     let parity = Some(ShownProtection::new(&store.parity_status()?));
-    session.output.confirm(&Changed {
+    session.output.print_confirmation(&ParityChange {
         action: "parity add",
         parity,
     })?;
     Ok(Outcome::Done)
 }
 
-fn remove(session: &mut Session) -> Result<Outcome, Failure> {
+fn remove_parity(session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
     session.open_to_write()?.set_parity_share(None)?;
-    session.output.confirm(&Changed {
+    session.output.print_confirmation(&ParityChange {
         action: "parity remove",
         parity: None,
     })?;
     Ok(Outcome::Done)
 }
 
-fn status(session: &mut Session) -> Result<Outcome, Failure> {
+fn print_status(session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
     let status = session.open_to_read()?.parity_status()?;
-    session.output.answer(&ShownProtection::new(&status))?;
+    session
+        .output
+        .print_answer(&ShownProtection::new(&status))?;
     Ok(Outcome::Done)
 }
 
-fn heal(args: &HealArgs, session: &mut Session) -> Result<Outcome, Failure> {
+fn heal_chunks(
+    args: &ParityHealArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let meter = session.watch_bytes("healing");
     let opened = if args.dry_run {
         session.open_to_read()
@@ -169,7 +180,7 @@ fn heal(args: &HealArgs, session: &mut Session) -> Result<Outcome, Failure> {
     let report = match opened {
         Ok(store) => store.heal_by_parity(args.dry_run, &meter)?,
         // A store that cannot be opened may be healed.
-        Err(Failure::Store(StoreError::Damaged(_) | StoreError::NewerFormat { .. })) => {
+        Err(CommandFailure::Store(StoreError::Damaged(_) | StoreError::NewerFormat { .. })) => {
             heal_closed_store(
                 session.store_dir()?,
                 &session.command_line(),
@@ -181,7 +192,7 @@ fn heal(args: &HealArgs, session: &mut Session) -> Result<Outcome, Failure> {
     };
     drop(meter);
     let healed = ShownHealing::new(args.dry_run, report);
-    session.output.summary(&healed)?;
+    session.output.print_summary(&healed)?;
     Ok(if healed.files_lost.is_empty() {
         Outcome::Done
     } else {
@@ -192,7 +203,7 @@ fn heal(args: &HealArgs, session: &mut Session) -> Result<Outcome, Failure> {
 impl ShownProtection {
     pub(super) fn new(status: &ParityStatus) -> Self {
         Self {
-            parity_percent: status.share.map(percent),
+            parity_percent: status.share.map(share_percent),
             groups: status.groups,
             tables_protected: status.tables_protected,
             protected_bytes: status.bytes_protected,
@@ -207,22 +218,25 @@ impl ShownProtection {
     }
 
     /// The protection in one sentence.
-    pub(super) fn sentence(&self, page: &Page) -> String {
+    pub(super) fn status_sentence(&self, page: &TextPage) -> String {
         let (parity, data) = (
-            page.size(self.parity_bytes),
-            page.size(self.protected_bytes),
+            page.format_size(self.parity_bytes),
+            page.format_size(self.protected_bytes),
         );
-        let tables = plural(self.tables_protected, "table");
+        let tables = format_count(self.tables_protected, "table");
         let mut parts = vec![format!("parity: {parity} protect {data} in {tables}")];
         if self.tables_unprotected > 0 {
             let (tables, data) = (
-                plural(self.tables_unprotected, "table"),
-                page.size(self.unprotected_bytes),
+                format_count(self.tables_unprotected, "table"),
+                page.format_size(self.unprotected_bytes),
             );
             parts.push(format!("not protected yet: {data} in {tables}"));
         }
         if self.groups_damaged > 0 {
-            parts.push(format!("{} damaged", plural(self.groups_damaged, "group")));
+            parts.push(format!(
+                "{} damaged",
+                format_count(self.groups_damaged, "group")
+            ));
         }
         parts.join("; ")
     }
@@ -243,43 +257,43 @@ impl ShownHealing {
     }
 }
 
-impl Answer for Changed {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for ParityChange {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         match &self.parity {
-            Some(parity) => page.line(parity.sentence(page)),
-            None => page.line("parity is off, and its space is given back"),
+            Some(parity) => page.write_line(parity.status_sentence(page)),
+            None => page.write_line("parity is off, and its space is given back"),
         }
     }
 }
 
-impl Answer for ShownProtection {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for ShownProtection {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let Some(percent) = self.parity_percent else {
-            page.line("parity is off")?;
-            return page.line("next: vellum parity add 2%");
+            page.write_line("parity is off")?;
+            return page.write_line("next: vellum parity add 2%");
         };
-        page.field("parity", format!("{percent} %"))?;
-        let groups = plural(self.groups, "group");
-        page.field(
+        page.write_field("parity", format!("{percent} %"))?;
+        let groups = format_count(self.groups, "group");
+        page.write_field(
             "on disk",
-            format!("{} in {groups}", page.size(self.parity_bytes)),
+            format!("{} in {groups}", page.format_size(self.parity_bytes)),
         )?;
-        let tables = plural(self.tables_protected, "table");
-        page.field(
+        let tables = format_count(self.tables_protected, "table");
+        page.write_field(
             "protected",
-            format!("{} in {tables}", page.size(self.protected_bytes)),
+            format!("{} in {tables}", page.format_size(self.protected_bytes)),
         )?;
-        let tables = plural(self.tables_unprotected, "table");
-        page.field(
+        let tables = format_count(self.tables_unprotected, "table");
+        page.write_field(
             "not yet",
-            format!("{} in {tables}", page.size(self.unprotected_bytes)),
+            format!("{} in {tables}", page.format_size(self.unprotected_bytes)),
         )?;
         if self.groups_damaged > 0 {
-            page.field("damaged", plural(self.groups_damaged, "group"))?;
+            page.write_field("damaged", format_count(self.groups_damaged, "group"))?;
         }
         if self.held_bytes > 0 {
-            let held = page.size(self.held_bytes);
-            page.field(
+            let held = page.format_size(self.held_bytes);
+            page.write_field(
                 "kept",
                 format!("{held} of files that are deleted, until it is up to date"),
             )?;
@@ -289,38 +303,40 @@ impl Answer for ShownProtection {
         } else {
             "manifest and log are not kept while the store is open, or after a crash"
         };
-        page.field("small files", small)?;
+        page.write_field("small files", small)?;
         if self.tables_unprotected > 0 || self.groups_damaged > 0 {
-            page.line("next: any command that writes brings it up to date, such as vellum gc")?;
+            page.write_line(
+                "next: any command that writes brings it up to date, such as vellum gc",
+            )?;
         }
         Ok(())
     }
 }
 
-impl Answer for ShownHealing {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for ShownHealing {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let would = if self.dry_run { "would be " } else { "" };
         for name in &self.files_restored {
-            page.line(format!("{name}: {would}restored"))?;
+            page.write_line(format!("{name}: {would}restored"))?;
         }
         for name in &self.files_lost {
-            page.line(format!("{name}: damaged beyond what parity can heal"))?;
+            page.write_line(format!("{name}: damaged beyond what parity can heal"))?;
         }
-        let read = page.size(self.read_bytes);
+        let read = page.format_size(self.read_bytes);
         let (blocks, parity) = (
-            plural(self.blocks_healed, "block"),
-            plural(self.parity_blocks_healed, "block"),
+            format_count(self.blocks_healed, "block"),
+            format_count(self.parity_blocks_healed, "block"),
         );
-        page.line(format!(
+        page.write_line(format!(
             "read {read}; {blocks} of data and {parity} of parity {would}healed"
         ))?;
         if self.groups_lost > 0 {
-            let groups = plural(self.groups_lost, "group");
-            page.line(format!(
+            let groups = format_count(self.groups_lost, "group");
+            page.write_line(format!(
                 "{groups} of parity were damaged, and are made anew"
             ))?;
         }
-        page.line(match (self.files_lost.is_empty(), self.dry_run) {
+        page.write_line(match (self.files_lost.is_empty(), self.dry_run) {
             (false, _) => "next: vellum check --read-data lists the images that are hit",
             (true, true) => "nothing was changed",
             (true, false) => "everything that is protected is whole",

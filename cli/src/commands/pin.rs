@@ -1,8 +1,8 @@
 //! `vellum pin`: protection against deletion.
 
-use super::done;
-use crate::failure::{Failure, Outcome};
-use crate::session::Session;
+use super::confirm;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 
 /// Protect an image or snapshot against deletion
 #[derive(clap::Args)]
@@ -16,16 +16,19 @@ pub(crate) struct Args {
     off: bool,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_pin(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
     let node = store.find_whole(&args.node)?;
-    store.pin(node, !args.off)?;
+    store.set_pinned(node, !args.off)?;
     let (action, done) = if args.off {
         ("unpin", "unpinned")
     } else {
         ("pin", "pinned")
     };
-    done::tell(session, &store, action, node, |name, _| {
+    confirm::confirm_change(session, &store, action, node, |name, _| {
         format!("{done} {name}")
     })
 }

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use vellum_core::source::ReadAt;
-use vellum_formats::probe::{Verdict, probe};
+use vellum_formats::probe::{FormatVerdict, probe_file};
 use vellum_store::{FileSource, StoreError};
 
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::source_format;
 
 /// Tell what a file looks like, with every doubt; nothing that it names is opened
@@ -28,7 +28,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Probed {
+struct ProbeSummary {
     file: String,
     file_bytes: u64,
     /// The format as which it would be read, if there is one.
@@ -44,22 +44,27 @@ struct Probed {
     advice: Option<&'static str>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let path = session.caller.path(&args.file);
-    let file = FileSource::open(&path)?;
+pub(super) fn run_probe(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let path = session.caller.resolve_path(&args.file);
+    let file = FileSource::open_file(&path)?;
     let name = args.file.display().to_string();
-    let seen = probe(&file).map_err(|error| StoreError::of_source(&name, error))?;
+    let seen = probe_file(&file).map_err(|error| StoreError::of_source(&name, error))?;
     let verdict = seen.verdict();
-    let format = verdict.input();
+    let format = verdict.input_format();
     let advice = match (verdict, format) {
-        (Verdict::NotYet(container), None) => Some(source_format::advice(container)),
-        (Verdict::Ambiguous, _) => Some("-f raw says that it is a guest's disk"),
+        (FormatVerdict::NotYet(container), None) => {
+            Some(source_format::container_advice(container))
+        }
+        (FormatVerdict::Ambiguous, _) => Some("-f raw says that it is a guest's disk"),
         _ => None,
     };
-    session.output.answer(&Probed {
+    session.output.print_answer(&ProbeSummary {
         file: name,
         file_bytes: file.len(),
-        format: format.map(vellum_formats::input::InputFormat::name),
+        format: format.map(vellum_formats::input::InputFormat::format_name),
         signatures: seen.containers.iter().map(ToString::to_string).collect(),
         disk_signs: seen.marks.iter().map(ToString::to_string).collect(),
         sentence: seen.to_string(),
@@ -72,15 +77,15 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     })
 }
 
-impl Answer for Probed {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        page.line(format!("{}: {}", self.file, self.sentence))?;
+impl Render for ProbeSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        page.write_line(format!("{}: {}", self.file, self.sentence))?;
         for sign in &self.disk_signs {
-            page.line(format!("it has {sign}, as a disk itself has"))?;
+            page.write_line(format!("it has {sign}, as a disk itself has"))?;
         }
         match (self.format, self.advice) {
-            (Some(format), _) => page.line(format!("format: {format}")),
-            (None, Some(advice)) => page.line(format!("hint: {advice}")),
+            (Some(format), _) => page.write_line(format!("format: {format}")),
+            (None, Some(advice)) => page.write_line(format!("hint: {advice}")),
             (None, None) => Ok(()),
         }
     }

@@ -1,12 +1,12 @@
 //! `vellum rebase`: an image onto another parent.
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::RebaseMode;
 
-use super::{done, flatten};
-use crate::failure::{Failure, Outcome};
+use super::{confirm, flatten};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::session::Session;
 
 /// Put an image onto another parent; its content stays, unless -u
 #[derive(clap::Args)]
@@ -30,18 +30,21 @@ pub(crate) struct Args {
     keep_map: bool,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_rebase(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     if args.parent.is_empty() {
         if args.keep_map {
-            return Err(Failure::usage(
+            return Err(CommandFailure::usage_error(
                 "without a parent there is nothing to keep the map on",
                 "leave out -u",
             ));
         }
-        return flatten::flatten(session, &args.image);
+        return flatten::flatten_image(session, &args.image);
     }
     let store = session.open_to_write()?;
-    let image = lookup::image(&store, &args.image)?;
+    let image = lookup::find_image(&store, &args.image)?;
     let parent = store.find_whole(&args.parent)?;
     let mode = if args.keep_map {
         RebaseMode::KeepMap
@@ -51,8 +54,12 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let meter = session.watch_records(&format!("rebasing {}", args.image));
     store.rebase(image, parent, mode, &meter)?;
     drop(meter);
-    let parent = store.tree().display(parent);
-    done::tell(session, &store, "rebase", Node::Image(image), |name, _| {
-        format!("{name} stands on {parent} now")
-    })
+    let parent = store.tree().display_name(parent);
+    confirm::confirm_change(
+        session,
+        &store,
+        "rebase",
+        NodeRef::Image(image),
+        |name, _| format!("{name} stands on {parent} now"),
+    )
 }

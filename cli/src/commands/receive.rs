@@ -9,13 +9,13 @@ use vellum_backup::reader::Reader;
 use vellum_backup::stream;
 use vellum_core::name::Name;
 
-use crate::commands::healed;
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::commands::render_healed_count;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::output::page::{Page, plural};
-use crate::output::{Answer, time};
+use crate::output::page::{TextPage, format_count};
+use crate::output::{Render, time};
 use crate::repository::{self, KeyArgs, password};
-use crate::session::Session;
 
 /// Take what `send` wrote from standard input into the store
 #[derive(clap::Args)]
@@ -27,7 +27,7 @@ Example:
 All of it appears at once when the stream has come whole and holds, or nothing.")]
 pub(crate) struct Args {
     /// What to call the one image that comes
-    #[arg(long = "as", value_name = "NAME", value_parser = lookup::name, conflicts_with = "prefix")]
+    #[arg(long = "as", value_name = "NAME", value_parser = lookup::parse_name, conflicts_with = "prefix")]
     rename: Option<Name>,
     /// What to put before all names
     #[arg(long, value_name = "TEXT")]
@@ -41,7 +41,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Received {
+struct ReceiveSummary {
     action: &'static str,
     images: Vec<String>,
     chunks_new: u64,
@@ -52,18 +52,21 @@ struct Received {
     seconds: f64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_receive(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let mut input = session.caller.streams.input.clone();
     if input.file().is_terminal() {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "a stream does not come from a terminal",
             "send a file or a command to standard input",
         ));
     }
     let store = session.open_to_write()?;
-    let opener = repository::opener(&args.key, password::VARIABLES, &session.caller)?;
+    let opener = repository::given_opener(&args.key, password::VARIABLES, &session.caller)?;
     let choose = |reader: &Reader<'_>| {
-        let request = request(args, reader)?;
+        let request = pull_request(args, reader)?;
         match (&args.rename, request.images.len()) {
             (Some(_), 2..) => Err(BackupError::Parameter(
                 "--as names one image, and the stream has several: use --prefix".to_owned(),
@@ -71,7 +74,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
             _ => Ok(request),
         }
     };
-    let folder = repository::folders(&session.caller)
+    let folder = repository::client_folders(&session.caller)
         .cache
         .filter(|folder| folder.is_dir());
     let meter = session.watch_bytes("receiving");
@@ -83,12 +86,12 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         &choose,
         &meter,
     )?;
-    let seconds = meter.elapsed().as_secs_f64();
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
     let images = report
         .nodes
         .iter()
-        .map(|node| store.tree().display(*node))
+        .map(|node| store.tree().display_name(*node))
         .collect();
     let PullReport {
         chunks: (chunks_new, chunks_known),
@@ -97,7 +100,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         ..
     } = report;
     let is_whole = lost_machine_snapshots.is_empty();
-    session.output.summary(&Received {
+    session.output.print_summary(&ReceiveSummary {
         action: "receive",
         images,
         chunks_new,
@@ -113,7 +116,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     })
 }
 
-fn request(args: &Args, reader: &Reader<'_>) -> Result<PullRequest, BackupError> {
+fn pull_request(args: &Args, reader: &Reader<'_>) -> Result<PullRequest, BackupError> {
     let prefix = args.prefix.as_deref().unwrap_or_default();
     let renamed = |name: &str| {
         args.rename
@@ -126,18 +129,20 @@ fn request(args: &Args, reader: &Reader<'_>) -> Result<PullRequest, BackupError>
     })
 }
 
-impl Answer for Received {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for ReceiveSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let (images, chunks) = (
-            plural(self.images.len() as u64, "image"),
-            plural(self.chunks_new, "new chunk"),
+            format_count(self.images.len() as u64, "image"),
+            format_count(self.chunks_new, "new chunk"),
         );
-        let took = time::span(self.seconds);
-        page.line(format!(
+        let took = time::format_duration(self.seconds);
+        page.write_line(format!(
             "received {images}: {chunks} ({} known) in {took}",
             self.chunks_known
         ))?;
-        healed(page, self.chunks_healed)?;
-        self.images.iter().try_for_each(|image| page.line(image))
+        render_healed_count(page, self.chunks_healed)?;
+        self.images
+            .iter()
+            .try_for_each(|image| page.write_line(image))
     }
 }

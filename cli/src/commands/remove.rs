@@ -3,14 +3,14 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_core::tree::{Node, Tree};
+use vellum_core::tree::{NodeRef, Tree};
 use vellum_store::Store;
 
-use crate::failure::{Failure, Outcome};
-use crate::forest::Forest;
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::forest::NodeForest;
+use crate::output::Render;
+use crate::output::page::TextPage;
 
 /// Delete images and snapshots, wherever they stand
 #[derive(clap::Args)]
@@ -33,14 +33,14 @@ pub(crate) struct Args {
 }
 
 /// The effects of a removal.
-pub(super) struct Plan {
-    pub(super) gone: Vec<Node>,
+pub(super) struct RemovalPlan {
+    pub(super) gone: Vec<NodeRef>,
     /// Their children, which stay.
-    pub(super) kept: Vec<Node>,
+    pub(super) kept: Vec<NodeRef>,
 }
 
 #[derive(Serialize)]
-struct Removed {
+struct RemovalSummary {
     action: &'static str,
     dry_run: bool,
     deleted: Vec<String>,
@@ -48,58 +48,64 @@ struct Removed {
     kept: Vec<String>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    remove(session, &args.nodes, args.with_snapshots, args.dry_run)
+pub(super) fn run_remove(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    remove_nodes(session, &args.nodes, args.with_snapshots, args.dry_run)
 }
 
 /// Deletes what `texts` mean. All are looked up before the first goes.
-pub(super) fn remove(
-    session: &mut Session,
+pub(super) fn remove_nodes(
+    session: &mut CommandContext,
     texts: &[String],
     with_snapshots: bool,
     dry_run: bool,
-) -> Result<Outcome, Failure> {
+) -> Result<Outcome, CommandFailure> {
     let store = if dry_run {
         session.open_to_read()?
     } else {
         session.open_to_write()?
     };
-    let nodes = targets(&store, texts)?;
+    let nodes = removal_targets(&store, texts)?;
     let removed = {
         let tree = store.tree();
-        let plan = preview(&tree, &nodes, with_snapshots)?;
-        Removed {
+        let plan = preview_removal(&tree, &nodes, with_snapshots)?;
+        RemovalSummary {
             action: "delete",
             dry_run,
-            deleted: names(&tree, &plan.gone),
-            kept: names(&tree, &plan.kept),
+            deleted: node_names(&tree, &plan.gone),
+            kept: node_names(&tree, &plan.kept),
         }
     };
     if !dry_run {
         nodes
             .iter()
-            .try_for_each(|node| delete(&store, *node, with_snapshots))?;
+            .try_for_each(|node| delete_node(&store, *node, with_snapshots))?;
     }
-    session.output.confirm(&removed)?;
+    session.output.print_confirmation(&removed)?;
     Ok(Outcome::Done)
 }
 
 /// The nodes that `texts` name, each once, snapshots before images. A scratch image goes with its
 /// base, so it is not named beside it.
-pub(super) fn targets(store: &Store, texts: &[String]) -> Result<Vec<Node>, Failure> {
-    let mut nodes: Vec<Node> = texts
+pub(super) fn removal_targets(
+    store: &Store,
+    texts: &[String],
+) -> Result<Vec<NodeRef>, CommandFailure> {
+    let mut nodes: Vec<NodeRef> = texts
         .iter()
         .map(|text| store.find_whole(text))
         .collect::<Result<_, _>>()?;
-    nodes.sort_unstable_by_key(|node| (matches!(node, Node::Image(_)), *node));
+    nodes.sort_unstable_by_key(|node| (matches!(node, NodeRef::Image(_)), *node));
     nodes.dedup();
     let tree = store.tree();
-    let base = |node: Node| {
-        tree.image(node.image())
+    let base = |node: NodeRef| {
+        tree.image(node.image_id())
             .and_then(|image| image.scratch_of)
-            .map(Node::Image)
+            .map(NodeRef::Image)
     };
-    let scratches: Vec<Node> = nodes
+    let scratches: Vec<NodeRef> = nodes
         .iter()
         .copied()
         .filter(|node| base(*node).is_some_and(|base| nodes.contains(&base)))
@@ -109,15 +115,19 @@ pub(super) fn targets(store: &Store, texts: &[String]) -> Result<Vec<Node>, Fail
 }
 
 /// The nodes that go and those that stay, or the reason why they cannot go.
-pub(super) fn preview(tree: &Tree, nodes: &[Node], with_snapshots: bool) -> Result<Plan, Failure> {
+pub(super) fn preview_removal(
+    tree: &Tree,
+    nodes: &[NodeRef],
+    with_snapshots: bool,
+) -> Result<RemovalPlan, CommandFailure> {
     let mut gone = Vec::new();
     for node in nodes {
         match *node {
-            Node::Snapshot(image, serial) => drop(tree.plan_delete_snapshot(image, serial)?),
-            Node::Image(image) => {
-                let snapshots: Vec<Node> = tree
-                    .snapshots(image)
-                    .map(|snapshot| Node::Snapshot(image, snapshot.serial))
+            NodeRef::Snapshot(image, serial) => drop(tree.plan_delete_snapshot(image, serial)?),
+            NodeRef::Image(image) => {
+                let snapshots: Vec<NodeRef> = tree
+                    .snapshots_of(image)
+                    .map(|snapshot| NodeRef::Snapshot(image, snapshot.serial))
                     .collect();
                 // Those that are named as well will be gone by then.
                 let all_named =
@@ -126,7 +136,7 @@ pub(super) fn preview(tree: &Tree, nodes: &[Node], with_snapshots: bool) -> Resu
                 gone.extend(snapshots.into_iter().filter(|_| with_snapshots));
                 gone.extend(
                     tree.scratches_of(image)
-                        .map(|scratch| Node::Image(scratch.id)),
+                        .map(|scratch| NodeRef::Image(scratch.id)),
                 );
             }
         }
@@ -135,21 +145,21 @@ pub(super) fn preview(tree: &Tree, nodes: &[Node], with_snapshots: bool) -> Resu
     gone.sort_unstable();
     gone.dedup();
     let kept = standing_on(tree, &gone);
-    Ok(Plan { gone, kept })
+    Ok(RemovalPlan { gone, kept })
 }
 
-fn names(tree: &Tree, nodes: &[Node]) -> Vec<String> {
-    nodes.iter().map(|node| tree.display(*node)).collect()
+fn node_names(tree: &Tree, nodes: &[NodeRef]) -> Vec<String> {
+    nodes.iter().map(|node| tree.display_name(*node)).collect()
 }
 
 /// The direct children of `gone` that are not among it.
-fn standing_on(tree: &Tree, gone: &[Node]) -> Vec<Node> {
-    let forest = Forest::of(tree);
+fn standing_on(tree: &Tree, gone: &[NodeRef]) -> Vec<NodeRef> {
+    let forest = NodeForest::from_tree(tree);
     let above = gone
         .iter()
-        .filter_map(|node| forest.find(*node))
+        .filter_map(|node| forest.find_node(*node))
         .flat_map(|plant| &plant.children);
-    let mut kept: Vec<Node> = above
+    let mut kept: Vec<NodeRef> = above
         .filter_map(|child| forest.plants[*child].node)
         .filter(|node| !gone.contains(node))
         .collect();
@@ -158,15 +168,15 @@ fn standing_on(tree: &Tree, gone: &[Node]) -> Vec<Node> {
     kept
 }
 
-fn delete(store: &Store, node: Node, with_snapshots: bool) -> Result<(), Failure> {
+fn delete_node(store: &Store, node: NodeRef, with_snapshots: bool) -> Result<(), CommandFailure> {
     match node {
-        Node::Snapshot(image, serial) => Ok(store.delete_snapshot(image, serial)?),
-        Node::Image(image) => Ok(store.delete_image(image, with_snapshots)?),
+        NodeRef::Snapshot(image, serial) => Ok(store.delete_snapshot(image, serial)?),
+        NodeRef::Image(image) => Ok(store.delete_image(image, with_snapshots)?),
     }
 }
 
-impl Answer for Removed {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for RemovalSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let (goes, stays) = if self.dry_run {
             ("would delete", "would stay as it is")
         } else {
@@ -174,14 +184,14 @@ impl Answer for Removed {
         };
         self.deleted
             .iter()
-            .try_for_each(|name| page.line(format!("{goes} {name}")))?;
+            .try_for_each(|name| page.write_line(format!("{goes} {name}")))?;
         self.kept
             .iter()
-            .try_for_each(|name| page.line(format!("{name} {stays}")))?;
+            .try_for_each(|name| page.write_line(format!("{name} {stays}")))?;
         if self.dry_run {
             Ok(())
         } else {
-            page.line("next: vellum gc gives the space back")
+            page.write_line("next: vellum gc gives the space back")
         }
     }
 }

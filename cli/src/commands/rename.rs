@@ -1,13 +1,13 @@
 //! `vellum rename`: another name for the same thing.
 
 use vellum_core::name::{Name, NodeSpec};
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::Store;
 
-use super::done;
-use crate::failure::{Failure, Outcome};
+use super::confirm;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::session::Session;
 
 /// Give an image or snapshot another name
 #[derive(clap::Args)]
@@ -20,31 +20,36 @@ pub(crate) struct Args {
     new: String,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_rename(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
     let node = store.find_whole(&args.node)?;
-    let old = store.tree().display(node);
+    let old = store.tree().display_name(node);
     let text = new_name(&store, node, &args.new)?;
-    let name = Name::new(&text).map_err(|error| Failure::name(&text, error))?;
-    store.rename(node, &name)?;
-    done::tell(session, &store, "rename", node, |name, _| {
+    let name = Name::new(&text).map_err(|error| CommandFailure::invalid_name(&text, error))?;
+    store.rename_node(node, &name)?;
+    confirm::confirm_change(session, &store, "rename", node, |name, _| {
         format!("{old} is {name} now")
     })
 }
 
 /// The new name itself: a snapshot's may be written with its image, which must be the same.
-fn new_name(store: &Store, node: Node, text: &str) -> Result<String, Failure> {
+fn new_name(store: &Store, node: NodeRef, text: &str) -> Result<String, CommandFailure> {
     let spec = NodeSpec::parse(text);
     let Some(snapshot) = spec.snapshot else {
         return Ok(spec.image);
     };
     match node {
-        Node::Snapshot(image, _) if lookup::image(store, &spec.image)? == image => Ok(snapshot),
-        Node::Snapshot(..) => Err(Failure::usage(
+        NodeRef::Snapshot(image, _) if lookup::find_image(store, &spec.image)? == image => {
+            Ok(snapshot)
+        }
+        NodeRef::Snapshot(..) => Err(CommandFailure::usage_error(
             "a snapshot stays with its image",
             "write only the new name behind the @",
         )),
-        Node::Image(_) => Err(Failure::usage(
+        NodeRef::Image(_) => Err(CommandFailure::usage_error(
             "an image's name has no @",
             format!("`vellum snapshot take {text}` takes a snapshot"),
         )),

@@ -5,13 +5,13 @@ use std::io;
 use serde::Serialize;
 use vellum_store::{RepairOptions, RepairReport, Store};
 
-use super::check::Found;
+use super::check::ShownFinding;
 use super::source::source_at;
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::healing;
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::session::Session;
+use crate::output::Render;
+use crate::output::page::TextPage;
 
 /// Repair a damaged store, or say what a repair would do
 #[derive(clap::Args)]
@@ -58,7 +58,7 @@ struct ShownRepair {
     lost_changes: u64,
     /// True if --accept-earlier-state is needed.
     needs_acceptance: bool,
-    lost: Vec<Found>,
+    lost: Vec<ShownFinding>,
     lost_names: Vec<String>,
     /// The folder of the files that were replaced.
     replaced: Option<String>,
@@ -66,7 +66,10 @@ struct ShownRepair {
     bytes_read: u64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_repair(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let options = RepairOptions {
         apply: args.yes,
         accept_earlier_state: args.accept_earlier_state,
@@ -80,11 +83,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let attach = |store: &Store| healing::attach_with(store, &sources, caller);
     let report = Store::repair(session.store_dir()?, options, &attach, &command, &meter)?;
     drop(meter);
-    session.output.summary(&ShownRepair::new(&report))?;
-    Ok(outcome(&report))
+    session.output.print_summary(&ShownRepair::new(&report))?;
+    Ok(repair_outcome(&report))
 }
 
-fn outcome(report: &RepairReport) -> Outcome {
+fn repair_outcome(report: &RepairReport) -> Outcome {
     let stays_lost = !report.lost.is_empty() || !report.names_lost.is_empty();
     match (report.is_sound() || report.applied, stays_lost) {
         (true, false) => Outcome::Done,
@@ -102,7 +105,7 @@ impl ShownRepair {
             earlier: report.earlier.clone(),
             lost_changes: report.lost_changes,
             needs_acceptance: report.needs_acceptance,
-            lost: report.lost.iter().map(Found::new).collect(),
+            lost: report.lost.iter().map(ShownFinding::new).collect(),
             lost_names: report.names_lost.clone(),
             replaced: report.kept.as_ref().map(|dir| dir.display().to_string()),
             replaced_bytes: report.kept_len,
@@ -110,54 +113,54 @@ impl ShownRepair {
         }
     }
 
-    fn next(&self, page: &mut Page) -> io::Result<()> {
+    fn render_next_steps(&self, page: &mut TextPage) -> io::Result<()> {
         if self.needs_acceptance && !self.repaired {
-            return page.line(
+            return page.write_line(
                 "nothing was changed; if the files cannot be brought back, \
                  next: vellum repair --yes --accept-earlier-state",
             );
         }
         if self.mends.is_empty() && !self.needs_acceptance {
-            return page.line("nothing to repair");
+            return page.write_line("nothing to repair");
         }
         if !self.repaired {
-            return page.line("nothing was changed; next: vellum repair --yes");
+            return page.write_line("nothing was changed; next: vellum repair --yes");
         }
         match &self.replaced {
             Some(dir) => {
-                let len = page.size(self.replaced_bytes);
-                page.line(format!("repaired; what was replaced ({len}) is in {dir}"))?;
-                page.line(format!("next: look at the store, then rm -r {dir}"))
+                let len = page.format_size(self.replaced_bytes);
+                page.write_line(format!("repaired; what was replaced ({len}) is in {dir}"))?;
+                page.write_line(format!("next: look at the store, then rm -r {dir}"))
             }
-            None => page.line("repaired"),
+            None => page.write_line("repaired"),
         }
     }
 }
 
-impl Answer for ShownRepair {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for ShownRepair {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let mend = if self.repaired {
             "repaired"
         } else {
             "would repair"
         };
         for line in &self.mends {
-            page.line(format!("{mend}: {line}"))?;
+            page.write_line(format!("{mend}: {line}"))?;
         }
         if self.lost_changes > 0 {
-            page.line(format!(
+            page.write_line(format!(
                 "falls back: the last {} that were acknowledged are gone",
-                crate::output::page::plural(self.lost_changes, "change")
+                crate::output::page::format_count(self.lost_changes, "change")
             ))?;
         }
         for line in &self.earlier {
-            page.line(format!("falls back: {line}"))?;
+            page.write_line(format!("falls back: {line}"))?;
         }
         for found in &self.lost {
-            page.line(format!("stays lost: {}: {}", found.record, found.reason))?;
+            page.write_line(format!("stays lost: {}: {}", found.record, found.reason))?;
             found.show_hits(page)?;
         }
-        self.next(page)
+        self.render_next_steps(page)
     }
 }
 
@@ -179,9 +182,9 @@ mod tests {
             names_lost: vec!["a name".to_owned()],
             ..repaired.clone()
         };
-        assert_eq!(outcome(&RepairReport::default()), Outcome::Done);
-        assert_eq!(outcome(&wrong), Outcome::Damaged);
-        assert_eq!(outcome(&repaired), Outcome::Done);
-        assert_eq!(outcome(&with_loss), Outcome::Losses);
+        assert_eq!(repair_outcome(&RepairReport::default()), Outcome::Done);
+        assert_eq!(repair_outcome(&wrong), Outcome::Damaged);
+        assert_eq!(repair_outcome(&repaired), Outcome::Done);
+        assert_eq!(repair_outcome(&with_loss), Outcome::Losses);
     }
 }

@@ -1,11 +1,11 @@
 //! `vellum reset`: what was written to an immutable image goes.
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 
-use super::done;
-use crate::failure::{Failure, Outcome};
+use super::confirm;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::session::Session;
 
 /// Forget what was written to an immutable image
 #[derive(clap::Args)]
@@ -18,11 +18,18 @@ pub(crate) struct Args {
     image: String,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_reset(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
-    let image = lookup::image(&store, &args.image)?;
-    store.reset(image)?;
-    done::tell(session, &store, "reset", Node::Image(image), |name, _| {
-        format!("reset {name}: what was written to it is gone")
-    })
+    let image = lookup::find_image(&store, &args.image)?;
+    store.reset_scratch(image)?;
+    confirm::confirm_change(
+        session,
+        &store,
+        "reset",
+        NodeRef::Image(image),
+        |name, _| format!("reset {name}: what was written to it is gone"),
+    )
 }

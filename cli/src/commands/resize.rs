@@ -1,11 +1,11 @@
 //! `vellum resize`: an image of another length.
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 
-use super::done;
-use crate::failure::{Failure, Outcome};
+use super::confirm;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::session::Session;
 use crate::size::{self, SizeChange};
 
 /// Make an image longer (with zeros) or, with --shrink, shorter
@@ -22,20 +22,23 @@ pub(crate) struct Args {
     shrink: bool,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_resize(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
-    let image = lookup::image(&store, &args.image)?;
-    let node = Node::Image(image);
+    let image = lookup::find_image(&store, &args.image)?;
+    let node = NodeRef::Image(image);
     let len = store.tree().layer_of(node).map_or(0, |layer| layer.len);
     let misfit = |error: size::SizeError| {
-        Failure::usage(
+        CommandFailure::usage_error(
             format!("that is no size for {}: {error}", args.image),
             "`vellum info` shows its size",
         )
     };
-    let len = args.size.apply(len).map_err(misfit)?;
-    store.resize(image, len, args.shrink)?;
-    done::tell(session, &store, "resize", node, |name, size| {
+    let len = args.size.apply_to(len).map_err(misfit)?;
+    store.resize_image(image, len, args.shrink)?;
+    confirm::confirm_change(session, &store, "resize", node, |name, size| {
         format!("resized {name}, {size}")
     })
 }

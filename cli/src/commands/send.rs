@@ -9,17 +9,17 @@ use vellum_backup::repository::FirstKey;
 use vellum_backup::seal::PasswordCost;
 use vellum_backup::stream;
 use vellum_core::identity::ContentId;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_core::units::ImageId;
 use vellum_store::Store;
 
 use super::backup::tell_unreadable;
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::output::page::{Page, plural};
-use crate::output::{Answer, time};
+use crate::output::page::{TextPage, format_count};
+use crate::output::{Render, time};
 use crate::repository::{self, KeyArgs, opening, password};
-use crate::session::Session;
 
 /// The label of the stream's key.
 const LABEL: &str = "stream";
@@ -42,7 +42,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Sent {
+struct SendSummary {
     action: &'static str,
     points: u64,
     chunks: u64,
@@ -51,38 +51,41 @@ struct Sent {
     seconds: f64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_send(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let output = session.caller.streams.output.clone();
     if output.file().is_terminal() {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "a stream is nothing for a terminal",
             "send standard output to a file or a command",
         ));
     }
     let store = session.open_to_serve()?;
-    let (selection, assumed) = selection(&args.images, &store)?;
-    let opener = repository::opener(&args.key, password::VARIABLES, &session.caller)?;
+    let (selection, assumed) = send_selection(&args.images, &store)?;
+    let opener = repository::given_opener(&args.key, password::VARIABLES, &session.caller)?;
     let key = opener.map(|opener| FirstKey {
         opener,
         label: LABEL.to_owned(),
         cost: PasswordCost::default(),
     });
-    session.divert();
+    session.divert_output();
     let request = PushRequest {
         selection,
         trust_others: false,
         verify: false,
         limit_upload: None,
         assumed,
-        writer: opening::writer(session),
+        writer: opening::writer_name(session),
     };
     let meter = session.watch_bytes("sending");
     let report = stream::send(&store, &request, key.as_ref(), Box::new(output), &meter)?;
-    let seconds = meter.elapsed().as_secs_f64();
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
     let (points, chunks, bytes) = (report.new_points, report.chunks, report.bytes);
     let unreadable = report.unreadable;
-    session.output.summary(&Sent {
+    session.output.print_summary(&SendSummary {
         action: "send",
         points,
         chunks,
@@ -94,14 +97,14 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 }
 
 /// The selection to send, and the contents that the receiver has already.
-fn selection(
+fn send_selection(
     images: &[String],
     store: &Store,
-) -> Result<(PushSelection, HashSet<ContentId>), Failure> {
+) -> Result<(PushSelection, HashSet<ContentId>), CommandFailure> {
     let (mut nodes, mut assumed) = (Vec::new(), HashSet::new());
     for text in images {
         match text.split_once("..@") {
-            None => nodes.extend(whole(store, store.find(text)?)),
+            None => nodes.extend(whole_image(store, store.find_node(text)?)),
             Some((from, to)) => {
                 let (image, first) = lookup::snapshot_to_read(store, from)?;
                 let to = format!(
@@ -109,8 +112,11 @@ fn selection(
                     from.split_once('@').map_or(from, |(image, _)| image)
                 );
                 let (_, last) = lookup::snapshot_to_read(store, &to)?;
-                nodes.extend(between(store, image, first, last).ok_or_else(|| backwards(text))?);
-                assumed.extend(content(store, Node::Snapshot(image, first))?);
+                nodes.extend(
+                    snapshots_between(store, image, first, last)
+                        .ok_or_else(|| backward_range(text))?,
+                );
+                assumed.extend(content_id(store, NodeRef::Snapshot(image, first))?);
             }
         }
     }
@@ -118,54 +124,60 @@ fn selection(
 }
 
 /// An image comes with all its snapshots.
-fn whole(store: &Store, node: Node) -> Vec<Node> {
-    let Node::Image(image) = node else {
+fn whole_image(store: &Store, node: NodeRef) -> Vec<NodeRef> {
+    let NodeRef::Image(image) = node else {
         return vec![node];
     };
     let tree = store.tree();
-    tree.snapshots(image)
-        .map(|snapshot| Node::Snapshot(image, snapshot.serial))
+    tree.snapshots_of(image)
+        .map(|snapshot| NodeRef::Snapshot(image, snapshot.serial))
         .chain([node])
         .collect()
 }
 
 /// The snapshots after `first`, up to `last`.
-fn between(store: &Store, image: ImageId, first: u64, last: u64) -> Option<Vec<Node>> {
+fn snapshots_between(store: &Store, image: ImageId, first: u64, last: u64) -> Option<Vec<NodeRef>> {
     let tree = store.tree();
     let inside = tree
-        .snapshots(image)
+        .snapshots_of(image)
         .filter(|snapshot| snapshot.serial > first && snapshot.serial <= last);
     Some(
         inside
-            .map(|snapshot| Node::Snapshot(image, snapshot.serial))
+            .map(|snapshot| NodeRef::Snapshot(image, snapshot.serial))
             .collect::<Vec<_>>(),
     )
     .filter(|nodes| !nodes.is_empty())
 }
 
 /// The content of a snapshot, by its identity across stores.
-fn content(store: &Store, node: Node) -> Result<Option<ContentId>, Failure> {
-    let moment = store.moment(&[node])?;
+fn content_id(store: &Store, node: NodeRef) -> Result<Option<ContentId>, CommandFailure> {
+    let moment = store.take_point_in_time(&[node])?;
     let layer = moment
         .nodes()
         .first()
-        .map(|(_, layer)| moment.layer(*layer))
+        .map(|(_, layer)| moment.layer_by_id(*layer))
         .transpose()?;
     Ok(layer.and_then(|layer| layer.content))
 }
 
-fn backwards(text: &str) -> Failure {
-    Failure::usage(
+fn backward_range(text: &str) -> CommandFailure {
+    CommandFailure::usage_error(
         format!("{text}: the second snapshot is not younger than the first"),
         "write the older one first",
     )
 }
 
-impl Answer for Sent {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (points, chunks) = (plural(self.points, "point"), plural(self.chunks, "chunk"));
-        let (size, took) = (page.size(self.bytes), time::span(self.seconds));
+impl Render for SendSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let (points, chunks) = (
+            format_count(self.points, "point"),
+            format_count(self.chunks, "chunk"),
+        );
+        let (size, took) = (
+            page.format_size(self.bytes),
+            time::format_duration(self.seconds),
+        );
         let sealed = if self.encrypted { ", encrypted" } else { "" };
-        page.line(format!("sent {points}: {chunks}, {size}{sealed} in {took}"))
+        page.write_line(format!("sent {points}: {chunks}, {size}{sealed} in {took}"))
     }
 }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::endpoint::{Endpoint, Place};
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::endpoint::{Endpoint, HostPort};
+use crate::failure::{CommandFailure, Outcome};
 use crate::file_exports::FileExports;
-use crate::output::Answer;
-use crate::output::page::{Page, plural};
-use crate::patience::PATIENCE;
+use crate::interruptible_stream::PATIENCE;
+use crate::output::Render;
+use crate::output::page::{TextPage, format_count};
 use crate::scrubber::ScrubArgs;
-use crate::service::{self, FromArgs, NbdArgs, Service, ServiceArgs};
-use crate::session::Session;
+use crate::service::{self, NbdArgs, RepositorySourceArgs, Service, ServiceArgs};
 use crate::source_format::FileArgs;
 
 /// In the store's folder, unless told otherwise.
@@ -46,8 +46,8 @@ pub(crate) struct Args {
     #[arg(short = 'k', long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Listen at this address; a port alone is for this machine only
-    #[arg(long, value_name = "HOST:PORT", value_parser = Place::parse)]
-    listen: Option<Place>,
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::parse_host_port)]
+    listen: Option<HostPort>,
     #[command(flatten)]
     nbd: NbdArgs,
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     scrub: ScrubArgs,
     #[command(flatten)]
-    from: FromArgs,
+    from: RepositorySourceArgs,
     /// Show images and snapshots as files in this empty folder too
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
@@ -65,7 +65,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Serving {
+struct ServeSummary {
     action: &'static str,
     store: String,
     images: u64,
@@ -77,19 +77,22 @@ struct Serving {
     folder: Option<String>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_serve(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let mut service = service_of(args, session)?;
-    let endpoints = listen(args, &mut service, session)?;
+    let endpoints = listen_everywhere(args, &mut service, session)?;
     let folder = args
         .mount
         .as_ref()
-        .map(|folder| service.mount(folder, args.allow_other, session))
+        .map(|folder| service.mount_folder(folder, args.allow_other, session))
         .transpose()?;
     let folder = folder.map(|mount| mount.folder().display().to_string());
     let exports = service
         .exports
-        .list()
-        .map_err(|error| Failure::failed(error.to_string(), "run it again"))?;
+        .list_exports()
+        .map_err(|error| CommandFailure::with_hint(error.to_string(), "run it again"))?;
     let snapshots = exports
         .iter()
         .filter(|export| export.name.contains('@'))
@@ -97,7 +100,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let images = exports.len() as u64 - snapshots;
     let uris = endpoints
         .iter()
-        .map(|endpoint| endpoint.uri(args.nbd.has_tls(), ANY))
+        .map(|endpoint| endpoint.export_uri(args.nbd.has_tls(), ANY))
         .collect();
     let store = args
         .from
@@ -105,12 +108,12 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         .clone()
         .or_else(|| {
             service
-                .store()
+                .served_store()
                 .map(|store| store.dir().display().to_string())
         })
         .unwrap_or_else(|| "files".to_owned());
     let (serving, signals) = (
-        Serving {
+        ServeSummary {
             action: "serve",
             store,
             images,
@@ -120,11 +123,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         },
         session.signals.clone(),
     );
-    service.run(&serving, session, |_| signals.await_stop(PATIENCE))
+    service.run_until(&serving, session, |_| signals.await_stop(PATIENCE))
 }
 
 /// The files that are named, or else the repository or the store.
-fn service_of(args: &Args, session: &Session) -> Result<Service, Failure> {
+fn service_of(args: &Args, session: &CommandContext) -> Result<Service, CommandFailure> {
     if args.files.is_empty() {
         return Service::start_from(&args.from, &args.service, &args.scrub, session);
     }
@@ -133,7 +136,7 @@ fn service_of(args: &Args, session: &Session) -> Result<Service, Failure> {
     let mut names: Vec<_> = files.iter().map(|(name, ..)| name).collect();
     names.sort_unstable();
     if let Some([name, _]) = names.array_windows().find(|[a, b]| a == b) {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             format!("two files are called {name}, and clients ask by name"),
             "serve one of them elsewhere, or through a link of another name",
         ));
@@ -142,15 +145,19 @@ fn service_of(args: &Args, session: &Session) -> Result<Service, Failure> {
 }
 
 /// Listens where the person, or systemd, says.
-fn listen(args: &Args, service: &mut Service, session: &Session) -> Result<Vec<Endpoint>, Failure> {
-    let store = service.store().cloned();
+fn listen_everywhere(
+    args: &Args,
+    service: &mut Service,
+    session: &CommandContext,
+) -> Result<Vec<Endpoint>, CommandFailure> {
+    let store = service.served_store().cloned();
     let default = store.as_ref().map(|store| store.dir().join(SOCKET));
-    let server = service.offer(Arc::clone(&service.exports), &args.nbd, None, session)?;
+    let server = service.offer_exports(Arc::clone(&service.exports), &args.nbd, None, session)?;
     let is_told =
         service::listen_given(server, session)? || args.socket.is_some() || args.listen.is_some();
     let mut endpoints = Vec::new();
     if default.is_none() && !is_told && args.mount.is_none() {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "there is no store, in whose folder a socket would be",
             "add --socket PATH, --listen or --mount",
         ));
@@ -173,21 +180,21 @@ fn listen(args: &Args, service: &mut Service, session: &Session) -> Result<Vec<E
     Ok(endpoints)
 }
 
-impl Answer for Serving {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for ServeSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let (images, snapshots) = (
-            plural(self.images, "image"),
-            plural(self.snapshots, "snapshot"),
+            format_count(self.images, "image"),
+            format_count(self.snapshots, "snapshot"),
         );
-        page.line(format!(
+        page.write_line(format!(
             "serving {images} and {snapshots} of {}; Ctrl-C stops",
             self.store
         ))?;
         self.uris
             .iter()
-            .try_for_each(|uri| page.line(format!("NBD: {uri}")))?;
+            .try_for_each(|uri| page.write_line(format!("NBD: {uri}")))?;
         self.folder
             .as_ref()
-            .map_or(Ok(()), |folder| page.line(format!("files: {folder}")))
+            .map_or(Ok(()), |folder| page.write_line(format!("files: {folder}")))
     }
 }

@@ -5,14 +5,14 @@ use std::io;
 use clap::Subcommand;
 use serde::Serialize;
 use vellum_core::name::Name;
-use vellum_core::tree::{Node, PresentState};
+use vellum_core::tree::{NodeRef, PresentState};
 
-use super::{done, list, remove};
-use crate::failure::{Failure, Outcome};
+use super::{confirm, list, remove};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::session::Session;
+use crate::output::Render;
+use crate::output::page::TextPage;
 
 /// Take, list, restore and delete snapshots
 #[derive(clap::Args)]
@@ -22,23 +22,23 @@ Example:
   vellum snapshot restore web@monday --save-current-as broken")]
 pub(crate) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    verb: SnapshotVerb,
 }
 
 #[derive(Subcommand)]
-enum Verb {
-    Take(TakeArgs),
+enum SnapshotVerb {
+    Take(SnapshotTakeArgs),
     #[command(visible_alias = "ls")]
-    List(ListArgs),
-    Restore(RestoreArgs),
+    List(SnapshotListArgs),
+    Restore(SnapshotRestoreArgs),
     #[command(visible_alias = "rm")]
-    Delete(DeleteArgs),
+    Delete(SnapshotDeleteArgs),
 }
 
 /// Keep an image's present state under a name, at once
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum snapshot take web@monday")]
-struct TakeArgs {
+struct SnapshotTakeArgs {
     /// The image and the new snapshot's name
     #[arg(value_name = "IMAGE@SNAPSHOT")]
     snapshot: String,
@@ -47,7 +47,7 @@ struct TakeArgs {
 /// List the snapshots of an image, or of all
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum snapshot list web")]
-struct ListArgs {
+struct SnapshotListArgs {
     /// The image
     image: Option<String>,
 }
@@ -61,12 +61,12 @@ Example:
 
 The present state is kept as a snapshot: before-restore-1, before-restore-2 and so on, unless a
 snapshot shows it already.")]
-struct RestoreArgs {
+struct SnapshotRestoreArgs {
     /// The snapshot
     #[arg(value_name = "IMAGE@SNAPSHOT")]
     snapshot: String,
     /// Keep the image's present state as a snapshot of this name
-    #[arg(long, value_name = "SNAPSHOT", value_parser = lookup::name)]
+    #[arg(long, value_name = "SNAPSHOT", value_parser = lookup::parse_name)]
     save_current_as: Option<Name>,
     /// Let the image's present state go
     #[arg(long, conflicts_with = "save_current_as")]
@@ -76,7 +76,7 @@ struct RestoreArgs {
 /// Delete snapshots, wherever they stand; what stands on them stays as it is
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum snapshot delete web@monday")]
-struct DeleteArgs {
+struct SnapshotDeleteArgs {
     /// The snapshots
     #[arg(value_name = "IMAGE@SNAPSHOT", required = true)]
     snapshots: Vec<String>,
@@ -85,47 +85,56 @@ struct DeleteArgs {
     dry_run: bool,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_snapshot(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     match &args.verb {
-        Verb::Take(args) => take(args, session),
-        Verb::List(args) => list::list_snapshots(session, args.image.as_deref()),
-        Verb::Restore(args) => restore(args, session),
-        Verb::Delete(args) => delete(args, session),
+        SnapshotVerb::Take(args) => take_snapshot(args, session),
+        SnapshotVerb::List(args) => list::list_snapshots(session, args.image.as_deref()),
+        SnapshotVerb::Restore(args) => restore_snapshot(args, session),
+        SnapshotVerb::Delete(args) => delete_snapshots(args, session),
     }
 }
 
-fn take(args: &TakeArgs, session: &mut Session) -> Result<Outcome, Failure> {
+fn take_snapshot(
+    args: &SnapshotTakeArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
     let (image, name) = lookup::new_snapshot(&store, &args.snapshot)?;
-    let node = store.snapshot(image, &name)?;
-    done::tell(session, &store, "snapshot", node, |name, size| {
+    let node = store.take_snapshot(image, &name)?;
+    confirm::confirm_change(session, &store, "snapshot", node, |name, size| {
         format!("took {name}, {size}")
     })
 }
 
-fn restore(args: &RestoreArgs, session: &mut Session) -> Result<Outcome, Failure> {
+fn restore_snapshot(
+    args: &SnapshotRestoreArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
-    let (image, serial) = lookup::snapshot(&store, &args.snapshot)?;
-    let snapshot = store.tree().display(Node::Snapshot(image, serial));
+    let (image, serial) = lookup::find_snapshot(&store, &args.snapshot)?;
+    let snapshot = store.tree().display_name(NodeRef::Snapshot(image, serial));
     let saving = args.save_current_as.as_ref();
     let state = if args.discard || saving.is_some() {
-        store.restore(image, serial, saving)?;
+        store.restore_snapshot(image, serial, saving)?;
         saving.cloned().map(PresentState::Unnamed)
     } else {
         Some(store.restore_keeping(image, serial)?)
     };
-    let name = store.tree().display(Node::Image(image));
+    let name = store.tree().display_name(NodeRef::Image(image));
     let (saved, kept) = match state {
         Some(PresentState::Unnamed(snapshot)) => (true, Some(format!("{name}@{snapshot}"))),
-        Some(PresentState::Shown(node)) => (false, Some(store.tree().display(node))),
+        Some(PresentState::Shown(node)) => (false, Some(store.tree().display_name(node))),
         None => (false, None),
     };
     let text = format!("{name} is as {snapshot} now");
     let size = store
         .tree()
-        .layer_of(Node::Image(image))
+        .layer_of(NodeRef::Image(image))
         .map_or(0, |layer| layer.len);
-    session.output.confirm(&Restored {
+    session.output.print_confirmation(&SnapshotRestoreSummary {
         action: "restore",
         name,
         size: Some(size),
@@ -138,7 +147,7 @@ fn restore(args: &RestoreArgs, session: &mut Session) -> Result<Outcome, Failure
 
 /// The result of a restore, and the place of the present state.
 #[derive(Serialize)]
-pub(super) struct Restored {
+pub(super) struct SnapshotRestoreSummary {
     pub(super) action: &'static str,
     pub(super) name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,10 +161,10 @@ pub(super) struct Restored {
     pub(super) text: String,
 }
 
-impl Answer for Restored {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for SnapshotRestoreSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let text = &self.text;
-        page.line(match &self.kept {
+        page.write_line(match &self.kept {
             Some(kept) if self.saved => format!("{text}; what it was is {kept}"),
             Some(kept) => format!("{text}; it was as {kept}, so nothing had to be kept"),
             None => format!("{text}; what it was is gone"),
@@ -163,12 +172,15 @@ impl Answer for Restored {
     }
 }
 
-fn delete(args: &DeleteArgs, session: &mut Session) -> Result<Outcome, Failure> {
+fn delete_snapshots(
+    args: &SnapshotDeleteArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     if let Some(image) = args.snapshots.iter().find(|text| !text.contains('@')) {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             format!("{image:?} names no snapshot"),
             format!("write {image}@SNAPSHOT; `vellum rm` deletes images"),
         ));
     }
-    remove::remove(session, &args.snapshots, false, args.dry_run)
+    remove::remove_nodes(session, &args.snapshots, false, args.dry_run)
 }

@@ -9,13 +9,13 @@ use serde::Serialize;
 use vellum_backup::reader::Reader;
 use vellum_store::{Access, SourceEntry, SourceKind, SourceSecret, Store};
 
-use crate::caller::Caller;
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::healing;
-use crate::output::Answer;
-use crate::output::page::Page;
+use crate::invocation::Invocation;
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::output::table::Column;
-use crate::session::Session;
 
 /// Say where the store finds chunks that are damaged in it: whoever reads one gets it from there,
 /// and the store is healed
@@ -32,16 +32,16 @@ and mount. A chunk that is found is held against its name, served, and, where th
 for writing, written back under the id that it had.")]
 pub(crate) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    verb: SourceVerb,
 }
 
 #[derive(Subcommand)]
-enum Verb {
-    Add(Add),
+enum SourceVerb {
+    Add(SourceAddArgs),
     #[command(visible_alias = "ls")]
-    List(List),
+    List(SourceListArgs),
     #[command(visible_alias = "rm")]
-    Remove(Remove),
+    Remove(SourceRemoveArgs),
 }
 
 /// Add a repository, another store, or a file that may hold the same disks
@@ -53,7 +53,7 @@ Example:
 
 A repository's password comes from where this says, or from the environment of whoever reads (of \
 the server, where one serves the store).")]
-struct Add {
+struct SourceAddArgs {
     /// A repository (a folder, or s3://BUCKET/PREFIX), the folder of another store, or a file
     place: String,
     /// It is a file or block device, whatever it looks like: its bytes are searched
@@ -79,32 +79,32 @@ struct Add {
 /// List the store's sources, and how much is known to be damaged
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum source list")]
-struct List {}
+struct SourceListArgs {}
 
 /// Take a source away: it is not touched, only asked no more
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum source remove /srv/other-store")]
-struct Remove {
+struct SourceRemoveArgs {
     /// As `vellum source list` shows it
     place: String,
 }
 
 #[derive(Serialize)]
-struct SourceList {
-    sources: Vec<Shown>,
+struct SourceListing {
+    sources: Vec<ShownSource>,
     damaged_chunks: u64,
     lost_chunks: u64,
 }
 
 #[derive(Serialize)]
-struct Changed {
+struct SourceChange {
     action: &'static str,
     #[serde(flatten)]
-    source: Shown,
+    source: ShownSource,
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct ShownSource {
     kind: &'static str,
     place: String,
     odd_offsets: bool,
@@ -113,49 +113,62 @@ struct Shown {
     secret: Option<String>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_source(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     match &args.verb {
-        Verb::Add(args) => add(args, session),
-        Verb::List(_) => list(session),
-        Verb::Remove(args) => remove(args, session),
+        SourceVerb::Add(args) => add_source(args, session),
+        SourceVerb::List(_) => list_sources(session),
+        SourceVerb::Remove(args) => remove_source(args, session),
     }
 }
 
-fn add(args: &Add, session: &mut Session) -> Result<Outcome, Failure> {
+fn add_source(
+    args: &SourceAddArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
-    let entry = entry(args, &store, session)?;
+    let entry = source_entry(args, &store, session)?;
     if !args.unseen {
-        check(&entry, &store, session)?;
+        check_source(&entry, &store, session)?;
     }
     let mut entries = store.source_entries()?;
     if entries.iter().any(|other| other.place == entry.place) {
-        return Err(Failure::failed(
+        return Err(CommandFailure::with_hint(
             format!("{} is a source already", entry.place),
             format!("`vellum source remove {}` takes it away", entry.place),
         ));
     }
     entries.push(entry.clone());
     store.keep_source_entries(entries)?;
-    healing::attach(&store)?;
+    healing::attach_sources(&store)?;
     session
         .output
-        .confirm(&Changed::new("source add", &entry))?;
+        .print_confirmation(&SourceChange::new("source add", &entry))?;
     Ok(Outcome::Done)
 }
 
-fn list(session: &mut Session) -> Result<Outcome, Failure> {
+fn list_sources(session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_read()?;
     let damage = store.known_damage();
-    let sources = SourceList {
-        sources: store.source_entries()?.iter().map(Shown::new).collect(),
+    let sources = SourceListing {
+        sources: store
+            .source_entries()?
+            .iter()
+            .map(ShownSource::new)
+            .collect(),
         damaged_chunks: damage.damaged.len(),
         lost_chunks: damage.lost.len(),
     };
-    session.output.answer(&sources)?;
+    session.output.print_answer(&sources)?;
     Ok(Outcome::Done)
 }
 
-fn remove(args: &Remove, session: &mut Session) -> Result<Outcome, Failure> {
+fn remove_source(
+    args: &SourceRemoveArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
     let mut entries = store.source_entries()?;
     let whole = whole_path(&args.place, &session.caller);
@@ -163,23 +176,27 @@ fn remove(args: &Remove, session: &mut Session) -> Result<Outcome, Failure> {
         entry.place == args.place || whole.as_deref().is_ok_and(|whole| entry.place == whole)
     };
     let Some(at) = entries.iter().position(is_meant) else {
-        return Err(Failure::failed(
+        return Err(CommandFailure::with_hint(
             format!("{} is no source of this store", args.place),
             "`vellum source list` shows them",
         ));
     };
     let entry = entries.remove(at);
     store.keep_source_entries(entries)?;
-    healing::attach(&store)?;
+    healing::attach_sources(&store)?;
     session
         .output
-        .confirm(&Changed::new("source remove", &entry))?;
+        .print_confirmation(&SourceChange::new("source remove", &entry))?;
     Ok(Outcome::Done)
 }
 
 /// The source that the command line names. A place with an address is a repository; a path is
 /// whatever is there.
-fn entry(args: &Add, store: &Store, session: &Session) -> Result<SourceEntry, Failure> {
+fn source_entry(
+    args: &SourceAddArgs,
+    store: &Store,
+    session: &CommandContext,
+) -> Result<SourceEntry, CommandFailure> {
     let caller = &session.caller;
     let path = |text: &String| whole_path(text, caller);
     let secret = match (&args.password_file, &args.password_command, &args.key_file) {
@@ -192,7 +209,7 @@ fn entry(args: &Add, store: &Store, session: &Session) -> Result<SourceEntry, Fa
     let (kind, place) = if is_address && !args.file {
         (SourceKind::Repository, args.place.clone())
     } else {
-        (kind(args, caller)?, whole_path(&args.place, caller)?)
+        (source_kind(args, caller)?, whole_path(&args.place, caller)?)
     };
     let misfit = match kind {
         SourceKind::Repository if args.odd_offsets => Some("--odd-offsets is for files"),
@@ -203,11 +220,11 @@ fn entry(args: &Add, store: &Store, session: &Session) -> Result<SourceEntry, Fa
         _ => None,
     };
     if let Some(misfit) = misfit {
-        return Err(Failure::usage(misfit, "leave it out"));
+        return Err(CommandFailure::usage_error(misfit, "leave it out"));
     }
     let own = store.dir().canonicalize();
     if kind == SourceKind::Store && own.is_ok_and(|own| own == Path::new(&place)) {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "a store is no source of its own",
             "other copies in it are used without being asked for",
         ));
@@ -224,9 +241,9 @@ fn entry(args: &Add, store: &Store, session: &Session) -> Result<SourceEntry, Fa
 pub(super) fn source_at(
     place: &str,
     password_file: Option<&String>,
-    caller: &Caller,
-) -> Result<SourceEntry, Failure> {
-    let args = Add {
+    caller: &Invocation,
+) -> Result<SourceEntry, CommandFailure> {
+    let args = SourceAddArgs {
         place: place.to_owned(),
         file: false,
         odd_offsets: false,
@@ -238,7 +255,10 @@ pub(super) fn source_at(
     let (kind, place) = if place.contains("://") {
         (SourceKind::Repository, args.place.clone())
     } else {
-        (kind(&args, caller)?, whole_path(&args.place, caller)?)
+        (
+            source_kind(&args, caller)?,
+            whole_path(&args.place, caller)?,
+        )
     };
     let secret = password_file.filter(|_| kind == SourceKind::Repository);
     let secret = secret.map(|file| whole_path(file, caller)).transpose()?;
@@ -251,8 +271,8 @@ pub(super) fn source_at(
 }
 
 /// The kind of source at the path that the command line names.
-fn kind(args: &Add, caller: &Caller) -> Result<SourceKind, Failure> {
-    let path = caller.path(Path::new(&args.place));
+fn source_kind(args: &SourceAddArgs, caller: &Invocation) -> Result<SourceKind, CommandFailure> {
+    let path = caller.resolve_path(Path::new(&args.place));
     if args.file {
         return Ok(SourceKind::File);
     }
@@ -264,24 +284,28 @@ fn kind(args: &Add, caller: &Caller) -> Result<SourceKind, Failure> {
     }
     match std::fs::metadata(&path) {
         Ok(metadata) if !metadata.is_dir() => Ok(SourceKind::File),
-        Ok(_) => Err(Failure::failed(
+        Ok(_) => Err(CommandFailure::with_hint(
             format!("{} is neither a store nor a repository", args.place),
             "name the folder of one, or a file",
         )),
-        Err(error) => Err(Failure::io(format!("look at {}", args.place), error)),
+        Err(error) => Err(CommandFailure::io_error(
+            format!("look at {}", args.place),
+            error,
+        )),
     }
 }
 
 /// The path as it is from everywhere, links followed as far as it is there.
-fn whole_path(text: &str, caller: &Caller) -> Result<String, Failure> {
-    let path = caller.path(Path::new(text));
+fn whole_path(text: &str, caller: &Invocation) -> Result<String, CommandFailure> {
+    let path = caller.resolve_path(Path::new(text));
     let whole = path.canonicalize().or_else(|_| {
-        let folder = caller.path(Path::new(".")).canonicalize()?;
+        let folder = caller.resolve_path(Path::new(".")).canonicalize()?;
         Ok::<_, io::Error>(folder.join(text))
     });
-    let whole = whole.map_err(|error| Failure::io(format!("look at {text}"), error))?;
+    let whole =
+        whole.map_err(|error| CommandFailure::io_error(format!("look at {text}"), error))?;
     whole.to_str().map(str::to_owned).ok_or_else(|| {
-        Failure::usage(
+        CommandFailure::usage_error(
             format!("{} has letters that cannot be kept", whole.display()),
             "give it another name, or a link with one",
         )
@@ -289,43 +313,53 @@ fn whole_path(text: &str, caller: &Caller) -> Result<String, Failure> {
 }
 
 /// Checks that it can be asked now.
-fn check(entry: &SourceEntry, store: &Store, session: &Session) -> Result<(), Failure> {
+fn check_source(
+    entry: &SourceEntry,
+    store: &Store,
+    session: &CommandContext,
+) -> Result<(), CommandFailure> {
     let own = store.parameters().chunk_len;
     let there = match entry.kind {
         SourceKind::Store => {
-            let other = Store::open(Path::new(&entry.place), Access::ReadOnly, "")?;
+            let other = Store::open_dir(Path::new(&entry.place), Access::ReadOnly, "")?;
             other.parameters().chunk_len
         }
         SourceKind::Repository => {
-            let repository = healing::open(entry, &Arc::clone(&session.caller));
-            let repository = repository.map_err(unseen)?;
+            let repository = healing::open_repository(entry, &Arc::clone(&session.caller));
+            let repository = repository.map_err(unchecked_source)?;
             Reader::new(&repository).chunk_len()?
         }
         SourceKind::File => {
             let opened = std::fs::File::open(&entry.place);
-            opened.map_err(|error| unseen(Failure::io(format!("open {}", entry.place), error)))?;
+            opened.map_err(|error| {
+                unchecked_source(CommandFailure::io_error(
+                    format!("open {}", entry.place),
+                    error,
+                ))
+            })?;
             own
         }
     };
     if own == there {
         return Ok(());
     }
-    Err(Failure::failed(
+    Err(CommandFailure::with_hint(
         format!(
             "{} has chunks of {} bytes, this store of {}",
             entry.place,
-            there.bytes(),
-            own.bytes()
+            there.byte_len(),
+            own.byte_len()
         ),
         "only chunks of the same length can be told by their names",
     ))
 }
 
-fn unseen(failure: Failure) -> Failure {
-    failure.hinted("mend that, or add it with --unseen: it is asked when something is damaged")
+fn unchecked_source(failure: CommandFailure) -> CommandFailure {
+    failure
+        .replace_hint("mend that, or add it with --unseen: it is asked when something is damaged")
 }
 
-impl Shown {
+impl ShownSource {
     fn new(entry: &SourceEntry) -> Self {
         let secret = entry.secret.as_ref().map(|secret| match secret {
             SourceSecret::PasswordFile(path) => format!("password file {path}"),
@@ -344,7 +378,7 @@ impl Shown {
         }
     }
 
-    fn notes(&self) -> String {
+    fn entry_notes(&self) -> String {
         let odd = self.odd_offsets.then(|| "at odd offsets".to_owned());
         odd.into_iter()
             .chain(self.secret.clone())
@@ -353,42 +387,47 @@ impl Shown {
     }
 }
 
-impl Changed {
+impl SourceChange {
     fn new(action: &'static str, entry: &SourceEntry) -> Self {
         Self {
             action,
-            source: Shown::new(entry),
+            source: ShownSource::new(entry),
         }
     }
 }
 
-impl Answer for Changed {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for SourceChange {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let (kind, place) = (self.source.kind, &self.source.place);
-        page.line(match self.action {
+        page.write_line(match self.action {
             "source add" => format!("damaged chunks are looked for in the {kind} {place}"),
             _ => format!("the {kind} {place} is not asked any more"),
         })
     }
 }
 
-impl Answer for SourceList {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for SourceListing {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         if self.sources.is_empty() {
-            page.line("no sources; next: vellum source add PLACE")?;
+            page.write_line("no sources; next: vellum source add PLACE")?;
         } else {
             let columns = [
-                Column::text("KIND"),
-                Column::text("PLACE"),
-                Column::text("NOTES"),
+                Column::text_column("KIND"),
+                Column::text_column("PLACE"),
+                Column::text_column("NOTES"),
             ];
-            let row =
-                |shown: &Shown| vec![shown.kind.to_owned(), shown.place.clone(), shown.notes()];
+            let row = |shown: &ShownSource| {
+                vec![
+                    shown.kind.to_owned(),
+                    shown.place.clone(),
+                    shown.entry_notes(),
+                ]
+            };
             let rows: Vec<Vec<String>> = self.sources.iter().map(row).collect();
-            page.table(&columns, &rows)?;
+            page.write_table(&columns, &rows)?;
         }
         if self.damaged_chunks + self.lost_chunks > 0 {
-            page.line(format!(
+            page.write_line(format!(
                 "known to be damaged: {}, given up: {}",
                 self.damaged_chunks, self.lost_chunks
             ))?;

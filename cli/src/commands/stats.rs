@@ -5,10 +5,10 @@ use std::io;
 use serde::Serialize;
 use vellum_store::{ScrubStatus, Stats};
 
-use crate::failure::{Failure, Outcome};
-use crate::output::page::{Page, percent, ratio};
-use crate::output::{Answer, time};
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::page::{TextPage, format_percent, ratio_of};
+use crate::output::{Render, time};
 
 /// Tell how much the store holds, and in how little space
 #[derive(clap::Args)]
@@ -20,7 +20,7 @@ All maps are looked at, no content: it takes the longer the more there is.")]
 pub(crate) struct Args {}
 
 #[derive(Serialize)]
-struct Shown {
+struct StatsSummary {
     images: u64,
     snapshots: u64,
     layers: u64,
@@ -74,16 +74,16 @@ struct ReadRange {
     read: String,
 }
 
-pub(super) fn run(_: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_stats(_: &Args, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_read()?;
-    let stats = store.stats()?;
+    let stats = store.compute_stats()?;
     session
         .output
-        .answer(&Shown::new(&stats, &store.scrub_status()))?;
+        .print_answer(&StatsSummary::new(&stats, &store.scrub_status()))?;
     Ok(Outcome::Done)
 }
 
-impl Shown {
+impl StatsSummary {
     fn new(stats: &Stats, scrub: &ScrubStatus) -> Self {
         Self {
             images: stats.images,
@@ -96,8 +96,8 @@ impl Shown {
             compressed_bytes: stats.compressed,
             disk_bytes: stats.on_disk,
             parity_bytes: stats.parity,
-            dedup_ratio: ratio(stats.non_zero, stats.unique),
-            compression_ratio: ratio(stats.unique, stats.compressed),
+            dedup_ratio: ratio_of(stats.non_zero, stats.unique),
+            compression_ratio: ratio_of(stats.unique, stats.compressed),
             scrub: ShownScrub::new(scrub),
         }
     }
@@ -105,11 +105,11 @@ impl Shown {
 
 impl ShownScrub {
     fn new(status: &ScrubStatus) -> Self {
-        let moment = |at_s: Option<u64>| at_s.map(|at_s| time::moment(at_s * 1000));
+        let moment = |at_s: Option<u64>| at_s.map(|at_s| time::format_utc(at_s * 1000));
         let ranges = status.ranges.iter().map(|(ids, at_s)| ReadRange {
             first: ids.start,
             end: ids.end,
-            read: time::moment(at_s * 1000),
+            read: time::format_utc(at_s * 1000),
         });
         Self {
             rounds: status.rounds,
@@ -126,7 +126,7 @@ impl ShownScrub {
     }
 
     /// In a line, for people.
-    fn line(&self) -> String {
+    fn status_line(&self) -> String {
         let found = if self.findings > 0 {
             format!("; {} damaged", self.findings)
         } else {
@@ -143,39 +143,39 @@ impl ShownScrub {
     }
 }
 
-impl Answer for Shown {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        page.field("images", self.images.to_string())?;
-        page.field("snapshots", self.snapshots.to_string())?;
-        page.field("layers", self.layers.to_string())?;
-        let logical = page.size(self.logical_bytes);
-        page.field("logical", format!("{logical} in all images and snapshots"))?;
-        let nonzero = page.size(self.nonzero_bytes);
-        page.field("not zero", format!("{nonzero} of that"))?;
-        let unique = page.size(self.unique_bytes);
-        let share = percent(self.unique_bytes, self.nonzero_bytes);
-        page.field(
+impl Render for StatsSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        page.write_field("images", self.images.to_string())?;
+        page.write_field("snapshots", self.snapshots.to_string())?;
+        page.write_field("layers", self.layers.to_string())?;
+        let logical = page.format_size(self.logical_bytes);
+        page.write_field("logical", format!("{logical} in all images and snapshots"))?;
+        let nonzero = page.format_size(self.nonzero_bytes);
+        page.write_field("not zero", format!("{nonzero} of that"))?;
+        let unique = page.format_size(self.unique_bytes);
+        let share = format_percent(self.unique_bytes, self.nonzero_bytes);
+        page.write_field(
             "unique",
             format!(
                 "{unique} in {} chunks, {share} of what is not zero",
                 self.chunks
             ),
         )?;
-        let compressed = page.size(self.compressed_bytes);
-        let share = percent(self.compressed_bytes, self.unique_bytes);
-        page.field(
+        let compressed = page.format_size(self.compressed_bytes);
+        let share = format_percent(self.compressed_bytes, self.unique_bytes);
+        page.write_field(
             "compressed",
             format!("{compressed}, {share} of what is unique"),
         )?;
-        let disk = page.size(self.disk_bytes);
-        let share = percent(self.disk_bytes, self.nonzero_bytes);
-        page.field("on disk", format!("{disk}, {share} of what is not zero"))?;
-        page.field("scrubbed", self.scrub.line())?;
+        let disk = page.format_size(self.disk_bytes);
+        let share = format_percent(self.disk_bytes, self.nonzero_bytes);
+        page.write_field("on disk", format!("{disk}, {share} of what is not zero"))?;
+        page.write_field("scrubbed", self.scrub.status_line())?;
         if self.parity_bytes == 0 {
             return Ok(());
         }
-        let parity = page.size(self.parity_bytes);
-        page.field(
+        let parity = page.format_size(self.parity_bytes);
+        page.write_field(
             "parity",
             format!("{parity} of that; vellum parity status says more"),
         )

@@ -4,13 +4,13 @@ use std::io;
 
 use serde::Serialize;
 use vellum_core::name::Name;
-use vellum_core::tree::{Node, Tree};
+use vellum_core::tree::{NodeRef, Tree};
 
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::session::Session;
+use crate::output::Render;
+use crate::output::page::TextPage;
 
 /// Show, add (+TAG) and remove (-TAG) the tags of an image or snapshot
 #[derive(clap::Args)]
@@ -26,41 +26,44 @@ pub(crate) struct Args {
     #[arg(value_name = "+TAG|-TAG", allow_hyphen_values = true)]
     changes: Vec<String>,
     /// Add a tag
-    #[arg(long, value_name = "TAG", value_parser = lookup::name)]
+    #[arg(long, value_name = "TAG", value_parser = lookup::parse_name)]
     add: Vec<Name>,
     /// Remove a tag
-    #[arg(long, value_name = "TAG", value_parser = lookup::name)]
+    #[arg(long, value_name = "TAG", value_parser = lookup::parse_name)]
     remove: Vec<Name>,
 }
 
 #[derive(Serialize)]
-struct Tags {
+struct TagListing {
     name: String,
     tags: Vec<String>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let (add, remove) = changes(args)?;
+pub(super) fn run_tag(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let (add, remove) = tag_changes(args)?;
     if add.is_empty() && remove.is_empty() {
         let store = session.open_to_read()?;
-        let node = store.find(&args.node)?;
+        let node = store.find_node(&args.node)?;
         let tags = tags_of(&store.tree(), node);
-        session.output.answer(&tags)?;
+        session.output.print_answer(&tags)?;
         return Ok(Outcome::Done);
     }
     let store = session.open_to_write()?;
     let node = store.find_whole(&args.node)?;
-    store.tag(node, &add, &remove)?;
+    store.change_tags(node, &add, &remove)?;
     let tags = tags_of(&store.tree(), node);
-    session.output.confirm(&tags)?;
+    session.output.print_confirmation(&tags)?;
     Ok(Outcome::Done)
 }
 
 /// The tags to add and to remove, however they were written.
-fn changes(args: &Args) -> Result<(Vec<Name>, Vec<Name>), Failure> {
+fn tag_changes(args: &Args) -> Result<(Vec<Name>, Vec<Name>), CommandFailure> {
     let (mut add, mut remove) = (args.add.clone(), args.remove.clone());
     if let Some(option) = args.changes.iter().find(|change| change.starts_with("--")) {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             format!("{option:?} is no tag"),
             "write options before the tags",
         ));
@@ -70,37 +73,37 @@ fn changes(args: &Args) -> Result<(Vec<Name>, Vec<Name>), Failure> {
             (Some(text), _) => (&mut add, text),
             (_, Some(text)) => (&mut remove, text),
             _ => {
-                return Err(Failure::usage(
+                return Err(CommandFailure::usage_error(
                     format!("{change:?} says neither add nor remove"),
                     format!("write +{change} or -{change}"),
                 ));
             }
         };
-        list.push(Name::new(text).map_err(|error| Failure::name(text, error))?);
+        list.push(Name::new(text).map_err(|error| CommandFailure::invalid_name(text, error))?);
     }
     Ok((add, remove))
 }
 
-fn tags_of(tree: &Tree, node: Node) -> Tags {
+fn tags_of(tree: &Tree, node: NodeRef) -> TagListing {
     let tags = match node {
-        Node::Image(image) => tree.image(image).map(|image| &image.tags),
-        Node::Snapshot(image, serial) => {
+        NodeRef::Image(image) => tree.image(image).map(|image| &image.tags),
+        NodeRef::Snapshot(image, serial) => {
             tree.snapshot(image, serial).map(|snapshot| &snapshot.tags)
         }
     };
-    Tags {
-        name: tree.display(node),
+    TagListing {
+        name: tree.display_name(node),
         tags: tags.into_iter().flatten().map(Name::to_string).collect(),
     }
 }
 
-impl Answer for Tags {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for TagListing {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let tags = if self.tags.is_empty() {
             "no tags".to_owned()
         } else {
             self.tags.join(", ")
         };
-        page.line(format!("{}: {tags}", self.name))
+        page.write_line(format!("{}: {tags}", self.name))
     }
 }

@@ -7,13 +7,13 @@ use serde::Serialize;
 use vellum_core::tree::Tree;
 
 use super::report;
-use crate::description::Description;
-use crate::failure::{Failure, Outcome};
-use crate::forest::Forest;
-use crate::output::Answer;
-use crate::output::page::Page;
+use crate::command_context::CommandContext;
+use crate::description::NodeDescription;
+use crate::failure::{CommandFailure, Outcome};
+use crate::forest::NodeForest;
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::output::table::Column;
-use crate::session::Session;
 
 /// Draw which image or snapshot stands on which, and what each adds
 #[derive(clap::Args)]
@@ -36,14 +36,14 @@ pub(crate) struct Args {
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Drawing {
-    lines: Vec<DrawnLine>,
+struct TreeDrawing {
+    lines: Vec<NodeLine>,
 }
 
 #[derive(Serialize)]
-struct DrawnLine {
+struct NodeLine {
     #[serde(flatten)]
-    description: Description,
+    description: NodeDescription,
     /// The lines and spaces before the name.
     #[serde(skip)]
     lead: String,
@@ -52,54 +52,62 @@ struct DrawnLine {
     is_root: bool,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_tree(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     if let Some(file) = &args.svg {
         return report::tree_file(file, args.force, session);
     }
     let store = session.open_to_read()?;
-    let drawing = draw(&store.tree());
-    session.output.answer(&drawing)?;
+    let drawing = draw_tree(&store.tree());
+    session.output.print_answer(&drawing)?;
     Ok(Outcome::Done)
 }
 
-fn draw(tree: &Tree) -> Drawing {
-    let forest = Forest::of(tree);
-    let lines = forest.lines(tree).into_iter().map(|line| DrawnLine {
-        description: Description::of(tree, &forest, &forest.plants[line.plant]),
+fn draw_tree(tree: &Tree) -> TreeDrawing {
+    let forest = NodeForest::from_tree(tree);
+    let lines = forest.drawn_lines(tree).into_iter().map(|line| NodeLine {
+        description: NodeDescription::from_tree_node(tree, &forest, &forest.plants[line.plant]),
         lead: line.lead,
         is_root: line.is_root,
     });
-    Drawing {
+    TreeDrawing {
         lines: lines.collect(),
     }
 }
 
-impl Answer for Drawing {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for TreeDrawing {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let columns = [
-            Column::text("NAME"),
-            Column::number("SIZE"),
-            Column::number("OWN DATA"),
-            Column::text("MODE"),
-            Column::text("MARKS"),
+            Column::text_column("NAME"),
+            Column::number_column("SIZE"),
+            Column::number_column("OWN DATA"),
+            Column::text_column("MODE"),
+            Column::text_column("MARKS"),
         ];
-        let row = |line: &DrawnLine| {
+        let row = |line: &NodeLine| {
             let description = &line.description;
             vec![
-                format!("{}{} {}", line.lead, mark(line), description.title()),
-                page.size(description.size),
-                page.size(description.own_bytes),
+                format!(
+                    "{}{} {}",
+                    line.lead,
+                    node_mark(line),
+                    description.display_title()
+                ),
+                page.format_size(description.size),
+                page.format_size(description.own_bytes),
                 description.mode.unwrap_or_default().to_owned(),
-                description.marks(),
+                description.pin_and_tags(),
             ]
         };
         let rows: Vec<_> = self.lines.iter().map(row).collect();
-        page.table(&columns, &rows)
+        page.write_table(&columns, &rows)
     }
 }
 
 /// Roots begin a tree, images can be written, snapshots keep still.
-fn mark(line: &DrawnLine) -> &'static str {
+fn node_mark(line: &NodeLine) -> &'static str {
     match (line.description.kind, line.is_root) {
         ("image", true) => "◇",
         ("image", false) => "○",

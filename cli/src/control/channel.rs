@@ -20,7 +20,9 @@ use rustix::net::{
 };
 use rustix::process::{Pid, geteuid};
 
-use super::message::{ANSWER_HEAD_LEN, Answer, MessageError, REQUEST_HEAD_LEN, Request};
+use super::message::{
+    ANSWER_HEAD_LEN, CommandRequest, MessageError, REQUEST_HEAD_LEN, ServerReply,
+};
 
 /// Standard input, output and error, and the current folder.
 pub(super) const DESCRIPTORS: usize = 4;
@@ -38,7 +40,7 @@ const STEP_LEN: usize = 64 << 10;
 
 /// Listens at `path`, in place of whatever is left there by a server that was killed. Only this
 /// user can connect. The caller owns the store, so nobody else does this at the same time.
-pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
+pub(super) fn listen_at(path: &Path) -> io::Result<UnixListener> {
     let new = path.with_extension("new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -53,7 +55,7 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
 /// Connects to the server that listens at `path`, which is a socket itself: a link could lead to
 /// anybody's. One that takes nobody in, since it does not run,
 /// has a queue that fills up: that is waited for, but not for ever.
-pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+pub(super) fn connect_to(path: &Path) -> io::Result<UnixStream> {
     if fs::symlink_metadata(path)?.file_type().is_symlink() {
         return Err(io::Error::other("it is a link, and a store has none"));
     }
@@ -61,7 +63,7 @@ pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
     loop {
         match at_short_path(path, connect_now) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                left(deadline)?;
+                time_left(deadline)?;
                 thread::sleep(QUEUE_PAUSE);
             }
             connected => return connected,
@@ -94,7 +96,7 @@ pub(super) fn is_stopped(pid: Pid) -> bool {
 }
 
 /// The process at the other end, if it is one of this user; else the number of its user.
-pub(super) fn peer(socket: &UnixStream) -> io::Result<Result<Pid, u32>> {
+pub(super) fn peer_process(socket: &UnixStream) -> io::Result<Result<Pid, u32>> {
     let peer = rustix::net::sockopt::socket_peercred(socket)?;
     Ok(if peer.uid == geteuid() {
         Ok(peer.pid)
@@ -140,13 +142,13 @@ pub(super) fn receive_request(
     let deadline = Instant::now() + REQUEST_TIMEOUT;
     let mut head = [0; REQUEST_HEAD_LEN];
     let (taken, descriptors) = receive_descriptors(socket, &mut head, deadline)?;
-    receive(socket, &mut head[taken..], deadline)?;
-    let body_len = Request::body_len(head)?;
+    receive_exact(socket, &mut head[taken..], deadline)?;
+    let body_len = CommandRequest::body_len(head)?;
     let mut body = Vec::new();
     while body.len() < body_len {
         let start = body.len();
         body.resize(body_len.min(start + STEP_LEN), 0);
-        receive(socket, &mut body[start..], deadline)?;
+        receive_exact(socket, &mut body[start..], deadline)?;
     }
     let descriptors = descriptors.try_into().map_err(|_| MessageError::Shape)?;
     Ok((body, descriptors))
@@ -168,7 +170,7 @@ fn receive_descriptors(
     buffer: &mut [u8],
     deadline: Instant,
 ) -> Result<(usize, Vec<OwnedFd>), ReceiveError> {
-    socket.set_read_timeout(Some(left(deadline)?))?;
+    socket.set_read_timeout(Some(time_left(deadline)?))?;
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(
@@ -191,9 +193,13 @@ fn receive_descriptors(
     }
 }
 
-fn receive(mut socket: &UnixStream, mut buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
+fn receive_exact(
+    mut socket: &UnixStream,
+    mut buffer: &mut [u8],
+    deadline: Instant,
+) -> io::Result<()> {
     while !buffer.is_empty() {
-        socket.set_read_timeout(Some(left(deadline)?))?;
+        socket.set_read_timeout(Some(time_left(deadline)?))?;
         match socket.read(buffer) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(len) => buffer = &mut buffer[len..],
@@ -204,7 +210,7 @@ fn receive(mut socket: &UnixStream, mut buffer: &mut [u8], deadline: Instant) ->
     Ok(())
 }
 
-fn left(deadline: Instant) -> io::Result<Duration> {
+fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
         Err(io::ErrorKind::TimedOut.into())
@@ -213,16 +219,16 @@ fn left(deadline: Instant) -> io::Result<Duration> {
     }
 }
 
-pub(super) fn send_answer(mut socket: &UnixStream, answer: &Answer) -> io::Result<()> {
+pub(super) fn send_answer(mut socket: &UnixStream, answer: &ServerReply) -> io::Result<()> {
     socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    socket.write_all(&answer.encode())
+    socket.write_all(&answer.encode_reply())
 }
 
 /// The server's next answer, however long its command takes.
-pub(super) fn receive_answer(mut socket: &UnixStream) -> Result<Answer, ReceiveError> {
+pub(super) fn receive_answer(mut socket: &UnixStream) -> Result<ServerReply, ReceiveError> {
     let mut head = [0; ANSWER_HEAD_LEN];
     socket.read_exact(&mut head)?;
-    let mut text = vec![0; Answer::text_len(head)?];
+    let mut text = vec![0; ServerReply::text_len(head)?];
     socket.read_exact(&mut text)?;
-    Ok(Answer::decode(head, &text)?)
+    Ok(ServerReply::decode_reply(head, &text)?)
 }

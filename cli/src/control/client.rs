@@ -13,10 +13,10 @@ use rustix::process::{Pid, Signal};
 use vellum_store::Store;
 
 use super::channel::{self, ReceiveError};
-use super::message::{Answer, Request};
-use crate::caller::Caller;
-use crate::failure::Failure;
-use crate::patience::Patient;
+use super::message::{CommandRequest, ServerReply};
+use crate::failure::CommandFailure;
+use crate::interruptible_stream::InterruptibleStream;
+use crate::invocation::Invocation;
 use crate::signals::Signals;
 
 /// The interval at which a client checks that the server still runs.
@@ -31,46 +31,46 @@ const BEGIN_PATIENCE: Duration = Duration::from_mins(1);
 /// Sends the caller's command to the process that owns the store in `dir`. `None` if no server owns
 /// it: then it is the caller's to open. `variable` is one more than the caller has; `reads_input`
 /// says whether the command stores standard input.
-pub(crate) fn forward(
+pub(crate) fn forward_to_server(
     dir: &Path,
-    caller: &Caller,
+    caller: &Invocation,
     variable: Option<(&str, &str)>,
     reads_input: bool,
-) -> Result<Option<u8>, Failure> {
-    let socket = match channel::connect(&Store::control_socket(dir)) {
+) -> Result<Option<u8>, CommandFailure> {
+    let socket = match channel::connect_to(&Store::control_socket(dir)) {
         Ok(socket) => socket,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return other_user(dir),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            return Err(silent(None, "takes no commands"));
+            return Err(silent_server(None, "takes no commands"));
         }
         // No socket, or one that a killed server left.
         Err(_) => return Ok(None),
     };
     let mut variables = caller.variables.clone();
     variables.extend(variable.map(|(name, value)| (name.into(), value.into())));
-    let request = Request {
+    let request = CommandRequest {
         version: super::VERSION.to_owned(),
         words: caller.words.clone(),
         variables,
     };
-    let request = request.encode().map_err(|error| {
-        Failure::failed(error.to_string(), "shorten the command, or stop the server")
+    let request = request.encode_request().map_err(|error| {
+        CommandFailure::with_hint(error.to_string(), "shorten the command, or stop the server")
     })?;
-    let Some(answer) = ask(&socket, &request, caller, reads_input)? else {
+    let Some(answer) = send_request(&socket, &request, caller, reads_input)? else {
         return Ok(None);
     };
     match answer {
-        Answer::Accepted => await_end(&socket, &caller.signals).map(Some),
-        Answer::Refused(reason) => Err(Failure::Server(reason)),
-        Answer::Ended(_) => Err(lost()),
+        ServerReply::Accepted => await_end(&socket, &caller.signals).map(Some),
+        ServerReply::Refused(reason) => Err(CommandFailure::Server(reason)),
+        ServerReply::Ended(_) => Err(lost_server()),
     }
 }
 
 /// The failure for a user who may not use the socket: that user cannot tell if a server listens at
 /// it, but the store's lock says if somebody has the store.
-fn other_user(dir: &Path) -> Result<Option<u8>, Failure> {
-    match Store::owner(dir)? {
-        Some(owner) => Err(Failure::Server(format!(
+fn other_user(dir: &Path) -> Result<Option<u8>, CommandFailure> {
+    match Store::lock_owner(dir)? {
+        Some(owner) => Err(CommandFailure::Server(format!(
             "the store {} belongs to {owner}, of another user",
             dir.display()
         ))),
@@ -80,16 +80,17 @@ fn other_user(dir: &Path) -> Result<Option<u8>, Failure> {
 
 /// Sends the request and returns whether it was accepted. `None` if the server ended before it
 /// began with it.
-fn ask(
+fn send_request(
     socket: &UnixStream,
     request: &[u8],
-    caller: &Caller,
+    caller: &Invocation,
     reads_input: bool,
-) -> Result<Option<Answer>, Failure> {
-    let folder = File::open(".").map_err(|error| Failure::io("open the current folder", error))?;
+) -> Result<Option<ServerReply>, CommandFailure> {
+    let folder = File::open(".")
+        .map_err(|error| CommandFailure::io_error("open the current folder", error))?;
     let streams = &caller.streams;
     let relay = if reads_input && streams.input.file().is_terminal() {
-        Some(relay(&streams.input)?)
+        Some(relay_input(&streams.input)?)
     } else {
         None
     };
@@ -110,15 +111,15 @@ fn ask(
     let _ = channel::send_request(socket, request, descriptors);
     let began = Instant::now();
     while !is_ready(socket, None)? {
-        watch.check()?;
+        watch.fail_if_stopped()?;
         if began.elapsed() > BEGIN_PATIENCE {
-            return Err(silent(watch.pid, "does not answer"));
+            return Err(silent_server(watch.pid, "does not answer"));
         }
     }
     match channel::receive_answer(socket) {
         Ok(answer) => Ok(Some(answer)),
         Err(ReceiveError::Io(_)) => Ok(None),
-        Err(ReceiveError::Message(error)) => Err(Failure::Server(format!(
+        Err(ReceiveError::Message(error)) => Err(CommandFailure::Server(format!(
             "the store's server cannot be understood: {error}"
         ))),
     }
@@ -142,17 +143,17 @@ impl ServerWatch {
     }
 
     /// Fails if the server has been stopped for a while.
-    fn check(&self) -> Result<(), Failure> {
+    fn fail_if_stopped(&self) -> Result<(), CommandFailure> {
         if !self.pid.is_some_and(channel::is_stopped) {
             self.seen.set(Instant::now());
         } else if self.seen.get().elapsed() >= STOPPED_PATIENCE {
-            return Err(silent(self.pid, "was stopped and answers nobody"));
+            return Err(silent_server(self.pid, "was stopped and answers nobody"));
         }
         Ok(())
     }
 }
 
-fn silent(pid: Option<Pid>, how: &str) -> Failure {
+fn silent_server(pid: Option<Pid>, how: &str) -> CommandFailure {
     let number = pid.map(|pid| pid.as_raw_nonzero().to_string());
     let (who, hint) = match number {
         Some(number) => (
@@ -164,11 +165,11 @@ fn silent(pid: Option<Pid>, how: &str) -> Failure {
             "look why it does not run, then run the command again".to_owned(),
         ),
     };
-    Failure::Server(format!("the store's server{who} {how}")).hinted(hint)
+    CommandFailure::Server(format!("the store's server{who} {how}")).replace_hint(hint)
 }
 
 /// True if the server, or the bell, has something to say, after a short wait.
-fn is_ready(socket: &UnixStream, bell: Option<&UnixStream>) -> Result<bool, Failure> {
+fn is_ready(socket: &UnixStream, bell: Option<&UnixStream>) -> Result<bool, CommandFailure> {
     let mut ready: Vec<PollFd<'_>> = std::iter::once(socket)
         .chain(bell)
         .map(|stream| PollFd::new(stream, PollFlags::IN))
@@ -176,15 +177,23 @@ fn is_ready(socket: &UnixStream, bell: Option<&UnixStream>) -> Result<bool, Fail
     let pause = rustix::event::Timespec::try_from(LOOK_PAUSE).ok();
     match poll(&mut ready, pause.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
-        Err(errno) => return Err(Failure::io("wait for the server", errno.into())),
+        Err(errno) => {
+            return Err(CommandFailure::io_error(
+                "wait for the server",
+                errno.into(),
+            ));
+        }
     }
     Ok(!ready[0].revents().is_empty())
 }
 
 /// A pipe with the text that is typed here: a process that is not in a terminal's foreground may
 /// not read it.
-fn relay(input: &Patient<std::sync::Arc<File>>) -> Result<PipeReader, Failure> {
-    let (reader, mut writer) = io::pipe().map_err(|error| Failure::io("make a pipe", error))?;
+fn relay_input(
+    input: &InterruptibleStream<std::sync::Arc<File>>,
+) -> Result<PipeReader, CommandFailure> {
+    let (reader, mut writer) =
+        io::pipe().map_err(|error| CommandFailure::io_error("make a pipe", error))?;
     let mut input = input.clone();
     // It ends with what is typed, with its reader, or with this process.
     thread::spawn(move || {
@@ -199,37 +208,38 @@ fn relay(input: &Patient<std::sync::Arc<File>>) -> Result<PipeReader, Failure> {
 }
 
 /// Passes every signal to the server until it says how the command ended.
-fn await_end(socket: &UnixStream, signals: &Signals) -> Result<u8, Failure> {
-    let mut bell = Signals::bell().map_err(|error| Failure::io("listen for signals", error))?;
+fn await_end(socket: &UnixStream, signals: &Signals) -> Result<u8, CommandFailure> {
+    let mut bell = Signals::signal_stream()
+        .map_err(|error| CommandFailure::io_error("listen for signals", error))?;
     bell.set_nonblocking(true)
-        .map_err(|error| Failure::io("listen for signals", error))?;
+        .map_err(|error| CommandFailure::io_error("listen for signals", error))?;
     let watch = ServerWatch::new(socket);
     let mut told = 0;
     loop {
         for number in [
             signals.take_report().then_some(Signal::USR1.as_raw() as u8),
-            Some(signals.received()).filter(|number| *number != told),
+            Some(signals.received_signal()).filter(|number| *number != told),
         ] {
             if let Some(number) = number.filter(|number| *number != 0) {
                 // A server that has gone is found out below.
                 let _ = (&mut &*socket).write_all(&[number]);
             }
         }
-        told = signals.received();
+        told = signals.received_signal();
         if is_ready(socket, Some(&bell))? {
             return match channel::receive_answer(socket) {
-                Ok(Answer::Ended(code)) => Ok(code),
-                _ => Err(lost()),
+                Ok(ServerReply::Ended(code)) => Ok(code),
+                _ => Err(lost_server()),
             };
         }
         let _ = bell.read(&mut [0; 64]);
-        watch.check()?;
+        watch.fail_if_stopped()?;
     }
 }
 
 /// A server that was killed with a command half done leaves what a killed command would.
-fn lost() -> Failure {
-    Failure::failed(
+fn lost_server() -> CommandFailure {
+    CommandFailure::with_hint(
         "the store's server ended before it could say how this command did",
         "look what is there, then run it again",
     )

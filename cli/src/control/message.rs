@@ -37,7 +37,7 @@ const TEXT_LEN_MAX: usize = 1000;
 
 /// A command that a client wants to have done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Request {
+pub(super) struct CommandRequest {
     pub(super) version: String,
     pub(super) words: Vec<OsString>,
     pub(super) variables: BTreeMap<OsString, OsString>,
@@ -45,7 +45,7 @@ pub(super) struct Request {
 
 /// A message of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum ServerReply {
     /// The command begins.
     Accepted,
     /// It has ended with this exit code.
@@ -65,8 +65,8 @@ pub(super) enum MessageError {
     Shape,
 }
 
-impl Request {
-    pub(super) fn encode(&self) -> Result<Vec<u8>, MessageError> {
+impl CommandRequest {
+    pub(super) fn encode_request(&self) -> Result<Vec<u8>, MessageError> {
         let mut texts = vec![
             self.version.as_bytes().to_vec(),
             self.words.len().to_string().into_bytes(),
@@ -104,14 +104,14 @@ impl Request {
     }
 
     /// The version of who sent `body`, whichever it is.
-    pub(super) fn version(body: &[u8]) -> Result<&str, MessageError> {
+    pub(super) fn peer_version(body: &[u8]) -> Result<&str, MessageError> {
         let text = body.split(|byte| *byte == 0).next().unwrap_or_default();
         std::str::from_utf8(text).map_err(|_| MessageError::Shape)
     }
 
     /// A request of this version.
-    pub(super) fn decode(body: &[u8]) -> Result<Self, MessageError> {
-        let version = Self::version(body)?.to_owned();
+    pub(super) fn decode_request(body: &[u8]) -> Result<Self, MessageError> {
+        let version = Self::peer_version(body)?.to_owned();
         let texts = body.strip_suffix(&[0]).ok_or(MessageError::Shape)?;
         let mut texts = texts.split(|byte| *byte == 0).skip(1);
         let count = texts
@@ -120,7 +120,7 @@ impl Request {
             .ok_or(MessageError::Shape)?;
         let words: Vec<OsString> = texts.by_ref().take(count).map(os_text).collect();
         let variables = texts
-            .map(variable)
+            .map(parse_variable)
             .collect::<Option<_>>()
             .ok_or(MessageError::Shape)?;
         if words.len() == count {
@@ -140,15 +140,15 @@ fn os_text(bytes: &[u8]) -> OsString {
 }
 
 /// A name and its value. A name may begin with `=`.
-fn variable(text: &[u8]) -> Option<(OsString, OsString)> {
+fn parse_variable(text: &[u8]) -> Option<(OsString, OsString)> {
     let (first, rest) = text.split_first()?;
     let equals = rest.iter().position(|byte| *byte == b'=')?;
     let name = [&[*first], &rest[..equals]].concat();
     Some((OsString::from_vec(name), os_text(&rest[equals + 1..])))
 }
 
-impl Answer {
-    pub(super) fn encode(&self) -> Vec<u8> {
+impl ServerReply {
+    pub(super) fn encode_reply(&self) -> Vec<u8> {
         let (kind, code, text) = match self {
             Self::Accepted => (0, 0, ""),
             Self::Ended(code) => (1, *code, ""),
@@ -172,7 +172,10 @@ impl Answer {
         }
     }
 
-    pub(super) fn decode(head: [u8; ANSWER_HEAD_LEN], text: &[u8]) -> Result<Self, MessageError> {
+    pub(super) fn decode_reply(
+        head: [u8; ANSWER_HEAD_LEN],
+        text: &[u8],
+    ) -> Result<Self, MessageError> {
         match head[0] {
             0 => Ok(Self::Accepted),
             1 => Ok(Self::Ended(head[1])),
@@ -186,7 +189,7 @@ impl Answer {
 mod tests {
     use super::*;
 
-    fn request() -> Request {
+    fn request() -> CommandRequest {
         let words = ["vellum", "import", "", "ünï", "a=b"]
             .map(OsString::from)
             .into_iter()
@@ -195,17 +198,20 @@ mod tests {
         let variables = [("A", "1"), ("EMPTY", ""), ("=odd", "x=y")]
             .map(|(name, value)| (name.into(), value.into()))
             .into();
-        Request {
+        CommandRequest {
             version: "1.2.3".to_owned(),
             words,
             variables,
         }
     }
 
-    fn body(request: &Request) -> Vec<u8> {
-        let bytes = request.encode().expect("it is short");
+    fn body(request: &CommandRequest) -> Vec<u8> {
+        let bytes = request.encode_request().expect("it is short");
         let head = bytes[..REQUEST_HEAD_LEN].try_into().expect("a head");
-        assert_eq!(Request::body_len(head), Ok(bytes.len() - REQUEST_HEAD_LEN));
+        assert_eq!(
+            CommandRequest::body_len(head),
+            Ok(bytes.len() - REQUEST_HEAD_LEN)
+        );
         bytes[REQUEST_HEAD_LEN..].to_vec()
     }
 
@@ -213,13 +219,13 @@ mod tests {
     fn a_request_arrives_as_it_was() {
         for request in [
             request(),
-            Request {
+            CommandRequest {
                 words: Vec::new(),
                 variables: BTreeMap::new(),
                 ..request()
             },
         ] {
-            assert_eq!(Request::decode(&body(&request)), Ok(request));
+            assert_eq!(CommandRequest::decode_request(&body(&request)), Ok(request));
         }
     }
 
@@ -235,7 +241,7 @@ mod tests {
             .0
             + 1;
         for len in 0..whole.len() {
-            let decoded = Request::decode(&whole[..len]);
+            let decoded = CommandRequest::decode_request(&whole[..len]);
             // Whole variables may be missing: the length in front tells that they are.
             let whole_texts = len >= words_end && whole[len - 1] == 0;
             assert_eq!(decoded.is_ok(), whole_texts, "{len}");
@@ -250,14 +256,14 @@ mod tests {
                     .choice([0, b'=', b'9', 0xff, any])
                     .expect("there are some");
             }
-            let _ = Request::decode(&bytes);
+            let _ = CommandRequest::decode_request(&bytes);
         }
     }
 
     #[test]
     fn what_cannot_be_a_request_is_refused_before_it_is_read() {
         let head = |magic: &[u8; 8], len: u32| {
-            Request::body_len(
+            CommandRequest::body_len(
                 [&magic[..], &len.to_le_bytes()]
                     .concat()
                     .try_into()
@@ -283,36 +289,39 @@ mod tests {
             b"v\x000\0\0",
         ] {
             assert_eq!(
-                Request::decode(texts),
+                CommandRequest::decode_request(texts),
                 Err(MessageError::Shape),
                 "{texts:?}"
             );
         }
-        let huge = Request {
+        let huge = CommandRequest {
             words: vec!["x".repeat(REQUEST_LEN_MAX).into()],
             ..request()
         };
-        assert_eq!(huge.encode(), Err(MessageError::TooLong));
+        assert_eq!(huge.encode_request(), Err(MessageError::TooLong));
     }
 
     #[test]
     fn an_answer_arrives_as_it_was() {
         for answer in [
-            Answer::Accepted,
-            Answer::Ended(0),
-            Answer::Ended(143),
-            Answer::Refused("no".to_owned()),
+            ServerReply::Accepted,
+            ServerReply::Ended(0),
+            ServerReply::Ended(143),
+            ServerReply::Refused("no".to_owned()),
         ] {
-            let bytes = answer.encode();
+            let bytes = answer.encode_reply();
             let (head, text) = bytes.split_first_chunk().expect("a head");
-            assert_eq!(Answer::text_len(*head), Ok(text.len()));
-            assert_eq!(Answer::decode(*head, text), Ok(answer));
+            assert_eq!(ServerReply::text_len(*head), Ok(text.len()));
+            assert_eq!(ServerReply::decode_reply(*head, text), Ok(answer));
         }
-        let long = Answer::Refused("ö".repeat(TEXT_LEN_MAX)).encode();
+        let long = ServerReply::Refused("ö".repeat(TEXT_LEN_MAX)).encode_reply();
         assert_eq!(long.len(), ANSWER_HEAD_LEN + TEXT_LEN_MAX);
-        assert_eq!(Answer::decode([3, 0, 0, 0], b""), Err(MessageError::Shape));
         assert_eq!(
-            Answer::text_len([2, 0, 0xff, 0xff]),
+            ServerReply::decode_reply([3, 0, 0, 0], b""),
+            Err(MessageError::Shape)
+        );
+        assert_eq!(
+            ServerReply::text_len([2, 0, 0xff, 0xff]),
             Err(MessageError::Shape)
         );
     }

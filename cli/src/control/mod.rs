@@ -20,8 +20,8 @@ mod client;
 mod message;
 mod server;
 
-pub(crate) use client::forward;
-pub(crate) use server::Server;
+pub(crate) use client::forward_to_server;
+pub(crate) use server::ControlServer;
 
 /// Programs of one version do work for each other.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

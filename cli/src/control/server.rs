@@ -16,11 +16,11 @@ use rustix::process::Pid;
 use vellum_store::{Store, disk_is_full};
 
 use super::channel;
-use super::message::{Answer, Request};
+use super::message::{CommandRequest, ServerReply};
 use crate::application;
 use crate::arguments::Arguments;
-use crate::caller::Caller;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
+use crate::invocation::Invocation;
 use crate::signals::Signals;
 
 /// Commands at once, and clients that may still become one. Each has two threads, and a request of
@@ -34,51 +34,51 @@ const PANIC_CODE: u8 = 101;
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// A server that runs commands for other processes until it is stopped.
-pub(crate) struct Server {
+pub(crate) struct ControlServer {
     path: PathBuf,
-    clients: Arc<Clients>,
+    clients: Arc<ControlClients>,
     acceptor: Option<JoinHandle<()>>,
     /// Its end wakes the acceptor.
     rope: Option<UnixStream>,
 }
 
 /// The clients whose commands are running.
-struct Clients {
+struct ControlClients {
     store: Store,
-    present: Mutex<Present>,
+    present: Mutex<ConnectedClients>,
     /// The signal that a client has left.
     left: Condvar,
 }
 
 #[derive(Default)]
-struct Present {
-    clients: BTreeMap<u64, Client>,
+struct ConnectedClients {
+    clients: BTreeMap<u64, ControlClient>,
     next: u64,
     stopping: bool,
 }
 
-struct Client {
+struct ControlClient {
     signals: Signals,
     socket: UnixStream,
 }
 
 /// One of them, until dropped.
-struct Seat<'a> {
-    clients: &'a Clients,
+struct ClientSlot<'a> {
+    clients: &'a ControlClients,
     number: u64,
     signals: Signals,
 }
 
-impl Server {
+impl ControlServer {
     /// Offers `store`, which this process owns, at its control socket.
-    pub(crate) fn start(store: &Store) -> Result<Self, Failure> {
+    pub(crate) fn start_listening(store: &Store) -> Result<Self, CommandFailure> {
         let path = Store::control_socket(store.dir());
-        let fail = |error| Failure::io(format!("listen at {}", path.display()), error);
+        let fail = |error| CommandFailure::io_error(format!("listen at {}", path.display()), error);
         let listener = store
-            .make_with_reserve(|| channel::listen(&path), disk_is_full)
+            .make_with_reserve(|| channel::listen_at(&path), disk_is_full)
             .map_err(fail)?;
         let (rope, bell) = UnixStream::pair().map_err(fail)?;
-        let clients = Arc::new(Clients {
+        let clients = Arc::new(ControlClients {
             store: store.clone(),
             present: Mutex::default(),
             left: Condvar::new(),
@@ -86,7 +86,7 @@ impl Server {
         let hosts = Arc::clone(&clients);
         let acceptor = thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || accept(&listener, &bell, &hosts))
+            .spawn(move || accept_clients(&listener, &bell, &hosts))
             .map_err(fail)?;
         Ok(Self {
             path,
@@ -98,11 +98,14 @@ impl Server {
 
     /// Takes no more commands, stops those that run, and waits for them, but no longer than
     /// `patience`. Whether all have ended.
-    pub(crate) fn stop(mut self, patience: Duration) -> bool {
-        self.close();
-        let mut present = self.clients.present();
+    pub(crate) fn stop_within(mut self, patience: Duration) -> bool {
+        self.close_socket();
+        let mut present = self.clients.lock_connected();
         present.stopping = true;
-        present.clients.values().for_each(Client::stop);
+        present
+            .clients
+            .values()
+            .for_each(ControlClient::stop_command);
         let waited = self
             .clients
             .left
@@ -112,7 +115,7 @@ impl Server {
     }
 
     /// Closes the socket: after this, clients find no server.
-    fn close(&mut self) {
+    fn close_socket(&mut self) {
         let _ = std::fs::remove_file(&self.path);
         drop(self.rope.take());
         if let Some(acceptor) = self.acceptor.take() {
@@ -121,14 +124,14 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ControlServer {
     fn drop(&mut self) {
-        self.close();
+        self.close_socket();
     }
 }
 
 /// Gives each client a thread until the bell's rope is gone.
-fn accept(listener: &UnixListener, bell: &UnixStream, clients: &Arc<Clients>) {
+fn accept_clients(listener: &UnixListener, bell: &UnixStream, clients: &Arc<ControlClients>) {
     loop {
         let mut ready = [
             PollFd::new(listener, PollFlags::IN),
@@ -141,7 +144,7 @@ fn accept(listener: &UnixListener, bell: &UnixStream, clients: &Arc<Clients>) {
         let greeted = polled
             .map_err(io::Error::from)
             .and_then(|_| listener.accept())
-            .and_then(|(socket, _)| greet(socket, clients));
+            .and_then(|(socket, _)| admit_client(socket, clients));
         if greeted.is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
             thread::sleep(EXHAUSTED_PAUSE);
         }
@@ -149,11 +152,11 @@ fn accept(listener: &UnixListener, bell: &UnixStream, clients: &Arc<Clients>) {
 }
 
 /// Seats a client, or gives the reason why not. Never waits for it.
-fn greet(socket: UnixStream, clients: &Arc<Clients>) -> io::Result<()> {
-    let pid = match channel::peer(&socket)? {
+fn admit_client(socket: UnixStream, clients: &Arc<ControlClients>) -> io::Result<()> {
+    let pid = match channel::peer_process(&socket)? {
         Ok(pid) => pid,
         Err(user) => {
-            refuse(
+            refuse_request(
                 &socket,
                 format!("the store's server works for its own user, not for user {user}"),
             );
@@ -163,9 +166,9 @@ fn greet(socket: UnixStream, clients: &Arc<Clients>) -> io::Result<()> {
     let clients = Arc::clone(clients);
     thread::Builder::new()
         .name("command".to_owned())
-        .spawn(move || match clients.seat(&socket) {
-            Some(seat) => seat.attend(&socket, pid),
-            None => refuse(
+        .spawn(move || match clients.claim_slot(&socket) {
+            Some(seat) => seat.serve_client(&socket, pid),
+            None => refuse_request(
                 &socket,
                 format!(
                     "the store's server is stopping, or has {CLIENTS_MAX} commands to do already"
@@ -176,18 +179,18 @@ fn greet(socket: UnixStream, clients: &Arc<Clients>) -> io::Result<()> {
 }
 
 /// Refuses a request. A client that does not hear it has gone.
-fn refuse(socket: &UnixStream, reason: String) {
-    let _ = channel::send_answer(socket, &Answer::Refused(reason));
+fn refuse_request(socket: &UnixStream, reason: String) {
+    let _ = channel::send_answer(socket, &ServerReply::Refused(reason));
 }
 
-impl Clients {
-    fn present(&self) -> MutexGuard<'_, Present> {
+impl ControlClients {
+    fn lock_connected(&self) -> MutexGuard<'_, ConnectedClients> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seat(&self, socket: &UnixStream) -> Option<Seat<'_>> {
+    fn claim_slot(&self, socket: &UnixStream) -> Option<ClientSlot<'_>> {
         let socket = socket.try_clone().ok()?;
-        let mut present = self.present();
+        let mut present = self.lock_connected();
         if present.stopping || present.clients.len() >= CLIENTS_MAX {
             return None;
         }
@@ -196,12 +199,12 @@ impl Clients {
         let signals = Signals::default();
         present.clients.insert(
             number,
-            Client {
+            ControlClient {
                 signals: signals.clone(),
                 socket,
             },
         );
-        Some(Seat {
+        Some(ClientSlot {
             clients: self,
             number,
             signals,
@@ -209,51 +212,55 @@ impl Clients {
     }
 }
 
-impl Client {
+impl ControlClient {
     /// Stops its command, or the wait for its request.
-    fn stop(&self) {
-        self.signals.raise(SIGTERM);
+    fn stop_command(&self) {
+        self.signals.record_signal(SIGTERM);
         let _ = self.socket.shutdown(Shutdown::Read);
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for ClientSlot<'_> {
     fn drop(&mut self) {
-        self.clients.present().clients.remove(&self.number);
+        self.clients.lock_connected().clients.remove(&self.number);
         self.clients.left.notify_all();
     }
 }
 
-impl Seat<'_> {
+impl ClientSlot<'_> {
     /// Runs the client's command, and sends its exit code.
-    fn attend(&self, socket: &UnixStream, pid: Pid) {
-        let (arguments, caller) = match self.request(socket, pid) {
+    fn serve_client(&self, socket: &UnixStream, pid: Pid) {
+        let (arguments, caller) = match self.receive_request(socket, pid) {
             Ok(request) => request,
-            Err(reason) => return refuse(socket, reason),
+            Err(reason) => return refuse_request(socket, reason),
         };
-        if channel::send_answer(socket, &Answer::Accepted).is_err() {
+        if channel::send_answer(socket, &ServerReply::Accepted).is_err() {
             return;
         }
         thread::scope(|scope| {
             let ear = thread::Builder::new()
                 .name("signals".to_owned())
-                .spawn_scoped(scope, || hear(socket, &self.signals));
+                .spawn_scoped(scope, || relay_signals(socket, &self.signals));
             if ear.is_err() {
                 // A command that nobody could stop is not begun.
-                self.signals.raise(SIGTERM);
+                self.signals.record_signal(SIGTERM);
             }
-            let code = self.run(&arguments, caller);
+            let code = self.run_command(&arguments, caller);
             // If the client does not hear it, it has gone.
-            let _ = channel::send_answer(socket, &Answer::Ended(code));
+            let _ = channel::send_answer(socket, &ServerReply::Ended(code));
             let _ = socket.shutdown(Shutdown::Both);
         });
     }
 
     /// The request of a client, or the reason why it is refused.
-    fn request(&self, socket: &UnixStream, pid: Pid) -> Result<(Arguments, Caller), String> {
+    fn receive_request(
+        &self,
+        socket: &UnixStream,
+        pid: Pid,
+    ) -> Result<(Arguments, Invocation), String> {
         let (body, descriptors) =
             channel::receive_request(socket).map_err(|error| error.to_string())?;
-        let version = Request::version(&body).map_err(|error| error.to_string())?;
+        let version = CommandRequest::peer_version(&body).map_err(|error| error.to_string())?;
         if version != super::VERSION {
             return Err(format!(
                 "the store's server is vellum {}, this is vellum {}",
@@ -261,7 +268,7 @@ impl Seat<'_> {
                 version.escape_debug()
             ));
         }
-        let request = Request::decode(&body).map_err(|error| error.to_string())?;
+        let request = CommandRequest::decode_request(&body).map_err(|error| error.to_string())?;
         let arguments = Arguments::try_parse_from(&request.words)
             .ok()
             .filter(|arguments| arguments.command.is_done_by_owner());
@@ -269,7 +276,7 @@ impl Seat<'_> {
             arguments.ok_or_else(|| "this is no command for the store's server".to_owned())?;
         Ok((
             arguments,
-            Caller::other(
+            Invocation::of_peer_process(
                 request.words,
                 request.variables,
                 descriptors,
@@ -281,20 +288,20 @@ impl Seat<'_> {
 
     /// The exit code. The caller's streams are closed when this returns: their readers must not
     /// wait for this process.
-    fn run(&self, arguments: &Arguments, caller: Caller) -> u8 {
+    fn run_command(&self, arguments: &Arguments, caller: Invocation) -> u8 {
         let caller = Arc::new(caller);
         let store = self.clients.store.clone();
-        survive(&caller, || {
-            application::execute(arguments, &caller, Some(store))
+        catch_panic(&caller, || {
+            application::execute_command(arguments, &caller, Some(store))
         })
     }
 }
 
 /// Calls `run` and returns its exit code. A panic ends one command, not the server: the store's
 /// locks are not poisoned, and a half-done command leaves what a crash would.
-fn survive(caller: &Caller, run: impl FnOnce() -> u8) -> u8 {
+fn catch_panic(caller: &Invocation, run: impl FnOnce() -> u8) -> u8 {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-        caller.say(
+        caller.print_error_line(
             "error: this command met a fault in vellum and was given up; the store's server \
              goes on",
         );
@@ -303,17 +310,17 @@ fn survive(caller: &Caller, run: impl FnOnce() -> u8) -> u8 {
 }
 
 /// Passes on the client's signals until it, or its command, ends.
-fn hear(mut socket: &UnixStream, signals: &Signals) {
+fn relay_signals(mut socket: &UnixStream, signals: &Signals) {
     if socket.set_read_timeout(None).is_err() {
-        return signals.raise(SIGTERM);
+        return signals.record_signal(SIGTERM);
     }
     let mut note = [0];
     loop {
         match socket.read(&mut note) {
-            Ok(1..) => signals.raise(note[0]),
+            Ok(1..) => signals.record_signal(note[0]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Gone. If the command has ended, nobody hears this.
-            _ => return signals.raise(SIGTERM),
+            _ => return signals.record_signal(SIGTERM),
         }
     }
 }
@@ -324,10 +331,10 @@ mod tests {
 
     #[test]
     fn a_panic_ends_one_command() {
-        let caller = Caller::in_folder(std::path::Path::new("/"));
-        assert_eq!(survive(&caller, || 3), 3);
+        let caller = Invocation::in_folder(std::path::Path::new("/"));
+        assert_eq!(catch_panic(&caller, || 3), 3);
         assert_eq!(
-            survive(&caller, || panic!("this panic is a test's")),
+            catch_panic(&caller, || panic!("this panic is a test's")),
             PANIC_CODE
         );
     }

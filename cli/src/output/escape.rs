@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// `text` with every character that could move the cursor, hide or turn text around shown as an
 /// escape. Line breaks too.
-pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape_invisible(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_active) {
         return Cow::Borrowed(text);
     }
@@ -45,7 +45,7 @@ mod tests {
             ("\u{9b}31m", "\\u{9b}31m"),
             ("a\u{202e}b", "a\\u{202e}b"),
         ] {
-            assert_eq!(visible(text), shown);
+            assert_eq!(escape_invisible(text), shown);
         }
     }
 }

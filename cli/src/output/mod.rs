@@ -17,16 +17,16 @@ use clap::ValueEnum;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::caller::Stream;
-use crate::failure::Failure;
-use page::Page;
+use crate::failure::CommandFailure;
+use crate::invocation::Stream;
+use page::TextPage;
 use table::Column;
 
 pub(crate) use units::Units;
 
 /// The form of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Layout {
+pub(crate) enum OutputLayout {
     /// Text for people. It may change: programs should ask for JSON
     #[value(alias = "text")]
     Human,
@@ -37,14 +37,14 @@ pub(crate) enum Layout {
 }
 
 /// An answer that can be shown: as its fields in JSON, and in words.
-pub(crate) trait Answer: Serialize {
+pub(crate) trait Render: Serialize {
     /// Writes it for people.
-    fn show(&self, page: &mut Page) -> io::Result<()>;
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()>;
 }
 
 /// The output of answers.
 pub(crate) struct Output {
-    pub(crate) layout: Layout,
+    pub(crate) layout: OutputLayout,
     pub(crate) units: Units,
     pub(crate) quiet: bool,
     /// The time zone in which people are shown times.
@@ -54,7 +54,7 @@ pub(crate) struct Output {
 
 /// A message among others on a stream of JSON lines.
 #[derive(Serialize)]
-struct Message<'a, T: Serialize> {
+struct JsonMessage<'a, T: Serialize> {
     message_type: &'static str,
     #[serde(flatten)]
     body: &'a T,
@@ -62,7 +62,7 @@ struct Message<'a, T: Serialize> {
 
 impl Output {
     pub(crate) fn new(
-        layout: Layout,
+        layout: OutputLayout,
         units: Units,
         quiet: bool,
         zone: TimeZone,
@@ -78,23 +78,23 @@ impl Output {
     }
 
     /// Sends answers to `stream` from now on: the usual one carries an image.
-    pub(crate) fn divert(&mut self, stream: &Stream) {
+    pub(crate) fn divert_to(&mut self, stream: &Stream) {
         self.writer = BufWriter::new(stream.clone());
     }
 
     /// Shows what has a form already.
-    pub(crate) fn verbatim(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn print_verbatim(&mut self, bytes: &[u8]) -> Result<(), CommandFailure> {
         Ok(self.writer.write_all(bytes)?)
     }
 
     /// Shows what was asked for.
-    pub(crate) fn answer<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
+    pub(crate) fn print_answer<T: Render>(&mut self, answer: &T) -> Result<(), CommandFailure> {
         match self.layout {
-            Layout::Human => {
-                answer.show(&mut Page::new(&mut self.writer, self.units, &self.zone))?;
+            OutputLayout::Human => {
+                answer.render_page(&mut TextPage::new(&mut self.writer, self.units, &self.zone))?;
             }
-            Layout::Json => json_line(&mut self.writer, answer)?,
-            Layout::JsonPretty => {
+            OutputLayout::Json => json_line(&mut self.writer, answer)?,
+            OutputLayout::JsonPretty => {
                 serde_json::to_writer_pretty(&mut self.writer, answer).map_err(io::Error::from)?;
                 writeln!(self.writer)?;
             }
@@ -103,21 +103,24 @@ impl Output {
     }
 
     /// Confirms that something was done, unless silence was asked for.
-    pub(crate) fn confirm<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
-        if self.quiet && self.layout == Layout::Human {
+    pub(crate) fn print_confirmation<T: Render>(
+        &mut self,
+        answer: &T,
+    ) -> Result<(), CommandFailure> {
+        if self.quiet && self.layout == OutputLayout::Human {
             Ok(())
         } else {
-            self.answer(answer)
+            self.print_answer(answer)
         }
     }
 
     /// Reports the end of long work: in JSON the last of a stream of messages.
-    pub(crate) fn summary<T: Answer>(&mut self, answer: &T) -> Result<(), Failure> {
+    pub(crate) fn print_summary<T: Render>(&mut self, answer: &T) -> Result<(), CommandFailure> {
         match self.layout {
-            Layout::Human => self.confirm(answer),
+            OutputLayout::Human => self.print_confirmation(answer),
             _ => Ok(json_line(
                 &mut self.writer,
-                &Message {
+                &JsonMessage {
                     message_type: "summary",
                     body: answer,
                 },
@@ -127,8 +130,8 @@ impl Output {
 
     /// Begins an answer of many entries, which are shown as they come: lines with columns, or a
     /// JSON array.
-    pub(crate) fn entries<'a>(&'a mut self, columns: &'a [Column]) -> Entries<'a> {
-        Entries {
+    pub(crate) fn begin_entries<'a>(&'a mut self, columns: &'a [Column]) -> EntryStream<'a> {
+        EntryStream {
             output: self,
             columns,
             count: 0,
@@ -136,29 +139,29 @@ impl Output {
     }
 
     /// Makes sure that everything has arrived.
-    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+    pub(crate) fn flush(&mut self) -> Result<(), CommandFailure> {
         Ok(self.writer.flush()?)
     }
 }
 
 /// An answer of many entries.
-pub(crate) struct Entries<'a> {
+pub(crate) struct EntryStream<'a> {
     output: &'a mut Output,
     columns: &'a [Column],
     count: u64,
 }
 
-impl Entries<'_> {
+impl EntryStream<'_> {
     /// Shows one more: `cells` to people, all of `entry` to programs.
-    pub(crate) fn push<T: Serialize>(
+    pub(crate) fn push_entry<T: Serialize>(
         &mut self,
         entry: &T,
         cells: &[String],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommandFailure> {
         let writer = &mut self.output.writer;
         let first = self.count == 0;
         self.count += 1;
-        if self.output.layout != Layout::Human {
+        if self.output.layout != OutputLayout::Human {
             writer.write_all(if first { b"[" } else { b",\n" })?;
             return Ok(serde_json::to_writer(writer, entry).map_err(io::Error::from)?);
         }
@@ -172,8 +175,8 @@ impl Entries<'_> {
     }
 
     /// Ends the answer; says how many entries there were.
-    pub(crate) fn finish(self) -> Result<u64, Failure> {
-        if self.output.layout != Layout::Human {
+    pub(crate) fn finish_entries(self) -> Result<u64, CommandFailure> {
+        if self.output.layout != OutputLayout::Human {
             let end: &[u8] = if self.count == 0 { b"[]\n" } else { b"]\n" };
             self.output.writer.write_all(end)?;
         }

@@ -4,23 +4,23 @@ use std::io::{self, Write};
 
 use jiff::tz::TimeZone;
 
-use super::escape::visible;
+use super::escape::escape_invisible;
 use super::table::{self, Column};
-use super::time::{self, Moment};
+use super::time::{self, Rfc3339Time};
 use super::units::Units;
-use crate::zone;
+use crate::time_zone;
 
 /// Room for the names of fields, so that their values stand below each other.
 const FIELD_WIDTH: usize = 14;
 
 /// Takes lines.
-pub(crate) struct Page<'a> {
+pub(crate) struct TextPage<'a> {
     writer: &'a mut dyn Write,
     units: Units,
     zone: &'a TimeZone,
 }
 
-impl<'a> Page<'a> {
+impl<'a> TextPage<'a> {
     pub(crate) fn new(writer: &'a mut dyn Write, units: Units, zone: &'a TimeZone) -> Self {
         Self {
             writer,
@@ -30,44 +30,53 @@ impl<'a> Page<'a> {
     }
 
     /// A line.
-    pub(crate) fn line(&mut self, text: impl AsRef<str>) -> io::Result<()> {
-        writeln!(self.writer, "{}", visible(text.as_ref()))
+    pub(crate) fn write_line(&mut self, text: impl AsRef<str>) -> io::Result<()> {
+        writeln!(self.writer, "{}", escape_invisible(text.as_ref()))
     }
 
     /// A name and its value.
-    pub(crate) fn field(&mut self, name: &str, value: impl AsRef<str>) -> io::Result<()> {
+    pub(crate) fn write_field(&mut self, name: &str, value: impl AsRef<str>) -> io::Result<()> {
         let label = format!("{name}:");
-        self.line(format!("{label:FIELD_WIDTH$} {}", value.as_ref()))
+        self.write_line(format!("{label:FIELD_WIDTH$} {}", value.as_ref()))
     }
 
     /// Rows below a header; columns are as wide as what stands in them.
-    pub(crate) fn table(&mut self, columns: &[Column], rows: &[Vec<String>]) -> io::Result<()> {
-        let columns = table::fitted(columns, rows);
+    pub(crate) fn write_table(
+        &mut self,
+        columns: &[Column],
+        rows: &[Vec<String>],
+    ) -> io::Result<()> {
+        let columns = table::fit_columns(columns, rows);
         table::write_header(self.writer, &columns)?;
-        self.rows(&columns, rows)
+        self.write_rows(&columns, rows)
     }
 
     /// Rows without a header; columns are as wide as what stands in them.
-    pub(crate) fn rows(&mut self, columns: &[Column], rows: &[Vec<String>]) -> io::Result<()> {
-        let columns = table::fitted(columns, rows);
+    pub(crate) fn write_rows(
+        &mut self,
+        columns: &[Column],
+        rows: &[Vec<String>],
+    ) -> io::Result<()> {
+        let columns = table::fit_columns(columns, rows);
         rows.iter()
             .try_for_each(|row| table::write_row(self.writer, &columns, row))
     }
 
     /// `moment` as the person's clock shows it.
-    pub(crate) fn moment(&self, moment: Moment) -> String {
+    pub(crate) fn format_time(&self, moment: Rfc3339Time) -> String {
         let since_1970_ms = moment.since_1970_ms;
-        zone::shown(self.zone, since_1970_ms).unwrap_or_else(|| time::moment(since_1970_ms))
+        time_zone::format_local_time(self.zone, since_1970_ms)
+            .unwrap_or_else(|| time::format_utc(since_1970_ms))
     }
 
     /// `bytes` as the person wants to see them.
-    pub(crate) fn size(&self, bytes: u64) -> String {
-        self.units.show(bytes)
+    pub(crate) fn format_size(&self, bytes: u64) -> String {
+        self.units.format_bytes(bytes)
     }
 }
 
 /// A share in percent, `–` of nothing.
-pub(crate) fn percent(part: u64, whole: u64) -> String {
+pub(crate) fn format_percent(part: u64, whole: u64) -> String {
     if whole == 0 {
         "–".to_owned()
     } else {
@@ -76,11 +85,11 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
 }
 
 /// `of` in relation to `to`, if that is anything.
-pub(crate) fn ratio(of: u64, to: u64) -> Option<f64> {
+pub(crate) fn ratio_of(of: u64, to: u64) -> Option<f64> {
     (to > 0).then(|| of as f64 / to as f64)
 }
 
 /// `count` things, with an s if there is not one.
-pub(crate) fn plural(count: u64, thing: &str) -> String {
+pub(crate) fn format_count(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }

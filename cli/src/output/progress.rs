@@ -11,10 +11,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use vellum_store::{Progress, Watch};
 
-use super::escape::visible;
+use super::escape::escape_invisible;
 use super::screen::Screen;
-use super::{Layout, Output, time};
-use crate::caller::Caller;
+use super::{Output, OutputLayout, time};
+use crate::invocation::Invocation;
 use crate::signals::Signals;
 
 /// The default frequency of a bar: smooth for the eye, nothing for the work.
@@ -29,9 +29,9 @@ const SPINNER_STYLE: &str = "{spinner} {msg}";
 /// Watches one piece of work.
 pub(crate) struct Meter {
     label: String,
-    counts: Counts,
-    caller: Arc<Caller>,
-    display: Display,
+    counts: ProgressUnit,
+    caller: Arc<Invocation>,
+    display: ProgressDisplay,
     started: Instant,
     interval_ms: u64,
     next_ms: AtomicU64,
@@ -40,12 +40,12 @@ pub(crate) struct Meter {
 
 /// The unit of the count.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Counts {
+pub(crate) enum ProgressUnit {
     Bytes(super::Units),
     Things,
 }
 
-enum Display {
+enum ProgressDisplay {
     Nothing,
     Bar(ProgressBar),
     Lines,
@@ -53,7 +53,7 @@ enum Display {
 }
 
 #[derive(Serialize)]
-struct Status {
+struct ProgressStatus {
     message_type: &'static str,
     done: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,14 +75,14 @@ pub(crate) struct ProgressWish {
 impl Meter {
     pub(crate) fn new(
         label: &str,
-        counts: Counts,
-        caller: &Arc<Caller>,
+        counts: ProgressUnit,
+        caller: &Arc<Invocation>,
         output: &Output,
         wish: ProgressWish,
         signals: Signals,
     ) -> Self {
-        let display = Display::choose(caller, output, wish);
-        let usual = if matches!(display, Display::Bar(_)) {
+        let display = ProgressDisplay::choose_display(caller, output, wish);
+        let usual = if matches!(display, ProgressDisplay::Bar(_)) {
             BAR_FPS
         } else {
             LINE_FPS
@@ -92,7 +92,7 @@ impl Meter {
             _ => u64::MAX,
         };
         let next_ms = AtomicU64::new(interval_ms);
-        let label = visible(label).into_owned();
+        let label = escape_invisible(label).into_owned();
         Self {
             label,
             counts,
@@ -106,26 +106,28 @@ impl Meter {
     }
 
     /// The time that the work has taken.
-    pub(crate) fn elapsed(&self) -> Duration {
+    pub(crate) fn elapsed_time(&self) -> Duration {
         self.started.elapsed()
     }
 
-    fn show(&self, progress: Progress) {
+    fn show_progress(&self, progress: Progress) {
         match &self.display {
-            Display::Nothing => {}
-            Display::Bar(bar) => self.draw(bar, progress),
-            Display::Lines => self.caller.say(&self.describe(progress)),
-            Display::Json { diverted } => {
+            ProgressDisplay::Nothing => {}
+            ProgressDisplay::Bar(bar) => self.draw_bar(bar, progress),
+            ProgressDisplay::Lines => self
+                .caller
+                .print_error_line(&self.describe_progress(progress)),
+            ProgressDisplay::Json { diverted } => {
                 let Progress { done, total } = progress;
-                let status = Status {
+                let status = ProgressStatus {
                     message_type: "status",
                     done,
                     total,
-                    seconds_elapsed: self.elapsed().as_secs(),
+                    seconds_elapsed: self.elapsed_time().as_secs(),
                 };
                 let line = serde_json::to_string(&status).unwrap_or_default();
                 if *diverted {
-                    self.caller.say(&line);
+                    self.caller.print_error_line(&line);
                 } else {
                     // The summary will meet the same fault, and tell it.
                     let _ = self
@@ -139,49 +141,55 @@ impl Meter {
         }
     }
 
-    fn draw(&self, bar: &ProgressBar, progress: Progress) {
+    fn draw_bar(&self, bar: &ProgressBar, progress: Progress) {
         if let Some(total) = progress.total.filter(|total| bar.length() != Some(*total)) {
-            bar.set_style(style(BAR_STYLE));
+            bar.set_style(bar_style(BAR_STYLE));
             bar.set_length(total);
         }
         bar.set_position(progress.done);
-        bar.set_message(self.describe(progress));
+        bar.set_message(self.describe_progress(progress));
     }
 
     /// `importing web: 12 GiB of 40 GiB (30 %), 1.2 GiB/s, 23 s left`
-    fn describe(&self, progress: Progress) -> String {
-        let elapsed = self.elapsed();
-        let mut text = format!("{}: {}", self.label, self.amount(progress.done));
+    fn describe_progress(&self, progress: Progress) -> String {
+        let elapsed = self.elapsed_time();
+        let mut text = format!("{}: {}", self.label, self.format_amount(progress.done));
         if let Some(total) = progress.total.filter(|total| *total > 0) {
             let share = (progress.done as f64 / total as f64).min(1.0);
-            let _ = write!(text, " of {} ({:.0} %)", self.amount(total), 100.0 * share);
+            let _ = write!(
+                text,
+                " of {} ({:.0} %)",
+                self.format_amount(total),
+                100.0 * share
+            );
             if share > 0.0 {
                 let _ = write!(
                     text,
                     ", {} left",
-                    time::span(elapsed.as_secs_f64() * (1.0 - share) / share)
+                    time::format_duration(elapsed.as_secs_f64() * (1.0 - share) / share)
                 );
             }
         }
-        if let (Counts::Bytes(units), true) = (self.counts, elapsed.as_millis() > 0) {
+        if let (ProgressUnit::Bytes(units), true) = (self.counts, elapsed.as_millis() > 0) {
             let speed = progress.done as f64 / elapsed.as_secs_f64();
-            let _ = write!(text, ", {}/s", units.show(speed as u64));
+            let _ = write!(text, ", {}/s", units.format_bytes(speed as u64));
         }
         text
     }
 
-    fn amount(&self, count: u64) -> String {
+    fn format_amount(&self, count: u64) -> String {
         match self.counts {
-            Counts::Bytes(units) => units.show(count),
-            Counts::Things => count.to_string(),
+            ProgressUnit::Bytes(units) => units.format_bytes(count),
+            ProgressUnit::Things => count.to_string(),
         }
     }
 }
 
 impl Watch for Meter {
-    fn progress(&self, progress: Progress) {
+    fn report_progress(&self, progress: Progress) {
         if self.signals.take_report() {
-            self.caller.say(&self.describe(progress));
+            self.caller
+                .print_error_line(&self.describe_progress(progress));
         }
         if self.interval_ms == u64::MAX {
             return;
@@ -196,7 +204,7 @@ impl Watch for Meter {
                 .compare_exchange(due_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
         {
-            self.show(progress);
+            self.show_progress(progress);
         }
     }
 
@@ -207,16 +215,16 @@ impl Watch for Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        if let Display::Bar(bar) = &self.display {
+        if let ProgressDisplay::Bar(bar) = &self.display {
             bar.finish_and_clear();
         }
     }
 }
 
-impl Display {
-    fn choose(caller: &Caller, output: &Output, wish: ProgressWish) -> Self {
+impl ProgressDisplay {
+    fn choose_display(caller: &Invocation, output: &Output, wish: ProgressWish) -> Self {
         let terminal = caller.streams.error.file().is_terminal();
-        if output.layout != Layout::Human {
+        if output.layout != OutputLayout::Human {
             Self::Json {
                 diverted: wish.diverted,
             }
@@ -228,13 +236,15 @@ impl Display {
                 Box::new(Screen::new(&caller.streams.error)),
                 u8::MAX,
             );
-            Self::Bar(ProgressBar::with_draw_target(None, target).with_style(style(SPINNER_STYLE)))
+            Self::Bar(
+                ProgressBar::with_draw_target(None, target).with_style(bar_style(SPINNER_STYLE)),
+            )
         } else {
             Self::Lines
         }
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
+fn bar_style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).expect("the templates are valid")
 }

@@ -4,10 +4,10 @@ use std::error::Error;
 
 use serde::Serialize;
 
-use super::Layout;
-use super::escape::visible;
-use crate::caller::Caller;
-use crate::failure::{Failure, USAGE_CODE};
+use super::OutputLayout;
+use super::escape::escape_invisible;
+use crate::failure::{CommandFailure, USAGE_CODE};
+use crate::invocation::Invocation;
 
 #[derive(Serialize)]
 struct ErrorMessage<'a> {
@@ -25,12 +25,18 @@ struct TextMessage<'a> {
 }
 
 /// Shows why a command failed.
-pub(crate) fn failure(caller: &Caller, failure: &Failure, code: u8, json: bool, verbose: bool) {
-    if matches!(failure, Failure::OutputClosed) {
+pub(crate) fn print_failure(
+    caller: &Invocation,
+    failure: &CommandFailure,
+    code: u8,
+    json: bool,
+    verbose: bool,
+) {
+    if matches!(failure, CommandFailure::OutputClosed) {
         return;
     }
-    let causes = causes(failure);
-    let message = sentence(&failure.to_string(), &causes);
+    let causes = error_causes(failure);
+    let message = error_sentence(&failure.to_string(), &causes);
     let hint = failure.hint();
     if json {
         return show_json(
@@ -43,19 +49,19 @@ pub(crate) fn failure(caller: &Caller, failure: &Failure, code: u8, json: bool, 
             },
         );
     }
-    show(caller, "error:", RED, &message);
+    print_labelled(caller, "error:", RED, &message);
     if let Some(hint) = hint {
-        show(caller, "hint:", CYAN, &hint);
+        print_labelled(caller, "hint:", CYAN, &hint);
     }
     if verbose {
         causes
             .iter()
-            .for_each(|cause| show(caller, "caused by:", CYAN, cause));
+            .for_each(|cause| print_labelled(caller, "caused by:", CYAN, cause));
     }
 }
 
 /// Shows what is wrong with the command line, in clap's words.
-pub(crate) fn usage(caller: &Caller, text: &str, json: bool) {
+pub(crate) fn print_usage_error(caller: &Invocation, text: &str, json: bool) {
     if json {
         let message = text.split("\n\n").next().unwrap_or_default().trim();
         let message = message.strip_prefix("error: ").unwrap_or(message);
@@ -70,12 +76,12 @@ pub(crate) fn usage(caller: &Caller, text: &str, json: bool) {
         );
     }
     for line in text.lines() {
-        caller.say(&visible(line));
+        caller.print_error_line(&escape_invisible(line));
     }
 }
 
 /// Writes a warning about a fault that does not end the command.
-pub(crate) fn warning(caller: &Caller, text: &str, json: bool) {
+pub(crate) fn print_warning(caller: &Invocation, text: &str, json: bool) {
     if json {
         let message = TextMessage {
             message_type: "warning",
@@ -83,19 +89,19 @@ pub(crate) fn warning(caller: &Caller, text: &str, json: bool) {
         };
         show_json(caller, &message);
     } else {
-        notice(caller, &format!("warning: {text}"));
+        print_notice(caller, &format!("warning: {text}"));
     }
 }
 
 /// Writes a notice beside the answer.
-pub(crate) fn notice(caller: &Caller, text: &str) {
-    caller.say(&visible(text));
+pub(crate) fn print_notice(caller: &Invocation, text: &str) {
+    caller.print_error_line(&escape_invisible(text));
 }
 
 /// Writes one line about an event.
-pub(crate) fn event(caller: &Caller, layout: Layout, text: &str) {
-    if layout == Layout::Human {
-        return notice(caller, text);
+pub(crate) fn print_event(caller: &Invocation, layout: OutputLayout, text: &str) {
+    if layout == OutputLayout::Human {
+        return print_notice(caller, text);
     }
     let message = TextMessage {
         message_type: "event",
@@ -104,14 +110,14 @@ pub(crate) fn event(caller: &Caller, layout: Layout, text: &str) {
     show_json(caller, &message);
 }
 
-fn causes(error: &dyn Error) -> Vec<String> {
+fn error_causes(error: &dyn Error) -> Vec<String> {
     std::iter::successors(error.source(), |cause: &&dyn Error| (*cause).source())
         .map(ToString::to_string)
         .collect()
 }
 
 /// The message and those of its causes that it does not tell already.
-fn sentence(message: &str, causes: &[String]) -> String {
+fn error_sentence(message: &str, causes: &[String]) -> String {
     let mut sentence = message.to_owned();
     for cause in causes {
         if !sentence.contains(cause.as_str()) {
@@ -126,17 +132,17 @@ const RED: &str = "\u{1b}[1;31m";
 const CYAN: &str = "\u{1b}[1;36m";
 const PLAIN: &str = "\u{1b}[0m";
 
-fn show(caller: &Caller, label: &str, colour: &str, text: &str) {
-    let text = visible(text);
+fn print_labelled(caller: &Invocation, label: &str, colour: &str, text: &str) {
+    let text = escape_invisible(text);
     if caller.takes_colour() {
-        caller.say(&format!("{colour}{label}{PLAIN} {text}"));
+        caller.print_error_line(&format!("{colour}{label}{PLAIN} {text}"));
     } else {
-        caller.say(&format!("{label} {text}"));
+        caller.print_error_line(&format!("{label} {text}"));
     }
 }
 
-fn show_json(caller: &Caller, message: &impl Serialize) {
-    caller.say(&serde_json::to_string(message).unwrap_or_default());
+fn show_json(caller: &Invocation, message: &impl Serialize) {
+    caller.print_error_line(&serde_json::to_string(message).unwrap_or_default());
 }
 
 #[cfg(test)]
@@ -146,7 +152,7 @@ mod tests {
     #[test]
     fn no_cause_is_told_twice() {
         let causes = ["b: c".to_owned(), "c".to_owned(), "d".to_owned()];
-        assert_eq!(sentence("a", &causes), "a: b: c: d");
-        assert_eq!(sentence("a b: c", &causes), "a b: c: d");
+        assert_eq!(error_sentence("a", &causes), "a: b: c: d");
+        assert_eq!(error_sentence("a b: c", &causes), "a b: c: d");
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use indicatif::TermLike;
 use rustix::termios::tcgetwinsize;
 
-use crate::caller::Stream;
+use crate::invocation::Stream;
 
 /// The width of a terminal that does not tell its own, in columns.
 const WIDTH: u16 = 80;
@@ -28,20 +28,20 @@ impl Screen {
         }
     }
 
-    fn drawn(&self) -> MutexGuard<'_, String> {
+    fn lock_drawn(&self) -> MutexGuard<'_, String> {
         self.drawn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn draw(&self, text: fmt::Arguments) -> io::Result<()> {
-        self.drawn().write_fmt(text).map_err(io::Error::other)
+    fn draw_text(&self, text: fmt::Arguments) -> io::Result<()> {
+        self.lock_drawn().write_fmt(text).map_err(io::Error::other)
     }
 
     /// Moves the cursor `count` times; the sequence for none would move it once.
-    fn go(&self, count: usize, direction: char) -> io::Result<()> {
+    fn move_cursor(&self, count: usize, direction: char) -> io::Result<()> {
         if count == 0 {
             Ok(())
         } else {
-            self.draw(format_args!("\u{1b}[{count}{direction}"))
+            self.draw_text(format_args!("\u{1b}[{count}{direction}"))
         }
     }
 }
@@ -54,35 +54,35 @@ impl TermLike for Screen {
     }
 
     fn move_cursor_up(&self, count: usize) -> io::Result<()> {
-        self.go(count, 'A')
+        self.move_cursor(count, 'A')
     }
 
     fn move_cursor_down(&self, count: usize) -> io::Result<()> {
-        self.go(count, 'B')
+        self.move_cursor(count, 'B')
     }
 
     fn move_cursor_right(&self, count: usize) -> io::Result<()> {
-        self.go(count, 'C')
+        self.move_cursor(count, 'C')
     }
 
     fn move_cursor_left(&self, count: usize) -> io::Result<()> {
-        self.go(count, 'D')
+        self.move_cursor(count, 'D')
     }
 
     fn write_line(&self, text: &str) -> io::Result<()> {
-        self.draw(format_args!("{text}\n"))
+        self.draw_text(format_args!("{text}\n"))
     }
 
     fn write_str(&self, text: &str) -> io::Result<()> {
-        self.draw(format_args!("{text}"))
+        self.draw_text(format_args!("{text}"))
     }
 
     fn clear_line(&self) -> io::Result<()> {
-        self.draw(format_args!("\r\u{1b}[2K"))
+        self.draw_text(format_args!("\r\u{1b}[2K"))
     }
 
     fn flush(&self) -> io::Result<()> {
-        let drawn = std::mem::take(&mut *self.drawn());
+        let drawn = std::mem::take(&mut *self.lock_drawn());
         self.terminal.clone().write_all(drawn.as_bytes())
     }
 }

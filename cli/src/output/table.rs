@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::escape::visible;
+use super::escape::escape_invisible;
 
 /// The space between two columns.
 const GAP: &str = "  ";
@@ -16,7 +16,7 @@ pub(crate) struct Column {
 }
 
 impl Column {
-    pub(crate) const fn text(title: &'static str) -> Self {
+    pub(crate) const fn text_column(title: &'static str) -> Self {
         Self {
             title,
             width: 0,
@@ -24,7 +24,7 @@ impl Column {
         }
     }
 
-    pub(crate) const fn number(title: &'static str) -> Self {
+    pub(crate) const fn number_column(title: &'static str) -> Self {
         Self {
             title,
             width: 0,
@@ -32,13 +32,13 @@ impl Column {
         }
     }
 
-    pub(crate) const fn wide(self, width: usize) -> Self {
+    pub(crate) const fn with_width(self, width: usize) -> Self {
         Self { width, ..self }
     }
 }
 
 /// The columns, wide enough for `rows`.
-pub(crate) fn fitted(columns: &[Column], rows: &[Vec<String>]) -> Vec<Column> {
+pub(crate) fn fit_columns(columns: &[Column], rows: &[Vec<String>]) -> Vec<Column> {
     let fit = |(nth, column): (usize, &Column)| {
         let widest = rows
             .iter()
@@ -46,7 +46,7 @@ pub(crate) fn fitted(columns: &[Column], rows: &[Vec<String>]) -> Vec<Column> {
             .map(|cell| width_of(cell))
             .max()
             .unwrap_or(0);
-        column.wide(widest.max(column.width).max(column.title.len()))
+        column.with_width(widest.max(column.width).max(column.title.len()))
     };
     columns.iter().enumerate().map(fit).collect()
 }
@@ -66,7 +66,7 @@ pub(crate) fn write_row(
 ) -> io::Result<()> {
     let mut line = String::new();
     for (column, cell) in columns.iter().zip(cells) {
-        let cell = visible(cell);
+        let cell = escape_invisible(cell);
         let padding = " ".repeat(column.width.saturating_sub(cell.chars().count()));
         let parts = if column.is_number {
             [&padding, &*cell, GAP]
@@ -79,7 +79,7 @@ pub(crate) fn write_row(
 }
 
 fn width_of(cell: &str) -> usize {
-    visible(cell).chars().count()
+    escape_invisible(cell).chars().count()
 }
 
 #[cfg(test)]
@@ -89,13 +89,13 @@ mod tests {
     #[test]
     fn cells_stand_below_each_other() {
         let columns = [
-            Column::text("NAME"),
-            Column::number("SIZE"),
-            Column::text("TAGS"),
+            Column::text_column("NAME"),
+            Column::number_column("SIZE"),
+            Column::text_column("TAGS"),
         ];
         let rows = [["web", "1 GiB", "old"], ["a-longer-name", "512 B", ""]]
             .map(|row| row.map(str::to_owned).to_vec());
-        let fitted = fitted(&columns, &rows);
+        let fitted = fit_columns(&columns, &rows);
         let mut shown = Vec::new();
         write_header(&mut shown, &fitted).expect("memory takes it");
         rows.iter()

@@ -6,24 +6,24 @@ use serde::{Serialize, Serializer};
 /// A moment: programs get it in UTC, people as their clock shows it
 /// ([`super::page::Page::moment`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Moment {
+pub(crate) struct Rfc3339Time {
     pub(crate) since_1970_ms: u64,
 }
 
-impl Moment {
+impl Rfc3339Time {
     pub(crate) fn new(since_1970_ms: u64) -> Self {
         Self { since_1970_ms }
     }
 }
 
-impl Serialize for Moment {
+impl Serialize for Rfc3339Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&moment(self.since_1970_ms))
+        serializer.collect_str(&format_utc(self.since_1970_ms))
     }
 }
 
 /// A moment in RFC 3339, to the second, in UTC. One that no calendar has is shown as its number.
-pub(crate) fn moment(since_1970_ms: u64) -> String {
+pub(crate) fn format_utc(since_1970_ms: u64) -> String {
     let moment = i64::try_from(since_1970_ms / 1000)
         .ok()
         .and_then(|seconds| Timestamp::from_second(seconds).ok());
@@ -34,7 +34,7 @@ pub(crate) fn moment(since_1970_ms: u64) -> String {
 }
 
 /// The duration of something, as precisely as anyone wants to know.
-pub(crate) fn span(exact_seconds: f64) -> String {
+pub(crate) fn format_duration(exact_seconds: f64) -> String {
     let seconds = exact_seconds as u64;
     match seconds {
         0..60 => format!("{exact_seconds:.1} s"),
@@ -54,7 +54,7 @@ mod tests {
             (1_700_000_000_999, "2023-11-14T22:13:20Z"),
             (u64::MAX, "18446744073709551615 ms"),
         ] {
-            assert_eq!(moment(ms), text);
+            assert_eq!(format_utc(ms), text);
         }
         for (seconds, text) in [
             (0.0, "0.0 s"),
@@ -63,7 +63,7 @@ mod tests {
             (3599.9, "59:59 min"),
             (7260.0, "2:01 h"),
         ] {
-            assert_eq!(span(seconds), text);
+            assert_eq!(format_duration(seconds), text);
         }
     }
 }

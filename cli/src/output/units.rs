@@ -17,17 +17,17 @@ const SI: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
 const IEC: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 
 impl Units {
-    pub(crate) fn show(self, bytes: u64) -> String {
+    pub(crate) fn format_bytes(self, bytes: u64) -> String {
         match self {
             Self::Raw => bytes.to_string(),
-            Self::Si => scaled(bytes, 1000, SI),
-            Self::Iec => scaled(bytes, 1024, IEC),
+            Self::Si => scale_bytes(bytes, 1000, SI),
+            Self::Iec => scale_bytes(bytes, 1024, IEC),
         }
     }
 }
 
 /// Three digits or so: `512 B`, `1.5 GiB`, `40 GiB`.
-fn scaled(bytes: u64, step: u64, names: [&str; 7]) -> String {
+fn scale_bytes(bytes: u64, step: u64, names: [&str; 7]) -> String {
     let mut factor: u64 = 1;
     let mut power = 0;
     while power + 1 < names.len() && bytes / factor >= step {
@@ -58,11 +58,14 @@ mod tests {
             (u64::MAX, "18.4 EB", "16 EiB"),
         ] {
             assert_eq!(
-                (Units::Si.show(bytes), Units::Iec.show(bytes)),
+                (
+                    Units::Si.format_bytes(bytes),
+                    Units::Iec.format_bytes(bytes)
+                ),
                 (si.to_owned(), iec.to_owned()),
                 "{bytes}"
             );
         }
-        assert_eq!(Units::Raw.show(1536), "1536");
+        assert_eq!(Units::Raw.format_bytes(1536), "1536");
     }
 }

@@ -2,7 +2,7 @@
 //! one.
 
 use super::number_of;
-use super::svg::{Across, Picture, Shapes, percent_of};
+use super::svg::{HorizontalPosition, Picture, Shapes, percent_of};
 use crate::output::Units;
 
 /// Owners that are drawn one by one: about a screen.
@@ -12,7 +12,7 @@ const NAME_COLUMNS: usize = 36;
 
 /// The kinds of holding stored bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum HolderKind {
     Alone,
     Shared,
     Unreferenced,
@@ -21,13 +21,13 @@ pub(crate) enum Kind {
 
 /// Bytes with one owner.
 #[derive(Clone, Debug)]
-pub(crate) struct Slice {
-    pub(crate) kind: Kind,
+pub(crate) struct AttributionSlice {
+    pub(crate) kind: HolderKind,
     pub(crate) owner: String,
     pub(crate) bytes: u64,
 }
 
-impl Kind {
+impl HolderKind {
     const ALL: [Self; 4] = [
         Self::Alone,
         Self::Shared,
@@ -35,7 +35,7 @@ impl Kind {
         Self::Overhead,
     ];
 
-    fn class(self) -> &'static str {
+    fn css_class(self) -> &'static str {
         match self {
             Self::Alone => "alone",
             Self::Shared => "others",
@@ -44,7 +44,7 @@ impl Kind {
         }
     }
 
-    fn meaning(self) -> &'static str {
+    fn legend_text(self) -> &'static str {
         match self {
             Self::Alone => "held by one",
             Self::Shared => "shared",
@@ -55,25 +55,26 @@ impl Kind {
 }
 
 /// The picture of `slices`, which together are all stored bytes.
-pub(crate) fn draw(slices: &[Slice], units: Units) -> Picture {
+pub(crate) fn draw_attribution(slices: &[AttributionSlice], units: Units) -> Picture {
     let whole = slices
         .iter()
         .fold(0_u64, |sum, slice| sum.saturating_add(slice.bytes));
     let mut shapes = Shapes::default();
-    let kinds = Kind::ALL.map(|kind| (kind, of_kind(slices, kind)));
+    let kinds = HolderKind::ALL.map(|kind| (kind, of_kind(slices, kind)));
     show_whole(&mut shapes, &kinds, whole, units);
     let explained = kinds.map(|(kind, bytes)| {
         (
-            kind.class(),
-            format!("{}, {}", kind.meaning(), units.show(bytes)),
+            kind.css_class(),
+            format!("{}, {}", kind.legend_text(), units.format_bytes(bytes)),
         )
     });
     let explained: Vec<(&str, &str)> = explained
         .iter()
         .map(|(class, meaning)| (*class, meaning.as_str()))
         .collect();
-    let mut top = 34 + shapes.legend(34, &explained) + 12;
-    let mut largest: Vec<&Slice> = slices.iter().filter(|slice| slice.bytes > 0).collect();
+    let mut top = 34 + shapes.add_legend(34, &explained) + 12;
+    let mut largest: Vec<&AttributionSlice> =
+        slices.iter().filter(|slice| slice.bytes > 0).collect();
     largest.sort_by_key(|slice| std::cmp::Reverse(slice.bytes));
     let most = largest.first().map_or(0, |slice| slice.bytes);
     for slice in largest.iter().take(SHOWN_MAX) {
@@ -89,60 +90,75 @@ pub(crate) fn draw(slices: &[Slice], units: Units) -> Picture {
     Picture {
         id: "attribution".to_owned(),
         title: "Whose the stored bytes are".to_owned(),
-        description: describe(&kinds, whole, units),
+        description: describe_attribution(&kinds, whole, units),
         height: top,
         shapes,
     }
 }
 
-fn of_kind(slices: &[Slice], kind: Kind) -> u64 {
+fn of_kind(slices: &[AttributionSlice], kind: HolderKind) -> u64 {
     slices
         .iter()
         .filter(|slice| slice.kind == kind)
         .fold(0, |sum, slice| sum.saturating_add(slice.bytes))
 }
 
-fn describe(kinds: &[(Kind, u64)], whole: u64, units: Units) -> String {
+fn describe_attribution(kinds: &[(HolderKind, u64)], whole: u64, units: Units) -> String {
     let parts: Vec<String> = kinds
         .iter()
         .map(|(kind, bytes)| {
             format!(
                 "{} {} ({:.0} %)",
-                units.show(*bytes),
-                kind.meaning(),
+                units.format_bytes(*bytes),
+                kind.legend_text(),
                 percent_of(*bytes, whole)
             )
         })
         .collect();
-    format!("Of {} on disk: {}.", units.show(whole), parts.join(", "))
+    format!(
+        "Of {} on disk: {}.",
+        units.format_bytes(whole),
+        parts.join(", ")
+    )
 }
 
-fn show_whole(shapes: &mut Shapes, kinds: &[(Kind, u64)], whole: u64, units: Units) {
-    shapes.bar("track", Across::START, 100.0, 0, 24, "");
+fn show_whole(shapes: &mut Shapes, kinds: &[(HolderKind, u64)], whole: u64, units: Units) {
+    shapes.add_bar("track", HorizontalPosition::START, 100.0, 0, 24, "");
     let mut start = 0.0;
     for (kind, bytes) in kinds {
         let width = percent_of(*bytes, whole);
         if *bytes > 0 {
-            shapes.bar(
-                kind.class(),
-                Across::percent(start),
+            shapes.add_bar(
+                kind.css_class(),
+                HorizontalPosition::at_percent(start),
                 width,
                 0,
                 24,
-                &format!("{}: {}", kind.meaning(), units.show(*bytes)),
+                &format!("{}: {}", kind.legend_text(), units.format_bytes(*bytes)),
             );
         }
         start += width;
     }
 }
 
-fn show_slice(shapes: &mut Shapes, slice: &Slice, top: u32, most: u64, units: Units) {
-    shapes.name("", Across::START, top + 14, NAME_COLUMNS, &slice.owner);
-    shapes.text("end", Across::END, top + 14, &units.show(slice.bytes));
-    shapes.bar("track", Across::START, 100.0, top + 20, 8, "");
-    shapes.bar(
-        slice.kind.class(),
-        Across::START,
+fn show_slice(shapes: &mut Shapes, slice: &AttributionSlice, top: u32, most: u64, units: Units) {
+    shapes.add_name(
+        "",
+        HorizontalPosition::START,
+        top + 14,
+        NAME_COLUMNS,
+        &slice.owner,
+    );
+    shapes.add_text(
+        "end",
+        HorizontalPosition::END,
+        top + 14,
+        &units.format_bytes(slice.bytes),
+    );
+    shapes.add_bar("track", HorizontalPosition::START, 100.0, top + 20, 8, "");
+    shapes.add_bar(
+        slice.kind.css_class(),
+        HorizontalPosition::START,
         percent_of(slice.bytes, most),
         top + 20,
         8,
@@ -151,19 +167,24 @@ fn show_slice(shapes: &mut Shapes, slice: &Slice, top: u32, most: u64, units: Un
 }
 
 /// Draws the slices that are not drawn one by one; returns their height.
-fn show_rest(shapes: &mut Shapes, rest: &[&Slice], top: u32, units: Units) -> u32 {
+fn show_rest(shapes: &mut Shapes, rest: &[&AttributionSlice], top: u32, units: Units) -> u32 {
     if rest.is_empty() {
         return 0;
     }
     let bytes = rest
         .iter()
         .fold(0_u64, |sum, slice| sum.saturating_add(slice.bytes));
-    shapes.text(
+    shapes.add_text(
         "quiet",
-        Across::START,
+        HorizontalPosition::START,
         top + 14,
         &format!("{} with less", number_of(rest.len(), "row")),
     );
-    shapes.text("quiet end", Across::END, top + 14, &units.show(bytes));
+    shapes.add_text(
+        "quiet end",
+        HorizontalPosition::END,
+        top + 14,
+        &units.format_bytes(bytes),
+    );
     24
 }

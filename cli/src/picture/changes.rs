@@ -3,7 +3,7 @@
 
 use vellum_store::report::{ChangeStep, ChangeStrip};
 
-use super::svg::{Across, Picture, Shapes, percent_of};
+use super::svg::{HorizontalPosition, Picture, Shapes, percent_of};
 use crate::output::Units;
 
 /// Steps that are drawn: the newest, about a screen.
@@ -16,7 +16,7 @@ const NAME_COLUMNS: usize = 36;
 const LEVELS: f64 = 5.0;
 
 /// The picture of `strip`, the `nth` on its page.
-pub(crate) fn draw(strip: &ChangeStrip, nth: usize, units: Units) -> Picture {
+pub(crate) fn draw_changes(strip: &ChangeStrip, nth: usize, units: Units) -> Picture {
     let mut shapes = Shapes::default();
     let newest = &strip.steps[strip.steps.len().saturating_sub(STEPS_MAX)..];
     for (row, step) in newest.iter().enumerate() {
@@ -29,15 +29,15 @@ pub(crate) fn draw(strip: &ChangeStrip, nth: usize, units: Units) -> Picture {
         .map(|step| step.cells.len())
         .max()
         .unwrap_or(0);
-    shapes.text("quiet", Across::START, height + 12, "0");
-    shapes.text(
+    shapes.add_text("quiet", HorizontalPosition::START, height + 12, "0");
+    shapes.add_text(
         "quiet end",
-        Across::END,
+        HorizontalPosition::END,
         height + 12,
-        &units.show(strip.cell_len.saturating_mul(cells as u64)),
+        &units.format_bytes(strip.cell_len.saturating_mul(cells as u64)),
     );
     height += 20;
-    let description = describe(strip, newest.len(), units);
+    let description = describe_changes(strip, newest.len(), units);
     Picture {
         id: format!("changes-{nth}"),
         title: format!("Where {} changes", strip.image),
@@ -47,11 +47,11 @@ pub(crate) fn draw(strip: &ChangeStrip, nth: usize, units: Units) -> Picture {
     }
 }
 
-fn describe(strip: &ChangeStrip, shown: usize, units: Units) -> String {
+fn describe_changes(strip: &ChangeStrip, shown: usize, units: Units) -> String {
     let changed = strip
         .steps
         .iter()
-        .map(changed)
+        .map(changed_bytes)
         .fold(0_u64, u64::saturating_add);
     let steps = strip.steps.len();
     let drawn = if shown < steps {
@@ -61,41 +61,41 @@ fn describe(strip: &ChangeStrip, shown: usize, units: Units) -> String {
     };
     format!(
         "{} changed in {}; the stronger the colour, the more.{drawn}",
-        units.show(changed),
+        units.format_bytes(changed),
         super::number_of(steps, "step")
     )
 }
 
-fn changed(step: &ChangeStep) -> u64 {
+fn changed_bytes(step: &ChangeStep) -> u64 {
     step.cells
         .iter()
         .fold(0, |sum, cell| sum.saturating_add(*cell))
 }
 
 fn show_step(shapes: &mut Shapes, strip: &ChangeStrip, step: &ChangeStep, top: u32, units: Units) {
-    shapes.name(
+    shapes.add_name(
         "quiet",
-        Across::START,
+        HorizontalPosition::START,
         top + 12,
         NAME_COLUMNS,
         &format!("to {}", step.to),
     );
-    shapes.text(
+    shapes.add_text(
         "quiet end",
-        Across::END,
+        HorizontalPosition::END,
         top + 12,
-        &units.show(changed(step)),
+        &units.format_bytes(changed_bytes(step)),
     );
-    shapes.bar("heat-0", Across::START, 100.0, top + 17, 14, "");
-    let levels = levels(strip, step);
+    shapes.add_bar("heat-0", HorizontalPosition::START, 100.0, top + 17, 14, "");
+    let levels = change_levels(strip, step);
     let width = 100.0 / levels.len().max(1) as f64;
     let mut start = 0;
     for run in levels.chunk_by(|a, b| a == b) {
         if run[0] > 0 {
             let class = format!("heat-{}", run[0]);
-            shapes.bar(
+            shapes.add_bar(
                 &class,
-                Across::percent(width * start as f64),
+                HorizontalPosition::at_percent(width * start as f64),
                 width * run.len() as f64,
                 top + 17,
                 14,
@@ -107,7 +107,7 @@ fn show_step(shapes: &mut Shapes, strip: &ChangeStrip, step: &ChangeStep, top: u
 }
 
 /// The amount of change of each of at most [`CELLS_MAX`] cells: from 0 for nothing to 5.
-fn levels(strip: &ChangeStrip, step: &ChangeStep) -> Vec<u32> {
+fn change_levels(strip: &ChangeStrip, step: &ChangeStep) -> Vec<u32> {
     let merged = step.cells.len().div_ceil(CELLS_MAX).max(1);
     let level = |cells: &[u64]| {
         let changed = cells
@@ -139,10 +139,10 @@ mod tests {
             cells,
         };
         assert_eq!(
-            levels(&strip, &step(vec![0, 1, 1 << 20, u64::MAX])),
+            change_levels(&strip, &step(vec![0, 1, 1 << 20, u64::MAX])),
             [0, 1, 5, 5]
         );
-        assert_eq!(levels(&strip, &step(Vec::new())), [0; 0]);
-        assert!(levels(&strip, &step(vec![1; 10_000])).len() <= CELLS_MAX);
+        assert_eq!(change_levels(&strip, &step(Vec::new())), [0; 0]);
+        assert!(change_levels(&strip, &step(vec![1; 10_000])).len() <= CELLS_MAX);
     }
 }

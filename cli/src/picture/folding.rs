@@ -3,7 +3,7 @@
 
 /// A row of a picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Row {
+pub(super) enum FoldedRow {
     /// One thing, by its place in the list.
     One(usize),
     /// Several in a row that are not shown one by one: half-open places.
@@ -12,7 +12,7 @@ pub(super) enum Row {
 
 /// The rows for as many things as `weights` has, of which at most `shown_max` are shown. The order
 /// stays.
-pub(super) fn rows<W: Ord>(weights: &[W], shown_max: usize) -> Vec<Row> {
+pub(super) fn folded_rows<W: Ord>(weights: &[W], shown_max: usize) -> Vec<FoldedRow> {
     let mut heaviest: Vec<usize> = (0..weights.len()).collect();
     heaviest.sort_by(|a, b| weights[*b].cmp(&weights[*a]).then(a.cmp(b)));
     heaviest.truncate(shown_max);
@@ -20,20 +20,20 @@ pub(super) fn rows<W: Ord>(weights: &[W], shown_max: usize) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut next = 0;
     for shown in heaviest {
-        rows.extend(fold(next, shown));
-        rows.push(Row::One(shown));
+        rows.extend(fold_range(next, shown));
+        rows.push(FoldedRow::One(shown));
         next = shown + 1;
     }
-    rows.extend(fold(next, weights.len()));
+    rows.extend(fold_range(next, weights.len()));
     rows
 }
 
 /// A single thing takes no more room than the word that it is not shown.
-fn fold(start: usize, end: usize) -> Option<Row> {
+fn fold_range(start: usize, end: usize) -> Option<FoldedRow> {
     match end - start {
         0 => None,
-        1 => Some(Row::One(start)),
-        _ => Some(Row::Folded(start, end)),
+        1 => Some(FoldedRow::One(start)),
+        _ => Some(FoldedRow::Folded(start, end)),
     }
 }
 
@@ -43,18 +43,24 @@ mod tests {
 
     #[test]
     fn the_heaviest_are_shown_in_their_order_and_nothing_is_lost() {
-        assert_eq!(rows::<u64>(&[], 3), []);
-        assert_eq!(rows(&[1, 2, 3], 3), [Row::One(0), Row::One(1), Row::One(2)]);
+        assert_eq!(folded_rows::<u64>(&[], 3), []);
         assert_eq!(
-            rows(&[9, 1, 1, 8, 1, 1, 1], 2),
+            folded_rows(&[1, 2, 3], 3),
+            [FoldedRow::One(0), FoldedRow::One(1), FoldedRow::One(2)]
+        );
+        assert_eq!(
+            folded_rows(&[9, 1, 1, 8, 1, 1, 1], 2),
             [
-                Row::One(0),
-                Row::Folded(1, 3),
-                Row::One(3),
-                Row::Folded(4, 7)
+                FoldedRow::One(0),
+                FoldedRow::Folded(1, 3),
+                FoldedRow::One(3),
+                FoldedRow::Folded(4, 7)
             ]
         );
-        assert_eq!(rows(&[1, 9, 1], 1), [Row::One(0), Row::One(1), Row::One(2)]);
-        assert_eq!(rows(&[5, 5, 5], 0), [Row::Folded(0, 3)]);
+        assert_eq!(
+            folded_rows(&[1, 9, 1], 1),
+            [FoldedRow::One(0), FoldedRow::One(1), FoldedRow::One(2)]
+        );
+        assert_eq!(folded_rows(&[5, 5, 5], 0), [FoldedRow::Folded(0, 3)]);
     }
 }

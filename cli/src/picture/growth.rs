@@ -3,7 +3,7 @@
 
 use vellum_store::report::Growth;
 
-use super::svg::{Across, Picture, Shapes, percent_of};
+use super::svg::{HorizontalPosition, Picture, Shapes, percent_of};
 use crate::output::{Units, time};
 
 /// Steps of the picture: on a phone each is a few pixels wide.
@@ -12,34 +12,49 @@ const TOP: u32 = 20;
 const HEIGHT: u32 = 120;
 
 /// The picture of `growth`, which is in the order of time.
-pub(crate) fn draw(growth: &[Growth], units: Units) -> Picture {
+pub(crate) fn draw_growth(growth: &[Growth], units: Units) -> Picture {
     let mut shapes = Shapes::default();
-    let sums = sums(growth);
+    let sums = running_sums(growth);
     let most = sums.iter().copied().max().unwrap_or(0);
     let width = 100.0 / STEPS as f64;
-    shapes.text("quiet", Across::START, 12, &units.show(most));
+    shapes.add_text(
+        "quiet",
+        HorizontalPosition::START,
+        12,
+        &units.format_bytes(most),
+    );
     for (nth, sum) in sums.iter().enumerate() {
         let height = (f64::from(HEIGHT) * percent_of(*sum, most) / 100.0).round() as u32;
         // A little wider, so that no gap shows between neighbours.
-        shapes.bar(
+        shapes.add_bar(
             "alone",
-            Across::percent(width * nth as f64),
+            HorizontalPosition::at_percent(width * nth as f64),
             width + 0.1,
             TOP + HEIGHT - height,
             height,
             "",
         );
     }
-    shapes.rule("link", TOP + HEIGHT);
-    let (first, last) = ends(growth);
-    shapes.text("quiet", Across::START, TOP + HEIGHT + 18, &day(first));
-    shapes.text("quiet end", Across::END, TOP + HEIGHT + 18, &day(last));
+    shapes.add_rule("link", TOP + HEIGHT);
+    let (first, last) = time_ends(growth);
+    shapes.add_text(
+        "quiet",
+        HorizontalPosition::START,
+        TOP + HEIGHT + 18,
+        &day_of(first),
+    );
+    shapes.add_text(
+        "quiet end",
+        HorizontalPosition::END,
+        TOP + HEIGHT + 18,
+        &day_of(last),
+    );
     let description = format!(
         "At most {} compressed, by {} operations from {} to {}.",
-        units.show(most),
+        units.format_bytes(most),
         growth.len(),
-        time::moment(first),
-        time::moment(last)
+        time::format_utc(first),
+        time::format_utc(last)
     );
     Picture {
         id: "growth".to_owned(),
@@ -51,7 +66,7 @@ pub(crate) fn draw(growth: &[Growth], units: Units) -> Picture {
 }
 
 /// The first moment and the last. What is too old to have one was there from the beginning.
-fn ends(growth: &[Growth]) -> (u64, u64) {
+fn time_ends(growth: &[Growth]) -> (u64, u64) {
     let moments = growth
         .iter()
         .map(|entry| entry.at_ms)
@@ -63,8 +78,8 @@ fn ends(growth: &[Growth]) -> (u64, u64) {
 }
 
 /// The bytes that had been added and not given back at the end of each step.
-fn sums(growth: &[Growth]) -> Vec<u64> {
-    let (first, last) = ends(growth);
+fn running_sums(growth: &[Growth]) -> Vec<u64> {
+    let (first, last) = time_ends(growth);
     let span = u128::from((last - first).max(1));
     let mut changes = vec![(0_u64, 0_u64); STEPS as usize];
     for entry in growth {
@@ -83,8 +98,8 @@ fn sums(growth: &[Growth]) -> Vec<u64> {
 }
 
 /// The day of a moment.
-fn day(since_1970_ms: u64) -> String {
-    time::moment(since_1970_ms)
+fn day_of(since_1970_ms: u64) -> String {
+    time::format_utc(since_1970_ms)
         .split('T')
         .next()
         .unwrap_or_default()
@@ -117,10 +132,10 @@ mod tests {
             let all = growth
                 .iter()
                 .fold(0_u64, |sum, entry| sum.saturating_add(entry.compressed));
-            let sums = sums(&growth);
+            let sums = running_sums(&growth);
             assert_eq!(sums.last(), Some(&all));
             assert!(sums.is_sorted());
         }
-        assert_eq!(sums(&[]), vec![0; STEPS as usize]);
+        assert_eq!(running_sums(&[]), vec![0; STEPS as usize]);
     }
 }

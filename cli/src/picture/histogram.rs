@@ -1,6 +1,6 @@
 //! A histogram of chunks: a bar for each kind.
 
-use super::svg::{Across, Picture, Shapes, percent_of};
+use super::svg::{HorizontalPosition, Picture, Shapes, percent_of};
 use crate::output::Units;
 
 const ROW_HEIGHT: u32 = 24;
@@ -18,7 +18,7 @@ pub(crate) struct Bar {
 
 /// The subject of a histogram.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Subject {
+pub(crate) struct HistogramLabels {
     pub(crate) id: &'static str,
     pub(crate) title: &'static str,
     /// Above the labels.
@@ -26,49 +26,59 @@ pub(crate) struct Subject {
 }
 
 /// The picture of `bars`.
-pub(crate) fn draw(subject: Subject, bars: &[Bar], units: Units) -> Picture {
+pub(crate) fn draw_histogram(subject: HistogramLabels, bars: &[Bar], units: Units) -> Picture {
     let mut shapes = Shapes::default();
     let most = bars.iter().map(|bar| bar.chunks).max().unwrap_or(0);
-    shapes.text("quiet", Across::START, 14, subject.label);
-    shapes.text("quiet", Across::percent(BAR_START), 14, "chunks");
-    shapes.text("quiet end", Across::END, 14, "compressed");
+    shapes.add_text("quiet", HorizontalPosition::START, 14, subject.label);
+    shapes.add_text(
+        "quiet",
+        HorizontalPosition::at_percent(BAR_START),
+        14,
+        "chunks",
+    );
+    shapes.add_text("quiet end", HorizontalPosition::END, 14, "compressed");
     for (nth, bar) in bars.iter().enumerate() {
         let top = ROW_HEIGHT * (nth as u32 + 1);
         let width = BAR_ROOM * percent_of(bar.chunks, most) / 100.0;
-        shapes.text("", Across::START, top + 14, &bar.label);
+        shapes.add_text("", HorizontalPosition::START, top + 14, &bar.label);
         let tip = format!(
             "{}: {} chunks, {}",
             bar.label,
             bar.chunks,
-            units.show(bar.bytes)
+            units.format_bytes(bar.bytes)
         );
-        shapes.bar(
+        shapes.add_bar(
             "alone",
-            Across::percent(BAR_START),
+            HorizontalPosition::at_percent(BAR_START),
             width,
             top + 2,
             16,
             &tip,
         );
-        shapes.text(
+        shapes.add_text(
             "quiet",
-            Across::percent(BAR_START + width).and(4),
+            HorizontalPosition::at_percent(BAR_START + width).plus_pixels(4),
             top + 14,
-            &short(bar.chunks),
+            &short_count(bar.chunks),
         );
-        shapes.text("end", Across::END, top + 14, &units.show(bar.bytes));
+        shapes.add_text(
+            "end",
+            HorizontalPosition::END,
+            top + 14,
+            &units.format_bytes(bar.bytes),
+        );
     }
     let height = ROW_HEIGHT * (bars.len() as u32 + 1);
     Picture {
         id: subject.id.to_owned(),
         title: subject.title.to_owned(),
-        description: describe(bars),
+        description: describe_bars(bars),
         height,
         shapes,
     }
 }
 
-fn describe(bars: &[Bar]) -> String {
+fn describe_bars(bars: &[Bar]) -> String {
     let chunks: u64 = bars
         .iter()
         .fold(0, |sum, bar| sum.saturating_add(bar.chunks));
@@ -82,7 +92,7 @@ fn describe(bars: &[Bar]) -> String {
 }
 
 /// A count in a few letters: the table has it whole.
-fn short(count: u64) -> String {
+fn short_count(count: u64) -> String {
     match count {
         0..10_000 => count.to_string(),
         10_000..10_000_000 => format!("{} k", count / 1000),

@@ -21,9 +21,9 @@ pub(crate) mod tree;
 
 pub(crate) use palette::STYLE;
 pub(crate) use svg::Picture;
-pub(crate) use text::markup;
+pub(crate) use text::escape_markup;
 
 /// `count` times `what`, for text beside a picture.
 fn number_of(count: usize, what: &str) -> String {
-    crate::output::page::plural(count as u64, what)
+    crate::output::page::format_count(count as u64, what)
 }

@@ -3,7 +3,7 @@
 
 use vellum_store::report::Overlap;
 
-use super::svg::{Across, Picture, Shapes, percent_of};
+use super::svg::{HorizontalPosition, Picture, Shapes, percent_of};
 use crate::output::Units;
 
 /// Images that are drawn: with more, a phone's cells would be smaller than a finger sees.
@@ -19,10 +19,10 @@ const CELLS_START: f64 = 38.0;
 const NAME_COLUMNS: usize = 16;
 
 /// The picture of `overlap`.
-pub(crate) fn draw(overlap: &Overlap, units: Units) -> Picture {
+pub(crate) fn draw_overlap(overlap: &Overlap, units: Units) -> Picture {
     let count = overlap.images.len();
     let mut largest: Vec<usize> = (0..count).collect();
-    largest.sort_by_key(|image| std::cmp::Reverse(shared(overlap, *image, *image)));
+    largest.sort_by_key(|image| std::cmp::Reverse(shared_bytes(overlap, *image, *image)));
     largest.truncate(SHOWN_MAX);
     largest.sort_unstable();
     let mut shapes = Shapes::default();
@@ -30,9 +30,9 @@ pub(crate) fn draw(overlap: &Overlap, units: Units) -> Picture {
     // Two figures side by side have no room in a phone's cells.
     for nth in (0..largest.len()).step_by(if largest.len() > NUMBERS_MAX { 2 } else { 1 }) {
         let middle = CELLS_START + width * (nth as f64 + 0.5);
-        shapes.text(
+        shapes.add_text(
             "tiny middle",
-            Across::percent(middle),
+            HorizontalPosition::at_percent(middle),
             12,
             &(nth + 1).to_string(),
         );
@@ -41,7 +41,7 @@ pub(crate) fn draw(overlap: &Overlap, units: Units) -> Picture {
         show_row(&mut shapes, overlap, &largest, (nth, *row), width, units);
     }
     let height = 20 + CELL_HEIGHT * largest.len() as u32;
-    let description = describe(count, largest.len());
+    let description = describe_overlap(count, largest.len());
     Picture {
         id: "overlap".to_owned(),
         title: "What images have in common".to_owned(),
@@ -51,7 +51,7 @@ pub(crate) fn draw(overlap: &Overlap, units: Units) -> Picture {
     }
 }
 
-fn describe(count: usize, shown: usize) -> String {
+fn describe_overlap(count: usize, shown: usize) -> String {
     let drawn = if shown < count {
         format!(" The {shown} largest of {count} images.")
     } else {
@@ -64,7 +64,7 @@ fn describe(count: usize, shown: usize) -> String {
 }
 
 /// The bytes that both of two images hold. A matrix that is too short has nothing in common.
-fn shared(overlap: &Overlap, one: usize, other: usize) -> u64 {
+fn shared_bytes(overlap: &Overlap, one: usize, other: usize) -> u64 {
     overlap
         .bytes
         .get(one * overlap.images.len() + other)
@@ -81,17 +81,22 @@ fn show_row(
     units: Units,
 ) {
     let top = 20 + CELL_HEIGHT * nth as u32;
-    shapes.text("tiny", Across::START, top + 17, &(nth + 1).to_string());
-    shapes.name(
+    shapes.add_text(
+        "tiny",
+        HorizontalPosition::START,
+        top + 17,
+        &(nth + 1).to_string(),
+    );
+    shapes.add_name(
         "quiet",
-        Across::pixels(16),
+        HorizontalPosition::at_pixels(16),
         top + 17,
         NAME_COLUMNS,
         &overlap.images[row],
     );
-    let whole = shared(overlap, row, row);
+    let whole = shared_bytes(overlap, row, row);
     for (at, column) in images.iter().enumerate() {
-        let both = shared(overlap, row, *column);
+        let both = shared_bytes(overlap, row, *column);
         let percent = percent_of(both, whole).min(100.0);
         let start = CELLS_START + width * at as f64;
         let level = (percent / 20.0).ceil() as u32;
@@ -99,11 +104,11 @@ fn show_row(
             "{} and {}: {} in common",
             overlap.images[row],
             overlap.images[*column],
-            units.show(both)
+            units.format_bytes(both)
         );
-        shapes.bar(
+        shapes.add_bar(
             &format!("heat-{level}"),
-            Across::percent(start),
+            HorizontalPosition::at_percent(start),
             width,
             top,
             CELL_HEIGHT - 2,
@@ -115,9 +120,9 @@ fn show_row(
             } else {
                 "on-light middle"
             };
-            shapes.text(
+            shapes.add_text(
                 class,
-                Across::percent(start + width / 2.0),
+                HorizontalPosition::at_percent(start + width / 2.0),
                 top + 16,
                 &format!("{percent:.0}"),
             );

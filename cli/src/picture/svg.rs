@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::palette::STYLE;
-use super::text::markup;
+use super::text::escape_markup;
 
 /// The width of a picture in a file of its own, in pixels: a phone shows it at half size, and still
 /// legibly.
@@ -27,7 +27,7 @@ pub(crate) struct Picture {
 
 /// A place across: a share of the width in percent, and pixels beside it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Across {
+pub(super) struct HorizontalPosition {
     pub(super) percent: f64,
     pub(super) pixels: i32,
 }
@@ -40,12 +40,12 @@ pub(super) struct Shapes {
 
 impl Picture {
     /// The picture for a page that has [`STYLE`].
-    pub(crate) fn inline(&self) -> String {
-        self.element("width=\"100%\"", "", &self.shapes.markup, self.height)
+    pub(crate) fn inline_svg(&self) -> String {
+        self.svg_element("width=\"100%\"", "", &self.shapes.markup, self.height)
     }
 
     /// A file of its own, with its colours and a ground.
-    pub(crate) fn file(&self) -> String {
+    pub(crate) fn standalone_svg(&self) -> String {
         let (width, height) = (OWN_WIDTH + 2 * OWN_MARGIN, self.height + 2 * OWN_MARGIN);
         let size = format!("width=\"{width}\" viewBox=\"0 0 {width} {height}\"");
         let style = format!("<style>\n{STYLE}</style>\n");
@@ -57,7 +57,7 @@ impl Picture {
         );
         format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{}",
-            self.element(&size, &style, &content, height)
+            self.svg_element(&size, &style, &content, height)
         )
     }
 
@@ -76,8 +76,12 @@ impl Picture {
         &self.description
     }
 
-    fn element(&self, size: &str, style: &str, content: &str, height: u32) -> String {
-        let (id, title, description) = (&self.id, markup(&self.title), markup(&self.description));
+    fn svg_element(&self, size: &str, style: &str, content: &str, height: u32) -> String {
+        let (id, title, description) = (
+            &self.id,
+            escape_markup(&self.title),
+            escape_markup(&self.description),
+        );
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"picture\" role=\"img\" \
              aria-labelledby=\"{id}-title {id}-desc\" {size} height=\"{height}\">\n\
@@ -87,22 +91,22 @@ impl Picture {
     }
 }
 
-impl Across {
-    pub(super) const START: Self = Self::pixels(0);
-    pub(super) const END: Self = Self::percent(100.0);
+impl HorizontalPosition {
+    pub(super) const START: Self = Self::at_pixels(0);
+    pub(super) const END: Self = Self::at_percent(100.0);
 
-    pub(super) const fn percent(percent: f64) -> Self {
+    pub(super) const fn at_percent(percent: f64) -> Self {
         Self { percent, pixels: 0 }
     }
 
-    pub(super) const fn pixels(pixels: i32) -> Self {
+    pub(super) const fn at_pixels(pixels: i32) -> Self {
         Self {
             percent: 0.0,
             pixels,
         }
     }
 
-    pub(super) const fn and(self, pixels: i32) -> Self {
+    pub(super) const fn plus_pixels(self, pixels: i32) -> Self {
         Self {
             percent: self.percent,
             pixels: self.pixels + pixels,
@@ -110,7 +114,7 @@ impl Across {
     }
 
     /// The pixels, as an attribute: percentages and pixels do not mix in one number.
-    fn shift(self) -> String {
+    fn translate_attribute(self) -> String {
         if self.pixels == 0 {
             String::new()
         } else {
@@ -121,96 +125,115 @@ impl Across {
 
 impl Shapes {
     /// A bar from `x` of `percent` of the width. `tip` is the text shown to a pointer over it.
-    pub(super) fn bar(
+    pub(super) fn add_bar(
         &mut self,
         class: &str,
-        x: Across,
+        x: HorizontalPosition,
         percent: f64,
         y: u32,
         height: u32,
         tip: &str,
     ) {
-        let (at, shift, width) = (Number(x.percent), x.shift(), Number(percent));
+        let (at, shift, width) = (
+            SvgNumber(x.percent),
+            x.translate_attribute(),
+            SvgNumber(percent),
+        );
         let tip = if tip.is_empty() {
             String::new()
         } else {
-            format!("<title>{}</title>", markup(tip))
+            format!("<title>{}</title>", escape_markup(tip))
         };
-        self.push(format_args!(
+        self.push_markup(format_args!(
             "<rect class=\"{class}\" x=\"{at}%\" y=\"{y}\" width=\"{width}%\" \
              height=\"{height}\"{shift}>{tip}</rect>\n"
         ));
     }
 
     /// A square of fixed size, as legends have.
-    pub(super) fn square(&mut self, class: &str, x: Across, y: u32, size: u32) {
-        let (at, shift) = (Number(x.percent), x.shift());
-        self.push(format_args!(
+    pub(super) fn add_square(&mut self, class: &str, x: HorizontalPosition, y: u32, size: u32) {
+        let (at, shift) = (SvgNumber(x.percent), x.translate_attribute());
+        self.push_markup(format_args!(
             "<rect class=\"{class}\" x=\"{at}%\" y=\"{y}\" width=\"{size}\" \
              height=\"{size}\" rx=\"2\"{shift}/>\n"
         ));
     }
 
     /// One line of text on the base line `y`.
-    pub(super) fn text(&mut self, class: &str, x: Across, y: u32, text: &str) {
-        let (at, shift, text) = (Number(x.percent), x.shift(), markup(text));
-        self.push(format_args!(
+    pub(super) fn add_text(&mut self, class: &str, x: HorizontalPosition, y: u32, text: &str) {
+        let (at, shift, text) = (
+            SvgNumber(x.percent),
+            x.translate_attribute(),
+            escape_markup(text),
+        );
+        self.push_markup(format_args!(
             "<text class=\"{class}\" x=\"{at}%\" y=\"{y}\"{shift}>{text}</text>\n"
         ));
     }
 
     /// One line of text that may be shorter than what is told to who points at it.
-    pub(super) fn name(&mut self, class: &str, x: Across, y: u32, columns: usize, name: &str) {
-        let shown = super::text::fit(name, columns);
+    pub(super) fn add_name(
+        &mut self,
+        class: &str,
+        x: HorizontalPosition,
+        y: u32,
+        columns: usize,
+        name: &str,
+    ) {
+        let shown = super::text::fit_text(name, columns);
         let tip = if shown == name {
             String::new()
         } else {
-            format!("<title>{}</title>", markup(name))
+            format!("<title>{}</title>", escape_markup(name))
         };
-        let (at, shift, shown) = (Number(x.percent), x.shift(), markup(&shown));
-        self.push(format_args!(
+        let (at, shift, shown) = (
+            SvgNumber(x.percent),
+            x.translate_attribute(),
+            escape_markup(&shown),
+        );
+        self.push_markup(format_args!(
             "<text class=\"{class}\" x=\"{at}%\" y=\"{y}\"{shift}>{tip}{shown}</text>\n"
         ));
     }
 
     /// A line between two places that are pixels from the left.
-    pub(super) fn line(&mut self, class: &str, from: (i32, u32), to: (i32, u32)) {
+    pub(super) fn add_line(&mut self, class: &str, from: (i32, u32), to: (i32, u32)) {
         let ((x1, y1), (x2, y2)) = (from, to);
-        self.push(format_args!(
+        self.push_markup(format_args!(
             "<line class=\"{class}\" x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\"/>\n"
         ));
     }
 
     /// A line across everything.
-    pub(super) fn rule(&mut self, class: &str, y: u32) {
-        self.push(format_args!(
+    pub(super) fn add_rule(&mut self, class: &str, y: u32) {
+        self.push_markup(format_args!(
             "<line class=\"{class}\" x1=\"0\" y1=\"{y}\" x2=\"100%\" y2=\"{y}\"/>\n"
         ));
     }
 
     /// A circle at a place that is pixels from the left.
-    pub(super) fn circle(&mut self, class: &str, x: i32, y: u32, radius: u32) {
-        self.push(format_args!(
+    pub(super) fn add_circle(&mut self, class: &str, x: i32, y: u32, radius: u32) {
+        self.push_markup(format_args!(
             "<circle class=\"{class}\" cx=\"{x}\" cy=\"{y}\" r=\"{radius}\"/>\n"
         ));
     }
 
     /// Explains colours, two to a line from `y` on; how high that is.
-    pub(super) fn legend(&mut self, y: u32, entries: &[(&str, &str)]) -> u32 {
+    pub(super) fn add_legend(&mut self, y: u32, entries: &[(&str, &str)]) -> u32 {
         for (nth, (class, meaning)) in entries.iter().enumerate() {
             let x = if nth % 2 == 0 {
-                Across::START
+                HorizontalPosition::START
             } else {
-                Across::percent(50.0)
+                HorizontalPosition::at_percent(50.0)
             };
             let top = y + LEGEND_LINE * (nth as u32 / 2);
-            self.square(class, x, top + 3, 12);
-            self.text("quiet", x.and(18), top + 13, meaning);
+            self.add_square(class, x, top + 3, 12);
+            self.add_text("quiet", x.plus_pixels(18), top + 13, meaning);
         }
         LEGEND_LINE * (entries.len() as u32).div_ceil(2)
     }
 
-    fn push(&mut self, arguments: fmt::Arguments) {
+    fn push_markup(&mut self, arguments: fmt::Arguments) {
         self.markup
             .write_fmt(arguments)
             .expect("a string takes everything");
@@ -220,9 +243,9 @@ impl Shapes {
 const LEGEND_LINE: u32 = 20;
 
 /// A number with two digits behind the point, and none where they are zeros.
-struct Number(f64);
+struct SvgNumber(f64);
 
-impl fmt::Display for Number {
+impl fmt::Display for SvgNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = format!("{:.2}", self.0);
         let text = text.trim_end_matches('0').trim_end_matches('.');
@@ -252,7 +275,7 @@ mod tests {
             (100.0, "100"),
             (33.333, "33.33"),
         ] {
-            assert_eq!(Number(number).to_string(), text);
+            assert_eq!(SvgNumber(number).to_string(), text);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Text in pictures and pages: escaped, and shortened to fit where nothing measures it.
 
-use crate::output::escape::visible;
+use crate::output::escape::escape_invisible;
 
 /// `text` for markup, as content or between quotes. What is invisible or turns text around is shown
 /// as an escape.
-pub(crate) fn markup(text: &str) -> String {
+pub(crate) fn escape_markup(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for character in visible(text).chars() {
+    for character in escape_invisible(text).chars() {
         match character {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),
@@ -28,8 +28,8 @@ const USUAL: usize = 10;
 /// usual letter.
 ///
 /// A snapshot's name is told apart by its end, so the middle goes.
-pub(super) fn fit(text: &str, columns: usize) -> String {
-    let characters: Vec<char> = visible(text).chars().collect();
+pub(super) fn fit_text(text: &str, columns: usize) -> String {
+    let characters: Vec<char> = escape_invisible(text).chars().collect();
     let width: usize = characters
         .iter()
         .map(|character| width_of(*character))
@@ -38,8 +38,8 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
         return characters.into_iter().collect();
     }
     let room = columns.saturating_sub(1) * USUAL;
-    let head = taken(characters.iter().copied(), room - room / 2);
-    let tail = taken(characters.iter().rev().copied(), room / 2);
+    let head = take_columns(characters.iter().copied(), room - room / 2);
+    let tail = take_columns(characters.iter().rev().copied(), room / 2);
     format!(
         "{}…{}",
         head.iter().collect::<String>(),
@@ -47,7 +47,7 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
     )
 }
 
-fn taken(characters: impl Iterator<Item = char>, room: usize) -> Vec<char> {
+fn take_columns(characters: impl Iterator<Item = char>, room: usize) -> Vec<char> {
     let mut used = 0;
     let fits = |character: &char| {
         used += width_of(*character);
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn no_text_becomes_markup() {
         let hostile = "<script>alert('1')</script>&\"\u{202e}\u{0}\u{ffff}";
-        let safe = markup(hostile);
+        let safe = escape_markup(hostile);
         assert_eq!(
             safe,
             "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;&quot;\\u{202e}\\u{0}\u{fffd}"
@@ -89,14 +89,14 @@ mod tests {
 
     #[test]
     fn long_names_keep_both_ends_and_fit() {
-        assert_eq!(fit("short", 5), "short");
-        assert_eq!(fit("lab-at-monday-noon", 9), "lab-…noon");
-        assert_eq!(fit("WWWWWWWWWW", 8), "WW…WW");
-        assert_eq!(fit("日本日本日本", 7), "日…本");
+        assert_eq!(fit_text("short", 5), "short");
+        assert_eq!(fit_text("lab-at-monday-noon", 9), "lab-…noon");
+        assert_eq!(fit_text("WWWWWWWWWW", 8), "WW…WW");
+        assert_eq!(fit_text("日本日本日本", 7), "日…本");
         for columns in 0..40 {
             let long = "0123456789".repeat(26);
             assert!(
-                fit(&long, columns).chars().count() <= columns.max(1),
+                fit_text(&long, columns).chars().count() <= columns.max(1),
                 "{columns}"
             );
         }

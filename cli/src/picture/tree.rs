@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 
 use vellum_store::report::NodeUsage;
 
-use super::folding::{self, Row};
+use super::folding::{self, FoldedRow};
 use super::number_of;
-use super::svg::{Across, Picture, Shapes, percent_of};
+use super::svg::{HorizontalPosition, Picture, Shapes, percent_of};
 use crate::output::Units;
 
 /// Images and snapshots that are drawn one by one: about three screens.
@@ -39,7 +39,7 @@ const LEGEND: [(&str, &str); 4] = [
 
 /// A node in the tree, in the order of drawing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
+struct NodePosition {
     node: usize,
     depth: usize,
     /// True if it goes on in the column of its parent.
@@ -47,23 +47,28 @@ struct Place {
 }
 
 /// The picture of `nodes`, which are parents before children.
-pub(crate) fn draw(nodes: &[NodeUsage], units: Units) -> Picture {
-    let places = places(nodes);
+pub(crate) fn draw_node_tree(nodes: &[NodeUsage], units: Units) -> Picture {
+    let places = node_positions(nodes);
     let weights: Vec<_> = places
         .iter()
-        .map(|place| weight(&nodes[place.node]))
+        .map(|place| node_weight(&nodes[place.node]))
         .collect();
-    let rows = folding::rows(&weights, SHOWN_MAX);
-    let tops = tops(&rows, &places, FIRST_TOP);
+    let rows = folding::folded_rows(&weights, SHOWN_MAX);
+    let tops = row_tops(&rows, &places, FIRST_TOP);
     let mut shapes = Shapes::default();
-    shapes.legend(0, &LEGEND);
-    shapes.text("quiet end", Across::END, FIRST_TOP - 8, "deleting it frees");
-    links(&mut shapes, nodes, &places, &tops);
-    let most = nodes.iter().map(held).max().unwrap_or(0);
+    shapes.add_legend(0, &LEGEND);
+    shapes.add_text(
+        "quiet end",
+        HorizontalPosition::END,
+        FIRST_TOP - 8,
+        "deleting it frees",
+    );
+    draw_links(&mut shapes, nodes, &places, &tops);
+    let most = nodes.iter().map(held_bytes).max().unwrap_or(0);
     let mut bottom = FIRST_TOP;
     for row in &rows {
         bottom += match *row {
-            Row::One(nth) => show_node(
+            FoldedRow::One(nth) => show_node(
                 &mut shapes,
                 &nodes[places[nth].node],
                 places[nth],
@@ -71,7 +76,7 @@ pub(crate) fn draw(nodes: &[NodeUsage], units: Units) -> Picture {
                 most,
                 units,
             ),
-            Row::Folded(start, end) => {
+            FoldedRow::Folded(start, end) => {
                 show_folded(&mut shapes, nodes, &places[start..end], bottom, units)
             }
         };
@@ -79,7 +84,7 @@ pub(crate) fn draw(nodes: &[NodeUsage], units: Units) -> Picture {
     Picture {
         id: "tree".to_owned(),
         title: "Image tree".to_owned(),
-        description: describe(nodes, &rows),
+        description: describe_tree(nodes, &rows),
         height: bottom,
         shapes,
     }
@@ -88,9 +93,12 @@ pub(crate) fn draw(nodes: &[NodeUsage], units: Units) -> Picture {
 /// Below the legend and the headings.
 const FIRST_TOP: u32 = 68;
 
-fn describe(nodes: &[NodeUsage], rows: &[Row]) -> String {
+fn describe_tree(nodes: &[NodeUsage], rows: &[FoldedRow]) -> String {
     let snapshots = nodes.iter().filter(|node| node.is_snapshot).count();
-    let shown = rows.iter().filter(|row| matches!(row, Row::One(_))).count();
+    let shown = rows
+        .iter()
+        .filter(|row| matches!(row, FoldedRow::One(_)))
+        .count();
     let counts = format!(
         "{} and {}",
         number_of(nodes.len() - snapshots, "image"),
@@ -107,18 +115,18 @@ fn describe(nodes: &[NodeUsage], rows: &[Row]) -> String {
 }
 
 /// Images before snapshots; among them what holds most alone, then what is longest in the list.
-fn weight(node: &NodeUsage) -> (bool, u64) {
+fn node_weight(node: &NodeUsage) -> (bool, u64) {
     (
         !node.is_snapshot,
         if node.is_snapshot {
             node.exclusive
         } else {
-            held(node)
+            held_bytes(node)
         },
     )
 }
 
-fn held(node: &NodeUsage) -> u64 {
+fn held_bytes(node: &NodeUsage) -> u64 {
     [
         node.shared_lineage,
         node.shared_siblings,
@@ -129,7 +137,7 @@ fn held(node: &NodeUsage) -> u64 {
 }
 
 /// The nodes in the order of drawing.
-fn places(nodes: &[NodeUsage]) -> Vec<Place> {
+fn node_positions(nodes: &[NodeUsage]) -> Vec<NodePosition> {
     let mut children: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
     for (nth, node) in nodes.iter().enumerate() {
         // A node that does not stand before it in the list cannot be its parent: no circle,
@@ -140,10 +148,10 @@ fn places(nodes: &[NodeUsage]) -> Vec<Place> {
             .push(nth);
     }
     let roots = children.remove(&None).unwrap_or_default();
-    let mut waiting: Vec<Place> = roots
+    let mut waiting: Vec<NodePosition> = roots
         .into_iter()
         .rev()
-        .map(|node| Place {
+        .map(|node| NodePosition {
             node,
             depth: 0,
             is_trunk: false,
@@ -155,8 +163,8 @@ fn places(nodes: &[NodeUsage]) -> Vec<Place> {
         let Some(children) = children.remove(&Some(place.node)) else {
             continue;
         };
-        let trunk = trunk(nodes, place.node, &children);
-        waiting.extend(trunk.map(|node| Place {
+        let trunk = trunk_child(nodes, place.node, &children);
+        waiting.extend(trunk.map(|node| NodePosition {
             node,
             depth: place.depth,
             is_trunk: true,
@@ -165,7 +173,7 @@ fn places(nodes: &[NodeUsage]) -> Vec<Place> {
             .into_iter()
             .rev()
             .filter(|child| Some(*child) != trunk);
-        waiting.extend(branches.map(|node| Place {
+        waiting.extend(branches.map(|node| NodePosition {
             node,
             depth: place.depth + 1,
             is_trunk: false,
@@ -175,7 +183,7 @@ fn places(nodes: &[NodeUsage]) -> Vec<Place> {
 }
 
 /// The child that goes on in the column: the last of the same image, else the last of all.
-fn trunk(nodes: &[NodeUsage], parent: usize, children: &[usize]) -> Option<usize> {
+fn trunk_child(nodes: &[NodeUsage], parent: usize, children: &[usize]) -> Option<usize> {
     let image = |node: usize| image_of(&nodes[node].name);
     let same = children
         .iter()
@@ -189,13 +197,13 @@ fn image_of(name: &str) -> &str {
 }
 
 /// The top of each place's row, by place.
-fn tops(rows: &[Row], places: &[Place], first: u32) -> Vec<(u32, u32)> {
+fn row_tops(rows: &[FoldedRow], places: &[NodePosition], first: u32) -> Vec<(u32, u32)> {
     let mut tops = vec![(0, 0); places.len()];
     let mut top = first;
     for row in rows {
         let (range, height) = match *row {
-            Row::One(nth) => (nth..nth + 1, NODE_HEIGHT),
-            Row::Folded(start, end) => (start..end, FOLDED_HEIGHT),
+            FoldedRow::One(nth) => (nth..nth + 1, NODE_HEIGHT),
+            FoldedRow::Folded(start, end) => (start..end, FOLDED_HEIGHT),
         };
         tops[range].fill((top, height));
         top += height;
@@ -204,7 +212,12 @@ fn tops(rows: &[Row], places: &[Place], first: u32) -> Vec<(u32, u32)> {
 }
 
 /// Lines from each thing to what it was made from, under everything else.
-fn links(shapes: &mut Shapes, nodes: &[NodeUsage], places: &[Place], tops: &[(u32, u32)]) {
+fn draw_links(
+    shapes: &mut Shapes,
+    nodes: &[NodeUsage],
+    places: &[NodePosition],
+    tops: &[(u32, u32)],
+) {
     let mut place_of = vec![0; nodes.len()];
     places
         .iter()
@@ -221,21 +234,21 @@ fn links(shapes: &mut Shapes, nodes: &[NodeUsage], places: &[Place], tops: &[(u3
         };
         let parent = place_of[parent];
         let (from, to) = (
-            (column(places[parent].depth), middle(parent)),
-            (column(place.depth), middle(nth)),
+            (column_x(places[parent].depth), middle(parent)),
+            (column_x(place.depth), middle(nth)),
         );
         // Those in one folded row share their lines.
         if from == to || drawn.replace((from, to)) == Some((from, to)) {
             continue;
         }
-        shapes.line("link", from, (from.0, to.1));
+        shapes.add_line("link", from, (from.0, to.1));
         if !place.is_trunk {
-            shapes.line("link", (from.0, to.1), to);
+            shapes.add_line("link", (from.0, to.1), to);
         }
     }
 }
 
-fn column(depth: usize) -> i32 {
+fn column_x(depth: usize) -> i32 {
     let depth = i32::try_from(depth.min(DEPTH_MAX)).expect("it is small");
     MARGIN + STEP * depth
 }
@@ -243,13 +256,13 @@ fn column(depth: usize) -> i32 {
 fn show_node(
     shapes: &mut Shapes,
     node: &NodeUsage,
-    place: Place,
+    place: NodePosition,
     top: u32,
     most: u64,
     units: Units,
 ) -> u32 {
-    let (x, taken) = (column(place.depth), 2 * place.depth.min(DEPTH_MAX));
-    shapes.circle(
+    let (x, taken) = (column_x(place.depth), 2 * place.depth.min(DEPTH_MAX));
+    shapes.add_circle(
         if node.is_snapshot {
             "knot still"
         } else {
@@ -259,36 +272,48 @@ fn show_node(
         top + 12,
         5,
     );
-    shapes.name(
+    shapes.add_name(
         "",
-        Across::pixels(x + 12),
+        HorizontalPosition::at_pixels(x + 12),
         top + 16,
         NAME_COLUMNS - taken,
         &node.name,
     );
-    shapes.text("end", Across::END, top + 16, &units.show(node.exclusive));
+    shapes.add_text(
+        "end",
+        HorizontalPosition::END,
+        top + 16,
+        &units.format_bytes(node.exclusive),
+    );
     let kind = if node.is_snapshot {
         "snapshot"
     } else {
         node.mode
     };
-    let detail = format!("{kind}, {}", units.show(node.logical));
-    shapes.name(
+    let detail = format!("{kind}, {}", units.format_bytes(node.logical));
+    shapes.add_name(
         "quiet",
-        Across::pixels(x + 12),
+        HorizontalPosition::at_pixels(x + 12),
         top + 32,
         DETAIL_COLUMNS - taken,
         &detail,
     );
-    bars(shapes, node, top + 23, most, units);
+    draw_bars(shapes, node, top + 23, most, units);
     NODE_HEIGHT
 }
 
 /// Draws the bytes that a node holds, in the four ways of holding, to the scale of the node that
 /// holds most.
-fn bars(shapes: &mut Shapes, node: &NodeUsage, top: u32, most: u64, units: Units) {
+fn draw_bars(shapes: &mut Shapes, node: &NodeUsage, top: u32, most: u64, units: Units) {
     let room = 100.0 - BAR_START;
-    shapes.bar("track", Across::percent(BAR_START), room, top, 10, "");
+    shapes.add_bar(
+        "track",
+        HorizontalPosition::at_percent(BAR_START),
+        room,
+        top,
+        10,
+        "",
+    );
     let mut start = BAR_START;
     let parts = [
         node.exclusive,
@@ -299,13 +324,13 @@ fn bars(shapes: &mut Shapes, node: &NodeUsage, top: u32, most: u64, units: Units
     for ((class, meaning), bytes) in LEGEND.into_iter().zip(parts) {
         let width = room * percent_of(bytes, most) / 100.0;
         if bytes > 0 {
-            shapes.bar(
+            shapes.add_bar(
                 class,
-                Across::percent(start),
+                HorizontalPosition::at_percent(start),
                 width,
                 top,
                 10,
-                &format!("{}, {meaning}: {}", node.name, units.show(bytes)),
+                &format!("{}, {meaning}: {}", node.name, units.format_bytes(bytes)),
             );
         }
         start += width;
@@ -315,11 +340,11 @@ fn bars(shapes: &mut Shapes, node: &NodeUsage, top: u32, most: u64, units: Units
 fn show_folded(
     shapes: &mut Shapes,
     nodes: &[NodeUsage],
-    folded: &[Place],
+    folded: &[NodePosition],
     top: u32,
     units: Units,
 ) -> u32 {
-    let x = column(folded.iter().map(|place| place.depth).min().unwrap_or(0));
+    let x = column_x(folded.iter().map(|place| place.depth).min().unwrap_or(0));
     let snapshots = folded
         .iter()
         .filter(|place| nodes[place.node].is_snapshot)
@@ -332,14 +357,19 @@ fn show_folded(
     let alone = folded.iter().fold(0_u64, |sum, place| {
         sum.saturating_add(nodes[place.node].exclusive)
     });
-    shapes.circle("knot folded", x, top + 13, 4);
-    shapes.text(
+    shapes.add_circle("knot folded", x, top + 13, 4);
+    shapes.add_text(
         "quiet",
-        Across::pixels(x + 12),
+        HorizontalPosition::at_pixels(x + 12),
         top + 17,
         &format!("{} more", counts.join(", ")),
     );
-    shapes.text("quiet end", Across::END, top + 17, &units.show(alone));
+    shapes.add_text(
+        "quiet end",
+        HorizontalPosition::END,
+        top + 17,
+        &units.format_bytes(alone),
+    );
     FOLDED_HEIGHT
 }
 
@@ -349,7 +379,7 @@ mod tests {
     use crate::report::sample;
 
     fn drawn(nodes: &[NodeUsage]) -> Vec<String> {
-        places(nodes)
+        node_positions(nodes)
             .iter()
             .map(|place| format!("{}{}", "  ".repeat(place.depth), nodes[place.node].name))
             .collect()
@@ -357,7 +387,7 @@ mod tests {
 
     #[test]
     fn an_image_goes_on_in_the_column_of_its_snapshots() {
-        let nodes = sample::nodes(&[
+        let nodes = sample::sample_nodes(&[
             ("web@a", None),
             ("side", Some(0)),
             ("web@b", Some(0)),
@@ -369,21 +399,25 @@ mod tests {
 
     #[test]
     fn a_parent_that_is_none_draws_no_circle() {
-        let nodes = sample::nodes(&[("a", Some(1)), ("b", Some(1)), ("c", Some(99))]);
+        let nodes = sample::sample_nodes(&[("a", Some(1)), ("b", Some(1)), ("c", Some(99))]);
         assert_eq!(drawn(&nodes), ["a", "b", "c"]);
         assert!(
-            draw(&nodes, Units::Iec)
-                .file()
+            draw_node_tree(&nodes, Units::Iec)
+                .standalone_svg()
                 .contains("3 images and 0 snapshots")
         );
     }
 
     #[test]
     fn ten_thousand_snapshots_are_no_larger_than_what_is_looked_at() {
-        let report = sample::large(10_000);
-        let picture = draw(&report.nodes, Units::Iec);
+        let report = sample::large_report(10_000);
+        let picture = draw_node_tree(&report.nodes, Units::Iec);
         assert!(picture.height < 100 * NODE_HEIGHT, "{}", picture.height);
-        assert!(picture.file().len() < 100 << 10, "{}", picture.file().len());
+        assert!(
+            picture.standalone_svg().len() < 100 << 10,
+            "{}",
+            picture.standalone_svg().len()
+        );
         assert!(
             picture.description.contains("are folded"),
             "{}",

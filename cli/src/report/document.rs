@@ -3,13 +3,13 @@
 
 use serde::Serialize;
 use vellum_store::report::{
-    AttributionRow, Bucket, ChangeStrip, Droppable, Growth, NodeUsage, Overlap, Report,
-    SharedChunk, Totals, Uncounted,
+    AttributionRow, ChangeStrip, Growth, GuestFreeSpace, HistogramBucket, NodeUsage, Overlap,
+    SharedChunk, SpaceReport, StoreTotals, UncountedItem,
 };
 
-use super::{Part, holders};
-use crate::output::page::ratio;
-use crate::output::time::moment;
+use super::{ReportPart, holders};
+use crate::output::page::ratio_of;
+use crate::output::time::format_utc;
 
 /// Names of a set of holders that are written out; the ranges have all.
 const NAMES_MAX: usize = 16;
@@ -175,39 +175,39 @@ pub(crate) struct UncountedRecord {
 
 impl<'a> Document<'a> {
     /// The document of `parts`.
-    pub(crate) fn new(report: &'a Report, parts: &[Part]) -> Self {
-        let asked = |part: Part| parts.contains(&part).then_some(report);
+    pub(crate) fn new(report: &'a SpaceReport, parts: &[ReportPart]) -> Self {
+        let asked = |part: ReportPart| parts.contains(&part).then_some(report);
         Self {
-            taken: moment(report.taken_ms),
-            totals: asked(Part::Totals).map(|report| TotalsRecord::new(&report.totals)),
-            nodes: asked(Part::Nodes).map(|report| {
+            taken: format_utc(report.taken_ms),
+            totals: asked(ReportPart::Totals).map(|report| TotalsRecord::new(&report.totals)),
+            nodes: asked(ReportPart::Nodes).map(|report| {
                 report
                     .nodes
                     .iter()
                     .map(|node| NodeRecord::new(node, &report.nodes))
                     .collect()
             }),
-            attribution: asked(Part::Attribution).map(|report| {
+            attribution: asked(ReportPart::Attribution).map(|report| {
                 report
                     .attribution
                     .iter()
                     .map(|row| AttributionRecord::new(row, &report.nodes))
                     .collect()
             }),
-            overlap: asked(Part::Overlap).map(|report| OverlapRecord::new(&report.overlap)),
-            histograms: asked(Part::Histograms).map(HistogramsRecord::new),
-            shared: asked(Part::Shared).map(|report| {
+            overlap: asked(ReportPart::Overlap).map(|report| OverlapRecord::new(&report.overlap)),
+            histograms: asked(ReportPart::Histograms).map(HistogramsRecord::new),
+            shared: asked(ReportPart::Shared).map(|report| {
                 report
                     .most_shared
                     .iter()
                     .map(|chunk| SharedRecord::new(chunk, &report.nodes))
                     .collect()
             }),
-            growth: asked(Part::Growth)
+            growth: asked(ReportPart::Growth)
                 .map(|report| report.growth.iter().map(GrowthRecord::new).collect()),
-            changes: asked(Part::Changes)
+            changes: asked(ReportPart::Changes)
                 .map(|report| report.changes.iter().map(StripRecord::new).collect()),
-            droppable: asked(Part::Droppable)
+            droppable: asked(ReportPart::Droppable)
                 .map(|report| report.droppable.iter().map(DroppableRecord::new).collect()),
             uncounted: report.uncounted.iter().map(UncountedRecord::new).collect(),
         }
@@ -215,7 +215,7 @@ impl<'a> Document<'a> {
 }
 
 impl TotalsRecord {
-    fn new(totals: &Totals) -> Self {
+    fn new(totals: &StoreTotals) -> Self {
         Self {
             images: totals.images,
             snapshots: totals.snapshots,
@@ -231,9 +231,9 @@ impl TotalsRecord {
             index_bytes: totals.index,
             metadata_bytes: totals.metadata,
             dead_bytes: totals.dead,
-            dedup_ratio: ratio(totals.non_zero, totals.unique),
-            compression_ratio: ratio(totals.unique, totals.compressed),
-            combined_ratio: ratio(totals.non_zero, totals.on_disk),
+            dedup_ratio: ratio_of(totals.non_zero, totals.unique),
+            compression_ratio: ratio_of(totals.unique, totals.compressed),
+            combined_ratio: ratio_of(totals.non_zero, totals.on_disk),
         }
     }
 }
@@ -252,7 +252,7 @@ impl<'a> NodeRecord<'a> {
                 .and_then(|parent| nodes.get(parent))
                 .map(|parent| parent.name.as_str()),
             mode: node.mode,
-            created: moment(node.created_ms),
+            created: format_utc(node.created_ms),
             own_layers: node.own_layers,
             logical_bytes: node.logical,
             nonzero_bytes: node.non_zero,
@@ -274,9 +274,9 @@ impl<'a> AttributionRecord<'a> {
             _ => (None, None),
         };
         Self {
-            kind: holders::kind(&row.holder),
-            holders: holders::count(&row.holder),
-            names: holders::names(&row.holder, nodes, NAMES_MAX),
+            kind: holders::holder_key(&row.holder),
+            holders: holders::holder_count(&row.holder),
+            names: holders::holder_names(&row.holder, nodes, NAMES_MAX),
             node_ranges: if let Holder::Shared(ranges) = &row.holder {
                 Some(ranges)
             } else {
@@ -305,8 +305,8 @@ impl<'a> OverlapRecord<'a> {
 }
 
 impl HistogramsRecord {
-    fn new(report: &Report) -> Self {
-        let buckets = |buckets: &[Bucket]| buckets.iter().map(BucketRecord::new).collect();
+    fn new(report: &SpaceReport) -> Self {
+        let buckets = |buckets: &[HistogramBucket]| buckets.iter().map(BucketRecord::new).collect();
         Self {
             references: buckets(&report.references),
             compressibility: buckets(&report.compressibility),
@@ -315,7 +315,7 @@ impl HistogramsRecord {
 }
 
 impl BucketRecord {
-    fn new(bucket: &Bucket) -> Self {
+    fn new(bucket: &HistogramBucket) -> Self {
         Self {
             from: bucket.from,
             to: bucket.to,
@@ -343,7 +343,7 @@ impl<'a> SharedRecord<'a> {
 impl<'a> GrowthRecord<'a> {
     fn new(entry: &'a Growth) -> Self {
         Self {
-            at: moment(entry.at_ms),
+            at: format_utc(entry.at_ms),
             operation: &entry.operation,
             image: &entry.image,
             chunks: entry.chunks,
@@ -370,7 +370,7 @@ impl<'a> StripRecord<'a> {
 }
 
 impl<'a> DroppableRecord<'a> {
-    fn new(found: &'a Droppable) -> Self {
+    fn new(found: &'a GuestFreeSpace) -> Self {
         Self {
             image: &found.image,
             partition: found.partition,
@@ -384,7 +384,7 @@ impl<'a> DroppableRecord<'a> {
 }
 
 impl UncountedRecord {
-    pub(crate) fn new(uncounted: &Uncounted) -> Self {
+    pub(crate) fn new(uncounted: &UncountedItem) -> Self {
         Self {
             subject: uncounted.subject.clone(),
             what: uncounted.what.clone(),
@@ -399,10 +399,11 @@ mod tests {
 
     #[test]
     fn a_document_has_what_was_asked_for_and_hostile_names_whole() {
-        let report = sample::hostile();
-        let json = serde_json::to_value(Document::new(&report, &Part::ALL)).expect("JSON takes it");
-        for part in Part::ALL {
-            assert!(json.get(part.key()).is_some(), "{}", part.key());
+        let report = sample::hostile_report();
+        let json =
+            serde_json::to_value(Document::new(&report, &ReportPart::ALL)).expect("JSON takes it");
+        for part in ReportPart::ALL {
+            assert!(json.get(part.part_key()).is_some(), "{}", part.part_key());
         }
         let names: Vec<&str> = json["nodes"]
             .as_array()
@@ -418,8 +419,8 @@ mod tests {
                 .map(|node| node.name.as_str())
                 .collect::<Vec<_>>()
         );
-        let totals =
-            serde_json::to_value(Document::new(&report, &[Part::Totals])).expect("JSON takes it");
+        let totals = serde_json::to_value(Document::new(&report, &[ReportPart::Totals]))
+            .expect("JSON takes it");
         assert_eq!(
             totals
                 .as_object()

@@ -6,7 +6,7 @@ use vellum_store::report::{Holder, NodeUsage};
 const NAMES_MAX: usize = 3;
 
 /// The kind of a holder, as programs read it.
-pub(super) fn kind(holder: &Holder) -> &'static str {
+pub(super) fn holder_key(holder: &Holder) -> &'static str {
     match holder {
         Holder::Exclusive(_) => "exclusive",
         Holder::Shared(_) => "shared",
@@ -17,7 +17,7 @@ pub(super) fn kind(holder: &Holder) -> &'static str {
 }
 
 /// The number of holders, where that is one number.
-pub(super) fn count(holder: &Holder) -> Option<u64> {
+pub(super) fn holder_count(holder: &Holder) -> Option<u64> {
     match holder {
         Holder::Exclusive(_) => Some(1),
         Holder::Shared(ranges) => Some(
@@ -32,7 +32,11 @@ pub(super) fn count(holder: &Holder) -> Option<u64> {
 }
 
 /// The first names of those who hold it, at most `names_max`.
-pub(super) fn names<'a>(holder: &Holder, nodes: &'a [NodeUsage], names_max: usize) -> Vec<&'a str> {
+pub(super) fn holder_names<'a>(
+    holder: &Holder,
+    nodes: &'a [NodeUsage],
+    names_max: usize,
+) -> Vec<&'a str> {
     let ranges = match holder {
         Holder::Exclusive(node) => vec![(*node, node + 1)],
         Holder::Shared(ranges) => ranges.clone(),
@@ -47,23 +51,23 @@ pub(super) fn names<'a>(holder: &Holder, nodes: &'a [NodeUsage], names_max: usiz
 }
 
 /// The names of the holders, for people.
-pub(super) fn label(holder: &Holder, nodes: &[NodeUsage]) -> String {
+pub(super) fn holder_label(holder: &Holder, nodes: &[NodeUsage]) -> String {
     match holder {
-        Holder::Exclusive(node) => format!("{} alone", name(nodes, *node)),
-        Holder::Shared(_) => shared(holder, nodes),
+        Holder::Exclusive(node) => format!("{} alone", node_name(nodes, *node)),
+        Holder::Shared(_) => shared_label(holder, nodes),
         Holder::OtherSets { holders_min, sets } => other_sets(*holders_min, *sets),
         Holder::Unreferenced => "nobody".to_owned(),
         Holder::Overhead(what) => (*what).to_owned(),
     }
 }
 
-fn name(nodes: &[NodeUsage], node: usize) -> &str {
+fn node_name(nodes: &[NodeUsage], node: usize) -> &str {
     nodes.get(node).map_or("?", |node| node.name.as_str())
 }
 
-fn shared(holder: &Holder, nodes: &[NodeUsage]) -> String {
-    let names = names(holder, nodes, NAMES_MAX);
-    let rest = count(holder)
+fn shared_label(holder: &Holder, nodes: &[NodeUsage]) -> String {
+    let names = holder_names(holder, nodes, NAMES_MAX);
+    let rest = holder_count(holder)
         .unwrap_or(0)
         .saturating_sub(names.len() as u64);
     let more = if rest > 0 {

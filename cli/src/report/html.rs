@@ -3,14 +3,14 @@
 
 use std::fmt::Write as _;
 
-use vellum_store::report::{Report, Totals};
+use vellum_store::report::{SpaceReport, StoreTotals};
 
-use super::sheet::{Cell, Extent, Sheet};
-use super::{Part, pictures, sheet};
+use super::sheet::{Cell, RowLimit, Sheet};
+use super::{ReportPart, part_sheet, pictures};
 use crate::output::Units;
-use crate::output::page::{percent, plural, ratio};
-use crate::output::time::moment;
-use crate::picture::{Picture, STYLE, markup};
+use crate::output::page::{format_count, format_percent, ratio_of};
+use crate::output::time::format_utc;
+use crate::picture::{Picture, STYLE, escape_markup};
 
 const PAGE_STYLE: &str = include_str!("page.css");
 /// No script, no request, no form; style from this file only.
@@ -21,17 +21,22 @@ const UNCOUNTED_MAX: usize = 20;
 
 /// The page. `store` is where the store is, in the person's words; tables have at most `rows_max`
 /// rows.
-pub(crate) fn render(report: &Report, store: &str, rows_max: usize, units: Units) -> String {
+pub(crate) fn render_html(
+    report: &SpaceReport,
+    store: &str,
+    rows_max: usize,
+    units: Units,
+) -> String {
     let mut page = String::new();
-    head(&mut page, store);
-    header(&mut page, report, store, units);
-    contents(&mut page);
+    push_head(&mut page, store);
+    push_header(&mut page, report, store, units);
+    push_contents(&mut page);
     page.push_str("<main>\n");
-    for part in Part::ALL {
+    for part in ReportPart::ALL {
         let pictures = pictures::of_part(report, part, units);
-        section(
+        push_section(
             &mut page,
-            &sheet(report, part, Extent::Top(rows_max)),
+            &part_sheet(report, part, RowLimit::Top(rows_max)),
             &pictures,
             units,
         );
@@ -43,8 +48,8 @@ pub(crate) fn render(report: &Report, store: &str, rows_max: usize, units: Units
     page
 }
 
-fn head(page: &mut String, store: &str) {
-    let title = markup(store);
+fn push_head(page: &mut String, store: &str) {
+    let title = escape_markup(store);
     let _ = write!(
         page,
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -57,24 +62,24 @@ fn head(page: &mut String, store: &str) {
     );
 }
 
-fn header(page: &mut String, report: &Report, store: &str, units: Units) {
-    let (store, taken) = (markup(store), moment(report.taken_ms));
+fn push_header(page: &mut String, report: &SpaceReport, store: &str, units: Units) {
+    let (store, taken) = (escape_markup(store), format_utc(report.taken_ms));
     let _ = write!(
         page,
         "<header>\n<h1>Where the space went</h1>\n<p class=\"quiet\">Store <bdi>{store}</bdi>, as \
          it was at <time datetime=\"{taken}\">{taken}</time></p>\n"
     );
-    uncounted(page, report);
-    figures(page, &report.totals, units);
+    push_uncounted(page, report);
+    push_figures(page, &report.totals, units);
     page.push_str("</header>\n");
 }
 
 /// Uncounted things are named before the figures.
-fn uncounted(page: &mut String, report: &Report) {
+fn push_uncounted(page: &mut String, report: &SpaceReport) {
     if report.uncounted.is_empty() {
         return;
     }
-    let count = plural(report.uncounted.len() as u64, "thing");
+    let count = format_count(report.uncounted.len() as u64, "thing");
     let verb = if report.uncounted.len() == 1 {
         "is"
     } else {
@@ -89,22 +94,23 @@ fn uncounted(page: &mut String, report: &Report) {
         let _ = writeln!(
             page,
             "<li><bdi>{}</bdi>: {}</li>",
-            markup(&uncounted.subject),
-            markup(&uncounted.what)
+            escape_markup(&uncounted.subject),
+            escape_markup(&uncounted.what)
         );
     }
     page.push_str("</ul>\nNext: <code>vellum check</code> tells what is damaged.</div>\n");
 }
 
 /// The figures that most come for.
-fn figures(page: &mut String, totals: &Totals, units: Units) {
-    let ratio =
-        |of: u64, to: u64| ratio(of, to).map_or("–".to_owned(), |ratio| format!("{ratio:.1} ×"));
-    let size = |bytes: u64| units.show(bytes);
+fn push_figures(page: &mut String, totals: &StoreTotals, units: Units) {
+    let ratio = |of: u64, to: u64| {
+        ratio_of(of, to).map_or("–".to_owned(), |ratio| format!("{ratio:.1} ×"))
+    };
+    let size = |bytes: u64| units.format_bytes(bytes);
     let disks = format!(
         "{} and {}",
-        plural(totals.images, "image"),
-        plural(totals.snapshots, "snapshot")
+        format_count(totals.images, "image"),
+        format_count(totals.snapshots, "snapshot")
     );
     let entries = [
         (
@@ -112,7 +118,7 @@ fn figures(page: &mut String, totals: &Totals, units: Units) {
             size(totals.on_disk),
             format!(
                 "{} of what is not zero",
-                percent(totals.on_disk, totals.non_zero)
+                format_percent(totals.on_disk, totals.non_zero)
             ),
         ),
         ("Not zero", size(totals.non_zero), format!("in {disks}")),
@@ -137,31 +143,31 @@ fn figures(page: &mut String, totals: &Totals, units: Units) {
         let _ = writeln!(
             page,
             "<div><dt>{name}</dt><dd>{} <small>{}</small></dd></div>",
-            markup(&figure),
-            markup(&note)
+            escape_markup(&figure),
+            escape_markup(&note)
         );
     }
     page.push_str("</dl>\n");
 }
 
-fn contents(page: &mut String) {
+fn push_contents(page: &mut String) {
     page.push_str("<nav aria-label=\"Contents\">\n<ul>\n");
-    for part in Part::ALL {
+    for part in ReportPart::ALL {
         let _ = writeln!(
             page,
             "<li><a href=\"#{}\">{}</a></li>",
-            part.key(),
-            markup(part.title())
+            part.part_key(),
+            escape_markup(part.part_title())
         );
     }
     page.push_str("</ul>\n</nav>\n");
 }
 
-fn section(page: &mut String, sheet: &Sheet, pictures: &[Picture], units: Units) {
+fn push_section(page: &mut String, sheet: &Sheet, pictures: &[Picture], units: Units) {
     let (key, title, meaning) = (
-        sheet.part.key(),
-        markup(sheet.part.title()),
-        markup(sheet.part.meaning()),
+        sheet.part.part_key(),
+        escape_markup(sheet.part.part_title()),
+        escape_markup(sheet.part.part_meaning()),
     );
     let _ = write!(
         page,
@@ -169,17 +175,17 @@ fn section(page: &mut String, sheet: &Sheet, pictures: &[Picture], units: Units)
          <h2 id=\"{key}-heading\">{title}</h2>\n<p class=\"quiet\">{meaning}</p>\n"
     );
     for picture in pictures {
-        figure(page, picture);
+        push_figure(page, picture);
     }
-    table(page, sheet, units);
+    push_table(page, sheet, units);
     page.push_str("</section>\n");
 }
 
-fn figure(page: &mut String, picture: &Picture) {
+fn push_figure(page: &mut String, picture: &Picture) {
     let (title, drawn, words) = (
-        markup(picture.title()),
-        picture.inline(),
-        markup(picture.description()),
+        escape_markup(picture.title()),
+        picture.inline_svg(),
+        escape_markup(picture.description()),
     );
     let _ = write!(
         page,
@@ -188,24 +194,24 @@ fn figure(page: &mut String, picture: &Picture) {
     );
 }
 
-fn table(page: &mut String, sheet: &Sheet, units: Units) {
+fn push_table(page: &mut String, sheet: &Sheet, units: Units) {
     if sheet.rows.is_empty() {
         page.push_str("<p>Nothing.</p>\n");
         return;
     }
-    let title = markup(sheet.part.title());
+    let title = escape_markup(sheet.part.part_title());
     // A box that scrolls must be reachable without a mouse.
     let _ = write!(
         page,
         "<div class=\"scroll\" role=\"region\" aria-label=\"Table: {title}\" tabindex=\"0\">\n\
          <table>\n<caption>{title}</caption>\n<thead>\n<tr>"
     );
-    for (_, head, title) in sheet.seen() {
+    for (_, head, title) in sheet.visible_columns() {
         let _ = write!(
             page,
             "<th scope=\"col\"{}>{}</th>",
-            class(head.is_number),
-            markup(title)
+            class_attribute(head.is_number),
+            escape_markup(title)
         );
     }
     page.push_str("</tr>\n</thead>\n<tbody>\n");
@@ -213,36 +219,40 @@ fn table(page: &mut String, sheet: &Sheet, units: Units) {
         table_row(page, sheet, row, units);
     }
     page.push_str("</tbody>\n</table>\n</div>\n");
-    if let Some(rest) = sheet.rest() {
-        let _ = writeln!(page, "<p class=\"quiet\">{}</p>", code(&rest));
+    if let Some(sleep_or_stop) = sheet.left_out_note() {
+        let _ = writeln!(
+            page,
+            "<p class=\"quiet\">{}</p>",
+            markup_code(&sleep_or_stop)
+        );
     }
     if let Some(advice) = &sheet.advice {
-        let _ = writeln!(page, "<p class=\"next\">Next: {}</p>", code(advice));
+        let _ = writeln!(page, "<p class=\"next\">Next: {}</p>", markup_code(advice));
     }
 }
 
 fn table_row(page: &mut String, sheet: &Sheet, row: &[Cell], units: Units) {
     page.push_str("<tr>");
-    for (nth, head, _) in sheet.seen() {
-        let shown = markup(&row[nth].shown(units));
+    for (nth, head, _) in sheet.visible_columns() {
+        let shown = escape_markup(&row[nth].display_text(units));
         // Names may run from right to left; what stands beside them does not.
         let shown = if matches!(row[nth], Cell::Text(_)) {
             format!("<bdi>{shown}</bdi>")
         } else {
             shown
         };
-        let _ = write!(page, "<td{}>{shown}</td>", class(head.is_number));
+        let _ = write!(page, "<td{}>{shown}</td>", class_attribute(head.is_number));
     }
     page.push_str("</tr>\n");
 }
 
-fn class(is_number: bool) -> &'static str {
+fn class_attribute(is_number: bool) -> &'static str {
     if is_number { " class=\"number\"" } else { "" }
 }
 
 /// Our own words, in which backticks mark commands.
-fn code(text: &str) -> String {
-    let pieces = text.split('`').map(markup).enumerate();
+fn markup_code(text: &str) -> String {
+    let pieces = text.split('`').map(escape_markup).enumerate();
     pieces
         .map(|(nth, piece)| {
             if nth % 2 == 1 {
@@ -266,17 +276,17 @@ mod tests {
 
     fn pages() -> Vec<(&'static str, String)> {
         let reports = [
-            ("usual", sample::usual()),
-            ("hostile", sample::hostile()),
-            ("empty", Report::default()),
-            ("large", sample::large(10_000)),
+            ("usual", sample::usual_report()),
+            ("hostile", sample::hostile_report()),
+            ("empty", SpaceReport::default()),
+            ("large", sample::large_report(10_000)),
         ];
         reports
             .into_iter()
             .map(|(name, report)| {
                 (
                     name,
-                    render(&report, "/srv/<store> & 'more'", 100, Units::Iec),
+                    render_html(&report, "/srv/<store> & 'more'", 100, Units::Iec),
                 )
             })
             .collect()
@@ -406,14 +416,14 @@ mod tests {
                 });
             }
             assert_eq!(of("h1").count(), 1, "{name}");
-            assert_eq!(of("h2").count(), Part::ALL.len(), "{name}");
+            assert_eq!(of("h2").count(), ReportPart::ALL.len(), "{name}");
         }
     }
 
     #[test]
     fn names_are_read_back_as_they_are_shown() {
-        let report = sample::hostile();
-        let page = render(&report, "store", 100, Units::Iec);
+        let report = sample::hostile_report();
+        let page = render_html(&report, "store", 100, Units::Iec);
         let xml = as_xml(&page);
         let document = roxmltree::Document::parse(&xml).expect("see above");
         let texts: BTreeSet<&str> = document
@@ -422,7 +432,7 @@ mod tests {
             .filter_map(|text| text.text())
             .collect();
         for node in &report.nodes {
-            let shown = crate::output::escape::visible(&node.name);
+            let shown = crate::output::escape::escape_invisible(&node.name);
             assert!(texts.contains(&*shown), "{shown}");
         }
     }
@@ -445,7 +455,8 @@ mod tests {
         for (name, page) in pages() {
             std::fs::write(folder.join(format!("{name}.html")), page).expect("room");
         }
-        let tree = crate::picture::tree::draw(&sample::hostile().nodes, Units::Iec);
-        std::fs::write(folder.join("tree.svg"), tree.file()).expect("room");
+        let tree =
+            crate::picture::tree::draw_node_tree(&sample::hostile_report().nodes, Units::Iec);
+        std::fs::write(folder.join("tree.svg"), tree.standalone_svg()).expect("room");
     }
 }

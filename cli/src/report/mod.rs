@@ -15,11 +15,11 @@ mod sheets;
 
 use clap::ValueEnum;
 
-pub(crate) use sheets::sheet;
+pub(crate) use sheets::part_sheet;
 
 /// A part of a report that can be asked for alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(crate) enum Part {
+pub(crate) enum ReportPart {
     /// The whole store
     Totals,
     /// What each image and snapshot holds
@@ -40,7 +40,7 @@ pub(crate) enum Part {
     Droppable,
 }
 
-impl Part {
+impl ReportPart {
     pub(crate) const ALL: [Self; 9] = [
         Self::Totals,
         Self::Nodes,
@@ -54,7 +54,7 @@ impl Part {
     ];
 
     /// The name on the command line.
-    pub(crate) fn key(self) -> &'static str {
+    pub(crate) fn part_key(self) -> &'static str {
         match self {
             Self::Totals => "totals",
             Self::Nodes => "nodes",
@@ -69,7 +69,7 @@ impl Part {
     }
 
     /// Above its table.
-    pub(crate) fn title(self) -> &'static str {
+    pub(crate) fn part_title(self) -> &'static str {
         match self {
             Self::Totals => "The whole store",
             Self::Nodes => "Images and snapshots",
@@ -84,7 +84,7 @@ impl Part {
     }
 
     /// The meaning of its figures.
-    pub(crate) fn meaning(self) -> &'static str {
+    pub(crate) fn part_meaning(self) -> &'static str {
         match self {
             Self::Totals => {
                 "Snapshots count as if each were a disk of its own; \"on disk\" is what the \
@@ -123,9 +123,9 @@ mod tests {
 
     #[test]
     fn every_part_is_written_as_it_is_read() {
-        assert_eq!(Part::ALL.len(), Part::value_variants().len());
-        for part in Part::ALL {
-            assert_eq!(Part::from_str(part.key(), false), Ok(part));
+        assert_eq!(ReportPart::ALL.len(), ReportPart::value_variants().len());
+        for part in ReportPart::ALL {
+            assert_eq!(ReportPart::from_str(part.part_key(), false), Ok(part));
         }
     }
 }

@@ -1,77 +1,87 @@
 //! The pictures of each part of a report.
 
-use vellum_store::report::{AttributionRow, Bucket, Holder, Report};
+use vellum_store::report::{AttributionRow, HistogramBucket, Holder, SpaceReport};
 
-use super::{Part, holders, labels};
+use super::{ReportPart, holders, labels};
 use crate::output::Units;
-use crate::picture::attribution::{Kind, Slice};
-use crate::picture::histogram::{Bar, Subject};
+use crate::picture::attribution::{AttributionSlice, HolderKind};
+use crate::picture::histogram::{Bar, HistogramLabels};
 use crate::picture::{Picture, attribution, changes, growth, histogram, overlap, tree};
 
 /// Images whose changes are drawn: those that changed most.
 const STRIPS_MAX: usize = 12;
 
-const REFERENCES: Subject = Subject {
+const REFERENCES: HistogramLabels = HistogramLabels {
     id: "references",
     title: "Chunks by how often they are used",
     label: "used",
 };
-const COMPRESSIBILITY: Subject = Subject {
+const COMPRESSIBILITY: HistogramLabels = HistogramLabels {
     id: "compressibility",
     title: "Chunks by what compression leaves",
     label: "left",
 };
 
 /// The pictures of `part`, if there is anything to draw.
-pub(crate) fn of_part(report: &Report, part: Part, units: Units) -> Vec<Picture> {
+pub(crate) fn of_part(report: &SpaceReport, part: ReportPart, units: Units) -> Vec<Picture> {
     match part {
-        Part::Nodes if !report.nodes.is_empty() => vec![tree::draw(&report.nodes, units)],
-        Part::Attribution if !report.attribution.is_empty() => {
-            vec![attribution::draw(&slices(report), units)]
+        ReportPart::Nodes if !report.nodes.is_empty() => {
+            vec![tree::draw_node_tree(&report.nodes, units)]
         }
-        Part::Overlap if report.overlap.images.len() > 1 => {
-            vec![overlap::draw(&report.overlap, units)]
+        ReportPart::Attribution if !report.attribution.is_empty() => {
+            vec![attribution::draw_attribution(
+                &attribution_slices(report),
+                units,
+            )]
         }
-        Part::Histograms => histograms(report, units),
-        Part::Growth if !report.growth.is_empty() => vec![growth::draw(&report.growth, units)],
-        Part::Changes => strips(report, units),
+        ReportPart::Overlap if report.overlap.images.len() > 1 => {
+            vec![overlap::draw_overlap(&report.overlap, units)]
+        }
+        ReportPart::Histograms => draw_histograms(report, units),
+        ReportPart::Growth if !report.growth.is_empty() => {
+            vec![growth::draw_growth(&report.growth, units)]
+        }
+        ReportPart::Changes => draw_strips(report, units),
         _ => Vec::new(),
     }
 }
 
-fn histograms(report: &Report, units: Units) -> Vec<Picture> {
-    let references = (REFERENCES, bars(&report.references, labels::references));
+fn draw_histograms(report: &SpaceReport, units: Units) -> Vec<Picture> {
+    let references = (
+        REFERENCES,
+        histogram_bars(&report.references, labels::reference_label),
+    );
     let compressibility = (
         COMPRESSIBILITY,
-        bars(&report.compressibility, labels::compressibility),
+        histogram_bars(&report.compressibility, labels::compression_label),
     );
     let drawn = [references, compressibility]
         .into_iter()
         .filter(|(_, bars)| !bars.is_empty());
     drawn
-        .map(|(subject, bars)| histogram::draw(subject, &bars, units))
+        .map(|(subject, bars)| histogram::draw_histogram(subject, &bars, units))
         .collect()
 }
 
-fn slices(report: &Report) -> Vec<Slice> {
-    let slice = |row: &AttributionRow| Slice {
-        kind: kind(&row.holder),
-        owner: holders::label(&row.holder, &report.nodes),
+fn attribution_slices(report: &SpaceReport) -> Vec<AttributionSlice> {
+    let slice = |row: &AttributionRow| AttributionSlice {
+        kind: holder_kind(&row.holder),
+        owner: holders::holder_label(&row.holder, &report.nodes),
         bytes: row.bytes,
     };
     report.attribution.iter().map(slice).collect()
 }
 
-fn kind(holder: &Holder) -> Kind {
+fn holder_kind(holder: &Holder) -> HolderKind {
     match holder {
-        Holder::Exclusive(_) => Kind::Alone,
-        Holder::Shared(_) | Holder::OtherSets { .. } => Kind::Shared,
-        Holder::Unreferenced => Kind::Unreferenced,
-        Holder::Overhead(_) => Kind::Overhead,
+        Holder::Exclusive(_) => HolderKind::Alone,
+        Holder::Shared(_) | Holder::OtherSets { .. } => HolderKind::Shared,
+        Holder::Unreferenced => HolderKind::Unreferenced,
+        Holder::Overhead(_) => HolderKind::Overhead,
     }
 }
 
-fn bars(buckets: &[Bucket], label: fn(&Bucket) -> String) -> Vec<Bar> {
+fn histogram_bars(buckets: &[HistogramBucket], label: fn(&HistogramBucket) -> String) -> Vec<Bar> {
     buckets
         .iter()
         .map(|bucket| Bar {
@@ -82,7 +92,7 @@ fn bars(buckets: &[Bucket], label: fn(&Bucket) -> String) -> Vec<Bar> {
         .collect()
 }
 
-fn strips(report: &Report, units: Units) -> Vec<Picture> {
+fn draw_strips(report: &SpaceReport, units: Units) -> Vec<Picture> {
     let changed = |strip: &vellum_store::report::ChangeStrip| {
         strip
             .steps
@@ -100,7 +110,7 @@ fn strips(report: &Report, units: Units) -> Vec<Picture> {
     strips
         .into_iter()
         .enumerate()
-        .map(|(nth, strip)| changes::draw(strip, nth, units))
+        .map(|(nth, strip)| changes::draw_changes(strip, nth, units))
         .collect()
 }
 
@@ -112,12 +122,12 @@ mod tests {
     /// Every picture of every kind of report.
     fn pictures() -> Vec<(&'static str, Picture)> {
         let reports = [
-            ("hostile", sample::hostile()),
-            ("large", sample::large(10_000)),
-            ("empty", Report::default()),
+            ("hostile", sample::hostile_report()),
+            ("large", sample::large_report(10_000)),
+            ("empty", SpaceReport::default()),
         ];
-        let of_report = |(name, report): (&'static str, Report)| {
-            Part::ALL
+        let of_report = |(name, report): (&'static str, SpaceReport)| {
+            ReportPart::ALL
                 .into_iter()
                 .flat_map(|part| of_part(&report, part, Units::Iec))
                 .map(|picture| (name, picture))
@@ -147,7 +157,7 @@ mod tests {
     #[test]
     fn a_picture_is_well_formed_and_stays_within_its_frame() {
         for (name, picture) in pictures() {
-            let file = picture.file();
+            let file = picture.standalone_svg();
             let document = roxmltree::Document::parse(&file)
                 .unwrap_or_else(|error| panic!("{name}, {}: {error}", picture.title()));
             let height: f64 = document
@@ -187,20 +197,20 @@ mod tests {
 
     #[test]
     fn every_part_that_has_a_picture_draws_it() {
-        let report = sample::hostile();
-        let drawn: Vec<Part> = Part::ALL
+        let report = sample::hostile_report();
+        let drawn: Vec<ReportPart> = ReportPart::ALL
             .into_iter()
             .filter(|part| !of_part(&report, *part, Units::Iec).is_empty())
             .collect();
         assert_eq!(
             drawn,
             [
-                Part::Nodes,
-                Part::Attribution,
-                Part::Overlap,
-                Part::Histograms,
-                Part::Growth,
-                Part::Changes
+                ReportPart::Nodes,
+                ReportPart::Attribution,
+                ReportPart::Overlap,
+                ReportPart::Histograms,
+                ReportPart::Growth,
+                ReportPart::Changes
             ]
         );
     }
@@ -211,8 +221,8 @@ mod tests {
     }
 
     fn usual() -> Vec<Picture> {
-        let report = sample::usual();
-        Part::ALL
+        let report = sample::usual_report();
+        ReportPart::ALL
             .into_iter()
             .flat_map(|part| of_part(&report, part, Units::Iec).into_iter().take(2))
             .collect()
@@ -225,7 +235,7 @@ mod tests {
             let known = std::fs::read_to_string(&path)
                 .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             assert!(
-                known == picture.inline(),
+                known == picture.inline_svg(),
                 "{} is drawn differently: look at it, then run write_golden_pictures",
                 path.display()
             );
@@ -240,7 +250,7 @@ mod tests {
         for picture in usual() {
             std::fs::write(
                 golden().join(format!("{}.svg", picture.id())),
-                picture.inline(),
+                picture.inline_svg(),
             )
             .expect("room");
         }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use vellum_store::ScrubStatus;
-use vellum_store::report::{NodeUsage, Report, Totals};
+use vellum_store::report::{NodeUsage, SpaceReport, StoreTotals};
 
-use crate::output::escape::visible;
+use crate::output::escape::escape_invisible;
 
 /// The figures of one image, its snapshots apart.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,7 +20,7 @@ struct ImageFigures {
 }
 
 /// A figure of the whole store: its name, what it means, where it is.
-type TotalsFigure = (&'static str, &'static str, fn(&Totals) -> u64);
+type TotalsFigure = (&'static str, &'static str, fn(&StoreTotals) -> u64);
 type ImageFigure = (&'static str, &'static str, fn(&ImageFigures) -> u64);
 
 const TOTALS: [TotalsFigure; 14] = [
@@ -139,13 +139,13 @@ const OF_SCRUB: [ScrubFigure; 8] = [
 ];
 
 /// The whole text.
-pub(crate) fn render(report: &Report, scrub: &ScrubStatus) -> String {
+pub(crate) fn render_prometheus(report: &SpaceReport, scrub: &ScrubStatus) -> String {
     let mut text = String::new();
     for (name, help, figure) in TOTALS {
-        head(&mut text, &format!("vellum_{name}"), help);
+        push_metric_head(&mut text, &format!("vellum_{name}"), help);
         let _ = writeln!(text, "vellum_{name} {}", figure(&report.totals));
     }
-    let images = images(&report.nodes);
+    let images = image_figures(&report.nodes);
     for (name, help, figure) in OF_IMAGES {
         let each = images
             .iter()
@@ -157,20 +157,20 @@ pub(crate) fn render(report: &Report, scrub: &ScrubStatus) -> String {
         .images
         .iter()
         .enumerate()
-        .map(|(nth, image)| (image.as_str(), diagonal(report, nth)));
+        .map(|(nth, image)| (image.as_str(), diagonal_overlap(report, nth)));
     show_images(
         &mut text,
         "vellum_image_held_bytes",
         "What the image and its snapshots hold, also together with others.",
         held,
     );
-    head(
+    push_metric_head(
         &mut text,
         "vellum_report_uncounted",
         "Things that could not be read and are in no figure.",
     );
     let _ = writeln!(text, "vellum_report_uncounted {}", report.uncounted.len());
-    head(
+    push_metric_head(
         &mut text,
         "vellum_report_timestamp_seconds",
         "When the report was taken.",
@@ -183,14 +183,14 @@ pub(crate) fn render(report: &Report, scrub: &ScrubStatus) -> String {
     );
     for (name, help, figure) in OF_SCRUB {
         if let Some(figure) = figure(scrub) {
-            head(&mut text, &format!("vellum_scrub_{name}"), help);
+            push_metric_head(&mut text, &format!("vellum_scrub_{name}"), help);
             let _ = writeln!(text, "vellum_scrub_{name} {figure}");
         }
     }
     text
 }
 
-fn head(text: &mut String, name: &str, help: &str) {
+fn push_metric_head(text: &mut String, name: &str, help: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
 }
 
@@ -200,21 +200,21 @@ fn show_images<'a>(
     help: &str,
     images: impl Iterator<Item = (&'a str, u64)>,
 ) {
-    head(text, name, help);
+    push_metric_head(text, name, help);
     for (image, figure) in images {
-        let _ = writeln!(text, "{name}{{image=\"{}\"}} {figure}", label(image));
+        let _ = writeln!(text, "{name}{{image=\"{}\"}} {figure}", escape_label(image));
     }
 }
 
 /// A label's value. Backslashes come first, or they would escape what follows.
-fn label(value: &str) -> String {
-    visible(value)
+fn escape_label(value: &str) -> String {
+    escape_invisible(value)
         .replace('\\', "\\\\")
         .replace('"', "\\\"")
         .replace('\n', "\\n")
 }
 
-fn diagonal(report: &Report, nth: usize) -> u64 {
+fn diagonal_overlap(report: &SpaceReport, nth: usize) -> u64 {
     report
         .overlap
         .bytes
@@ -223,7 +223,7 @@ fn diagonal(report: &Report, nth: usize) -> u64 {
         .unwrap_or(0)
 }
 
-fn images(nodes: &[NodeUsage]) -> BTreeMap<&str, ImageFigures> {
+fn image_figures(nodes: &[NodeUsage]) -> BTreeMap<&str, ImageFigures> {
     let mut images: BTreeMap<&str, ImageFigures> = BTreeMap::new();
     for node in nodes.iter().filter(|node| !node.is_snapshot) {
         let figures = images.entry(&node.name).or_default();
@@ -279,8 +279,8 @@ mod tests {
 
     #[test]
     fn hostile_names_are_labels_and_every_series_is_explained_and_single() {
-        let report = sample::hostile();
-        let text = render(&report, &ScrubStatus::default());
+        let report = sample::hostile_report();
+        let text = render_prometheus(&report, &ScrubStatus::default());
         let (mut explained, mut seen, mut names) =
             (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for line in text.lines() {
@@ -297,14 +297,18 @@ mod tests {
             }
         }
         for node in report.nodes.iter().filter(|node| !node.is_snapshot) {
-            assert!(names.contains(&*visible(&node.name)), "{}", node.name);
+            assert!(
+                names.contains(&*escape_invisible(&node.name)),
+                "{}",
+                node.name
+            );
         }
     }
 
     #[test]
     fn thousands_of_snapshots_are_no_thousands_of_series() {
         assert!(
-            render(&sample::large(10_000), &ScrubStatus::default())
+            render_prometheus(&sample::large_report(10_000), &ScrubStatus::default())
                 .lines()
                 .count()
                 < 2000

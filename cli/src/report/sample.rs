@@ -3,8 +3,8 @@
 
 use vellum_core::hash::ChunkHash;
 use vellum_store::report::{
-    AttributionRow, Bucket, ChangeStep, ChangeStrip, Droppable, Growth, Holder, NodeUsage, Overlap,
-    Report, SharedChunk, Totals, Uncounted,
+    AttributionRow, ChangeStep, ChangeStrip, Growth, GuestFreeSpace, HistogramBucket, Holder,
+    NodeUsage, Overlap, SharedChunk, SpaceReport, StoreTotals, UncountedItem,
 };
 
 /// Names that no store takes beside those that it does: a report must not depend on somebody else's
@@ -44,13 +44,14 @@ const NOW_MS: u64 = 1_795_000_000_000;
 const DAY_MS: u64 = 86_400_000;
 
 /// Nodes with names and parents, all else made up.
-pub(crate) fn nodes(named: &[(&str, Option<usize>)]) -> Vec<NodeUsage> {
-    let node =
-        |(nth, (name, parent)): (usize, &(&str, Option<usize>))| node(nth as u64, name, *parent);
+pub(crate) fn sample_nodes(named: &[(&str, Option<usize>)]) -> Vec<NodeUsage> {
+    let node = |(nth, (name, parent)): (usize, &(&str, Option<usize>))| {
+        sample_node(nth as u64, name, *parent)
+    };
     named.iter().enumerate().map(node).collect()
 }
 
-fn node(nth: u64, name: &str, parent: Option<usize>) -> NodeUsage {
+fn sample_node(nth: u64, name: &str, parent: Option<usize>) -> NodeUsage {
     let some = |factor: u64| (nth * 7919 + factor * 104_729) % 977 * (factor << 16);
     let is_snapshot = name.contains('@');
     NodeUsage {
@@ -72,12 +73,12 @@ fn node(nth: u64, name: &str, parent: Option<usize>) -> NodeUsage {
 }
 
 /// A small store without surprises.
-pub(crate) fn usual() -> Report {
-    filled(nodes(&USUAL))
+pub(crate) fn usual_report() -> SpaceReport {
+    filled_report(sample_nodes(&USUAL))
 }
 
 /// The same with one image of each hostile name.
-pub(crate) fn hostile() -> Report {
+pub(crate) fn hostile_report() -> SpaceReport {
     let mut named: Vec<(String, Option<usize>)> = USUAL
         .iter()
         .map(|(name, parent)| ((*name).to_owned(), *parent))
@@ -93,11 +94,11 @@ pub(crate) fn hostile() -> Report {
         .iter()
         .map(|(name, parent)| (name.as_str(), *parent))
         .collect();
-    filled(nodes(&named))
+    filled_report(sample_nodes(&named))
 }
 
 /// A hundred images with a hundredth of `count` states each.
-pub(crate) fn large(count: usize) -> Report {
+pub(crate) fn large_report(count: usize) -> SpaceReport {
     let states = (count / 100).max(1);
     let name = |nth: usize| {
         let image = format!("machine-{:03}", nth / states);
@@ -107,23 +108,23 @@ pub(crate) fn large(count: usize) -> Report {
             format!("{image}@day-{:03}", nth % states)
         }
     };
-    let nodes =
-        (0..count).map(|nth| node(nth as u64, &name(nth), (nth % states > 0).then(|| nth - 1)));
-    filled(nodes.collect())
+    let nodes = (0..count)
+        .map(|nth| sample_node(nth as u64, &name(nth), (nth % states > 0).then(|| nth - 1)));
+    filled_report(nodes.collect())
 }
 
 /// A report of what `nodes` are, whose rows add up.
-fn filled(nodes: Vec<NodeUsage>) -> Report {
+fn filled_report(nodes: Vec<NodeUsage>) -> SpaceReport {
     let images: Vec<String> = nodes
         .iter()
         .filter(|node| !node.is_snapshot)
         .map(|node| node.name.clone())
         .collect();
-    let attribution = attribution(&nodes);
+    let attribution = sample_attribution(&nodes);
     let on_disk = attribution.iter().map(|row| row.bytes).sum();
-    Report {
+    SpaceReport {
         taken_ms: NOW_MS,
-        totals: Totals {
+        totals: StoreTotals {
             images: images.len() as u64,
             snapshots: (nodes.len() - images.len()) as u64,
             layers: nodes.len() as u64,
@@ -140,23 +141,23 @@ fn filled(nodes: Vec<NodeUsage>) -> Report {
             dead: 77 << 20,
         },
         attribution,
-        overlap: overlap(&images),
-        references: buckets(&[0, 630_000, 200_000, 100_000, 30_000, 4_000, 500, 60, 7]),
-        compressibility: tenths(),
+        overlap: sample_overlap(&images),
+        references: sample_buckets(&[0, 630_000, 200_000, 100_000, 30_000, 4_000, 500, 60, 7]),
+        compressibility: sample_tenths(),
         most_shared: most_shared(nodes.len()),
-        growth: growth(&images),
+        growth: sample_growth(&images),
         changes: images
             .iter()
             .enumerate()
-            .map(|(nth, image)| strip(image, nth as u64))
+            .map(|(nth, image)| sample_strip(image, nth as u64))
             .collect(),
         droppable: images
             .iter()
             .take(3)
             .enumerate()
-            .map(|(nth, image)| droppable(image, nth as u64))
+            .map(|(nth, image)| sample_droppable(image, nth as u64))
             .collect(),
-        uncounted: vec![Uncounted {
+        uncounted: vec![UncountedItem {
             subject: format!("layer 17 of {}", nodes[0].name),
             what: "page 3 is damaged".to_owned(),
         }],
@@ -164,7 +165,7 @@ fn filled(nodes: Vec<NodeUsage>) -> Report {
     }
 }
 
-fn attribution(nodes: &[NodeUsage]) -> Vec<AttributionRow> {
+fn sample_attribution(nodes: &[NodeUsage]) -> Vec<AttributionRow> {
     let row = |holder, bytes: u64| AttributionRow {
         holder,
         chunks: bytes >> 12,
@@ -210,7 +211,7 @@ fn attribution(nodes: &[NodeUsage]) -> Vec<AttributionRow> {
     alone.chain(shared).chain(rest).collect()
 }
 
-fn overlap(images: &[String]) -> Overlap {
+fn sample_overlap(images: &[String]) -> Overlap {
     let count = images.len() as u64;
     let both = |one: u64, other: u64| {
         if one == other {
@@ -228,9 +229,9 @@ fn overlap(images: &[String]) -> Overlap {
     }
 }
 
-fn buckets(chunks: &[u64]) -> Vec<Bucket> {
+fn sample_buckets(chunks: &[u64]) -> Vec<HistogramBucket> {
     let last = chunks.len() - 1;
-    let bucket = |(nth, chunks): (usize, &u64)| Bucket {
+    let bucket = |(nth, chunks): (usize, &u64)| HistogramBucket {
         from: if nth == 0 { 0 } else { 1 << (nth - 1) },
         to: (nth < last).then_some(1 << nth),
         chunks: *chunks,
@@ -239,8 +240,8 @@ fn buckets(chunks: &[u64]) -> Vec<Bucket> {
     chunks.iter().enumerate().map(bucket).collect()
 }
 
-fn tenths() -> Vec<Bucket> {
-    let bucket = |tenth: u64| Bucket {
+fn sample_tenths() -> Vec<HistogramBucket> {
+    let bucket = |tenth: u64| HistogramBucket {
         from: tenth,
         to: Some(tenth + 1),
         chunks: (tenth * 91_237 + 500) % 300_000,
@@ -251,7 +252,7 @@ fn tenths() -> Vec<Bucket> {
 
 fn most_shared(nodes: usize) -> Vec<SharedChunk> {
     let chunk = |nth: u64| SharedChunk {
-        hash: ChunkHash::of(&nth.to_le_bytes()),
+        hash: ChunkHash::of_chunk(&nth.to_le_bytes()),
         references: 100_000 / (nth + 1),
         holders: 12,
         example: (nth % 3 != 2).then(|| (nth as usize % nodes, nth << 20)),
@@ -259,7 +260,7 @@ fn most_shared(nodes: usize) -> Vec<SharedChunk> {
     (0..12).map(chunk).collect()
 }
 
-fn growth(images: &[String]) -> Vec<Growth> {
+fn sample_growth(images: &[String]) -> Vec<Growth> {
     let entry = |nth: u64| Growth {
         at_ms: NOW_MS - (60 - nth) * DAY_MS,
         operation: ["import", "write", "update"][nth as usize % 3].to_owned(),
@@ -272,7 +273,7 @@ fn growth(images: &[String]) -> Vec<Growth> {
     (0..60).map(entry).collect()
 }
 
-fn strip(image: &str, nth: u64) -> ChangeStrip {
+fn sample_strip(image: &str, nth: u64) -> ChangeStrip {
     let cell = |step: u64, cell: u64| {
         if (cell * (nth + 3) + step * step) % 11 < 4 {
             ((cell * 37 + step * 11 + nth) % 64) << 20
@@ -296,8 +297,8 @@ fn strip(image: &str, nth: u64) -> ChangeStrip {
     }
 }
 
-fn droppable(image: &str, nth: u64) -> Droppable {
-    Droppable {
+fn sample_droppable(image: &str, nth: u64) -> GuestFreeSpace {
+    GuestFreeSpace {
         image: image.to_owned(),
         partition: (nth > 0).then_some(nth as u32),
         start: 1 << 20,

@@ -3,17 +3,17 @@
 use std::io;
 
 use crate::output::Units;
-use crate::output::page::{Page, percent};
+use crate::output::page::{TextPage, format_percent};
 use crate::output::table::Column;
-use crate::output::time::{Moment, moment};
+use crate::output::time::{Rfc3339Time, format_utc};
 
-use super::Part;
+use super::ReportPart;
 
 /// Rows of one part of a report.
 #[derive(Clone, Debug)]
 pub(crate) struct Sheet {
-    pub(crate) part: Part,
-    pub(crate) heads: Vec<Head>,
+    pub(crate) part: ReportPart,
+    pub(crate) heads: Vec<SheetColumn>,
     pub(crate) rows: Vec<Vec<Cell>>,
     /// Rows that there are beside these.
     pub(crate) left_out: usize,
@@ -23,7 +23,7 @@ pub(crate) struct Sheet {
 
 /// A column.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Head {
+pub(crate) struct SheetColumn {
     /// The name for programs.
     pub(crate) key: &'static str,
     /// The title for people; a column without one is for programs only.
@@ -49,15 +49,15 @@ pub(crate) enum Cell {
 
 /// The number of rows that are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
+pub(crate) enum RowLimit {
     /// All, in the store's order.
     Whole,
     /// The rows that matter most, this many.
     Top(usize),
 }
 
-impl Head {
-    pub(crate) const fn text(key: &'static str, title: &'static str) -> Self {
+impl SheetColumn {
+    pub(crate) const fn text_column(key: &'static str, title: &'static str) -> Self {
         Self {
             key,
             title: Some(title),
@@ -65,7 +65,7 @@ impl Head {
         }
     }
 
-    pub(crate) const fn number(key: &'static str, title: &'static str) -> Self {
+    pub(crate) const fn number_column(key: &'static str, title: &'static str) -> Self {
         Self {
             key,
             title: Some(title),
@@ -74,7 +74,7 @@ impl Head {
     }
 
     /// A column for programs only.
-    pub(crate) const fn hidden(key: &'static str) -> Self {
+    pub(crate) const fn hidden_column(key: &'static str) -> Self {
         Self {
             key,
             title: None,
@@ -84,25 +84,25 @@ impl Head {
 }
 
 impl Cell {
-    pub(crate) fn text(text: impl Into<String>) -> Self {
+    pub(crate) fn text_cell(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }
 
     /// The text for people.
-    pub(crate) fn shown(&self, units: Units) -> String {
+    pub(crate) fn display_text(&self, units: Units) -> String {
         match self {
             Self::Text(text) => text.clone(),
-            Self::Bytes(bytes) => units.show(*bytes),
+            Self::Bytes(bytes) => units.format_bytes(*bytes),
             Self::Count(count) => count.to_string(),
             Self::Ratio(ratio) => format!("{ratio:.2}"),
-            Self::Share(part, whole) => percent(*part, *whole),
-            Self::Moment(since_1970_ms) => moment(*since_1970_ms),
+            Self::Share(part, whole) => format_percent(*part, *whole),
+            Self::Moment(since_1970_ms) => format_utc(*since_1970_ms),
             Self::Nothing => String::new(),
         }
     }
 
     /// The text for programs.
-    pub(crate) fn plain(&self) -> String {
+    pub(crate) fn machine_text(&self) -> String {
         match self {
             Self::Bytes(bytes) => bytes.to_string(),
             Self::Ratio(ratio) => format!("{ratio:.4}"),
@@ -110,15 +110,15 @@ impl Cell {
                 format!("{:.6}", *part as f64 / *whole as f64)
             }
             Self::Share(..) => String::new(),
-            other => other.shown(Units::Raw),
+            other => other.display_text(Units::Raw),
         }
     }
 }
 
-impl Extent {
+impl RowLimit {
     /// Chooses the wanted ones of `rows`, the greatest `weight` first, and the number of those that
     /// are left out.
-    pub(super) fn choose<T, W: Ord>(
+    pub(super) fn choose_rows<T, W: Ord>(
         self,
         mut rows: Vec<T>,
         weight: impl Fn(&T) -> W,
@@ -135,7 +135,9 @@ impl Extent {
 
 impl Sheet {
     /// The columns that people see: where, and what they are called.
-    pub(super) fn seen(&self) -> impl Iterator<Item = (usize, &Head, &'static str)> {
+    pub(super) fn visible_columns(
+        &self,
+    ) -> impl Iterator<Item = (usize, &SheetColumn, &'static str)> {
         self.heads
             .iter()
             .enumerate()
@@ -143,44 +145,48 @@ impl Sheet {
     }
 
     /// The note about the rows that are left out.
-    pub(super) fn rest(&self) -> Option<String> {
+    pub(super) fn left_out_note(&self) -> Option<String> {
         (self.left_out > 0).then(|| {
             format!(
                 "{} more: `vellum report {} --top COUNT`",
                 self.left_out,
-                self.part.key()
+                self.part.part_key()
             )
         })
     }
 
     /// Writes it for people.
-    pub(crate) fn show(&self, page: &mut Page, units: Units) -> io::Result<()> {
-        page.line(self.part.title())?;
+    pub(crate) fn render_sheet(&self, page: &mut TextPage, units: Units) -> io::Result<()> {
+        page.write_line(self.part.part_title())?;
         if self.rows.is_empty() {
-            return page.line("  nothing");
+            return page.write_line("  nothing");
         }
         let columns: Vec<Column> = self
-            .seen()
+            .visible_columns()
             .map(|(_, head, title)| {
                 if head.is_number {
-                    Column::number(title)
+                    Column::number_column(title)
                 } else {
-                    Column::text(title)
+                    Column::text_column(title)
                 }
             })
             .collect();
         let shown = |cell: &Cell| match cell {
-            Cell::Moment(since_1970_ms) => page.moment(Moment::new(*since_1970_ms)),
-            cell => cell.shown(units),
+            Cell::Moment(since_1970_ms) => page.format_time(Rfc3339Time::new(*since_1970_ms)),
+            cell => cell.display_text(units),
         };
-        let cells = |row: &Vec<Cell>| self.seen().map(|(nth, ..)| shown(&row[nth])).collect();
+        let cells = |row: &Vec<Cell>| {
+            self.visible_columns()
+                .map(|(nth, ..)| shown(&row[nth]))
+                .collect()
+        };
         let rows: Vec<Vec<String>> = self.rows.iter().map(cells).collect();
-        page.table(&columns, &rows)?;
-        self.rest()
+        page.write_table(&columns, &rows)?;
+        self.left_out_note()
             .into_iter()
-            .try_for_each(|rest| page.line(rest))?;
+            .try_for_each(|rest| page.write_line(rest))?;
         self.advice
             .iter()
-            .try_for_each(|advice| page.line(format!("next: {advice}")))
+            .try_for_each(|advice| page.write_line(format!("next: {advice}")))
     }
 }

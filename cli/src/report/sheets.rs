@@ -2,49 +2,54 @@
 
 use std::collections::BTreeMap;
 
-use vellum_store::report::{Bucket, ChangeStrip, NodeUsage, Report, Totals};
+use vellum_store::report::{ChangeStrip, HistogramBucket, NodeUsage, SpaceReport, StoreTotals};
 
-use super::sheet::{Cell, Extent, Head, Sheet};
-use super::{Part, holders, labels};
+use super::sheet::{Cell, RowLimit, Sheet, SheetColumn};
+use super::{ReportPart, holders, labels};
 use crate::output::page;
 
 /// Hex digits of a chunk's name that tell it from others, for people.
 const HASH_DIGITS: usize = 16;
 
 /// The table of `part`.
-pub(crate) fn sheet(report: &Report, part: Part, extent: Extent) -> Sheet {
+pub(crate) fn part_sheet(report: &SpaceReport, part: ReportPart, extent: RowLimit) -> Sheet {
     match part {
-        Part::Totals => totals(&report.totals),
-        Part::Nodes => nodes(report, extent),
-        Part::Attribution => attribution(report, extent),
-        Part::Overlap => overlap(report, extent),
-        Part::Histograms => histogram_rows(report),
-        Part::Shared => shared(report, extent),
-        Part::Growth => growth(report, extent),
-        Part::Changes => changes(report, extent),
-        Part::Droppable => droppable(report, extent),
+        ReportPart::Totals => totals_sheet(&report.totals),
+        ReportPart::Nodes => nodes_sheet(report, extent),
+        ReportPart::Attribution => attribution_sheet(report, extent),
+        ReportPart::Overlap => overlap_sheet(report, extent),
+        ReportPart::Histograms => histogram_rows(report),
+        ReportPart::Shared => shared_sheet(report, extent),
+        ReportPart::Growth => growth_sheet(report, extent),
+        ReportPart::Changes => changes_sheet(report, extent),
+        ReportPart::Droppable => droppable_sheet(report, extent),
     }
 }
 
 /// One figure of the whole store: its key, its name, the figure itself, its meaning.
 type TotalFigure = (&'static str, &'static str, Cell, &'static str);
 
-fn totals(totals: &Totals) -> Sheet {
+fn totals_sheet(totals: &StoreTotals) -> Sheet {
     let figures = counted_totals(totals)
         .into_iter()
         .chain(measured_totals(totals))
         .chain(total_ratios(totals));
     Sheet {
-        part: Part::Totals,
+        part: ReportPart::Totals,
         heads: vec![
-            Head::hidden("figure"),
-            Head::text("name", "FIGURE"),
-            Head::number("value", "VALUE"),
-            Head::text("meaning", "MEANS"),
+            SheetColumn::hidden_column("figure"),
+            SheetColumn::text_column("name", "FIGURE"),
+            SheetColumn::number_column("value", "VALUE"),
+            SheetColumn::text_column("meaning", "MEANS"),
         ],
         rows: figures
             .map(|(key, name, cell, meaning)| {
-                vec![Cell::text(key), Cell::text(name), cell, Cell::text(meaning)]
+                vec![
+                    Cell::text_cell(key),
+                    Cell::text_cell(name),
+                    cell,
+                    Cell::text_cell(meaning),
+                ]
             })
             .collect(),
         left_out: 0,
@@ -52,7 +57,7 @@ fn totals(totals: &Totals) -> Sheet {
     }
 }
 
-fn counted_totals(totals: &Totals) -> [TotalFigure; 4] {
+fn counted_totals(totals: &StoreTotals) -> [TotalFigure; 4] {
     [
         ("images", "images", totals.images, ""),
         ("snapshots", "snapshots", totals.snapshots, ""),
@@ -62,7 +67,7 @@ fn counted_totals(totals: &Totals) -> [TotalFigure; 4] {
     .map(|(key, name, count, meaning)| (key, name, Cell::Count(count), meaning))
 }
 
-fn measured_totals(totals: &Totals) -> [TotalFigure; 10] {
+fn measured_totals(totals: &StoreTotals) -> [TotalFigure; 10] {
     [
         (
             "logical_bytes",
@@ -128,8 +133,8 @@ fn measured_totals(totals: &Totals) -> [TotalFigure; 10] {
     .map(|(key, name, bytes, meaning)| (key, name, Cell::Bytes(bytes), meaning))
 }
 
-fn total_ratios(totals: &Totals) -> [TotalFigure; 3] {
-    let ratio = |of: u64, to: u64| page::ratio(of, to).map_or(Cell::Nothing, Cell::Ratio);
+fn total_ratios(totals: &StoreTotals) -> [TotalFigure; 3] {
+    let ratio = |of: u64, to: u64| page::ratio_of(of, to).map_or(Cell::Nothing, Cell::Ratio);
     [
         (
             "dedup_ratio",
@@ -152,27 +157,28 @@ fn total_ratios(totals: &Totals) -> [TotalFigure; 3] {
     ]
 }
 
-fn nodes(report: &Report, extent: Extent) -> Sheet {
-    let (chosen, left_out) = extent.choose(report.nodes.iter().collect(), |node: &&NodeUsage| {
-        node.exclusive
-    });
+fn nodes_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
+    let (chosen, left_out) = extent
+        .choose_rows(report.nodes.iter().collect(), |node: &&NodeUsage| {
+            node.exclusive
+        });
     Sheet {
-        part: Part::Nodes,
+        part: ReportPart::Nodes,
         heads: vec![
-            Head::text("name", "NAME"),
-            Head::hidden("kind"),
-            Head::hidden("parent"),
-            Head::hidden("mode"),
-            Head::hidden("created"),
-            Head::hidden("own_layers"),
-            Head::number("logical_bytes", "SIZE"),
-            Head::number("nonzero_bytes", "NOT ZERO"),
-            Head::number("added_bytes", "ADDED"),
-            Head::number("exclusive_bytes", "ALONE"),
-            Head::hidden("exclusive_chunks"),
-            Head::number("shared_lineage_bytes", "LINEAGE"),
-            Head::number("shared_siblings_bytes", "SIBLINGS"),
-            Head::number("shared_others_bytes", "OTHERS"),
+            SheetColumn::text_column("name", "NAME"),
+            SheetColumn::hidden_column("kind"),
+            SheetColumn::hidden_column("parent"),
+            SheetColumn::hidden_column("mode"),
+            SheetColumn::hidden_column("created"),
+            SheetColumn::hidden_column("own_layers"),
+            SheetColumn::number_column("logical_bytes", "SIZE"),
+            SheetColumn::number_column("nonzero_bytes", "NOT ZERO"),
+            SheetColumn::number_column("added_bytes", "ADDED"),
+            SheetColumn::number_column("exclusive_bytes", "ALONE"),
+            SheetColumn::hidden_column("exclusive_chunks"),
+            SheetColumn::number_column("shared_lineage_bytes", "LINEAGE"),
+            SheetColumn::number_column("shared_siblings_bytes", "SIBLINGS"),
+            SheetColumn::number_column("shared_others_bytes", "OTHERS"),
         ],
         rows: chosen
             .into_iter()
@@ -185,17 +191,17 @@ fn nodes(report: &Report, extent: Extent) -> Sheet {
     }
 }
 
-fn node_cells(report: &Report, node: &NodeUsage) -> Vec<Cell> {
+fn node_cells(report: &SpaceReport, node: &NodeUsage) -> Vec<Cell> {
     let parent = node.parent.and_then(|parent| report.nodes.get(parent));
     vec![
-        Cell::text(&node.name),
-        Cell::text(if node.is_snapshot {
+        Cell::text_cell(&node.name),
+        Cell::text_cell(if node.is_snapshot {
             "snapshot"
         } else {
             "image"
         }),
-        parent.map_or(Cell::Nothing, |parent| Cell::text(&parent.name)),
-        Cell::text(node.mode),
+        parent.map_or(Cell::Nothing, |parent| Cell::text_cell(&parent.name)),
+        Cell::text_cell(node.mode),
         Cell::Moment(node.created_ms),
         Cell::Count(node.own_layers),
         Cell::Bytes(node.logical),
@@ -209,27 +215,28 @@ fn node_cells(report: &Report, node: &NodeUsage) -> Vec<Cell> {
     ]
 }
 
-fn attribution(report: &Report, extent: Extent) -> Sheet {
-    let (chosen, left_out) = extent.choose(report.attribution.iter().collect(), |row| row.bytes);
+fn attribution_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
+    let (chosen, left_out) =
+        extent.choose_rows(report.attribution.iter().collect(), |row| row.bytes);
     let row = |row: &vellum_store::report::AttributionRow| {
         vec![
-            Cell::text(holders::kind(&row.holder)),
-            Cell::text(holders::label(&row.holder, &report.nodes)),
-            holders::count(&row.holder).map_or(Cell::Nothing, Cell::Count),
+            Cell::text_cell(holders::holder_key(&row.holder)),
+            Cell::text_cell(holders::holder_label(&row.holder, &report.nodes)),
+            holders::holder_count(&row.holder).map_or(Cell::Nothing, Cell::Count),
             Cell::Count(row.chunks),
             Cell::Bytes(row.bytes),
             Cell::Share(row.bytes, report.totals.on_disk),
         ]
     };
     Sheet {
-        part: Part::Attribution,
+        part: ReportPart::Attribution,
         heads: vec![
-            Head::text("kind", "KIND"),
-            Head::text("holder", "HOLDER"),
-            Head::number("holders", "HOLDERS"),
-            Head::number("chunks", "CHUNKS"),
-            Head::number("bytes", "BYTES"),
-            Head::number("share", "OF THE DISK"),
+            SheetColumn::text_column("kind", "KIND"),
+            SheetColumn::text_column("holder", "HOLDER"),
+            SheetColumn::number_column("holders", "HOLDERS"),
+            SheetColumn::number_column("chunks", "CHUNKS"),
+            SheetColumn::number_column("bytes", "BYTES"),
+            SheetColumn::number_column("share", "OF THE DISK"),
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,
@@ -237,7 +244,7 @@ fn attribution(report: &Report, extent: Extent) -> Sheet {
     }
 }
 
-fn overlap(report: &Report, extent: Extent) -> Sheet {
+fn overlap_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
     let overlap = &report.overlap;
     let count = overlap.images.len();
     let both =
@@ -246,24 +253,24 @@ fn overlap(report: &Report, extent: Extent) -> Sheet {
     let pairs: Vec<_> = pairs
         .filter(|(one, other)| both(*one, *other) > 0)
         .collect();
-    let (chosen, left_out) = extent.choose(pairs, |(one, other)| both(*one, *other));
+    let (chosen, left_out) = extent.choose_rows(pairs, |(one, other)| both(*one, *other));
     let row = |(one, other): (usize, usize)| {
         vec![
-            Cell::text(&overlap.images[one]),
-            Cell::text(&overlap.images[other]),
+            Cell::text_cell(&overlap.images[one]),
+            Cell::text_cell(&overlap.images[other]),
             Cell::Bytes(both(one, other)),
             Cell::Share(both(one, other), both(one, one)),
             Cell::Share(both(one, other), both(other, other)),
         ]
     };
     Sheet {
-        part: Part::Overlap,
+        part: ReportPart::Overlap,
         heads: vec![
-            Head::text("image", "IMAGE"),
-            Head::text("other", "AND"),
-            Head::number("bytes", "BOTH HOLD"),
-            Head::number("share_of_image", "OF THE FIRST"),
-            Head::number("share_of_other", "OF THE SECOND"),
+            SheetColumn::text_column("image", "IMAGE"),
+            SheetColumn::text_column("other", "AND"),
+            SheetColumn::number_column("bytes", "BOTH HOLD"),
+            SheetColumn::number_column("share_of_image", "OF THE FIRST"),
+            SheetColumn::number_column("share_of_other", "OF THE SECOND"),
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,
@@ -271,10 +278,10 @@ fn overlap(report: &Report, extent: Extent) -> Sheet {
     }
 }
 
-fn histogram_rows(report: &Report) -> Sheet {
-    let row = |name: &str, bucket: &Bucket, label: String| {
+fn histogram_rows(report: &SpaceReport) -> Sheet {
+    let row = |name: &str, bucket: &HistogramBucket, label: String| {
         vec![
-            Cell::text(name),
+            Cell::text_cell(name),
             Cell::Count(bucket.from),
             bucket.to.map_or(Cell::Nothing, Cell::Count),
             Cell::Text(label),
@@ -285,20 +292,20 @@ fn histogram_rows(report: &Report) -> Sheet {
     let references = report
         .references
         .iter()
-        .map(|bucket| row("references", bucket, labels::references(bucket)));
+        .map(|bucket| row("references", bucket, labels::reference_label(bucket)));
     let compressed = report
         .compressibility
         .iter()
-        .map(|bucket| row("compressed to", bucket, labels::compressibility(bucket)));
+        .map(|bucket| row("compressed to", bucket, labels::compression_label(bucket)));
     Sheet {
-        part: Part::Histograms,
+        part: ReportPart::Histograms,
         heads: vec![
-            Head::text("histogram", "HISTOGRAM"),
-            Head::hidden("from"),
-            Head::hidden("to"),
-            Head::text("label", "FROM–TO"),
-            Head::number("chunks", "CHUNKS"),
-            Head::number("bytes", "COMPRESSED"),
+            SheetColumn::text_column("histogram", "HISTOGRAM"),
+            SheetColumn::hidden_column("from"),
+            SheetColumn::hidden_column("to"),
+            SheetColumn::text_column("label", "FROM–TO"),
+            SheetColumn::number_column("chunks", "CHUNKS"),
+            SheetColumn::number_column("bytes", "COMPRESSED"),
         ],
         rows: references.chain(compressed).collect(),
         left_out: 0,
@@ -306,8 +313,8 @@ fn histogram_rows(report: &Report) -> Sheet {
     }
 }
 
-fn shared(report: &Report, extent: Extent) -> Sheet {
-    let (chosen, left_out) = extent.choose(report.most_shared.iter().collect(), |chunk| {
+fn shared_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
+    let (chosen, left_out) = extent.choose_rows(report.most_shared.iter().collect(), |chunk| {
         chunk.references
     });
     let row = |chunk: &vellum_store::report::SharedChunk| {
@@ -316,23 +323,23 @@ fn shared(report: &Report, extent: Extent) -> Sheet {
             .example
             .and_then(|(node, offset)| Some((report.nodes.get(node)?, offset)));
         vec![
-            Cell::text(&hash[..HASH_DIGITS]),
-            Cell::text(&hash),
+            Cell::text_cell(&hash[..HASH_DIGITS]),
+            Cell::text_cell(&hash),
             Cell::Count(chunk.references),
             Cell::Count(chunk.holders),
-            example.map_or(Cell::Nothing, |(node, _)| Cell::text(&node.name)),
+            example.map_or(Cell::Nothing, |(node, _)| Cell::text_cell(&node.name)),
             example.map_or(Cell::Nothing, |(_, offset)| Cell::Count(offset)),
         ]
     };
     Sheet {
-        part: Part::Shared,
+        part: ReportPart::Shared,
         heads: vec![
-            Head::text("chunk", "CHUNK"),
-            Head::hidden("hash"),
-            Head::number("references", "REFERENCES"),
-            Head::number("holders", "HOLDERS"),
-            Head::text("example", "FOR EXAMPLE IN"),
-            Head::number("offset", "AT BYTE"),
+            SheetColumn::text_column("chunk", "CHUNK"),
+            SheetColumn::hidden_column("hash"),
+            SheetColumn::number_column("references", "REFERENCES"),
+            SheetColumn::number_column("holders", "HOLDERS"),
+            SheetColumn::text_column("example", "FOR EXAMPLE IN"),
+            SheetColumn::number_column("offset", "AT BYTE"),
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,
@@ -340,15 +347,15 @@ fn shared(report: &Report, extent: Extent) -> Sheet {
     }
 }
 
-fn growth(report: &Report, extent: Extent) -> Sheet {
+fn growth_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
     let entries: Vec<_> = report.growth.iter().enumerate().collect();
-    let (mut chosen, left_out) = extent.choose(entries, |(nth, _)| *nth);
+    let (mut chosen, left_out) = extent.choose_rows(entries, |(nth, _)| *nth);
     chosen.sort_by_key(|(nth, _)| *nth);
     let row = |(_, entry): (usize, &vellum_store::report::Growth)| {
         vec![
             Cell::Moment(entry.at_ms),
-            Cell::text(&entry.operation),
-            Cell::text(&entry.image),
+            Cell::text_cell(&entry.operation),
+            Cell::text_cell(&entry.image),
             Cell::Count(entry.chunks),
             Cell::Bytes(entry.plain),
             Cell::Bytes(entry.compressed),
@@ -356,15 +363,15 @@ fn growth(report: &Report, extent: Extent) -> Sheet {
         ]
     };
     Sheet {
-        part: Part::Growth,
+        part: ReportPart::Growth,
         heads: vec![
-            Head::text("at", "WHEN"),
-            Head::text("operation", "WHAT"),
-            Head::text("image", "IMAGE"),
-            Head::number("chunks", "NEW CHUNKS"),
-            Head::number("plain_bytes", "BYTES"),
-            Head::number("compressed_bytes", "COMPRESSED"),
-            Head::number("freed_bytes", "GIVEN BACK"),
+            SheetColumn::text_column("at", "WHEN"),
+            SheetColumn::text_column("operation", "WHAT"),
+            SheetColumn::text_column("image", "IMAGE"),
+            SheetColumn::number_column("chunks", "NEW CHUNKS"),
+            SheetColumn::number_column("plain_bytes", "BYTES"),
+            SheetColumn::number_column("compressed_bytes", "COMPRESSED"),
+            SheetColumn::number_column("freed_bytes", "GIVEN BACK"),
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,
@@ -372,20 +379,20 @@ fn growth(report: &Report, extent: Extent) -> Sheet {
     }
 }
 
-fn changes(report: &Report, extent: Extent) -> Sheet {
+fn changes_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
     let regions: Vec<_> = report
         .changes
         .iter()
         .flat_map(|strip| {
-            regions(strip)
+            changed_regions(strip)
                 .into_iter()
                 .map(move |region| (strip, region))
         })
         .collect();
-    let (chosen, left_out) = extent.choose(regions, |(_, region)| region.changed);
-    let row = |(strip, region): (&ChangeStrip, Region)| {
+    let (chosen, left_out) = extent.choose_rows(regions, |(_, region)| region.changed);
+    let row = |(strip, region): (&ChangeStrip, ChangedRegion)| {
         vec![
-            Cell::text(&strip.image),
+            Cell::text_cell(&strip.image),
             Cell::Count(strip.cell_len.saturating_mul(region.cell as u64)),
             Cell::Bytes(strip.cell_len),
             Cell::Bytes(region.changed),
@@ -394,14 +401,14 @@ fn changes(report: &Report, extent: Extent) -> Sheet {
         ]
     };
     Sheet {
-        part: Part::Changes,
+        part: ReportPart::Changes,
         heads: vec![
-            Head::text("image", "IMAGE"),
-            Head::number("start", "FROM BYTE"),
-            Head::number("length", "LENGTH"),
-            Head::number("changed_bytes", "CHANGED"),
-            Head::number("changed_steps", "IN STEPS"),
-            Head::number("steps", "OF"),
+            SheetColumn::text_column("image", "IMAGE"),
+            SheetColumn::number_column("start", "FROM BYTE"),
+            SheetColumn::number_column("length", "LENGTH"),
+            SheetColumn::number_column("changed_bytes", "CHANGED"),
+            SheetColumn::number_column("changed_steps", "IN STEPS"),
+            SheetColumn::number_column("steps", "OF"),
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,
@@ -411,14 +418,14 @@ fn changes(report: &Report, extent: Extent) -> Sheet {
 
 /// A stretch of disk in which something changed.
 #[derive(Clone, Copy, Debug, Default)]
-struct Region {
+struct ChangedRegion {
     cell: usize,
     changed: u64,
     steps: u64,
 }
 
-fn regions(strip: &ChangeStrip) -> Vec<Region> {
-    let mut regions: BTreeMap<usize, Region> = BTreeMap::new();
+fn changed_regions(strip: &ChangeStrip) -> Vec<ChangedRegion> {
+    let mut regions: BTreeMap<usize, ChangedRegion> = BTreeMap::new();
     for step in &strip.steps {
         for (cell, changed) in step
             .cells
@@ -426,9 +433,9 @@ fn regions(strip: &ChangeStrip) -> Vec<Region> {
             .enumerate()
             .filter(|(_, changed)| **changed > 0)
         {
-            let region = regions.entry(cell).or_insert(Region {
+            let region = regions.entry(cell).or_insert(ChangedRegion {
                 cell,
-                ..Region::default()
+                ..ChangedRegion::default()
             });
             region.changed = region.changed.saturating_add(*changed);
             region.steps += 1;
@@ -437,15 +444,16 @@ fn regions(strip: &ChangeStrip) -> Vec<Region> {
     regions.into_values().collect()
 }
 
-fn droppable(report: &Report, extent: Extent) -> Sheet {
-    let (chosen, left_out) = extent.choose(report.droppable.iter().collect(), |found| found.held);
-    let row = |found: &vellum_store::report::Droppable| {
+fn droppable_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
+    let (chosen, left_out) =
+        extent.choose_rows(report.droppable.iter().collect(), |found| found.held);
+    let row = |found: &vellum_store::report::GuestFreeSpace| {
         vec![
-            Cell::text(&found.image),
+            Cell::text_cell(&found.image),
             found
                 .partition
                 .map_or(Cell::Nothing, |partition| Cell::Count(partition.into())),
-            Cell::text(found.kind),
+            Cell::text_cell(found.kind),
             Cell::Count(found.start),
             Cell::Bytes(found.len),
             Cell::Bytes(found.free),
@@ -457,15 +465,15 @@ fn droppable(report: &Report, extent: Extent) -> Sheet {
         .iter()
         .fold(0, |sum, found| sum.saturating_add(found.held));
     Sheet {
-        part: Part::Droppable,
+        part: ReportPart::Droppable,
         heads: vec![
-            Head::text("image", "IMAGE"),
-            Head::number("partition", "PARTITION"),
-            Head::text("kind", "KIND"),
-            Head::hidden("start"),
-            Head::number("length", "LENGTH"),
-            Head::number("free_bytes", "FREE"),
-            Head::number("held_bytes", "HELD"),
+            SheetColumn::text_column("image", "IMAGE"),
+            SheetColumn::number_column("partition", "PARTITION"),
+            SheetColumn::text_column("kind", "KIND"),
+            SheetColumn::hidden_column("start"),
+            SheetColumn::number_column("length", "LENGTH"),
+            SheetColumn::number_column("free_bytes", "FREE"),
+            SheetColumn::number_column("held_bytes", "HELD"),
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,

@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 use vellum_backup::record::Point;
 use vellum_core::name::LATEST;
 
-use crate::failure::Failure;
-use crate::zone;
+use crate::failure::CommandFailure;
+use crate::time_zone;
 
 /// A shorter beginning of an id is more likely a name that was mistyped.
 const ID_LEN_MIN: usize = 4;
@@ -18,32 +18,32 @@ const CANDIDATES_MAX: usize = 8;
 const SHORT_LEN: usize = 10;
 
 /// The one point that `text` means.
-pub(crate) fn find<'a>(
+pub(crate) fn find_point<'a>(
     points: &[&'a Point],
     text: &str,
     zone: &TimeZone,
-) -> Result<&'a Point, Failure> {
+) -> Result<&'a Point, CommandFailure> {
     let (image, state) = text
         .rsplit_once('@')
         .map_or((text, None), |(image, state)| (image, Some(state)));
     let of_image = of_image(points, image, text)?;
     let found = match state {
         _ if of_image.is_empty() => with_id(points, text),
-        None => newest(&of_image),
-        Some(LATEST) => newest(
+        None => newest_points(&of_image),
+        Some(LATEST) => newest_points(
             &of_image
                 .into_iter()
                 .filter(|point| point.snapshot.is_some())
                 .collect::<Vec<_>>(),
         ),
-        Some(state) => named(&of_image, state)
-            .or_else(|| some(at(&of_image, state, zone)))
+        Some(state) => points_named(&of_image, state)
+            .or_else(|| non_empty(points_at_time(&of_image, state, zone)))
             .unwrap_or_default(),
     };
     match found[..] {
         [one] => Ok(one),
-        [] => Err(unknown(text)),
-        _ => Err(ambiguous(text, &found, zone)),
+        [] => Err(unknown_point(text)),
+        _ => Err(ambiguous_point(text, &found, zone)),
     }
 }
 
@@ -52,13 +52,13 @@ pub(crate) fn find_whole<'a>(
     points: &[&'a Point],
     text: &str,
     zone: &TimeZone,
-) -> Result<&'a Point, Failure> {
-    let point = find(points, text, zone)?;
+) -> Result<&'a Point, CommandFailure> {
+    let point = find_point(points, text, zone)?;
     if is_whole(point, text, zone) {
         Ok(point)
     } else {
-        let id = short(&point.id);
-        Err(not_whole(text, &format!("{} ({id})", title(point))))
+        let id = short_id(&point.id);
+        Err(not_whole(text, &format!("{} ({id})", point_title(point))))
     }
 }
 
@@ -75,7 +75,7 @@ fn is_whole(point: &Point, text: &str, zone: &TimeZone) -> bool {
     image == point.name
         && (state == LATEST
             || snapshot == Some(state)
-            || zone::shown(zone, point.time_ms).as_deref() == Some(state))
+            || time_zone::format_local_time(zone, point.time_ms).as_deref() == Some(state))
 }
 
 /// True if `text` is so much of an id that nobody means another one by it.
@@ -87,7 +87,7 @@ pub(crate) fn is_enough(text: &str) -> bool {
 pub(crate) fn of_whole_image<'a>(
     points: &[&'a Point],
     name: &str,
-) -> Result<Vec<&'a Point>, Failure> {
+) -> Result<Vec<&'a Point>, CommandFailure> {
     let found = of_known_image(points, name)?;
     match found.first() {
         Some(point) if point.name != name => Err(not_whole(name, &point.name)),
@@ -101,7 +101,7 @@ pub(crate) fn of_image<'a>(
     points: &[&'a Point],
     name: &str,
     text: &str,
-) -> Result<Vec<&'a Point>, Failure> {
+) -> Result<Vec<&'a Point>, CommandFailure> {
     let whole: Vec<&Point> = points
         .iter()
         .copied()
@@ -119,14 +119,14 @@ pub(crate) fn of_image<'a>(
     names.sort_unstable();
     names.dedup();
     if names.len() > 1 {
-        Err(several(text, &names))
+        Err(several_images(text, &names))
     } else {
         Ok(begun)
     }
 }
 
 /// The name of a point, for people: `web`, `web@monday`.
-pub(crate) fn title(point: &Point) -> String {
+pub(crate) fn point_title(point: &Point) -> String {
     match &point.snapshot {
         Some(snapshot) => format!("{}@{}", point.name, snapshot.name),
         None => point.name.clone(),
@@ -134,13 +134,13 @@ pub(crate) fn title(point: &Point) -> String {
 }
 
 /// The beginning of an id that is shown to people.
-pub(crate) fn short(id: &str) -> &str {
+pub(crate) fn short_id(id: &str) -> &str {
     id.get(..SHORT_LEN).unwrap_or(id)
 }
 
 /// Points in the order in which people look for them: by name, the oldest first, an image's own
 /// state behind its snapshot of that moment.
-pub(crate) fn sorted<'a>(points: impl Iterator<Item = &'a Point>) -> Vec<&'a Point> {
+pub(crate) fn sort_points<'a>(points: impl Iterator<Item = &'a Point>) -> Vec<&'a Point> {
     let mut points: Vec<&Point> = points.collect();
     let serial = |point: &Point| point.snapshot.as_ref().map(|snapshot| snapshot.serial);
     points.sort_by_key(|point| {
@@ -159,17 +159,17 @@ pub(crate) fn sorted<'a>(points: impl Iterator<Item = &'a Point>) -> Vec<&'a Poi
 pub(crate) fn of_known_image<'a>(
     points: &[&'a Point],
     name: &str,
-) -> Result<Vec<&'a Point>, Failure> {
+) -> Result<Vec<&'a Point>, CommandFailure> {
     let found = of_image(points, name, name)?;
     if found.is_empty() {
-        Err(unknown(name))
+        Err(unknown_point(name))
     } else {
         Ok(found)
     }
 }
 
 /// The newest of one image; each image's newest, if several images had the name.
-fn newest<'a>(points: &[&'a Point]) -> Vec<&'a Point> {
+fn newest_points<'a>(points: &[&'a Point]) -> Vec<&'a Point> {
     let mut newest: Vec<&Point> = Vec::new();
     for point in points {
         // Of two from one moment, the image's own state is what came after its snapshot.
@@ -189,8 +189,8 @@ fn newest<'a>(points: &[&'a Point]) -> Vec<&'a Point> {
     newest
 }
 
-fn named<'a>(points: &[&'a Point], name: &str) -> Option<Vec<&'a Point>> {
-    some(
+fn points_named<'a>(points: &[&'a Point], name: &str) -> Option<Vec<&'a Point>> {
+    non_empty(
         points
             .iter()
             .copied()
@@ -205,9 +205,10 @@ fn named<'a>(points: &[&'a Point], name: &str) -> Option<Vec<&'a Point>> {
 }
 
 /// The points that were taken at a time that begins so, on the clock of `zone`.
-fn at<'a>(points: &[&'a Point], time: &str, zone: &TimeZone) -> Vec<&'a Point> {
+fn points_at_time<'a>(points: &[&'a Point], time: &str, zone: &TimeZone) -> Vec<&'a Point> {
     let begins = |point: &&Point| {
-        zone::shown(zone, point.time_ms).is_some_and(|shown| shown.starts_with(time))
+        time_zone::format_local_time(zone, point.time_ms)
+            .is_some_and(|shown| shown.starts_with(time))
     };
     if time.starts_with(|first: char| first.is_ascii_digit()) {
         points.iter().copied().filter(begins).collect()
@@ -225,42 +226,42 @@ fn with_id<'a>(points: &[&'a Point], text: &str) -> Vec<&'a Point> {
         .collect()
 }
 
-fn some<T>(found: Vec<T>) -> Option<Vec<T>> {
+fn non_empty<T>(found: Vec<T>) -> Option<Vec<T>> {
     if found.is_empty() { None } else { Some(found) }
 }
 
-fn unknown(text: &str) -> Failure {
-    Failure::failed(
+fn unknown_point(text: &str) -> CommandFailure {
+    CommandFailure::with_hint(
         format!("the repository has no point {text:?}"),
         "`vellum backup list` shows all points",
     )
 }
 
-fn not_whole(text: &str, meant: &str) -> Failure {
-    Failure::failed(
+fn not_whole(text: &str, meant: &str) -> CommandFailure {
+    CommandFailure::with_hint(
         format!("the repository has nothing that is called {text:?}; did you mean {meant}?"),
         "write the whole name, or the id as `vellum backup list` shows it: only what just looks \
          takes shortened ones",
     )
 }
 
-fn several(text: &str, names: &[&str]) -> Failure {
+fn several_images(text: &str, names: &[&str]) -> CommandFailure {
     let more = if names.len() > CANDIDATES_MAX {
         ", …"
     } else {
         ""
     };
     let names = names[..names.len().min(CANDIDATES_MAX)].join(", ");
-    Failure::failed(
+    CommandFailure::with_hint(
         format!("{text:?} could mean {names}{more}"),
         "write more of the name",
     )
 }
 
-fn ambiguous(text: &str, found: &[&Point], zone: &TimeZone) -> Failure {
+fn ambiguous_point(text: &str, found: &[&Point], zone: &TimeZone) -> CommandFailure {
     let describe = |point: &&Point| {
-        let time = zone::shown(zone, point.time_ms).unwrap_or_default();
-        format!("{} ({}, {time})", short(&point.id), title(point))
+        let time = time_zone::format_local_time(zone, point.time_ms).unwrap_or_default();
+        format!("{} ({}, {time})", short_id(&point.id), point_title(point))
     };
     let shown: Vec<String> = found.iter().take(CANDIDATES_MAX).map(describe).collect();
     let more = if found.len() > CANDIDATES_MAX {
@@ -268,7 +269,7 @@ fn ambiguous(text: &str, found: &[&Point], zone: &TimeZone) -> Failure {
     } else {
         ""
     };
-    Failure::failed(
+    CommandFailure::with_hint(
         format!("{text:?} could mean {}{more}", shown.join(", ")),
         "write the beginning of the id of the one that you mean",
     )
@@ -326,7 +327,7 @@ mod tests {
     fn found(text: &str) -> Result<String, String> {
         let points = points();
         let points: Vec<&Point> = points.iter().collect();
-        find(&points, text, &TimeZone::UTC)
+        find_point(&points, text, &TimeZone::UTC)
             .map(|point| point.id.clone())
             .map_err(|failure| failure.to_string())
     }

@@ -4,7 +4,7 @@
 pub(crate) mod address;
 pub(crate) mod opening;
 pub(crate) mod password;
-pub(crate) mod words;
+pub(crate) mod repo_args;
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
@@ -21,9 +21,9 @@ use vellum_backup::repository::ClientFolders;
 use vellum_backup::seal::{KeyFile, Opener};
 use zeroize::Zeroizing;
 
-use crate::caller::Caller;
-use crate::failure::Failure;
-use password::{Password, Variables};
+use crate::failure::CommandFailure;
+use crate::invocation::Invocation;
+use password::{Password, PasswordVariables};
 
 /// Longer than any key file.
 const KEY_FILE_LEN_MAX: u64 = 4096;
@@ -47,14 +47,17 @@ pub(crate) struct KeyArgs {
 }
 
 /// The objects at `place`; makes no request.
-pub(crate) fn objects(place: &str, caller: &Caller) -> Result<Arc<dyn Objects>, Failure> {
+pub(crate) fn object_store(
+    place: &str,
+    caller: &Invocation,
+) -> Result<Arc<dyn Objects>, CommandFailure> {
     // By its whole path: what is remembered of a place is not of whatever else is called so
     // elsewhere.
-    let folder = caller.path(Path::new("."));
+    let folder = caller.resolve_path(Path::new("."));
     let folder = folder.canonicalize().unwrap_or(folder);
     let objects = open_objects(place, &folder, &caller.variables);
     objects.map(Arc::from).map_err(|error| {
-        Failure::usage(
+        CommandFailure::usage_error(
             error.to_string(),
             "name a folder, or an address such as s3://BUCKET/PREFIX",
         )
@@ -62,37 +65,40 @@ pub(crate) fn objects(place: &str, caller: &Caller) -> Result<Arc<dyn Objects>, 
 }
 
 /// The password or key file from the options or the environment.
-pub(crate) fn opener(
+pub(crate) fn given_opener(
     args: &KeyArgs,
-    variables: Variables,
-    caller: &Caller,
-) -> Result<Option<Opener>, Failure> {
+    variables: PasswordVariables,
+    caller: &Invocation,
+) -> Result<Option<Opener>, CommandFailure> {
     if let Some(path) = &args.key_file {
         return read_key_file(path, caller).map(|file| Some(Opener::KeyFile(file)));
     }
-    Ok(password::given(args.password_file.as_deref(), variables, caller)?.map(Opener::Password))
+    Ok(
+        password::given_password(args.password_file.as_deref(), variables, caller)?
+            .map(Opener::Password),
+    )
 }
 
 /// The password of the repository at `place`, asked at the caller's terminal, if it has one and
 /// nothing else gives it.
-pub(crate) fn ask(
+pub(crate) fn ask_password(
     place: &str,
     args: &KeyArgs,
-    caller: &Caller,
-) -> Result<Option<Password>, Failure> {
+    caller: &Invocation,
+) -> Result<Option<Password>, CommandFailure> {
     let is_given = args.key_file.is_some()
         || args.password_file.is_some()
         || password::VARIABLES.are_set(caller);
     if is_given || !caller.streams.input.file().is_terminal() {
         return Ok(None);
     }
-    let objects = objects(place, caller)?;
+    let objects = object_store(place, caller)?;
     let file = objects
         .get(&ObjectName::Repository.to_string())
         .ok()
         .and_then(|stored| RepositoryFile::decode(&stored).ok());
     match file {
-        Some(file) if file.is_encrypted => password::ask(
+        Some(file) if file.is_encrypted => password::ask_at_terminal(
             &format!("password of {}", objects.describe()),
             false,
             caller,
@@ -102,18 +108,21 @@ pub(crate) fn ask(
     }
 }
 
-pub(crate) fn read_key_file(path: &Path, caller: &Caller) -> Result<KeyFile, Failure> {
+pub(crate) fn read_key_file(path: &Path, caller: &Invocation) -> Result<KeyFile, CommandFailure> {
     let mut text = Zeroizing::new(String::new());
-    let read = File::open(caller.path(path))
+    let read = File::open(caller.resolve_path(path))
         .and_then(|file| file.take(KEY_FILE_LEN_MAX).read_to_string(&mut text));
-    read.map_err(|error| Failure::io(format!("read the key file {}", path.display()), error))?;
+    read.map_err(|error| {
+        CommandFailure::io_error(format!("read the key file {}", path.display()), error)
+    })?;
     let advice = "`vellum backup key add --new-key-file FILE` makes one";
-    KeyFile::parse(&text)
-        .ok_or_else(|| Failure::failed(format!("{} is no key file", path.display()), advice))
+    KeyFile::parse(&text).ok_or_else(|| {
+        CommandFailure::with_hint(format!("{} is no key file", path.display()), advice)
+    })
 }
 
 /// A new key file, which nobody else may read.
-pub(crate) fn make_key_file(path: &Path, caller: &Caller) -> Result<KeyFile, Failure> {
+pub(crate) fn make_key_file(path: &Path, caller: &Invocation) -> Result<KeyFile, CommandFailure> {
     let key = KeyFile::generate().map_err(BackupError::from)?;
     let mut options = File::options();
     options
@@ -121,28 +130,34 @@ pub(crate) fn make_key_file(path: &Path, caller: &Caller) -> Result<KeyFile, Fai
         .create_new(true)
         .mode(KEY_FILE_MODE)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-    let made = options.open(caller.path(path)).and_then(|mut file| {
-        file.write_all(key.to_text().as_bytes())?;
-        file.sync_all()
-    });
-    made.map_err(|error| Failure::io(format!("write the key file {}", path.display()), error))?;
+    let made = options
+        .open(caller.resolve_path(path))
+        .and_then(|mut file| {
+            file.write_all(key.to_text().as_bytes())?;
+            file.sync_all()
+        });
+    made.map_err(|error| {
+        CommandFailure::io_error(format!("write the key file {}", path.display()), error)
+    })?;
     Ok(key)
 }
 
 /// The folders of this user's cache, and of the state seen of repositories.
-pub(crate) fn folders(caller: &Caller) -> ClientFolders {
+pub(crate) fn client_folders(caller: &Invocation) -> ClientFolders {
     let named = caller
         .variable("VELLUM_CACHE_DIR")
-        .map(|folder| caller.path(Path::new(folder)));
-    let cache = named.or_else(|| Some(xdg("XDG_CACHE_HOME", ".cache", caller)?.join("vellum")));
+        .map(|folder| caller.resolve_path(Path::new(folder)));
+    let cache =
+        named.or_else(|| Some(xdg_folder("XDG_CACHE_HOME", ".cache", caller)?.join("vellum")));
     ClientFolders {
         cache,
-        state: xdg("XDG_STATE_HOME", ".local/state", caller).map(|folder| folder.join("vellum")),
+        state: xdg_folder("XDG_STATE_HOME", ".local/state", caller)
+            .map(|folder| folder.join("vellum")),
     }
 }
 
 /// The XDG rule says that a relative path is to be ignored.
-fn xdg(variable: &str, usual: &str, caller: &Caller) -> Option<PathBuf> {
+fn xdg_folder(variable: &str, usual: &str, caller: &Invocation) -> Option<PathBuf> {
     let named = caller
         .variable(variable)
         .map(PathBuf::from)

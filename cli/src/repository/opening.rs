@@ -5,13 +5,17 @@ use vellum_backup::repository::{Repository, Rollback};
 use vellum_backup::seal::Opener;
 use vellum_backup::session::Writer;
 
-use super::password::{self, Variables};
-use super::{KeyArgs, folders, now_ms, objects, opener};
-use crate::failure::Failure;
-use crate::session::Session;
+use super::password::{self, PasswordVariables};
+use super::{KeyArgs, client_folders, given_opener, now_ms, object_store};
+use crate::command_context::CommandContext;
+use crate::failure::CommandFailure;
 
 /// The repository at `place`.
-pub(crate) fn open(place: &str, args: &KeyArgs, session: &Session) -> Result<Repository, Failure> {
+pub(crate) fn open_repository(
+    place: &str,
+    args: &KeyArgs,
+    session: &CommandContext,
+) -> Result<Repository, CommandFailure> {
     open_with(place, args, password::VARIABLES, session)
 }
 
@@ -19,31 +23,33 @@ pub(crate) fn open(place: &str, args: &KeyArgs, session: &Session) -> Result<Rep
 pub(crate) fn open_with(
     place: &str,
     args: &KeyArgs,
-    variables: Variables,
-    session: &Session,
-) -> Result<Repository, Failure> {
+    variables: PasswordVariables,
+    session: &CommandContext,
+) -> Result<Repository, CommandFailure> {
     let caller = &session.caller;
-    let objects = objects(place, caller)?;
+    let objects = object_store(place, caller)?;
     let rollback = if args.allow_rollback {
         Rollback::Allowed
     } else {
         Rollback::Refused
     };
     let found = Repository::find(objects)?;
-    let open = |opener: Option<&Opener>| found.open(opener, folders(caller), rollback);
-    let opener = opener(args, variables, caller)?;
+    let open = |opener: Option<&Opener>| found.open(opener, client_folders(caller), rollback);
+    let opener = given_opener(args, variables, caller)?;
     let repository = match open(opener.as_ref()) {
         Err(BackupError::KeyNeeded { place }) => {
-            let password = password::ask(&format!("password of {place}"), false, caller)?;
+            let password =
+                password::ask_at_terminal(&format!("password of {place}"), false, caller)?;
             let password = password.ok_or_else(|| {
-                Failure::from(BackupError::KeyNeeded { place }).hinted(variables.hint())
+                CommandFailure::from(BackupError::KeyNeeded { place })
+                    .replace_hint(variables.missing_hint())
             })?;
             open(Some(&Opener::Password(password)))
         }
         other => other,
     }?;
     for object in repository.twice().rescued() {
-        session.warn(&format!(
+        session.print_warning(&format!(
             "{object} is damaged, and was read from its copy: `vellum backup \
              verify --repair` mends it"
         ));
@@ -52,7 +58,7 @@ pub(crate) fn open_with(
 }
 
 /// The name of the writer, for others who look at the repository.
-pub(crate) fn writer(session: &Session) -> Writer {
+pub(crate) fn writer_name(session: &CommandContext) -> Writer {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Writer {
         name: format!("{}: {}", host.trim(), session.command_line()),

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
-use crate::caller::Caller;
 use crate::command_output::CommandOutput;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
+use crate::invocation::Invocation;
 
 /// Longer than any password, and no harm to hold.
 const LINE_LEN_MAX: usize = 4096;
@@ -26,7 +26,7 @@ pub(crate) type Password = Zeroizing<String>;
 
 /// Names of variables.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Variables {
+pub(crate) struct PasswordVariables {
     plain: &'static str,
     file: &'static str,
     command: &'static str,
@@ -39,7 +39,7 @@ pub(crate) struct Variables {
 pub(crate) const PASSWORD_VARIABLE: &str = "VELLUM_PASSWORD";
 
 /// The variables for the password of the repository.
-pub(crate) const VARIABLES: Variables = Variables {
+pub(crate) const VARIABLES: PasswordVariables = PasswordVariables {
     plain: PASSWORD_VARIABLE,
     file: "VELLUM_PASSWORD_FILE",
     command: "VELLUM_PASSWORD_COMMAND",
@@ -48,7 +48,7 @@ pub(crate) const VARIABLES: Variables = Variables {
 };
 
 /// The variables for the password of the repository that is read, where two are opened.
-pub(crate) const FROM_VARIABLES: Variables = Variables {
+pub(crate) const FROM_VARIABLES: PasswordVariables = PasswordVariables {
     plain: "VELLUM_FROM_PASSWORD",
     file: "VELLUM_FROM_PASSWORD_FILE",
     command: "VELLUM_FROM_PASSWORD_COMMAND",
@@ -58,7 +58,7 @@ pub(crate) const FROM_VARIABLES: Variables = Variables {
 
 /// A place that has a password.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Source {
+enum PasswordSource {
     Plain(OsString),
     File(PathBuf),
     Command(OsString),
@@ -66,37 +66,42 @@ enum Source {
 }
 
 /// The password that an option or the environment gives, if one does.
-pub(crate) fn given(
+pub(crate) fn given_password(
     file: Option<&Path>,
-    variables: Variables,
-    caller: &Caller,
-) -> Result<Option<Password>, Failure> {
+    variables: PasswordVariables,
+    caller: &Invocation,
+) -> Result<Option<Password>, CommandFailure> {
     let source = match file {
-        Some(file) => Some(Source::File(file.to_owned())),
-        None => variables.source(caller)?,
+        Some(file) => Some(PasswordSource::File(file.to_owned())),
+        None => variables.given_source(caller)?,
     };
-    source.map(|source| source.read(caller)).transpose()
+    source
+        .map(|source| source.read_password(caller))
+        .transpose()
 }
 
 /// The password that a shell command prints.
-pub(crate) fn of_command(command: OsString, caller: &Caller) -> Result<Password, Failure> {
-    Source::Command(command).read(caller)
+pub(crate) fn of_command(
+    command: OsString,
+    caller: &Invocation,
+) -> Result<Password, CommandFailure> {
+    PasswordSource::Command(command).read_password(caller)
 }
 
 /// Asks at the caller's terminal; `again` also for the same once more. `None` if there is no
 /// terminal.
-pub(crate) fn ask(
+pub(crate) fn ask_at_terminal(
     question: &str,
     again: bool,
-    caller: &Caller,
-) -> Result<Option<Password>, Failure> {
+    caller: &Invocation,
+) -> Result<Option<Password>, CommandFailure> {
     let streams = &caller.streams;
     if !streams.input.file().is_terminal() || !streams.error.file().is_terminal() {
         return Ok(None);
     }
     let password = ask_once(question, caller)?;
     if again && *ask_once("the same again", caller)? != *password {
-        return Err(Failure::failed(
+        return Err(CommandFailure::with_hint(
             "the passwords are not the same",
             "run it again",
         ));
@@ -104,9 +109,9 @@ pub(crate) fn ask(
     Ok(Some(password))
 }
 
-impl Variables {
+impl PasswordVariables {
     /// The one variable that is set, if one is.
-    fn source(self, caller: &Caller) -> Result<Option<Source>, Failure> {
+    fn given_source(self, caller: &Invocation) -> Result<Option<PasswordSource>, CommandFailure> {
         let set: Vec<(&str, &OsStr)> = [self.plain, self.file, self.command, self.descriptor]
             .into_iter()
             .filter_map(|name| Some((name, caller.variable(name)?)))
@@ -115,28 +120,28 @@ impl Variables {
             [] => return Ok(None),
             [one] => one,
             [(first, _), (second, _), ..] => {
-                return Err(Failure::usage(
+                return Err(CommandFailure::usage_error(
                     format!("{first} and {second} are both set"),
                     "unset all but one of them",
                 ));
             }
         };
-        self.meaning(name, value).map(Some)
+        self.parse_variable(name, value).map(Some)
     }
 
-    fn meaning(self, name: &str, value: &OsStr) -> Result<Source, Failure> {
+    fn parse_variable(self, name: &str, value: &OsStr) -> Result<PasswordSource, CommandFailure> {
         if name == self.plain {
-            return Ok(Source::Plain(value.to_owned()));
+            return Ok(PasswordSource::Plain(value.to_owned()));
         }
         if name == self.file {
-            return Ok(Source::File(value.into()));
+            return Ok(PasswordSource::File(value.into()));
         }
         if name == self.command {
-            return Ok(Source::Command(value.to_owned()));
+            return Ok(PasswordSource::Command(value.to_owned()));
         }
         let number = value.to_str().and_then(|text| text.parse().ok());
-        number.map(Source::Descriptor).ok_or_else(|| {
-            Failure::usage(
+        number.map(PasswordSource::Descriptor).ok_or_else(|| {
+            CommandFailure::usage_error(
                 format!("{name} is \"{}\"", value.display()),
                 "it is the number of an open file descriptor, such as 3",
             )
@@ -144,14 +149,14 @@ impl Variables {
     }
 
     /// True if one of them is set.
-    pub(crate) fn are_set(self, caller: &Caller) -> bool {
+    pub(crate) fn are_set(self, caller: &Invocation) -> bool {
         [self.plain, self.file, self.command, self.descriptor]
             .iter()
             .any(|name| caller.variable(name).is_some())
     }
 
     /// Advice to a person who gave no password and cannot be asked.
-    pub(crate) fn hint(self) -> String {
+    pub(crate) fn missing_hint(self) -> String {
         format!(
             "set {}, {} or {}, or give {}",
             self.plain, self.file, self.command, self.options
@@ -159,19 +164,19 @@ impl Variables {
     }
 }
 
-impl Source {
-    fn read(self, caller: &Caller) -> Result<Password, Failure> {
+impl PasswordSource {
+    fn read_password(self, caller: &Invocation) -> Result<Password, CommandFailure> {
         let (name, line) = match self {
             Self::Plain(text) => ("the environment".to_owned(), text_of(text.as_bytes())),
             Self::File(path) => (
                 path.display().to_string(),
-                open(&path, caller).and_then(|mut file| first_line(&mut file)),
+                open_password_file(&path, caller).and_then(|mut file| first_line(&mut file)),
             ),
             Self::Descriptor(number) => {
                 let path = PathBuf::from(format!("/dev/fd/{number}"));
                 (
                     format!("file descriptor {number}"),
-                    open(&path, caller).and_then(|mut file| first_line(&mut file)),
+                    open_password_file(&path, caller).and_then(|mut file| first_line(&mut file)),
                 )
             }
             Self::Command(command) => {
@@ -179,14 +184,15 @@ impl Source {
                 let name = "the password command";
                 (
                     name.to_owned(),
-                    first_line(&mut CommandOutput::start(&words, caller)?),
+                    first_line(&mut CommandOutput::spawn_command(&words, caller)?),
                 )
             }
         };
-        let line =
-            line.map_err(|error| Failure::io(format!("read the password from {name}"), error))?;
+        let line = line.map_err(|error| {
+            CommandFailure::io_error(format!("read the password from {name}"), error)
+        })?;
         if line.is_empty() {
-            return Err(Failure::failed(
+            return Err(CommandFailure::with_hint(
                 format!("{name} has no password: its first line is empty"),
                 "write the password there, in one line",
             ));
@@ -195,8 +201,8 @@ impl Source {
     }
 }
 
-fn open(path: &Path, caller: &Caller) -> io::Result<File> {
-    File::open(caller.path(path))
+fn open_password_file(path: &Path, caller: &Invocation) -> io::Result<File> {
+    File::open(caller.resolve_path(path))
 }
 
 /// The text before the first line break. All of a stream is read: a command that fails after its
@@ -225,18 +231,21 @@ fn text_of(bytes: &[u8]) -> io::Result<Password> {
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-fn ask_once(question: &str, caller: &Caller) -> Result<Password, Failure> {
-    let fail = |error| Failure::io("ask for the password", error);
+fn ask_once(question: &str, caller: &Invocation) -> Result<Password, CommandFailure> {
+    let fail = |error| CommandFailure::io_error("ask for the password", error);
     let mut screen = caller.streams.error.clone();
-    let silence = Silence::begin(caller.streams.input.file()).map_err(fail)?;
+    let silence = EchoGuard::turn_off_echo(caller.streams.input.file()).map_err(fail)?;
     write!(screen, "{question}: ").map_err(fail)?;
     let typed = typed_line(&mut caller.streams.input.clone());
     drop(silence);
     let _ = writeln!(screen);
-    caller.signals.check()?;
+    caller.signals.fail_if_stopped()?;
     let password = typed.map_err(fail)?;
     if password.is_empty() {
-        Err(Failure::failed("no password was given", "run it again"))
+        Err(CommandFailure::with_hint(
+            "no password was given",
+            "run it again",
+        ))
     } else {
         Ok(password)
     }
@@ -253,13 +262,13 @@ fn typed_line(input: &mut dyn Read) -> io::Result<Password> {
 }
 
 /// A terminal that does not show what is typed, until dropped.
-struct Silence {
+struct EchoGuard {
     terminal: Arc<File>,
     before: Termios,
 }
 
-impl Silence {
-    fn begin(terminal: &Arc<File>) -> io::Result<Self> {
+impl EchoGuard {
+    fn turn_off_echo(terminal: &Arc<File>) -> io::Result<Self> {
         let before = tcgetattr(terminal)?;
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
@@ -271,7 +280,7 @@ impl Silence {
     }
 }
 
-impl Drop for Silence {
+impl Drop for EchoGuard {
     fn drop(&mut self) {
         // A terminal that has gone needs it no more.
         let _ = tcsetattr(&self.terminal, OptionalActions::Flush, &self.before);
@@ -287,7 +296,7 @@ mod tests {
         std::fs::write(dir.path().join("secret"), "from a file\r\nmore\n").expect("room");
         std::fs::write(dir.path().join("empty"), "\nsecond line\n").expect("room");
         std::fs::write(dir.path().join("long"), [b'x'; LINE_LEN_MAX + 1]).expect("room");
-        let mut caller = Caller::in_folder(dir.path());
+        let mut caller = Invocation::in_folder(dir.path());
         caller.variables = variables
             .iter()
             .map(|(name, value)| ((*name).into(), (*value).into()))
@@ -295,7 +304,8 @@ mod tests {
         caller
             .variables
             .insert("PATH".into(), std::env::var_os("PATH").unwrap_or_default());
-        let given = given(None, VARIABLES, &caller).map_err(|failure| failure.to_string())?;
+        let given =
+            given_password(None, VARIABLES, &caller).map_err(|failure| failure.to_string())?;
         Ok(given.map(|password| password.to_string()))
     }
 
@@ -349,7 +359,11 @@ mod tests {
 
     #[test]
     fn nobody_is_asked_without_a_terminal() {
-        let caller = Caller::in_folder(Path::new("/"));
-        assert!(ask("password", true, &caller).expect("no fault").is_none());
+        let caller = Invocation::in_folder(Path::new("/"));
+        assert!(
+            ask_at_terminal("password", true, &caller)
+                .expect("no fault")
+                .is_none()
+        );
     }
 }

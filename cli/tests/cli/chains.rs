@@ -315,7 +315,11 @@ fn child_of(name: &str) -> Vec<u8> {
         identity: None,
         format: Some("raw".to_owned()),
     };
-    let mut bytes = delta.file(TargetFormat::usual(Format::Qcow2), None, Some(link));
+    let mut bytes = delta.file(
+        TargetFormat::default_variant(Format::Qcow2),
+        None,
+        Some(link),
+    );
     let mut places = bytes.windows(plain.len());
     let at = places.position(|found| found == plain.as_bytes());
     let at = at.expect("the name is in it");
@@ -404,7 +408,7 @@ fn circles_and_endless_chains_end() {
             identity: None,
             format: Some("qcow2".to_owned()),
         });
-        let bytes = delta.file(TargetFormat::usual(Format::Qcow2), None, link);
+        let bytes = delta.file(TargetFormat::default_variant(Format::Qcow2), None, link);
         fs::write(sandbox.path(file), bytes).expect("room");
     };
     make("a.qcow2", Some("b.qcow2"));
@@ -509,13 +513,16 @@ fn sectors_that_differ_come_from_the_file_that_has_them() {
             // Names that say nothing: VDI, VHD and VHDX are found by identity.
             let name = format!("{}.{format}", (b'd' - nth) as char);
             let identity = Some(DiskIdentity::Uuid([nth + 1; 16]));
-            let (file, identity) =
-                delta.identified_file(TargetFormat::usual(format), identity, below.take());
+            let (file, identity) = delta.identified_file(
+                TargetFormat::default_variant(format),
+                identity,
+                below.take(),
+            );
             fs::write(sandbox.path(&name), file).expect("room");
             below = Some(ParentLink {
                 path: name,
                 identity,
-                format: Some(format.name().to_owned()),
+                format: Some(format.format_name().to_owned()),
             });
             bytes = delta.bytes;
             states.push(bytes.clone());
@@ -533,7 +540,7 @@ fn sectors_that_differ_come_from_the_file_that_has_them() {
 #[test]
 fn a_parent_in_another_folder_is_found_where_the_person_says() {
     let sandbox = Sandbox::new();
-    let vdi = TargetFormat::usual(Format::Vdi);
+    let vdi = TargetFormat::default_variant(Format::Vdi);
     let identity = |number: u8| Some(DiskIdentity::Uuid([number; 16]));
     let base = Delta::whole(vec![7; 2 << 20]);
     let child = Delta::over(&base.bytes, 5);

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use vellum_formats::machine::{
-    DiskAttachment, MachineDescription, MachineLanguage, MachineMedium, MachineSnapshot, MediumMode,
+    DiskAttachment, MachineDescription, MachineLanguage, MachineMedium, MediumMode,
+    SnapshotDescription,
 };
 use vellum_formats::write::{Allocation, ParentLink, TargetFormat};
 use vellum_formats::{DiskIdentity, Format};
@@ -68,7 +69,7 @@ impl VirtualBox {
     /// Freezes the attached media, as VirtualBox does when it takes a snapshot.
     fn snapshot(&mut self, name: &str, parent: Option<usize>, media: &[usize]) -> usize {
         let number = self.description.snapshots.len();
-        self.description.snapshots.push(MachineSnapshot {
+        self.description.snapshots.push(SnapshotDescription {
             identity: Some(DiskIdentity::Uuid([number as u8 + 101; 16])),
             name: name.to_owned(),
             description: format!("the state {name}"),
@@ -144,7 +145,7 @@ fn virtual_box(dir: &Path) -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     machine.description.current_snapshot = Some(four);
     let text = machine
         .description
-        .write(MachineLanguage::Vbox)
+        .write_as(MachineLanguage::Vbox)
         .expect("it is right");
     fs::write(dir.join("web server.vbox"), text).expect("room");
     let states = [
@@ -403,7 +404,7 @@ fn a_domain_with_overlays_goes_in_and_out() {
     for (attachment, raw) in domain.attachments.iter().zip(raws) {
         let medium = &domain.media[attachment.medium];
         let file = format!("out/{}", medium.location);
-        assert_eq!(medium.format.as_deref(), Some(Format::Qcow2.name()));
+        assert_eq!(medium.format.as_deref(), Some(Format::Qcow2.format_name()));
         client_line(&sandbox, &format!("qemu-img check -q {file}"));
         client_line(
             &sandbox,
@@ -482,7 +483,7 @@ fn a_multiattach_disk_keeps_its_base_and_its_child_apart() {
     let one = machine.snapshot("s", None, &[kept]);
     machine.description.attachments = attached(&[own]);
     machine.description.current_snapshot = Some(one);
-    let text = machine.description.write(MachineLanguage::Vbox);
+    let text = machine.description.write_as(MachineLanguage::Vbox);
     fs::write(dir.join("one.vbox"), text.expect("it is right")).expect("room");
     let check = |sandbox: &Sandbox| {
         for (node, medium) in [("base", base), ("base+one", own), ("base+one@s", kept)] {

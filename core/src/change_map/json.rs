@@ -5,7 +5,7 @@
 const MEMBERS_MAX: usize = 32;
 
 /// Reads one object after the other, in memory proportional to one object.
-pub(super) struct Scanner<'a> {
+pub(super) struct JsonScanner<'a> {
     rest: &'a [u8],
     len: usize,
     /// True if the array's bracket was read.
@@ -14,15 +14,15 @@ pub(super) struct Scanner<'a> {
 
 /// A value that is not nested. Text keeps its escapes: none of the words that matter has any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Value<'a> {
+pub(super) enum JsonValue<'a> {
     Text(&'a str),
     Word(&'a str),
 }
 
 /// The members of one object.
-pub(super) struct Object<'a>(Vec<(&'a str, Value<'a>)>);
+pub(super) struct JsonObject<'a>(Vec<(&'a str, JsonValue<'a>)>);
 
-impl<'a> Scanner<'a> {
+impl<'a> JsonScanner<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self {
             rest: bytes,
@@ -37,13 +37,13 @@ impl<'a> Scanner<'a> {
     }
 
     /// The next object of the array, `None` behind its end, where the input must end too.
-    pub(super) fn next_object(&mut self) -> Result<Option<Object<'a>>, String> {
+    pub(super) fn next_object(&mut self) -> Result<Option<JsonObject<'a>>, String> {
         let first = !self.inside;
         if first {
-            self.expect(b'[')?;
+            self.expect_byte(b'[')?;
             self.inside = true;
         }
-        if self.eat(b']') {
+        if self.eat_byte(b']') {
             return if self.rest.trim_ascii().is_empty() {
                 Ok(None)
             } else {
@@ -51,16 +51,16 @@ impl<'a> Scanner<'a> {
             };
         }
         if !first {
-            self.expect(b',')?;
+            self.expect_byte(b',')?;
         }
-        self.object().map(Some)
+        self.read_object().map(Some)
     }
 
-    fn object(&mut self) -> Result<Object<'a>, String> {
-        self.expect(b'{')?;
-        let mut members: Vec<(&str, Value)> = Vec::new();
-        while members.is_empty() || self.eat(b',') {
-            let (key, value) = self.member()?;
+    fn read_object(&mut self) -> Result<JsonObject<'a>, String> {
+        self.expect_byte(b'{')?;
+        let mut members: Vec<(&str, JsonValue)> = Vec::new();
+        while members.is_empty() || self.eat_byte(b',') {
+            let (key, value) = self.read_member()?;
             if members.iter().any(|(known, _)| *known == key) || members.len() == MEMBERS_MAX {
                 return Err(format!(
                     "the object has {key:?} twice, or more than {MEMBERS_MAX} members"
@@ -68,44 +68,44 @@ impl<'a> Scanner<'a> {
             }
             members.push((key, value));
         }
-        self.expect(b'}')?;
-        Ok(Object(members))
+        self.expect_byte(b'}')?;
+        Ok(JsonObject(members))
     }
 
-    fn member(&mut self) -> Result<(&'a str, Value<'a>), String> {
-        let key = self.text()?;
-        self.expect(b':')?;
-        let value = if self.peek() == Some(b'"') {
-            Value::Text(self.text()?)
+    fn read_member(&mut self) -> Result<(&'a str, JsonValue<'a>), String> {
+        let key = self.read_text()?;
+        self.expect_byte(b':')?;
+        let value = if self.peek_byte() == Some(b'"') {
+            JsonValue::Text(self.read_text()?)
         } else {
-            Value::Word(self.word()?)
+            JsonValue::Word(self.read_word()?)
         };
         Ok((key, value))
     }
 
-    fn text(&mut self) -> Result<&'a str, String> {
-        self.expect(b'"')?;
+    fn read_text(&mut self) -> Result<&'a str, String> {
+        self.expect_byte(b'"')?;
         let mut escaped = false;
         let end = self.rest.iter().position(|byte| {
             let ends = *byte == b'"' && !escaped;
             escaped = *byte == b'\\' && !escaped;
             ends
         });
-        let text = self.take(end.ok_or("the input ends inside a string")?)?;
-        self.expect(b'"')?;
+        let text = self.take_text(end.ok_or("the input ends inside a string")?)?;
+        self.expect_byte(b'"')?;
         Ok(text)
     }
 
     /// A number or `true`, `false`, `null`.
-    fn word(&mut self) -> Result<&'a str, String> {
-        self.peek();
+    fn read_word(&mut self) -> Result<&'a str, String> {
+        self.peek_byte();
         let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
         let end = self
             .rest
             .iter()
             .position(|byte| !is_part(byte))
             .unwrap_or(self.rest.len());
-        match self.take(end)? {
+        match self.take_text(end)? {
             "" => Err(
                 "a number, a string, true, false or null was expected (nothing nested)".to_owned(),
             ),
@@ -113,28 +113,28 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn take(&mut self, len: usize) -> Result<&'a str, String> {
+    fn take_text(&mut self, len: usize) -> Result<&'a str, String> {
         let (taken, rest) = self.rest.split_at(len);
         self.rest = rest;
         std::str::from_utf8(taken).map_err(|_| "the text is not UTF-8".to_owned())
     }
 
     /// The next byte that is not white space.
-    fn peek(&mut self) -> Option<u8> {
+    fn peek_byte(&mut self) -> Option<u8> {
         self.rest = self.rest.trim_ascii_start();
         self.rest.first().copied()
     }
 
-    fn eat(&mut self, byte: u8) -> bool {
-        let found = self.peek() == Some(byte);
+    fn eat_byte(&mut self, byte: u8) -> bool {
+        let found = self.peek_byte() == Some(byte);
         if found {
             self.rest = self.rest.get(1..).unwrap_or_default();
         }
         found
     }
 
-    fn expect(&mut self, byte: u8) -> Result<(), String> {
-        if self.eat(byte) {
+    fn expect_byte(&mut self, byte: u8) -> Result<(), String> {
+        if self.eat_byte(byte) {
             Ok(())
         } else {
             Err(format!("{:?} was expected", char::from(byte)))
@@ -142,8 +142,8 @@ impl<'a> Scanner<'a> {
     }
 }
 
-impl<'a> Object<'a> {
-    pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
+impl<'a> JsonObject<'a> {
+    pub(super) fn get(&self, key: &str) -> Option<JsonValue<'a>> {
         self.0
             .iter()
             .find(|(known, _)| *known == key)
@@ -151,9 +151,9 @@ impl<'a> Object<'a> {
     }
 
     /// A member that must be a whole number.
-    pub(super) fn number(&self, key: &str) -> Result<u64, String> {
+    pub(super) fn number_member(&self, key: &str) -> Result<u64, String> {
         match self.get(key) {
-            Some(Value::Word(word)) if word.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Some(JsonValue::Word(word)) if word.bytes().all(|byte| byte.is_ascii_digit()) => {
                 word.parse().ok()
             }
             _ => None,
@@ -162,10 +162,10 @@ impl<'a> Object<'a> {
     }
 
     /// A member that must be true or false.
-    pub(super) fn flag(&self, key: &str) -> Result<bool, String> {
+    pub(super) fn flag_member(&self, key: &str) -> Result<bool, String> {
         match self.get(key) {
-            Some(Value::Word("true")) => Ok(true),
-            Some(Value::Word("false")) => Ok(false),
+            Some(JsonValue::Word("true")) => Ok(true),
+            Some(JsonValue::Word("false")) => Ok(false),
             _ => Err(format!("the object has no true or false {key:?}")),
         }
     }

@@ -23,8 +23,8 @@
 //! ```
 
 use super::bits::next_clear;
-use super::bytes::Fields;
-use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume};
+use super::bytes::ByteFields;
+use super::{FreeVerdict, GuestError, GuestFileSystem, Visit, Volume};
 use crate::source::ReadAt;
 
 const MAGIC: &[u8] = b"EXFAT   ";
@@ -54,27 +54,29 @@ pub(super) fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<FileSystem>, GuestError> {
+) -> Result<Option<GuestFileSystem>, GuestError> {
     let mut boot = [0; 512];
-    if !volume.read(disk, 0, &mut boot)? || !Fields(&boot).starts_with(3, MAGIC) {
+    if !volume.try_read_at(disk, 0, &mut boot)? || !ByteFields(&boot).starts_with(3, MAGIC) {
         return Ok(None);
     }
-    let fields = Fields(&boot);
+    let fields = ByteFields(&boot);
     let found = |verdict| {
-        Ok(Some(FileSystem {
+        Ok(Some(GuestFileSystem {
             kind: "exfat",
             verdict,
         }))
     };
     if fields.le16(104) >> 8 != 1 || fields.u8(110) != 1 || fields.le16(106) & 1 != 0 {
-        return found(FreeVerdict::kept("it has features that are not known here"));
+        return found(FreeVerdict::kept_because(
+            "it has features that are not known here",
+        ));
     }
     let exfat = Exfat::parse(disk, volume, fields)?;
-    exfat.walk(visit)?;
+    exfat.visit_free(visit)?;
     found(match exfat.flags & 6 {
         0 => FreeVerdict::Free,
-        2 => FreeVerdict::unclean("it is mounted, or was not unmounted"),
-        _ => FreeVerdict::unclean("it has noted errors"),
+        2 => FreeVerdict::unclean_because("it is mounted, or was not unmounted"),
+        _ => FreeVerdict::unclean_because("it has noted errors"),
     })
 }
 
@@ -89,7 +91,7 @@ impl<'d> Exfat<'d> {
     fn parse(
         disk: &'d dyn ReadAt,
         volume: &'d Volume,
-        fields: Fields<'_>,
+        fields: ByteFields<'_>,
     ) -> Result<Self, GuestError> {
         let (sector_bits, cluster_bits) = (fields.u8(108), fields.u8(109));
         if !(9..=12).contains(&sector_bits) || cluster_bits > 25 - sector_bits {
@@ -123,29 +125,30 @@ impl<'d> Exfat<'d> {
     }
 
     /// The first byte of a cluster in the volume.
-    fn place(&self, cluster: u32) -> Result<u64, GuestError> {
+    fn cluster_offset(&self, cluster: u32) -> Result<u64, GuestError> {
         match cluster.checked_sub(FIRST) {
             Some(nth) if nth < self.clusters => Ok(self.heap + u64::from(nth) * self.cluster_len),
             _ => malformed("a cluster past its end"),
         }
     }
 
-    fn next(&self, cluster: u32) -> Result<u32, GuestError> {
+    fn next_cluster(&self, cluster: u32) -> Result<u32, GuestError> {
         let mut entry = [0; 4];
         self.volume
-            .read(self.disk, self.table + 4 * u64::from(cluster), &mut entry)?;
+            .try_read_at(self.disk, self.table + 4 * u64::from(cluster), &mut entry)?;
         Ok(u32::from_le_bytes(entry))
     }
 
     /// The first cluster of the bitmap, and its length, from the root directory.
-    fn bitmap(&self) -> Result<(u32, u64), GuestError> {
+    fn find_bitmap(&self) -> Result<(u32, u64), GuestError> {
         let mut cluster = self.root;
         let mut sector = vec![0; self.sector_len as usize];
         for _ in 0..ROOT_CLUSTERS_MAX {
-            let start = self.place(cluster)?;
+            let start = self.cluster_offset(cluster)?;
             for at in (0..self.cluster_len).step_by(self.sector_len as usize) {
-                self.volume.read(self.disk, start + at, &mut sector)?;
-                for entry in sector.chunks(ENTRY_LEN).map(Fields) {
+                self.volume
+                    .try_read_at(self.disk, start + at, &mut sector)?;
+                for entry in sector.chunks(ENTRY_LEN).map(ByteFields) {
                     match entry.u8(0) {
                         BITMAP_ENTRY if entry.u8(1) & 1 == 0 => {
                             return Ok((entry.le32(20), entry.le64(24)));
@@ -155,13 +158,13 @@ impl<'d> Exfat<'d> {
                     }
                 }
             }
-            cluster = self.next(cluster)?;
+            cluster = self.next_cluster(cluster)?;
         }
         malformed("a root directory without a bitmap")
     }
 
-    fn walk(&self, visit: Visit<'_>) -> Result<(), GuestError> {
-        let (mut cluster, len) = self.bitmap()?;
+    fn visit_free(&self, visit: Visit<'_>) -> Result<(), GuestError> {
+        let (mut cluster, len) = self.find_bitmap()?;
         let own = [self.root - FIRST, cluster.wrapping_sub(FIRST)];
         let total = u64::from(self.clusters);
         if len < total.div_ceil(8) {
@@ -170,12 +173,12 @@ impl<'d> Exfat<'d> {
         let mut part = vec![0; PART_LEN.min(self.cluster_len) as usize];
         let mut first = 0;
         loop {
-            let start = self.place(cluster)?;
+            let start = self.cluster_offset(cluster)?;
             for at in (0..self.cluster_len).step_by(part.len()) {
                 if first >= total {
                     return Ok(());
                 }
-                self.volume.read(self.disk, start + at, &mut part)?;
+                self.volume.try_read_at(self.disk, start + at, &mut part)?;
                 let bits = (part.len() as u64 * 8).min(total - first);
                 self.clear_bits(&part, first, bits, own, &mut *visit)?;
                 first += part.len() as u64 * 8;
@@ -183,7 +186,7 @@ impl<'d> Exfat<'d> {
             if first >= total {
                 return Ok(());
             }
-            cluster = self.next(cluster)?;
+            cluster = self.next_cluster(cluster)?;
         }
     }
 
@@ -207,7 +210,7 @@ impl<'d> Exfat<'d> {
                 return malformed("its bitmap calls its own tables free");
             }
             let at = |cluster: u64| self.heap + cluster * self.cluster_len;
-            visit(self.volume.place(at(clusters.start)..at(clusters.end)))?;
+            visit(self.volume.disk_range(at(clusters.start)..at(clusters.end)))?;
         }
         Ok(())
     }

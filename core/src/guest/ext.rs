@@ -38,8 +38,8 @@
 use std::ops::Range;
 
 use super::bits::next_clear;
-use super::bytes::Fields;
-use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume, ext_journal};
+use super::bytes::ByteFields;
+use super::{FreeVerdict, GuestError, GuestFileSystem, Visit, Volume, ext_journal};
 use crate::source::ReadAt;
 
 const SUPERBLOCK_AT: u64 = 1024;
@@ -79,7 +79,7 @@ const GROUP_BLOCK_UNINIT: u16 = 0x2;
 const CHECKSUM_AT: usize = 0x3fc;
 
 /// The checked fields of a superblock that are needed here.
-struct Superblock {
+struct ExtSuperblock {
     block_len: u64,
     blocks: u64,
     first_block: u64,
@@ -103,7 +103,7 @@ struct Superblock {
 }
 
 /// The places of the blocks that describe a group.
-struct Group {
+struct ExtBlockGroup {
     number: u64,
     block_bitmap: u64,
     inode_bitmap: u64,
@@ -119,33 +119,37 @@ pub(super) fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<FileSystem>, GuestError> {
+) -> Result<Option<GuestFileSystem>, GuestError> {
     let mut bytes = [0; SUPERBLOCK_LEN];
-    if !volume.read(disk, SUPERBLOCK_AT, &mut bytes)? || Fields(&bytes).le16(0x38) != MAGIC {
+    if !volume.try_read_at(disk, SUPERBLOCK_AT, &mut bytes)?
+        || ByteFields(&bytes).le16(0x38) != MAGIC
+    {
         return Ok(None);
     }
-    let superblock = Superblock::parse(Fields(&bytes), volume.len)?;
-    let kind = superblock.kind();
-    let mut verdict = superblock.verdict(disk, volume)?;
+    let superblock = ExtSuperblock::parse(ByteFields(&bytes), volume.len)?;
+    let kind = superblock.variant_name();
+    let mut verdict = superblock.free_verdict(disk, volume)?;
     if matches!(verdict, FreeVerdict::Kept(_)) {
-        return Ok(Some(FileSystem { kind, verdict }));
+        return Ok(Some(GuestFileSystem { kind, verdict }));
     }
     let mut block = vec![0; superblock.block_len as usize];
     let mut descriptors = Descriptors {
         bytes: vec![0; superblock.block_len as usize],
         block: None,
     };
-    for number in 0..superblock.groups() {
-        let group = descriptors.group(disk, volume, &superblock, number)?;
+    for number in 0..superblock.group_count() {
+        let group = descriptors.read_group(disk, volume, &superblock, number)?;
         let mut free_blocks = 0;
         let mut emit = |blocks: Range<u64>| {
-            free_blocks += superblock.clusters(&blocks);
-            visit(volume.place(superblock.offset(blocks.start)..superblock.offset(blocks.end)))
+            free_blocks += superblock.cluster_count(&blocks);
+            visit(volume.disk_range(
+                superblock.block_offset(blocks.start)..superblock.block_offset(blocks.end),
+            ))
         };
         let mut is_sound = true;
         if group.is_uninit {
             superblock
-                .unused(&group)
+                .unused_blocks(&group)
                 .into_iter()
                 .try_for_each(&mut emit)?;
         } else {
@@ -157,7 +161,7 @@ pub(super) fn free_space(
             verdict = verdict.or_unclean("the bitmap of a group is not what its descriptor says");
         }
     }
-    Ok(Some(FileSystem { kind, verdict }))
+    Ok(Some(GuestFileSystem { kind, verdict }))
 }
 
 fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
@@ -167,8 +171,8 @@ fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
     })
 }
 
-impl Superblock {
-    fn parse(fields: Fields<'_>, volume_len: u64) -> Result<Self, GuestError> {
+impl ExtSuperblock {
+    fn parse(fields: ByteFields<'_>, volume_len: u64) -> Result<Self, GuestError> {
         let (log_block, log_cluster) = (fields.le32(0x18), fields.le32(0x1c));
         // The first revision had no features, and nothing from here on.
         let feature = |at: usize| {
@@ -225,18 +229,18 @@ impl Superblock {
             copies: [fields.le32(0x24c).into(), fields.le32(0x250).into()],
             state: fields.le16(0x3a),
             is_sound: read_only & READ_ONLY_METADATA_CHECKSUM == 0
-                || !crc32c::crc32c(fields.slice(0..CHECKSUM_AT)) == fields.le32(CHECKSUM_AT),
+                || !crc32c::crc32c(fields.slice_of(0..CHECKSUM_AT)) == fields.le32(CHECKSUM_AT),
             journal: ext_journal::first_block(fields),
             checksum_seed: if incompatible & INCOMPATIBLE_CHECKSUM_SEED == 0 {
-                !crc32c::crc32c(fields.slice(0x68..0x78))
+                !crc32c::crc32c(fields.slice_of(0x68..0x78))
             } else {
                 fields.le32(0x270)
             },
         };
-        parsed.check(volume_len)
+        parsed.verify_geometry(volume_len)
     }
 
-    fn check(self, volume_len: u64) -> Result<Self, GuestError> {
+    fn verify_geometry(self, volume_len: u64) -> Result<Self, GuestError> {
         if self.incompatible & INCOMPATIBLE_JOURNAL_DEVICE != 0 {
             return malformed("it is the journal of another");
         }
@@ -248,7 +252,7 @@ impl Superblock {
         if self.group_blocks < GROUP_BLOCKS_MIN
             || bits > self.block_len * 8
             || !is_whole
-            || self.groups() > GROUPS_MAX
+            || self.group_count() > GROUPS_MAX
         {
             return malformed("the size of its groups");
         }
@@ -262,23 +266,23 @@ impl Superblock {
 
     /// The verdict of the superblock and the journal: what the bitmaps say is true if the file
     /// system is whole in itself, as it is once it is unmounted.
-    fn verdict(&self, disk: &dyn ReadAt, volume: &Volume) -> Result<FreeVerdict, GuestError> {
+    fn free_verdict(&self, disk: &dyn ReadAt, volume: &Volume) -> Result<FreeVerdict, GuestError> {
         let has_journal = self.compatible & COMPATIBLE_JOURNAL != 0;
         Ok(
             if self.incompatible & !INCOMPATIBLE_KNOWN != 0
                 || self.read_only & !READ_ONLY_KNOWN != 0
             {
-                FreeVerdict::kept("it has features that are not known here")
+                FreeVerdict::kept_because("it has features that are not known here")
             } else if !self.is_sound {
-                FreeVerdict::unclean("its superblock does not have its checksum")
+                FreeVerdict::unclean_because("its superblock does not have its checksum")
             } else if self.state & STATE_ERRORS != 0 {
-                FreeVerdict::unclean("it has noted errors")
+                FreeVerdict::unclean_because("it has noted errors")
             } else if !has_journal && self.state & STATE_UNMOUNTED == 0 {
-                FreeVerdict::unclean("it is mounted, or was not unmounted")
+                FreeVerdict::unclean_because("it is mounted, or was not unmounted")
             } else if self.incompatible & INCOMPATIBLE_RECOVER != 0
                 && !self.journal_is_empty(disk, volume)?
             {
-                FreeVerdict::unclean(
+                FreeVerdict::unclean_because(
                     "it is mounted, or was not unmounted: its journal is not empty",
                 )
             } else {
@@ -292,12 +296,12 @@ impl Superblock {
     fn journal_is_empty(&self, disk: &dyn ReadAt, volume: &Volume) -> Result<bool, GuestError> {
         let at = self.journal.filter(|block| *block < self.blocks);
         match at.filter(|_| self.compatible & COMPATIBLE_FAST_COMMIT == 0) {
-            Some(block) => ext_journal::is_empty(disk, volume, self.offset(block)),
+            Some(block) => ext_journal::is_empty(disk, volume, self.block_offset(block)),
             None => Ok(false),
         }
     }
 
-    fn kind(&self) -> &'static str {
+    fn variant_name(&self) -> &'static str {
         match (
             self.incompatible & INCOMPATIBLE_EXTENTS,
             self.compatible & COMPATIBLE_JOURNAL,
@@ -309,26 +313,26 @@ impl Superblock {
     }
 
     /// The first byte of a block, in the volume. Blocks are checked: this does not overflow.
-    fn offset(&self, block: u64) -> u64 {
+    fn block_offset(&self, block: u64) -> u64 {
         block * self.block_len
     }
 
-    fn groups(&self) -> u64 {
+    fn group_count(&self) -> u64 {
         (self.blocks - self.first_block).div_ceil(self.group_blocks)
     }
 
     /// The number of clusters in a range of blocks that begins where one does.
-    fn clusters(&self, blocks: &Range<u64>) -> u64 {
+    fn cluster_count(&self, blocks: &Range<u64>) -> u64 {
         (blocks.end - blocks.start).div_ceil(self.cluster_blocks)
     }
 
     /// True if the bitmap of `group` has its checksum, as far as there are checksums.
-    fn bitmap_is_sound(&self, group: &Group, bitmap: &[u8]) -> bool {
+    fn bitmap_is_sound(&self, group: &ExtBlockGroup, bitmap: &[u8]) -> bool {
         if self.read_only & READ_ONLY_METADATA_CHECKSUM == 0 {
             return true;
         }
         let len = (self.group_blocks / self.cluster_blocks / 8) as usize;
-        let sum = !crc32c::crc32c_append(!self.checksum_seed, Fields(bitmap).slice(0..len));
+        let sum = !crc32c::crc32c_append(!self.checksum_seed, ByteFields(bitmap).slice_of(0..len));
         sum & group.checksum_mask == group.checksum
     }
 
@@ -389,7 +393,10 @@ impl Superblock {
             0
         };
         if group / per_block < self.first_meta_group {
-            let tables = self.groups().div_ceil(per_block).min(self.first_meta_group);
+            let tables = self
+                .group_count()
+                .div_ceil(per_block)
+                .min(self.first_meta_group);
             return if copy == 1 {
                 before + 1 + tables + self.reserved_blocks
             } else {
@@ -406,14 +413,14 @@ impl Superblock {
         block: u64,
         bytes: &mut [u8],
     ) -> Result<(), GuestError> {
-        if block >= self.blocks || !volume.read(disk, self.offset(block), bytes)? {
+        if block >= self.blocks || !volume.try_read_at(disk, self.block_offset(block), bytes)? {
             return malformed("a block past its end");
         }
         Ok(())
     }
 
     /// The unused blocks of `group`, whose bitmap was never written.
-    fn unused(&self, group: &Group) -> Vec<Range<u64>> {
+    fn unused_blocks(&self, group: &ExtBlockGroup) -> Vec<Range<u64>> {
         let (first, end) = (self.first_of(group.number), self.end_of(group.number));
         let used = [
             (first, self.front_blocks(group.number)),
@@ -477,20 +484,20 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    fn group(
+    fn read_group(
         &mut self,
         disk: &dyn ReadAt,
         volume: &Volume,
-        superblock: &Superblock,
+        superblock: &ExtSuperblock,
         number: u64,
-    ) -> Result<Group, GuestError> {
+    ) -> Result<ExtBlockGroup, GuestError> {
         let block = superblock.descriptor_block(number);
         if self.block != Some(block) {
             superblock.read_block(disk, volume, block, &mut self.bytes)?;
             self.block = Some(block);
         }
         let at = (number % superblock.descriptors_per_block() * superblock.descriptor_len) as usize;
-        let fields = Fields(self.bytes.get(at..).unwrap_or_default());
+        let fields = ByteFields(self.bytes.get(at..).unwrap_or_default());
         let high = |at: usize| {
             if superblock.descriptor_len >= 64 {
                 u64::from(fields.le32(at)) << 32
@@ -508,7 +515,7 @@ impl Descriptors {
         };
         let has_flags =
             superblock.read_only & (READ_ONLY_GROUP_CHECKSUM | READ_ONLY_METADATA_CHECKSUM) != 0;
-        Ok(Group {
+        Ok(ExtBlockGroup {
             number,
             block_bitmap: u64::from(fields.le32(0)) | high(0x20),
             inode_bitmap: u64::from(fields.le32(4)) | high(0x24),

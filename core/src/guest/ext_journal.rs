@@ -15,7 +15,7 @@
 //! 0x20    4     its error
 //! ```
 
-use super::bytes::Fields;
+use super::bytes::ByteFields;
 use super::{GuestError, Volume};
 use crate::source::ReadAt;
 
@@ -25,11 +25,11 @@ const INODE_AT: usize = 0x10c;
 
 /// The first block of the journal, from the copy of its inode that the file system's superblock
 /// has.
-pub(super) fn first_block(superblock: Fields<'_>) -> Option<u64> {
+pub(super) fn first_block(superblock: ByteFields<'_>) -> Option<u64> {
     if superblock.le32(0x4c) == 0 || superblock.u8(0xfd) != 1 {
         return None;
     }
-    let inode = Fields(superblock.slice(INODE_AT..INODE_AT + 60));
+    let inode = ByteFields(superblock.slice_of(INODE_AT..INODE_AT + 60));
     if inode.le16(0) != EXTENTS_MAGIC {
         return Some(inode.le32(0).into());
     }
@@ -40,10 +40,10 @@ pub(super) fn first_block(superblock: Fields<'_>) -> Option<u64> {
 /// True if nothing in the journal whose first block is at byte `at` is to be replayed.
 pub(super) fn is_empty(disk: &dyn ReadAt, volume: &Volume, at: u64) -> Result<bool, GuestError> {
     let mut bytes = [0; 64];
-    if !volume.read(disk, at, &mut bytes)? {
+    if !volume.try_read_at(disk, at, &mut bytes)? {
         return Ok(false);
     }
-    let fields = Fields(&bytes);
+    let fields = ByteFields(&bytes);
     Ok(fields.be32(0) == MAGIC
         && [3, 4].contains(&fields.be32(4))
         && fields.be32(0x1c) == 0

@@ -23,8 +23,8 @@
 
 use std::ops::Range;
 
-use super::bytes::Fields;
-use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume};
+use super::bytes::ByteFields;
+use super::{FreeVerdict, GuestError, GuestFileSystem, Visit, Volume};
 use crate::source::ReadAt;
 
 /// A multiple of what one, two and three bytes' entries fill.
@@ -55,14 +55,14 @@ pub(super) fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<FileSystem>, GuestError> {
+) -> Result<Option<GuestFileSystem>, GuestError> {
     let mut boot = [0; 512];
-    if !volume.read(disk, 0, &mut boot)? || !is_fat(Fields(&boot)) {
+    if !volume.try_read_at(disk, 0, &mut boot)? || !is_fat(ByteFields(&boot)) {
         return Ok(None);
     }
-    let fat = Fat::parse(Fields(&boot), volume.len)?;
-    let verdict = fat.walk(disk, volume, visit)?;
-    Ok(Some(FileSystem {
+    let fat = Fat::parse(ByteFields(&boot), volume.len)?;
+    let verdict = fat.visit_free(disk, volume, visit)?;
+    Ok(Some(GuestFileSystem {
         kind: "fat",
         verdict,
     }))
@@ -75,13 +75,13 @@ fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
     })
 }
 
-fn is_fat(fields: Fields<'_>) -> bool {
+fn is_fat(fields: ByteFields<'_>) -> bool {
     fields.starts_with(510, &[0x55, 0xaa])
         && (fields.starts_with(0x36, b"FAT") || fields.starts_with(0x52, b"FAT32   "))
 }
 
 impl Fat {
-    fn parse(fields: Fields<'_>, volume_len: u64) -> Result<Self, GuestError> {
+    fn parse(fields: ByteFields<'_>, volume_len: u64) -> Result<Self, GuestError> {
         let sector_len = u64::from(fields.le16(0x0b));
         let cluster_sectors = u64::from(fields.u8(0x0d));
         if !sector_len.is_power_of_two()
@@ -136,7 +136,7 @@ impl Fat {
     }
 
     /// Visits the free clusters of the first table in use; the others must be like it.
-    fn walk(
+    fn visit_free(
         &self,
         disk: &dyn ReadAt,
         volume: &Volume,
@@ -157,37 +157,37 @@ impl Fat {
             else {
                 break;
             };
-            volume.read(disk, first + byte, table)?;
+            volume.try_read_at(disk, first + byte, table)?;
             for start in others {
-                volume.read(disk, start + byte, other)?;
+                volume.try_read_at(disk, start + byte, other)?;
                 if other != table {
                     verdict = verdict.or_unclean("its tables are not alike");
                 }
             }
             if at == 0 {
-                verdict = self.verdict(Fields(table), verdict)?;
+                verdict = self.free_verdict(ByteFields(table), verdict)?;
             }
             let count = (len * 8 / self.bits).min(end - at);
             for nth in 0..count {
-                let is_free = self.entry(Fields(table), nth) == 0 && at + nth >= FIRST;
+                let is_free = self.table_entry(ByteFields(table), nth) == 0 && at + nth >= FIRST;
                 if is_free && self.root == Some(at + nth) {
                     return malformed("its root directory is free");
                 }
-                if let Some(done) = run.push(at + nth, is_free) {
-                    visit(volume.place(self.bytes(done)))?;
+                if let Some(done) = run.push_cluster(at + nth, is_free) {
+                    visit(volume.disk_range(self.cluster_bytes(done)))?;
                 }
             }
             at += count;
             // A table that ends inside an entry.
             end = if count == 0 { at } else { end };
         }
-        if let Some(done) = run.take() {
-            visit(volume.place(self.bytes(done)))?;
+        if let Some(done) = run.take_run() {
+            visit(volume.disk_range(self.cluster_bytes(done)))?;
         }
         Ok(verdict)
     }
 
-    fn entry(&self, table: Fields<'_>, nth: u64) -> u32 {
+    fn table_entry(&self, table: ByteFields<'_>, nth: u64) -> u32 {
         let nth = nth as usize;
         match self.bits {
             12 if nth.is_multiple_of(2) => u32::from(table.le16(nth * 3 / 2)) & 0xfff,
@@ -198,8 +198,12 @@ impl Fat {
     }
 
     /// The verdict of the first two entries and the boot sector.
-    fn verdict(&self, table: Fields<'_>, verdict: FreeVerdict) -> Result<FreeVerdict, GuestError> {
-        if self.entry(table, 0) & 0xff != u32::from(self.medium) {
+    fn free_verdict(
+        &self,
+        table: ByteFields<'_>,
+        verdict: FreeVerdict,
+    ) -> Result<FreeVerdict, GuestError> {
+        if self.table_entry(table, 0) & 0xff != u32::from(self.medium) {
             return malformed("its table is none");
         }
         let mut verdict = verdict;
@@ -208,7 +212,7 @@ impl Fat {
             16 => (0x8000, 0x4000),
             _ => (0x0800_0000, 0x0400_0000),
         };
-        let state = self.entry(table, 1);
+        let state = self.table_entry(table, 1);
         if self.is_mounted || state & closed != closed {
             verdict = verdict.or_unclean("it is mounted, or was not unmounted");
         }
@@ -218,7 +222,7 @@ impl Fat {
         Ok(verdict)
     }
 
-    fn bytes(&self, clusters: Range<u64>) -> Range<u64> {
+    fn cluster_bytes(&self, clusters: Range<u64>) -> Range<u64> {
         let at = |cluster: u64| self.data + (cluster - FIRST) * self.cluster_len;
         at(clusters.start)..at(clusters.end)
     }
@@ -232,9 +236,9 @@ struct FreeRun {
 
 impl FreeRun {
     /// Takes the next cluster; the run before it, if it ends here.
-    fn push(&mut self, cluster: u64, is_free: bool) -> Option<Range<u64>> {
+    fn push_cluster(&mut self, cluster: u64, is_free: bool) -> Option<Range<u64>> {
         if !is_free {
-            return self.take();
+            return self.take_run();
         }
         if self.start == self.end {
             self.start = cluster;
@@ -243,7 +247,7 @@ impl FreeRun {
         None
     }
 
-    fn take(&mut self) -> Option<Range<u64>> {
+    fn take_run(&mut self) -> Option<Range<u64>> {
         let run = self.start..self.end;
         self.start = self.end;
         (!run.is_empty()).then_some(run)

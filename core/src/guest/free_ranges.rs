@@ -24,7 +24,7 @@ impl FreeRanges {
     }
 
     /// Adds a range of part `part`. Parts come one after the other.
-    pub(super) fn push(&mut self, range: Range<u64>, part: usize) {
+    pub(super) fn push_range(&mut self, range: Range<u64>, part: usize) {
         if let Some((last, own)) = self.found.last_mut()
             && last.end == range.start
             && *own == part
@@ -58,7 +58,7 @@ impl FreeRanges {
     }
 
     /// The bytes that each of `parts` parts has.
-    pub(super) fn lens(&self, parts: usize) -> Vec<u64> {
+    pub(super) fn part_lens(&self, parts: usize) -> Vec<u64> {
         let mut lens = vec![0; parts];
         for (range, part) in &self.found {
             if let Some(len) = lens.get_mut(*part) {
@@ -69,7 +69,7 @@ impl FreeRanges {
     }
 
     /// All of them in order. Panics if parts overlap.
-    pub(super) fn finish(self) -> Vec<Range<u64>> {
+    pub(super) fn into_ranges(self) -> Vec<Range<u64>> {
         let mut ranges: Vec<_> = self.found.into_iter().map(|(range, _)| range).collect();
         ranges.sort_unstable_by_key(|range| range.start);
         let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
@@ -97,27 +97,27 @@ mod tests {
     fn when_there_are_too_many_the_short_ones_stay_in_use() {
         let mut ranges = FreeRanges::new(4);
         for (start, len) in [(0, 1), (10, 9), (30, 1), (40, 1), (50, 4), (60, 1), (70, 1)] {
-            ranges.push(start..start + len, 0);
+            ranges.push_range(start..start + len, 0);
         }
-        ranges.push(100..120, 1);
-        ranges.push(120..130, 1);
+        ranges.push_range(100..120, 1);
+        ranges.push_range(120..130, 1);
         // From now on short ones are passed over at once, but for what goes on.
-        (0..20).for_each(|nth| ranges.push(200 + 2 * nth..201 + 2 * nth, 1));
-        ranges.push(300..303, 1);
-        ranges.push(303..304, 1);
-        assert_eq!(ranges.lens(2), [13, 34]);
-        assert_eq!(ranges.finish(), [10..19, 50..54, 100..130, 300..304]);
+        (0..20).for_each(|nth| ranges.push_range(200 + 2 * nth..201 + 2 * nth, 1));
+        ranges.push_range(300..303, 1);
+        ranges.push_range(303..304, 1);
+        assert_eq!(ranges.part_lens(2), [13, 34]);
+        assert_eq!(ranges.into_ranges(), [10..19, 50..54, 100..130, 300..304]);
     }
 
     #[test]
     fn a_part_is_taken_back_whole() {
         let mut ranges = FreeRanges::new(9);
-        ranges.push(0..1, 0);
-        ranges.push(2..3, 0);
-        ranges.push(3..4, 1);
-        ranges.push(5..7, 1);
+        ranges.push_range(0..1, 0);
+        ranges.push_range(2..3, 0);
+        ranges.push_range(3..4, 1);
+        ranges.push_range(5..7, 1);
         ranges.take_back(1);
         ranges.take_back(1);
-        assert_eq!(ranges.finish(), [0..1, 2..3]);
+        assert_eq!(ranges.into_ranges(), [0..1, 2..3]);
     }
 }

@@ -33,7 +33,7 @@ mod xfs;
 mod xfs_log;
 
 pub use free_ranges::FREE_RANGES_MAX;
-pub use survey::{DiskPart, FreeSpace, survey};
+pub use survey::{DiskPart, FreeSpace, survey_disk};
 pub use trimmed::{SourceDisk, TrimmedSource};
 
 use std::io;
@@ -75,10 +75,10 @@ type Visit<'v> = &'v mut dyn FnMut(Range<u64>) -> io::Result<()>;
 
 /// The partitions of `disk` by their beginnings, or all of it if it has none. A partition that
 /// overlaps an earlier one, or goes past the disk's end, is left out.
-pub fn volumes(disk: &dyn ReadAt) -> Result<Vec<Volume>, GuestError> {
-    let table = partitions::read(disk)?;
+pub fn list_volumes(disk: &dyn ReadAt) -> Result<Vec<Volume>, GuestError> {
+    let table = partitions::read_partitions(disk)?;
     if table.partitions.is_empty() {
-        return Ok(vec![Volume::whole(disk)]);
+        return Ok(vec![Volume::whole_disk(disk)]);
     }
     let found = in_order(disk, table.partitions);
     Ok(found.iter().map(|partition| partition.volume).collect())
@@ -92,7 +92,7 @@ fn in_order(disk: &dyn ReadAt, mut found: Vec<Partition>) -> Vec<Partition> {
         let volume = partition.volume;
         let fits = volume.len > 0
             && volume.start >= end
-            && volume.end().is_some_and(|end| end <= disk.len());
+            && volume.end_offset().is_some_and(|end| end <= disk.len());
         if fits {
             end = volume.start + volume.len;
         }
@@ -103,7 +103,7 @@ fn in_order(disk: &dyn ReadAt, mut found: Vec<Partition>) -> Vec<Partition> {
 
 /// The content of a volume, as its metadata states it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileSystem {
+pub struct GuestFileSystem {
     /// `ext4`, `xfs`, `swap`, …
     pub kind: &'static str,
     /// The trust in what it calls free.
@@ -123,18 +123,18 @@ pub enum FreeVerdict {
 }
 
 impl FreeVerdict {
-    fn kept(reason: &str) -> Self {
+    fn kept_because(reason: &str) -> Self {
         Self::Kept(reason.to_owned())
     }
 
-    fn unclean(reason: &str) -> Self {
+    fn unclean_because(reason: &str) -> Self {
         Self::Unclean(reason.to_owned())
     }
 
     /// Unclean for `reason`, unless there was a reason before.
     fn or_unclean(self, reason: &str) -> Self {
         match self {
-            Self::Free => Self::unclean(reason),
+            Self::Free => Self::unclean_because(reason),
             other => other,
         }
     }
@@ -142,7 +142,7 @@ impl FreeVerdict {
 
 /// Reads the free space of one kind of content; `None` if it is another kind.
 type FreeSpaceReader =
-    fn(&dyn ReadAt, &Volume, Visit<'_>) -> Result<Option<FileSystem>, GuestError>;
+    fn(&dyn ReadAt, &Volume, Visit<'_>) -> Result<Option<GuestFileSystem>, GuestError>;
 
 const READERS: [FreeSpaceReader; 7] = [
     ext::free_space,
@@ -161,7 +161,7 @@ pub fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<FileSystem>, GuestError> {
+) -> Result<Option<GuestFileSystem>, GuestError> {
     for read in READERS {
         if let Some(found) = read(disk, volume, &mut *visit)? {
             return Ok(Some(found));
@@ -171,7 +171,7 @@ pub fn free_space(
 }
 
 impl Volume {
-    fn whole(disk: &dyn ReadAt) -> Self {
+    fn whole_disk(disk: &dyn ReadAt) -> Self {
         Self {
             partition: None,
             start: 0,
@@ -180,16 +180,16 @@ impl Volume {
     }
 
     /// Its bytes on the disk, which has them.
-    fn range(&self) -> Range<u64> {
+    fn byte_range(&self) -> Range<u64> {
         self.start..self.start + self.len
     }
 
-    fn end(&self) -> Option<u64> {
+    fn end_offset(&self) -> Option<u64> {
         self.start.checked_add(self.len)
     }
 
     /// Fills `buffer` from byte `at` of the volume; whether it has that many.
-    fn read(&self, disk: &dyn ReadAt, at: u64, buffer: &mut [u8]) -> io::Result<bool> {
+    fn try_read_at(&self, disk: &dyn ReadAt, at: u64, buffer: &mut [u8]) -> io::Result<bool> {
         let inside = at
             .checked_add(buffer.len() as u64)
             .is_some_and(|end| end <= self.len);
@@ -200,7 +200,7 @@ impl Volume {
     }
 
     /// The bytes `range` of the volume, as far as it has them, on the disk.
-    fn place(&self, range: Range<u64>) -> Range<u64> {
+    fn disk_range(&self, range: Range<u64>) -> Range<u64> {
         self.start + range.start.min(self.len)..self.start + range.end.min(self.len)
     }
 }

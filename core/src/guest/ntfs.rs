@@ -43,8 +43,8 @@
 use std::ops::Range;
 
 use super::bits::next_clear;
-use super::bytes::Fields;
-use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume};
+use super::bytes::ByteFields;
+use super::{FreeVerdict, GuestError, GuestFileSystem, Visit, Volume};
 use crate::source::ReadAt;
 
 const MAGIC: &[u8] = b"NTFS    ";
@@ -93,41 +93,43 @@ pub(super) fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<FileSystem>, GuestError> {
+) -> Result<Option<GuestFileSystem>, GuestError> {
     let mut boot = [0; 512];
-    if !volume.read(disk, 0, &mut boot)? || !Fields(&boot).starts_with(3, MAGIC) {
+    if !volume.try_read_at(disk, 0, &mut boot)? || !ByteFields(&boot).starts_with(3, MAGIC) {
         return Ok(None);
     }
-    let ntfs = Ntfs::parse(disk, volume, Fields(&boot))?;
+    let ntfs = Ntfs::parse(disk, volume, ByteFields(&boot))?;
     let found = |verdict| {
-        Ok(Some(FileSystem {
+        Ok(Some(GuestFileSystem {
             kind: "ntfs",
             verdict,
         }))
     };
     if ntfs.has_shadow_copies()? {
-        return found(FreeVerdict::kept(
+        return found(FreeVerdict::kept_because(
             "it has shadow copies, which read clusters that are free",
         ));
     }
-    let table = runs(&ntfs.record(RECORD_MFT)?, ntfs.clusters)?;
+    let table = content_runs(&ntfs.read_record(RECORD_MFT)?, ntfs.clusters)?;
     let first = table.runs.first().map_or(0, |run| run.end - run.start);
     if table.runs.first().map(|run| run.start) != Some(ntfs.table)
         || first * ntfs.cluster_len < FIRST_RECORDS * ntfs.record_len
     {
         return malformed("the beginning of its file table");
     }
-    let bitmap = ntfs.record(RECORD_BITMAP)?;
-    if attribute(&bitmap, ATTRIBUTE_LIST)?.is_some() {
-        return found(FreeVerdict::kept("its bitmap is in too many pieces"));
+    let bitmap = ntfs.read_record(RECORD_BITMAP)?;
+    if find_attribute(&bitmap, ATTRIBUTE_LIST)?.is_some() {
+        return found(FreeVerdict::kept_because(
+            "its bitmap is in too many pieces",
+        ));
     }
-    let bitmap = runs(&bitmap, ntfs.clusters)?;
-    let journal = runs(&ntfs.record(RECORD_JOURNAL)?, ntfs.clusters)?;
+    let bitmap = content_runs(&bitmap, ntfs.clusters)?;
+    let journal = content_runs(&ntfs.read_record(RECORD_JOURNAL)?, ntfs.clusters)?;
     let mut used = [&table.runs[..], &bitmap.runs, &journal.runs].concat();
     used.push(0..1);
     used.sort_unstable_by_key(|run| run.start);
-    ntfs.walk(&bitmap, &used, visit)?;
-    found(ntfs.verdict(&journal)?)
+    ntfs.visit_free(&bitmap, &used, visit)?;
+    found(ntfs.free_verdict(&journal)?)
 }
 
 fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
@@ -141,7 +143,7 @@ impl<'d> Ntfs<'d> {
     fn parse(
         disk: &'d dyn ReadAt,
         volume: &'d Volume,
-        fields: Fields<'_>,
+        fields: ByteFields<'_>,
     ) -> Result<Self, GuestError> {
         let power = |byte: u8| 1_u64.checked_shl(256 - u32::from(byte));
         let sector_len = u64::from(fields.le16(0x0b));
@@ -179,21 +181,21 @@ impl<'d> Ntfs<'d> {
     }
 
     /// One of the first records, whole.
-    fn record(&self, number: u64) -> Result<Vec<u8>, GuestError> {
+    fn read_record(&self, number: u64) -> Result<Vec<u8>, GuestError> {
         let mut bytes = vec![0; self.record_len as usize];
         let at = self
             .table
             .checked_mul(self.cluster_len)
             .and_then(|start| start.checked_add(number * self.record_len));
         let is_read = match at {
-            Some(at) => self.volume.read(self.disk, at, &mut bytes)?,
+            Some(at) => self.volume.try_read_at(self.disk, at, &mut bytes)?,
             None => false,
         };
         if !is_read || !bytes.starts_with(b"FILE") {
             return malformed("a record of its file table");
         }
         restore_ends(&mut bytes)?;
-        if Fields(&bytes).le16(0x16) & 1 == 0 {
+        if ByteFields(&bytes).le16(0x16) & 1 == 0 {
             return malformed("a record that is not in use");
         }
         Ok(bytes)
@@ -201,13 +203,14 @@ impl<'d> Ntfs<'d> {
 
     fn has_shadow_copies(&self) -> Result<bool, GuestError> {
         let mut bytes = [0; 512];
-        self.volume.read(self.disk, SHADOW_COPIES_AT, &mut bytes)?;
-        let fields = Fields(&bytes);
+        self.volume
+            .try_read_at(self.disk, SHADOW_COPIES_AT, &mut bytes)?;
+        let fields = ByteFields(&bytes);
         Ok(fields.starts_with(0, &SHADOW_COPIES_ID) && fields.le64(0x30) != 0)
     }
 
     /// Visits the runs of clear bits. None of them may be of `used`, which is in order.
-    fn walk(
+    fn visit_free(
         &self,
         bitmap: &ClusterRuns,
         used: &[Range<u64>],
@@ -227,7 +230,7 @@ impl<'d> Ntfs<'d> {
                 let Some(part) = part.get_mut(..len as usize) else {
                     break;
                 };
-                if !self.volume.read(self.disk, at, part)? {
+                if !self.volume.try_read_at(self.disk, at, part)? {
                     return malformed("its bitmap lies past its end");
                 }
                 let bits = (len * 8).min(self.clusters - first);
@@ -259,23 +262,23 @@ impl<'d> Ntfs<'d> {
                 return malformed("its bitmap calls its own tables free");
             }
             let bytes = clusters.start * self.cluster_len..clusters.end * self.cluster_len;
-            visit(self.volume.place(bytes))?;
+            visit(self.volume.disk_range(bytes))?;
         }
         Ok(())
     }
 
-    fn verdict(&self, journal: &ClusterRuns) -> Result<FreeVerdict, GuestError> {
-        let record = self.record(RECORD_VOLUME)?;
-        let Some(state) = attribute(&record, VOLUME_INFORMATION)? else {
+    fn free_verdict(&self, journal: &ClusterRuns) -> Result<FreeVerdict, GuestError> {
+        let record = self.read_record(RECORD_VOLUME)?;
+        let Some(state) = find_attribute(&record, VOLUME_INFORMATION)? else {
             return malformed("a volume without its state");
         };
-        if resident(state).le16(0x0a) & DIRTY != 0 {
-            return Ok(FreeVerdict::unclean("it is marked as dirty"));
+        if resident_content(state).le16(0x0a) & DIRTY != 0 {
+            return Ok(FreeVerdict::unclean_because("it is marked as dirty"));
         }
         Ok(if self.journal_is_closed(journal)? {
             FreeVerdict::Free
         } else {
-            FreeVerdict::unclean(
+            FreeVerdict::unclean_because(
                 "it is mounted, or was not unmounted, or Windows sleeps with it: its journal is \
                  open",
             )
@@ -295,14 +298,16 @@ impl<'d> Ntfs<'d> {
         let mut at = 0;
         for _ in 0..2 {
             let mut page = [0; STRIDE];
-            if at + STRIDE as u64 > len || !self.volume.read(self.disk, start + at, &mut page)? {
+            if at + STRIDE as u64 > len
+                || !self.volume.try_read_at(self.disk, start + at, &mut page)?
+            {
                 break;
             }
             if at == 0 && page.iter().all(|byte| *byte == 0xff) {
                 return Ok(true);
             }
-            let fields = Fields(&page);
-            if let Some((number, is_closed)) = restart(fields)
+            let fields = ByteFields(&page);
+            if let Some((number, is_closed)) = parse_restart_page(fields)
                 && newest.is_none_or(|(newest, _)| number > newest)
             {
                 newest = Some((number, is_closed));
@@ -314,7 +319,7 @@ impl<'d> Ntfs<'d> {
 }
 
 /// The number of a restart page, and whether it says that the volume was closed.
-fn restart(fields: Fields<'_>) -> Option<(u64, bool)> {
+fn parse_restart_page(fields: ByteFields<'_>) -> Option<(u64, bool)> {
     let area = usize::from(fields.le16(0x18));
     let is_page = fields.starts_with(0, b"RSTR") || fields.starts_with(0, b"CHKD");
     if !is_page || !(0x1e..STRIDE - 2 - 0x10).contains(&area) {
@@ -327,7 +332,7 @@ fn restart(fields: Fields<'_>) -> Option<(u64, bool)> {
 
 /// Puts back what is kept of the end of each 512 bytes.
 fn restore_ends(bytes: &mut [u8]) -> Result<(), GuestError> {
-    let fields = Fields(bytes);
+    let fields = ByteFields(bytes);
     let (at, count) = (usize::from(fields.le16(4)), usize::from(fields.le16(6)));
     if count != bytes.len() / STRIDE + 1 || at + 2 * count > STRIDE - 2 {
         return malformed("the ends of a record");
@@ -349,8 +354,8 @@ fn restore_ends(bytes: &mut [u8]) -> Result<(), GuestError> {
 }
 
 /// The first attribute of a type that has no name.
-fn attribute(record: &[u8], wanted: u32) -> Result<Option<Fields<'_>>, GuestError> {
-    let fields = Fields(record);
+fn find_attribute(record: &[u8], wanted: u32) -> Result<Option<ByteFields<'_>>, GuestError> {
+    let fields = ByteFields(record);
     let mut at = usize::from(fields.le16(0x14));
     for _ in 0..ATTRIBUTES_MAX {
         let (kind, len) = (fields.le32(at), fields.le32(at + 4) as usize);
@@ -360,7 +365,7 @@ fn attribute(record: &[u8], wanted: u32) -> Result<Option<Fields<'_>>, GuestErro
         if len < 0x18 || at + len > record.len() {
             break;
         }
-        let found = Fields(fields.slice(at..at + len));
+        let found = ByteFields(fields.slice_of(at..at + len));
         if kind == wanted && found.u8(9) == 0 {
             return Ok(Some(found));
         }
@@ -370,21 +375,21 @@ fn attribute(record: &[u8], wanted: u32) -> Result<Option<Fields<'_>>, GuestErro
 }
 
 /// The content of an attribute that has it in the record.
-fn resident(attribute: Fields<'_>) -> Fields<'_> {
+fn resident_content(attribute: ByteFields<'_>) -> ByteFields<'_> {
     let (len, at) = (
         attribute.le32(0x10) as usize,
         usize::from(attribute.le16(0x14)),
     );
-    Fields(if attribute.u8(8) == 0 {
-        attribute.slice(at..at.saturating_add(len))
+    ByteFields(if attribute.u8(8) == 0 {
+        attribute.slice_of(at..at.saturating_add(len))
     } else {
         &[]
     })
 }
 
 /// The runs of the content of a file, all of them in the volume and none sparse.
-fn runs(record: &[u8], clusters: u64) -> Result<ClusterRuns, GuestError> {
-    let content = attribute(record, DATA)?.filter(|content| content.u8(8) == 1);
+fn content_runs(record: &[u8], clusters: u64) -> Result<ClusterRuns, GuestError> {
+    let content = find_attribute(record, DATA)?.filter(|content| content.u8(8) == 1);
     let Some(content) = content.filter(|content| content.le64(0x10) == 0) else {
         return malformed("a table without its runs");
     };
@@ -398,8 +403,8 @@ fn runs(record: &[u8], clusters: u64) -> Result<ClusterRuns, GuestError> {
         if !(1..=8).contains(&count_len) || !(1..=8).contains(&start_len) {
             return malformed("the runs of a table");
         }
-        let count = signed(content.slice(at + 1..at + 1 + count_len));
-        let step = signed(content.slice(at + 1 + count_len..at + 1 + count_len + start_len));
+        let count = signed_le(content.slice_of(at + 1..at + 1 + count_len));
+        let step = signed_le(content.slice_of(at + 1 + count_len..at + 1 + count_len + start_len));
         at += 1 + count_len + start_len;
         let run = start
             .checked_add(step)
@@ -419,7 +424,7 @@ fn runs(record: &[u8], clusters: u64) -> Result<ClusterRuns, GuestError> {
 }
 
 /// A little-endian number of at most 8 bytes.
-fn signed(bytes: &[u8]) -> i64 {
+fn signed_le(bytes: &[u8]) -> i64 {
     let is_negative = bytes.last().is_some_and(|last| last & 0x80 != 0);
     let fill = if is_negative { 0xff } else { 0 };
     let mut whole = [fill; 8];

@@ -22,7 +22,7 @@ use std::io;
 use std::ops::Range;
 
 use super::Volume;
-use super::bytes::Fields;
+use super::bytes::ByteFields;
 use crate::source::ReadAt;
 
 const SECTOR_LEN: u64 = 512;
@@ -99,16 +99,16 @@ pub(super) struct PartitionTable {
 
 /// An entry of an MBR.
 #[derive(Clone, Copy)]
-struct Entry {
+struct MbrEntry {
     kind: u8,
     first: u64,
     count: u64,
 }
 
 /// The table of `disk`, without a partition if there is none.
-pub(super) fn read(disk: &dyn ReadAt) -> io::Result<PartitionTable> {
+pub(super) fn read_partitions(disk: &dyn ReadAt) -> io::Result<PartitionTable> {
     let mut table = PartitionTable::default();
-    let Some(entries) = entries(disk, 0)? else {
+    let Some(entries) = read_mbr(disk, 0)? else {
         return Ok(table);
     };
     if entries.iter().any(|entry| entry.kind == PROTECTIVE) {
@@ -124,23 +124,23 @@ pub(super) fn read(disk: &dyn ReadAt) -> io::Result<PartitionTable> {
         if EXTENDED.contains(&entry.kind) {
             read_logical(disk, entry.first, &mut table)?;
         } else {
-            table.partitions.extend(entry.partition(number, 0));
+            table.partitions.extend(entry.read_partition(number, 0));
         }
     }
     Ok(table)
 }
 
 /// The entries in a sector of `disk`, if it is a table.
-fn entries(disk: &dyn ReadAt, sector: u64) -> io::Result<Option<[Entry; 4]>> {
+fn read_mbr(disk: &dyn ReadAt, sector: u64) -> io::Result<Option<[MbrEntry; 4]>> {
     let mut bytes = [0; SECTOR_LEN as usize];
     if sector.saturating_add(1).saturating_mul(SECTOR_LEN) > disk.len() {
         return Ok(None);
     }
     disk.read_exact_at(&mut bytes, sector * SECTOR_LEN)?;
-    let fields = Fields(&bytes);
+    let fields = ByteFields(&bytes);
     let entry = |nth: usize| {
         let at = 446 + 16 * nth;
-        Entry {
+        MbrEntry {
             kind: bytes.get(at + 4).copied().unwrap_or(0),
             first: fields.le32(at + 8).into(),
             count: fields.le32(at + 12).into(),
@@ -153,9 +153,9 @@ fn entries(disk: &dyn ReadAt, sector: u64) -> io::Result<Option<[Entry; 4]>> {
     Ok((is_table && fields.starts_with(510, &[0x55, 0xaa])).then(|| [0, 1, 2, 3].map(entry)))
 }
 
-impl Entry {
+impl MbrEntry {
     /// The partition, its sectors counted from `base`.
-    fn partition(&self, number: u32, base: u64) -> Option<Partition> {
+    fn read_partition(&self, number: u32, base: u64) -> Option<Partition> {
         let is_used = self.kind != 0 && self.count > 0;
         let foreign = FOREIGN_TYPES.iter().find(|(kind, _)| *kind == self.kind);
         is_used.then(|| Partition {
@@ -174,12 +174,14 @@ impl Entry {
 fn read_logical(disk: &dyn ReadAt, base: u64, table: &mut PartitionTable) -> io::Result<()> {
     let mut link = base;
     for number in 5..5 + LOGICAL_MAX {
-        let Some([partition, next, ..]) = entries(disk, link)? else {
+        let Some([partition, next, ..]) = read_mbr(disk, link)? else {
             break;
         };
         let at = link * SECTOR_LEN;
         table.tables.push(at..at + LINK_LEN);
-        table.partitions.extend(partition.partition(number, link));
+        table
+            .partitions
+            .extend(partition.read_partition(number, link));
         if next.kind == 0 {
             return Ok(());
         }
@@ -225,7 +227,7 @@ fn read_gpt_at(
     let Some(mut header) = read_some(disk, Some(sector * sector_len), sector_len)? else {
         return Ok(None);
     };
-    let (header_len, checksum) = (Fields(&header).le32(12), Fields(&header).le32(16));
+    let (header_len, checksum) = (ByteFields(&header).le32(12), ByteFields(&header).le32(16));
     if !header.starts_with(GPT_MAGIC)
         || header_len < GPT_HEADER_LEN_MIN
         || u64::from(header_len) > sector_len
@@ -237,7 +239,7 @@ fn read_gpt_at(
         .skip(16)
         .take(4)
         .for_each(|byte| *byte = 0);
-    let fields = Fields(&header);
+    let fields = ByteFields(&header);
     let (count, entry_len) = (u64::from(fields.le32(80)), u64::from(fields.le32(84)));
     let table_len = count * entry_len;
     let fits = entry_len.is_power_of_two() && entry_len >= 128 && table_len <= GPT_TABLE_LEN_MAX;
@@ -259,7 +261,7 @@ fn read_gpt_at(
 
 fn gpt_partitions(table: &[u8], entry_len: usize, sector_len: u64) -> Vec<Partition> {
     let partition = |(number, entry): (u32, &[u8])| {
-        let fields = Fields(entry);
+        let fields = ByteFields(entry);
         let is_used = entry.iter().take(16).any(|byte| *byte != 0);
         let (first, last) = (fields.le64(32), fields.le64(40));
         let len = last

@@ -7,7 +7,7 @@
 use std::io;
 
 use super::Volume;
-use super::bytes::Fields;
+use super::bytes::ByteFields;
 use crate::source::ReadAt;
 
 /// The bytes from a volume's start that hold all marks but those at its end.
@@ -83,10 +83,10 @@ const ZFS_UBERBLOCKS_LEN: usize = 128 << 10;
 const ZFS_UBERBLOCK_LEN: usize = 1024;
 
 /// The names of all marks in `volume`, each once.
-pub(super) fn all(disk: &dyn ReadAt, volume: &Volume) -> io::Result<Vec<&'static str>> {
+pub(super) fn find_marks(disk: &dyn ReadAt, volume: &Volume) -> io::Result<Vec<&'static str>> {
     let mut head = vec![0; HEAD_LEN.min(usize::try_from(volume.len).unwrap_or(HEAD_LEN))];
-    volume.read(disk, 0, &mut head)?;
-    let head = Fields(&head);
+    volume.try_read_at(disk, 0, &mut head)?;
+    let head = ByteFields(&head);
     let mut found: Vec<&'static str> = MARKS
         .iter()
         .filter(|(_, at, magic)| head.starts_with(*at, magic))
@@ -116,7 +116,7 @@ fn has_md_at_end(disk: &dyn ReadAt, volume: &Volume) -> io::Result<bool> {
     let new = (volume.len / 512).checked_sub(16).map(|at| (at & !7) * 512);
     for at in [old, new].into_iter().flatten() {
         let mut magic = [0; 4];
-        if volume.read(disk, at, &mut magic)?
+        if volume.try_read_at(disk, at, &mut magic)?
             && (magic == MD_MAGIC || magic == u32::from_le_bytes(MD_MAGIC).to_be_bytes())
         {
             return Ok(true);
@@ -127,7 +127,7 @@ fn has_md_at_end(disk: &dyn ReadAt, volume: &Volume) -> io::Result<bool> {
 
 fn has_zfs(disk: &dyn ReadAt, volume: &Volume) -> io::Result<bool> {
     let mut ring = vec![0; ZFS_UBERBLOCKS_LEN];
-    if !volume.read(disk, ZFS_UBERBLOCKS_AT, &mut ring)? {
+    if !volume.try_read_at(disk, ZFS_UBERBLOCKS_AT, &mut ring)? {
         return Ok(false);
     }
     let swapped = 0x00ba_b10c_u64.to_be_bytes();

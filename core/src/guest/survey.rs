@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use super::free_ranges::{FREE_RANGES_MAX, FreeRanges};
 use super::partitions::{self, Partition, PartitionTable};
-use super::{FileSystem, FreeVerdict, GuestError, Volume, free_space, in_order, lvm, signature};
+use super::{
+    FreeVerdict, GuestError, GuestFileSystem, Volume, free_space, in_order, lvm, signature,
+};
 use crate::source::ReadAt;
 
 /// The bytes at a disk's end that descriptions of RAIDs and dynamic disks take, beside partitions.
@@ -44,14 +46,14 @@ impl FreeSpace {
 
     /// The parts that are mounted, or were not unmounted: as long as there is one, nothing is to be
     /// dropped.
-    pub fn unclean(&self) -> impl Iterator<Item = &DiskPart> {
+    pub fn unclean_parts(&self) -> impl Iterator<Item = &DiskPart> {
         let is_unclean = |part: &&DiskPart| matches!(part.verdict, FreeVerdict::Unclean(_));
         self.parts.iter().filter(is_unclean)
     }
 
     /// The bytes that may be dropped.
     #[must_use]
-    pub fn free(&self) -> u64 {
+    pub fn free_len(&self) -> u64 {
         self.ranges
             .iter()
             .map(|range| range.end - range.start)
@@ -60,7 +62,7 @@ impl FreeSpace {
 
     /// The same as ranges of the disk: in order, apart from each other.
     #[must_use]
-    pub fn ranges(&self) -> &[Range<u64>] {
+    pub fn free_ranges(&self) -> &[Range<u64>] {
         &self.ranges
     }
 }
@@ -71,41 +73,41 @@ impl FreeSpace {
 /// # Errors
 ///
 /// Only when the disk cannot be read: what makes no sense is in use.
-pub fn survey(disk: &dyn ReadAt) -> Result<FreeSpace, GuestError> {
-    let table = partitions::read(disk)?;
+pub fn survey_disk(disk: &dyn ReadAt) -> Result<FreeSpace, GuestError> {
+    let table = partitions::read_partitions(disk)?;
     let mut surveyor = Surveyor {
         disk,
         parts: Vec::new(),
         ranges: FreeRanges::new(FREE_RANGES_MAX),
     };
     if table.is_damaged {
-        surveyor.keep(
+        surveyor.keep_part(
             "the disk",
             "GPT",
             disk.len(),
             "its partition table is damaged",
         );
     } else if table.partitions.is_empty() {
-        surveyor.volume("the disk", &Volume::whole(disk))?;
-    } else if let mut marks = signature::all(disk, &Volume::whole(disk))?
+        surveyor.survey_volume("the disk", &Volume::whole_disk(disk))?;
+    } else if let mut marks = signature::find_marks(disk, &Volume::whole_disk(disk))?
         && !marks.is_empty()
     {
         marks.insert(0, PARTITION_TABLE);
-        surveyor.ambiguous("the disk", &marks, disk.len());
+        surveyor.keep_ambiguous("the disk", &marks, disk.len());
     } else {
         let partitions = in_order(disk, table.partitions.clone());
         for Partition { volume, foreign } in &partitions {
             let name = format!("partition {}", volume.partition.unwrap_or_default());
             match foreign {
                 Some(kind) => {
-                    surveyor.keep(&name, kind, volume.len, "it is a piece of something else");
+                    surveyor.keep_part(&name, kind, volume.len, "it is a piece of something else");
                 }
-                None => surveyor.volume(&name, volume)?,
+                None => surveyor.survey_volume(&name, volume)?,
             }
         }
-        surveyor.gaps(&table, &partitions);
+        surveyor.survey_gaps(&table, &partitions);
     }
-    Ok(surveyor.finish())
+    Ok(surveyor.into_free_space())
 }
 
 struct Surveyor<'d> {
@@ -115,12 +117,12 @@ struct Surveyor<'d> {
 }
 
 impl Surveyor<'_> {
-    fn keep(&mut self, name: &str, kind: &'static str, len: u64, reason: &str) {
-        self.add(name, len, kind, FreeVerdict::Kept(reason.to_owned()));
+    fn keep_part(&mut self, name: &str, kind: &'static str, len: u64, reason: &str) {
+        self.add_part(name, len, kind, FreeVerdict::Kept(reason.to_owned()));
     }
 
     /// Adds a part, for whose number free ranges have come.
-    fn add(&mut self, name: &str, len: u64, kind: &'static str, verdict: FreeVerdict) {
+    fn add_part(&mut self, name: &str, len: u64, kind: &'static str, verdict: FreeVerdict) {
         if verdict != FreeVerdict::Free {
             self.ranges.take_back(self.parts.len());
         }
@@ -134,83 +136,86 @@ impl Surveyor<'_> {
     }
 
     /// Looks at a volume of the disk, and into it.
-    fn volume(&mut self, name: &str, volume: &Volume) -> Result<(), GuestError> {
-        let whole = LinearDisk::new(self.disk, vec![volume.range()]);
-        match marks(&whole)?[..] {
+    fn survey_volume(&mut self, name: &str, volume: &Volume) -> Result<(), GuestError> {
+        let whole = LinearDisk::new(self.disk, vec![volume.byte_range()]);
+        match volume_marks(&whole)?[..] {
             ["LVM2"] => self.physical_volume(name, volume),
-            [kind] => self.content(name, kind, &whole),
+            [kind] => self.survey_content(name, kind, &whole),
             ref kinds => {
-                self.ambiguous(name, kinds, volume.len);
+                self.keep_ambiguous(name, kinds, volume.len);
                 Ok(())
             }
         }
     }
 
     /// Keeps what has no mark, or several.
-    fn ambiguous(&mut self, name: &str, kinds: &[&'static str], len: u64) {
+    fn keep_ambiguous(&mut self, name: &str, kinds: &[&'static str], len: u64) {
         let reason = if kinds.is_empty() {
             "it is not known here".to_owned()
         } else {
             format!("it carries the marks of {}", kinds.join(" and "))
         };
-        self.keep(name, UNKNOWN, len, &reason);
+        self.keep_part(name, UNKNOWN, len, &reason);
     }
 
     /// Looks at the content of what may lie in pieces on the disk; its mark is `kind`'s.
-    fn content(
+    fn survey_content(
         &mut self,
         name: &str,
         kind: &'static str,
         linear: &LinearDisk<'_>,
     ) -> Result<(), GuestError> {
         let (part, ranges) = (self.parts.len(), &mut self.ranges);
-        let found = free_space(linear, &Volume::whole(linear), &mut |range| {
-            linear.each_piece(&range, &mut |piece| ranges.push(piece, part));
+        let found = free_space(linear, &Volume::whole_disk(linear), &mut |range| {
+            linear.each_piece(&range, &mut |piece| ranges.push_range(piece, part));
             Ok(())
         });
         let (kind, verdict) = match found {
-            Ok(Some(FileSystem { kind: own, verdict })) if is_marked(kind, own) => (own, verdict),
-            Ok(_) => (kind, FreeVerdict::kept("it is not looked into")),
+            Ok(Some(GuestFileSystem { kind: own, verdict })) if is_marked(kind, own) => {
+                (own, verdict)
+            }
+            Ok(_) => (kind, FreeVerdict::kept_because("it is not looked into")),
             Err(GuestError::Io(error)) => return Err(error.into()),
             Err(error) => (kind, FreeVerdict::Kept(error.to_string())),
         };
-        self.add(name, linear.len, kind, verdict);
+        self.add_part(name, linear.len, kind, verdict);
         Ok(())
     }
 
     /// Looks at the logical volumes on a physical one, and drops what is in none.
     fn physical_volume(&mut self, name: &str, volume: &Volume) -> Result<(), GuestError> {
-        let layout = match lvm::read(self.disk, volume)? {
+        let layout = match lvm::read_physical_volume(self.disk, volume)? {
             Some(Ok(layout)) => layout,
             Some(Err(reason)) => {
-                self.keep(name, "LVM2", volume.len, reason);
+                self.keep_part(name, "LVM2", volume.len, reason);
                 return Ok(());
             }
             None => {
-                self.keep(name, "LVM2", volume.len, "its label is damaged");
+                self.keep_part(name, "LVM2", volume.len, "its label is damaged");
                 return Ok(());
             }
         };
         let part = self.parts.len();
         for range in &layout.free {
-            self.ranges.push(volume.place(range.clone()), part);
+            self.ranges
+                .push_range(volume.disk_range(range.clone()), part);
         }
-        self.add(name, volume.len, "LVM2", FreeVerdict::Free);
+        self.add_part(name, volume.len, "LVM2", FreeVerdict::Free);
         for logical in layout.volumes {
             let name = format!("logical volume {}/{}", layout.name, logical.name);
             let len =
                 |pieces: &[Range<u64>]| pieces.iter().map(|piece| piece.end - piece.start).sum();
             match logical.pieces {
-                Err(reason) => self.keep(&name, "LVM2", 0, reason),
+                Err(reason) => self.keep_part(&name, "LVM2", 0, reason),
                 Ok(pieces) => {
                     let pieces = pieces
                         .into_iter()
-                        .map(|piece| volume.place(piece))
+                        .map(|piece| volume.disk_range(piece))
                         .collect();
                     let linear = LinearDisk::new(self.disk, pieces);
-                    match marks(&linear)?[..] {
-                        [kind] => self.content(&name, kind, &linear)?,
-                        ref kinds => self.ambiguous(&name, kinds, len(&linear.pieces)),
+                    match volume_marks(&linear)?[..] {
+                        [kind] => self.survey_content(&name, kind, &linear)?,
+                        ref kinds => self.keep_ambiguous(&name, kinds, len(&linear.pieces)),
                     }
                 }
             }
@@ -220,7 +225,7 @@ impl Surveyor<'_> {
 
     /// Drops what lies between partitions, but neither what comes before the first nor the end of
     /// the disk: boot loaders and others live there.
-    fn gaps(&mut self, table: &PartitionTable, found: &[Partition]) {
+    fn survey_gaps(&mut self, table: &PartitionTable, found: &[Partition]) {
         let name = "between the partitions";
         let disk_len = self.disk.len();
         let is_piece = |one: &Partition| one.foreign.is_some();
@@ -239,7 +244,7 @@ impl Surveyor<'_> {
         let end = disk_len.saturating_sub(END_LEN);
         let mut used: Vec<Range<u64>> = found
             .iter()
-            .map(|one| one.volume.range())
+            .map(|one| one.volume.byte_range())
             .chain(table.tables.iter().cloned())
             .chain(std::iter::once(end..disk_len))
             .collect();
@@ -252,32 +257,32 @@ impl Surveyor<'_> {
         for range in used {
             if at < range.start {
                 len += range.start - at;
-                self.ranges.push(at..range.start, part);
+                self.ranges.push_range(at..range.start, part);
             }
             at = at.max(range.end);
         }
         if len > 0 {
-            let verdict = reason.map_or(FreeVerdict::Free, FreeVerdict::kept);
-            self.add(name, len, "no partition", verdict);
+            let verdict = reason.map_or(FreeVerdict::Free, FreeVerdict::kept_because);
+            self.add_part(name, len, "no partition", verdict);
         }
     }
 
-    fn finish(mut self) -> FreeSpace {
-        let lens = self.ranges.lens(self.parts.len());
+    fn into_free_space(mut self) -> FreeSpace {
+        let lens = self.ranges.part_lens(self.parts.len());
         for (part, len) in self.parts.iter_mut().zip(lens) {
             part.free = len;
         }
         FreeSpace {
             parts: self.parts,
-            ranges: self.ranges.finish(),
+            ranges: self.ranges.into_ranges(),
         }
     }
 }
 
 /// The marks of what `linear` holds. A partition table in it is one, too.
-fn marks(linear: &LinearDisk<'_>) -> Result<Vec<&'static str>, GuestError> {
-    let mut found = signature::all(linear, &Volume::whole(linear))?;
-    let table = partitions::read(linear)?;
+fn volume_marks(linear: &LinearDisk<'_>) -> Result<Vec<&'static str>, GuestError> {
+    let mut found = signature::find_marks(linear, &Volume::whole_disk(linear))?;
+    let table = partitions::read_partitions(linear)?;
     if table.is_damaged || !table.partitions.is_empty() {
         found.push(PARTITION_TABLE);
     }

@@ -10,8 +10,8 @@
 
 use std::ops::Range;
 
-use super::bytes::Fields;
-use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume};
+use super::bytes::ByteFields;
+use super::{FreeVerdict, GuestError, GuestFileSystem, Visit, Volume};
 use crate::source::ReadAt;
 
 const MAGIC: &[u8] = b"SWAPSPACE2";
@@ -22,15 +22,15 @@ pub(super) fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<FileSystem>, GuestError> {
+) -> Result<Option<GuestFileSystem>, GuestError> {
     for page_len in PAGE_LENS {
         let mut magic = [0; MAGIC.len()];
-        if volume.read(disk, page_len - MAGIC.len() as u64, &mut magic)? && magic == MAGIC {
-            let range = pages(disk, volume, page_len)?;
+        if volume.try_read_at(disk, page_len - MAGIC.len() as u64, &mut magic)? && magic == MAGIC {
+            let range = page_area(disk, volume, page_len)?;
             if range.start < range.end.min(volume.len) {
-                visit(volume.place(range))?;
+                visit(volume.disk_range(range))?;
             }
-            return Ok(Some(FileSystem {
+            return Ok(Some(GuestFileSystem {
                 kind: "swap",
                 verdict: FreeVerdict::Free,
             }));
@@ -40,10 +40,10 @@ pub(super) fn free_space(
 }
 
 /// The bytes that swap pages may take, without the header.
-fn pages(disk: &dyn ReadAt, volume: &Volume, page_len: u64) -> Result<Range<u64>, GuestError> {
+fn page_area(disk: &dyn ReadAt, volume: &Volume, page_len: u64) -> Result<Range<u64>, GuestError> {
     let mut header = [0; 8];
-    volume.read(disk, 1024, &mut header)?;
-    let header = Fields(&header);
+    volume.try_read_at(disk, 1024, &mut header)?;
+    let header = ByteFields(&header);
     if header.le32(0) != 1 {
         return Err(GuestError::Malformed {
             kind: "swap",

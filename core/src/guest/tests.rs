@@ -69,7 +69,7 @@ impl ReadAt for Disk {
 /// Number, first sector and count of sectors of each volume.
 fn found(disk: &Disk) -> Vec<(Option<u32>, u64, u64)> {
     let sectors = |volume: Volume| (volume.partition, volume.start / 512, volume.len / 512);
-    volumes(disk)
+    list_volumes(disk)
         .expect("a disk in memory can be read")
         .into_iter()
         .map(sectors)

@@ -37,7 +37,7 @@ impl TrimmedSource {
             let (mut at, end) = (range.start, range.end.min(self.source.len()));
             while at < end {
                 let extent = self.source.extent_at(at)?;
-                let until = extent.end().min(end);
+                let until = extent.end_offset().min(end);
                 if extent.kind == ExtentKind::Data {
                     found += until - at;
                 }
@@ -69,7 +69,9 @@ impl ImageSource for TrimmedSource {
             });
         }
         let found = self.source.extent_at(offset)?;
-        let end = next.map_or(found.end(), |range| found.end().min(range.start));
+        let end = next.map_or(found.end_offset(), |range| {
+            found.end_offset().min(range.start)
+        });
         Ok(Extent {
             len: end - offset,
             ..found
@@ -125,7 +127,7 @@ impl<'s> SourceDisk<'s> {
                     ),
                 });
             }
-            at = extent.end();
+            at = extent.end_offset();
         }
         Ok(())
     }
@@ -190,8 +192,8 @@ mod tests {
         while at < trimmed.len() {
             let extent = trimmed.extent_at(at).expect("told");
             assert!(extent.start == at && extent.len > 0);
-            kinds.resize(extent.end() as usize, extent.kind);
-            at = extent.end();
+            kinds.resize(extent.end_offset() as usize, extent.kind);
+            at = extent.end_offset();
         }
         for start in 0..60 {
             for end in start + 1..=60 {

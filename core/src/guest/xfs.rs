@@ -35,8 +35,8 @@
 //!               below
 //! ```
 
-use super::bytes::Fields;
-use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume, xfs_log};
+use super::bytes::ByteFields;
+use super::{FreeVerdict, GuestError, GuestFileSystem, Visit, Volume, xfs_log};
 use crate::source::ReadAt;
 
 const BLOCK_LENS: std::ops::RangeInclusive<u64> = 512..=65_536;
@@ -55,7 +55,7 @@ const CHECKSUM_AT: usize = 224;
 const GROUP_CHECKSUM_AT: usize = 216;
 const NODE_CHECKSUM_AT: usize = 52;
 
-struct Superblock {
+struct XfsSuperblock {
     block_len: u64,
     blocks: u64,
     group_blocks: u64,
@@ -70,7 +70,7 @@ struct Superblock {
 }
 
 /// One allocation group.
-struct Group {
+struct XfsAllocationGroup {
     /// Its first block in the volume.
     first: u64,
     blocks: u64,
@@ -80,32 +80,32 @@ pub(super) fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<FileSystem>, GuestError> {
+) -> Result<Option<GuestFileSystem>, GuestError> {
     let mut bytes = [0; 512];
-    if !volume.read(disk, 0, &mut bytes)? || !bytes.starts_with(b"XFSB") {
+    if !volume.try_read_at(disk, 0, &mut bytes)? || !bytes.starts_with(b"XFSB") {
         return Ok(None);
     }
-    let superblock = Superblock::parse(Fields(&bytes), volume.len)?;
-    let mut verdict = superblock.verdict(disk, volume)?;
+    let superblock = XfsSuperblock::parse(ByteFields(&bytes), volume.len)?;
+    let mut verdict = superblock.free_verdict(disk, volume)?;
     let kind = "xfs";
     if matches!(verdict, FreeVerdict::Kept(_)) {
-        return Ok(Some(FileSystem { kind, verdict }));
+        return Ok(Some(GuestFileSystem { kind, verdict }));
     }
     let mut block = vec![0; superblock.block_len as usize];
     for number in 0..superblock.groups {
-        if !walk(disk, volume, &superblock, number, &mut block, &mut *visit)? {
+        if !visit_group(disk, volume, &superblock, number, &mut block, &mut *visit)? {
             verdict = verdict.or_unclean("the free blocks of a group are not what its header says");
         }
     }
-    Ok(Some(FileSystem { kind, verdict }))
+    Ok(Some(GuestFileSystem { kind, verdict }))
 }
 
 /// True if the little-endian CRC-32C at `at` is that of `bytes` with zeros in its place.
 fn is_sound(bytes: &[u8], at: usize) -> bool {
-    let fields = Fields(bytes);
-    let sum = crc32c::crc32c(fields.slice(0..at));
+    let fields = ByteFields(bytes);
+    let sum = crc32c::crc32c(fields.slice_of(0..at));
     let sum = crc32c::crc32c_append(sum, &[0; 4]);
-    crc32c::crc32c_append(sum, fields.slice(at + 4..bytes.len())) == fields.le32(at)
+    crc32c::crc32c_append(sum, fields.slice_of(at + 4..bytes.len())) == fields.le32(at)
 }
 
 fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
@@ -115,8 +115,8 @@ fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
     })
 }
 
-impl Superblock {
-    fn parse(fields: Fields<'_>, volume_len: u64) -> Result<Self, GuestError> {
+impl XfsSuperblock {
+    fn parse(fields: ByteFields<'_>, volume_len: u64) -> Result<Self, GuestError> {
         let has_checksums = fields.be16(100) & 0xf == 5;
         let feature = |at: usize| if has_checksums { fields.be32(at) } else { 0 };
         let mut parsed = Self {
@@ -147,12 +147,12 @@ impl Superblock {
         {
             return malformed("the number of its blocks");
         }
-        parsed.log = parsed.log(fields);
+        parsed.log = parsed.log_location(fields);
         Ok(parsed)
     }
 
     /// The log's place. A block is called by its group and its number in it.
-    fn log(&self, fields: Fields<'_>) -> Option<(u64, u64)> {
+    fn log_location(&self, fields: ByteFields<'_>) -> Option<(u64, u64)> {
         let (start, bits) = (fields.be64(48), u32::from(fields.u8(124)));
         let group = start.checked_shr(bits)?;
         let block = start ^ group.checked_shl(bits)?;
@@ -163,23 +163,27 @@ impl Superblock {
     }
 
     /// The verdict of the superblock and the log.
-    fn verdict(&self, disk: &dyn ReadAt, volume: &Volume) -> Result<FreeVerdict, GuestError> {
+    fn free_verdict(&self, disk: &dyn ReadAt, volume: &Volume) -> Result<FreeVerdict, GuestError> {
         if self.read_only & !READ_ONLY_KNOWN != 0 || self.incompatible & !INCOMPATIBLE_KNOWN != 0 {
-            return Ok(FreeVerdict::kept("it has features that are not known here"));
+            return Ok(FreeVerdict::kept_because(
+                "it has features that are not known here",
+            ));
         }
         let Some((start, len)) = self.log else {
-            return Ok(FreeVerdict::kept("its log is not in it"));
+            return Ok(FreeVerdict::kept_because("its log is not in it"));
         };
         let mut sector = vec![0; self.sector_len as usize];
-        volume.read(disk, 0, &mut sector)?;
+        volume.try_read_at(disk, 0, &mut sector)?;
         let verdict = if self.has_checksums && !is_sound(&sector, CHECKSUM_AT) {
-            FreeVerdict::unclean("its superblock does not have its checksum")
+            FreeVerdict::unclean_because("its superblock does not have its checksum")
         } else if self.is_unfinished || self.incompatible & INCOMPATIBLE_NEEDS_REPAIR != 0 {
-            FreeVerdict::unclean("it needs xfs_repair")
+            FreeVerdict::unclean_because("it needs xfs_repair")
         } else if xfs_log::is_clean(disk, volume, start, len)? {
             FreeVerdict::Free
         } else {
-            FreeVerdict::unclean("it is mounted, or was not unmounted: its log is not empty")
+            FreeVerdict::unclean_because(
+                "it is mounted, or was not unmounted: its log is not empty",
+            )
         };
         Ok(verdict)
     }
@@ -187,10 +191,10 @@ impl Superblock {
 
 /// Visits the free extents of group `number`: down to the first leaf, then along the leaves.
 /// False if checksums or the number of free blocks speak against what was visited.
-fn walk(
+fn visit_group(
     disk: &dyn ReadAt,
     volume: &Volume,
-    superblock: &Superblock,
+    superblock: &XfsSuperblock,
     number: u64,
     bytes: &mut [u8],
     visit: Visit<'_>,
@@ -198,25 +202,25 @@ fn walk(
     let first = number * superblock.group_blocks;
     let mut header = vec![0; superblock.sector_len as usize];
     let at = first * superblock.block_len + superblock.sector_len;
-    if !volume.read(disk, at, &mut header)? || !header.starts_with(b"XAGF") {
+    if !volume.try_read_at(disk, at, &mut header)? || !header.starts_with(b"XAGF") {
         return malformed("a group without its header");
     }
     let blocks = superblock.group_blocks.min(superblock.blocks - first);
-    let header_fields = Fields(&header);
+    let header_fields = ByteFields(&header);
     if u64::from(header_fields.be32(12)) > blocks {
         return malformed("the length of a group");
     }
     let mut sound = !superblock.has_checksums || is_sound(&header, GROUP_CHECKSUM_AT);
     let mut free_blocks = 0;
-    let group = Group { first, blocks };
+    let group = XfsAllocationGroup { first, blocks };
     let mut next = header_fields.be32(16).into();
     let mut level = None;
     let mut end = 0;
     // Each leaf moves the end on, so there are fewer than blocks; a level has one block on the way
     // down.
     while next != NONE {
-        group.read(disk, volume, superblock, next, bytes)?;
-        let node = Node::parse(bytes, level)?;
+        group.read_block(disk, volume, superblock, next, bytes)?;
+        let node = XfsBtreeBlock::parse(bytes, level)?;
         sound &= !superblock.has_checksums || is_sound(bytes, NODE_CHECKSUM_AT);
         level = Some(node.level.saturating_sub(1));
         if node.level > 0 {
@@ -224,14 +228,14 @@ fn walk(
             continue;
         }
         for nth in 0..node.records {
-            let extent = node.extent(nth);
+            let extent = node.extent_at(nth);
             if extent.start < end || extent.end > group.blocks || extent.is_empty() {
                 return malformed("its free extents are not in order");
             }
             end = extent.end;
             free_blocks += extent.end - extent.start;
             let offset = |block: u64| (group.first + block) * superblock.block_len;
-            visit(volume.place(offset(extent.start)..offset(extent.end)))?;
+            visit(volume.disk_range(offset(extent.start)..offset(extent.end)))?;
         }
         next = node.next;
         if node.records == 0 && next != NONE {
@@ -241,17 +245,17 @@ fn walk(
     Ok(sound && free_blocks == u64::from(header_fields.be32(52)))
 }
 
-impl Group {
-    fn read(
+impl XfsAllocationGroup {
+    fn read_block(
         &self,
         disk: &dyn ReadAt,
         volume: &Volume,
-        superblock: &Superblock,
+        superblock: &XfsSuperblock,
         block: u64,
         bytes: &mut [u8],
     ) -> Result<(), GuestError> {
         if block >= self.blocks
-            || !volume.read(disk, (self.first + block) * superblock.block_len, bytes)?
+            || !volume.try_read_at(disk, (self.first + block) * superblock.block_len, bytes)?
         {
             return malformed("a block past the end of its group");
         }
@@ -260,8 +264,8 @@ impl Group {
 }
 
 /// A block of a tree.
-struct Node<'b> {
-    fields: Fields<'b>,
+struct XfsBtreeBlock<'b> {
+    fields: ByteFields<'b>,
     block_len: usize,
     head_len: usize,
     level: u16,
@@ -269,10 +273,10 @@ struct Node<'b> {
     next: u64,
 }
 
-impl<'b> Node<'b> {
+impl<'b> XfsBtreeBlock<'b> {
     /// The node in `bytes`, which must be of `level` if that is known already.
     fn parse(bytes: &'b [u8], level: Option<u16>) -> Result<Self, GuestError> {
-        let fields = Fields(bytes);
+        let fields = ByteFields(bytes);
         let head_len = match bytes {
             [b'A', b'B', b'T', b'B', ..] => 16,
             [b'A', b'B', b'3', b'B', ..] => 56,
@@ -295,7 +299,7 @@ impl<'b> Node<'b> {
         Ok(node)
     }
 
-    fn extent(&self, nth: usize) -> std::ops::Range<u64> {
+    fn extent_at(&self, nth: usize) -> std::ops::Range<u64> {
         let at = self.head_len + 8 * nth;
         let start = u64::from(self.fields.be32(at));
         start..start + u64::from(self.fields.be32(at + 4))

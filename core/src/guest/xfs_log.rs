@@ -18,7 +18,7 @@
 
 use std::ops::Range;
 
-use super::bytes::Fields;
+use super::bytes::ByteFields;
 use super::{GuestError, Volume};
 use crate::source::ReadAt;
 
@@ -50,14 +50,14 @@ pub(super) fn is_clean(
         start,
         sectors: len / SECTOR_LEN,
     };
-    let Some(head) = log.head()? else {
+    let Some(head) = log.find_head()? else {
         return Ok(false);
     };
     // Back from the head to the header of the last record.
     for back in 1..=RECORD_SECTORS_MAX.min(log.sectors) {
         let at = (head + log.sectors - back) % log.sectors;
-        let header = log.sector(at)?;
-        let fields = Fields(&header);
+        let header = log.read_sector(at)?;
+        let fields = ByteFields(&header);
         if fields.be32(0) == HEADER_MAGIC {
             return log.is_unmount(at, fields, head);
         }
@@ -66,27 +66,27 @@ pub(super) fn is_clean(
 }
 
 impl XfsLog<'_> {
-    fn sector(&self, at: u64) -> Result<[u8; SECTOR_LEN as usize], GuestError> {
+    fn read_sector(&self, at: u64) -> Result<[u8; SECTOR_LEN as usize], GuestError> {
         let mut bytes = [0; SECTOR_LEN as usize];
         self.volume
-            .read(self.disk, self.start + at * SECTOR_LEN, &mut bytes)?;
+            .try_read_at(self.disk, self.start + at * SECTOR_LEN, &mut bytes)?;
         Ok(bytes)
     }
 
-    fn round(&self, at: u64) -> Result<u32, GuestError> {
-        let bytes = self.sector(at)?;
-        let fields = Fields(&bytes);
+    fn cycle_at(&self, at: u64) -> Result<u32, GuestError> {
+        let bytes = self.read_sector(at)?;
+        let fields = ByteFields(&bytes);
         let is_header = fields.be32(0) == HEADER_MAGIC;
         Ok(fields.be32(if is_header { 4 } else { 0 }))
     }
 
     /// The sector that would be written next: the first that is of an earlier round than the
     /// log's beginning. `None` if the log makes no sense.
-    fn head(&self) -> Result<Option<u64>, GuestError> {
+    fn find_head(&self) -> Result<Option<u64>, GuestError> {
         if self.sectors == 0 {
             return Ok(None);
         }
-        let (first, last) = (self.round(0)?, self.round(self.sectors - 1)?);
+        let (first, last) = (self.cycle_at(0)?, self.cycle_at(self.sectors - 1)?);
         if first == 0 {
             return Ok(None);
         }
@@ -99,7 +99,7 @@ impl XfsLog<'_> {
         let Range { mut start, mut end } = 0..self.sectors - 1;
         while end - start > 1 {
             let middle = start + (end - start) / 2;
-            if self.round(middle)? == first {
+            if self.cycle_at(middle)? == first {
                 start = middle;
             } else {
                 end = middle;
@@ -109,7 +109,7 @@ impl XfsLog<'_> {
     }
 
     /// True if the record at sector `at` is an unmount and ends at `head`.
-    fn is_unmount(&self, at: u64, header: Fields<'_>, head: u64) -> Result<bool, GuestError> {
+    fn is_unmount(&self, at: u64, header: ByteFields<'_>, head: u64) -> Result<bool, GuestError> {
         let longest = u64::from(header.be32(320));
         let header_sectors = if header.be32(8) & 2 == 0 {
             1
@@ -121,7 +121,7 @@ impl XfsLog<'_> {
         if header.be32(40) != 1 || end % self.sectors != head {
             return Ok(false);
         }
-        let operation = self.sector(data % self.sectors)?;
-        Ok(Fields(&operation).u8(9) & UNMOUNT != 0)
+        let operation = self.read_sector(data % self.sectors)?;
+        Ok(ByteFields(&operation).u8(9) & UNMOUNT != 0)
     }
 }

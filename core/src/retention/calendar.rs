@@ -1,6 +1,6 @@
 //! The Gregorian calendar, in both directions: hours, days, weeks, months and years of local time.
 
-use super::Span;
+use super::CalendarSpan;
 
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -13,12 +13,12 @@ const EPOCH_DAYS: i64 = 719_468;
 
 /// A point in time, and what a clock on the wall shows then.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct LocalTime {
     pub(super) since_1970_ms: i64,
     offset_ms: i64,
 }
 
-impl Moment {
+impl LocalTime {
     pub(super) fn new(since_1970_ms: u64, offset_s: i32) -> Self {
         Self {
             since_1970_ms: since_1970_ms.min(MOMENT_MAX_MS).cast_signed(),
@@ -31,38 +31,38 @@ impl Moment {
     }
 
     /// Hours since 1970 began there.
-    pub(super) fn hour(self) -> i64 {
+    pub(super) fn hour_number(self) -> i64 {
         self.local_ms().div_euclid(HOUR_MS)
     }
 
     /// Days since 1 January 1970.
-    pub(super) fn day(self) -> i64 {
+    pub(super) fn day_number(self) -> i64 {
         self.local_ms().div_euclid(DAY_MS)
     }
 
     /// Weeks since Monday, 29 December 1969: ISO 8601's weeks.
-    pub(super) fn week(self) -> i64 {
-        (self.day() + 3).div_euclid(7)
+    pub(super) fn week_number(self) -> i64 {
+        (self.day_number() + 3).div_euclid(7)
     }
 
     /// Months since January of the year 0.
-    pub(super) fn month(self) -> i64 {
-        let (year, month, _) = date_of(self.day());
+    pub(super) fn month_number(self) -> i64 {
+        let (year, month, _) = date_of(self.day_number());
         year * 12 + month
     }
 
-    pub(super) fn year(self) -> i64 {
-        date_of(self.day()).0
+    pub(super) fn year_number(self) -> i64 {
+        date_of(self.day_number()).0
     }
 
     /// The moment that is `span` earlier, in milliseconds since 1970. A day that its month does not
     /// have is so much later: a month before 31 March is 3 March, or 2 March in a leap year.
-    pub(super) fn earlier_by(self, span: &Span) -> i64 {
-        let (year, month, day_of_month) = date_of(self.day());
+    pub(super) fn earlier_by(self, span: &CalendarSpan) -> i64 {
+        let (year, month, day_of_month) = date_of(self.day_number());
         let months = (year - i64::from(span.years)) * 12 + month - i64::from(span.months);
         let day = first_day_of(months.div_euclid(12), months.rem_euclid(12)) + day_of_month
             - i64::from(span.days);
-        self.since_1970_ms - (self.day() - day) * DAY_MS - i64::from(span.hours) * HOUR_MS
+        self.since_1970_ms - (self.day_number() - day) * DAY_MS - i64::from(span.hours) * HOUR_MS
     }
 }
 
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn no_moment_is_too_far_away() {
-        let longest = Span {
+        let longest = CalendarSpan {
             years: 999_999,
             months: 999_999,
             days: 999_999,
@@ -137,11 +137,11 @@ mod tests {
             (u64::MAX, i32::MIN),
             (u64::MAX, i32::MAX),
         ] {
-            let moment = Moment::new(ms, offset);
+            let moment = LocalTime::new(ms, offset);
             let _ = (
-                moment.hour(),
-                moment.week(),
-                moment.month(),
+                moment.hour_number(),
+                moment.week_number(),
+                moment.month_number(),
                 moment.earlier_by(&longest),
             );
         }

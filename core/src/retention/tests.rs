@@ -7,11 +7,11 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 /// Thursday, 1 January 2015, 00:00 UTC.
 const NEW_YEAR_2015_MS: u64 = 1_420_070_400_000;
 
-fn candidates(times: &[u64]) -> Vec<Candidate<'static>> {
+fn candidates(times: &[u64]) -> Vec<RetentionCandidate<'static>> {
     static NO_TAGS: BTreeSet<Name> = BTreeSet::new();
     times
         .iter()
-        .map(|time| Candidate {
+        .map(|time| RetentionCandidate {
             taken_ms: *time,
             offset_s: 0,
             tags: &NO_TAGS,
@@ -21,8 +21,8 @@ fn candidates(times: &[u64]) -> Vec<Candidate<'static>> {
 }
 
 /// The places of what stays.
-fn kept(rules: &Rules, candidates: &[Candidate<'_>]) -> Vec<usize> {
-    apply(rules, candidates)
+fn kept(rules: &RetentionRules, candidates: &[RetentionCandidate<'_>]) -> Vec<usize> {
+    apply_rules(rules, candidates)
         .iter()
         .enumerate()
         .filter(|(_, verdict)| verdict.is_kept())
@@ -30,13 +30,13 @@ fn kept(rules: &Rules, candidates: &[Candidate<'_>]) -> Vec<usize> {
         .collect()
 }
 
-fn young(span: &str) -> Rules {
-    Rules {
-        within: Some(Within {
+fn young(span: &str) -> RetentionRules {
+    RetentionRules {
+        within: Some(AgeRule {
             span: span.parse().unwrap(),
             now_ms: u64::MAX,
         }),
-        ..Rules::default()
+        ..RetentionRules::default()
     }
 }
 
@@ -52,45 +52,48 @@ fn each_rule_keeps_the_newest_of_each_of_its_periods() {
         .collect();
     let all = candidates(&times);
     let last_of_day = |day: usize| day * 4 + 3;
-    let check = |set: fn(&mut Rules), expected: Vec<usize>| {
-        let mut rules = Rules::default();
+    let check = |set: fn(&mut RetentionRules), expected: Vec<usize>| {
+        let mut rules = RetentionRules::default();
         set(&mut rules);
         assert_eq!(kept(&rules, &all), expected, "{rules:?}");
     };
     check(
-        |rules| rules.last = Limit::Newest(3),
+        |rules| rules.last = KeepLimit::Newest(3),
         vec![1597, 1598, 1599],
     );
-    check(|rules| rules.hourly = Limit::Newest(2), vec![1598, 1599]);
     check(
-        |rules| rules.daily = Limit::Newest(2),
+        |rules| rules.hourly = KeepLimit::Newest(2),
+        vec![1598, 1599],
+    );
+    check(
+        |rules| rules.daily = KeepLimit::Newest(2),
         vec![last_of_day(398), last_of_day(399)],
     );
     // 4 February 2016 is a Thursday; 31 January and 24 January were Sundays.
     check(
-        |rules| rules.weekly = Limit::Newest(3),
+        |rules| rules.weekly = KeepLimit::Newest(3),
         vec![last_of_day(388), last_of_day(395), last_of_day(399)],
     );
     check(
-        |rules| rules.monthly = Limit::Newest(2),
+        |rules| rules.monthly = KeepLimit::Newest(2),
         vec![last_of_day(395), last_of_day(399)],
     );
     check(
-        |rules| rules.yearly = Limit::Newest(2),
+        |rules| rules.yearly = KeepLimit::Newest(2),
         vec![last_of_day(364), last_of_day(399)],
     );
     // Two years are all there are: the rule for ten also keeps the oldest.
     check(
-        |rules| rules.yearly = Limit::Newest(10),
+        |rules| rules.yearly = KeepLimit::Newest(10),
         vec![0, last_of_day(364), last_of_day(399)],
     );
     check(
-        |rules| rules.yearly = Limit::All,
+        |rules| rules.yearly = KeepLimit::All,
         vec![0, last_of_day(364), last_of_day(399)],
     );
-    check(|rules| rules.last = Limit::All, (0..1600).collect());
+    check(|rules| rules.last = KeepLimit::All, (0..1600).collect());
     check(
-        |rules| (rules.last, rules.daily) = (Limit::Newest(1), Limit::Newest(2)),
+        |rules| (rules.last, rules.daily) = (KeepLimit::Newest(1), KeepLimit::Newest(2)),
         vec![last_of_day(398), last_of_day(399)],
     );
     check(|rules| *rules = young("1d"), vec![1596, 1597, 1598, 1599]);
@@ -105,16 +108,16 @@ fn the_order_of_the_list_decides_nothing_but_between_equal_times() {
     let times: Vec<u64> = [5, 1, 4, 2, 3]
         .map(|day| NEW_YEAR_2015_MS + day * DAY_MS)
         .into();
-    let rules = Rules {
-        daily: Limit::Newest(2),
-        ..Rules::default()
+    let rules = RetentionRules {
+        daily: KeepLimit::Newest(2),
+        ..RetentionRules::default()
     };
     assert_eq!(kept(&rules, &candidates(&times)), [0, 2]);
     assert_eq!(
         kept(
-            &Rules {
-                last: Limit::Newest(1),
-                ..Rules::default()
+            &RetentionRules {
+                last: KeepLimit::Newest(1),
+                ..RetentionRules::default()
             },
             &candidates(&[7, 7, 7])
         ),
@@ -127,15 +130,15 @@ fn the_oldest_is_kept_only_while_a_rule_has_some_left() {
     // Two in one hour: the older one has no period of its own.
     let pair = candidates(&[NEW_YEAR_2015_MS, NEW_YEAR_2015_MS + 1]);
     for (limit, expected) in [
-        (Limit::Newest(1), vec![1]),
-        (Limit::Newest(2), vec![0, 1]),
-        (Limit::All, vec![0, 1]),
+        (KeepLimit::Newest(1), vec![1]),
+        (KeepLimit::Newest(2), vec![0, 1]),
+        (KeepLimit::All, vec![0, 1]),
     ] {
         assert_eq!(
             kept(
-                &Rules {
+                &RetentionRules {
                     daily: limit,
-                    ..Rules::default()
+                    ..RetentionRules::default()
                 },
                 &pair
             ),
@@ -143,23 +146,29 @@ fn the_oldest_is_kept_only_while_a_rule_has_some_left() {
             "{limit:?}"
         );
     }
-    let verdicts = apply(
-        &Rules {
-            daily: Limit::Newest(2),
-            last: Limit::Newest(1),
-            ..Rules::default()
+    let verdicts = apply_rules(
+        &RetentionRules {
+            daily: KeepLimit::Newest(2),
+            last: KeepLimit::Newest(1),
+            ..RetentionRules::default()
         },
         &pair,
     );
-    assert_eq!(verdicts[0].reasons, [Reason::Oldest(Period::Day)]);
+    assert_eq!(
+        verdicts[0].reasons,
+        [KeepReason::Oldest(RetentionPeriod::Day)]
+    );
     assert_eq!(
         verdicts[1].reasons,
-        [Reason::Newest(Period::Last), Reason::Newest(Period::Day)]
+        [
+            KeepReason::Newest(RetentionPeriod::Last),
+            KeepReason::Newest(RetentionPeriod::Day)
+        ]
     );
     let texts: Vec<String> = verdicts
         .iter()
         .flat_map(|verdict| &verdict.reasons)
-        .map(Reason::to_string)
+        .map(KeepReason::to_string)
         .collect();
     assert_eq!(
         texts,
@@ -177,16 +186,20 @@ fn a_day_is_one_where_the_clock_hangs() {
     for (offset_s, day_count) in [(0, 2), (3600, 1), (-5 * 3600, 1)] {
         pair.iter_mut()
             .for_each(|candidate| candidate.offset_s = offset_s);
-        let verdicts = apply(
-            &Rules {
-                daily: Limit::All,
-                ..Rules::default()
+        let verdicts = apply_rules(
+            &RetentionRules {
+                daily: KeepLimit::All,
+                ..RetentionRules::default()
             },
             &pair,
         );
         let days = verdicts
             .iter()
-            .filter(|verdict| verdict.reasons.contains(&Reason::Newest(Period::Day)))
+            .filter(|verdict| {
+                verdict
+                    .reasons
+                    .contains(&KeepReason::Newest(RetentionPeriod::Day))
+            })
             .count();
         assert_eq!(days, day_count, "{offset_s}");
     }
@@ -198,9 +211,9 @@ fn a_week_lasts_over_new_year() {
     let times = [0, 3, 6, 7].map(|day| NEW_YEAR_2015_MS - 3 * DAY_MS + day * DAY_MS);
     assert_eq!(
         kept(
-            &Rules {
-                weekly: Limit::Newest(2),
-                ..Rules::default()
+            &RetentionRules {
+                weekly: KeepLimit::Newest(2),
+                ..RetentionRules::default()
             },
             &candidates(&times)
         ),
@@ -215,17 +228,17 @@ fn a_state_from_the_future_does_not_make_all_others_old() {
     let span = "2d".parse().unwrap();
     assert_eq!(
         kept(
-            &Rules {
-                within: Some(Within { span, now_ms }),
-                ..Rules::default()
+            &RetentionRules {
+                within: Some(AgeRule { span, now_ms }),
+                ..RetentionRules::default()
             },
             &times
         ),
         [1, 2]
     );
-    let all_future = Rules {
-        within: Some(Within { span, now_ms: 0 }),
-        ..Rules::default()
+    let all_future = RetentionRules {
+        within: Some(AgeRule { span, now_ms: 0 }),
+        ..RetentionRules::default()
     };
     assert_eq!(kept(&all_future, &times), [0, 1, 2]);
 }
@@ -246,15 +259,15 @@ fn tags_keep_what_has_all_of_one_list() {
     let (none, both, one) = (names(&[]), names(&["keep", "prod"]), names(&["prod"]));
     let mut all = candidates(&[1, 2, 3]);
     (all[0].tags, all[1].tags, all[2].tags) = (&none, &both, &one);
-    let rules = |lists: &[&[&str]]| Rules {
+    let rules = |lists: &[&[&str]]| RetentionRules {
         tags: lists.iter().map(|list| names(list)).collect(),
-        ..Rules::default()
+        ..RetentionRules::default()
     };
     assert_eq!(kept(&rules(&[&["keep", "prod"]]), &all), [1]);
     assert_eq!(kept(&rules(&[&["prod"]]), &all), [1, 2]);
     assert_eq!(kept(&rules(&[&["keep"], &[]]), &all), [0, 1]);
     assert_eq!(
-        apply(&rules(&[&["keep", "prod"]]), &all)[1].reasons[0].to_string(),
+        apply_rules(&rules(&[&["keep", "prod"]]), &all)[1].reasons[0].to_string(),
         "has tags keep, prod"
     );
 }
@@ -266,9 +279,9 @@ fn what_is_pinned_stays_and_counts() {
     all[2].pinned = true;
     assert_eq!(
         kept(
-            &Rules {
-                last: Limit::Newest(2),
-                ..Rules::default()
+            &RetentionRules {
+                last: KeepLimit::Newest(2),
+                ..RetentionRules::default()
             },
             &all
         ),
@@ -276,9 +289,9 @@ fn what_is_pinned_stays_and_counts() {
     );
     assert_eq!(
         kept(
-            &Rules {
-                last: Limit::Newest(1),
-                ..Rules::default()
+            &RetentionRules {
+                last: KeepLimit::Newest(1),
+                ..RetentionRules::default()
             },
             &all
         ),
@@ -290,39 +303,39 @@ fn what_is_pinned_stays_and_counts() {
 #[test]
 fn without_rules_everything_stays() {
     for rules in [
-        Rules::default(),
-        Rules {
-            last: Limit::Newest(0),
-            ..Rules::default()
+        RetentionRules::default(),
+        RetentionRules {
+            last: KeepLimit::Newest(0),
+            ..RetentionRules::default()
         },
     ] {
-        let verdicts = apply(&rules, &candidates(&[1, 2]));
+        let verdicts = apply_rules(&rules, &candidates(&[1, 2]));
         assert!(
             verdicts
                 .iter()
-                .all(|verdict| verdict.reasons == [Reason::NoRules])
+                .all(|verdict| verdict.reasons == [KeepReason::NoRules])
         );
     }
-    assert_eq!(apply(&Rules::default(), &[]), []);
+    assert_eq!(apply_rules(&RetentionRules::default(), &[]), []);
 }
 
 #[test]
 fn limits_and_spans_are_read_as_restic_reads_them() {
     for (text, limit) in [
-        ("0", Limit::Newest(0)),
-        ("7", Limit::Newest(7)),
-        ("-1", Limit::All),
-        ("unlimited", Limit::All),
+        ("0", KeepLimit::Newest(0)),
+        ("7", KeepLimit::Newest(7)),
+        ("-1", KeepLimit::All),
+        ("unlimited", KeepLimit::All),
     ] {
         assert_eq!(text.parse(), Ok(limit));
     }
     for bad in ["", "-2", "4294967296", "seven", "7 "] {
-        assert!(bad.parse::<Limit>().is_err(), "{bad:?}");
+        assert!(bad.parse::<KeepLimit>().is_err(), "{bad:?}");
     }
     for good in ["1y5m7d2h", "7d", "999999h"] {
-        assert_eq!(good.parse::<Span>().unwrap().to_string(), good);
+        assert_eq!(good.parse::<CalendarSpan>().unwrap().to_string(), good);
     }
-    assert_eq!("2h1y".parse::<Span>().unwrap().to_string(), "1y2h");
+    assert_eq!("2h1y".parse::<CalendarSpan>().unwrap().to_string(), "1y2h");
     for bad in [
         "",
         "d",
@@ -337,6 +350,6 @@ fn limits_and_spans_are_read_as_restic_reads_them() {
         "7ü",
         "1 d",
     ] {
-        assert!(bad.parse::<Span>().is_err(), "{bad:?}");
+        assert!(bad.parse::<CalendarSpan>().is_err(), "{bad:?}");
     }
 }

@@ -13,7 +13,7 @@
 //!   read.
 //! - A *readonly* image and every snapshot can only be read.
 
-use super::{Image, Mode, Node, PlanError, Planned, ScratchUse, Tree};
+use super::{Image, Mode, NodePlan, NodeRef, PlanError, ScratchUse, Tree};
 use crate::name::Name;
 use crate::units::ImageId;
 
@@ -27,7 +27,7 @@ pub const ATTACHMENTS_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attachment {
     /// It can only be read.
-    Read(Node),
+    Read(NodeRef),
     /// Writes go to the image itself.
     Write(ImageId),
     /// Writes go to the scratch image for this use of an immutable image, which may have to be
@@ -46,11 +46,11 @@ impl Tree {
     /// The meaning of the whole name `text`, as a client sent it; `None` if there is none. A prefix
     /// of a name has no meaning here.
     #[must_use]
-    pub fn attachment(&self, text: &str) -> Option<Attachment> {
+    pub fn resolve_attachment(&self, text: &str) -> Option<Attachment> {
         if let Some((image, snapshot)) = text.split_once('@') {
             let image = self.image_named(&Name::new(image).ok()?)?.id;
             let snapshot = self.snapshot_named(image, &Name::new(snapshot).ok()?)?;
-            return Some(Attachment::Read(Node::Snapshot(image, snapshot.serial)));
+            return Some(Attachment::Read(NodeRef::Snapshot(image, snapshot.serial)));
         }
         let name = Name::new(text).ok()?;
         match self.image_named(&name) {
@@ -68,7 +68,7 @@ impl Tree {
             let (base, machine) = name.as_str().split_at(at);
             let base = self.image_named(&Name::new(base).ok()?)?;
             let machine = Name::new(machine.strip_prefix(MARK)?).ok()?;
-            let machine = self.machines().named(&machine)?;
+            let machine = self.machines().machine_named(&machine)?;
             let has_it = machine.disks.contains(&base.id);
             (has_it && matches!(base.mode, Mode::Immutable { .. })).then_some(ScratchUse {
                 base: base.id,
@@ -81,7 +81,7 @@ impl Tree {
         match image.mode {
             Mode::Normal | Mode::Writethrough | Mode::Shareable => Attachment::Write(image.id),
             Mode::Immutable { .. } => Attachment::Scratch(self.scratch_use(image.id)),
-            Mode::Readonly | Mode::Multiattach => Attachment::Read(Node::Image(image.id)),
+            Mode::Readonly | Mode::Multiattach => Attachment::Read(NodeRef::Image(image.id)),
         }
     }
 
@@ -110,7 +110,7 @@ impl Tree {
         base: ImageId,
         name: &Name,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         let image = self.image(base).ok_or(PlanError::Gone)?;
         if self
             .images()
@@ -118,9 +118,9 @@ impl Tree {
             .count()
             >= ATTACHMENTS_MAX
         {
-            return Err(image.forbids("it has as many attachments as it can have"));
+            return Err(image.forbidden_by_mode("it has as many attachments as it can have"));
         }
-        self.plan_child(name, Node::Image(base), None, now_ms)
+        self.plan_child(name, NodeRef::Image(base), None, now_ms)
     }
 
     /// The name of the attachment `who` of `base`.

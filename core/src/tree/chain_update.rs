@@ -1,7 +1,7 @@
 //! Plans the next state of an image that comes as a whole chain of layers, those below it included.
 
 use super::receive::ArrivingSnapshot;
-use super::{Edit, Image, Layer, PlanError, Snapshot, Tree};
+use super::{Image, Layer, PlanError, Snapshot, Tree, TreeEdit};
 use crate::units::{ImageId, LayerId};
 
 /// A chain that becomes an image's present state.
@@ -23,19 +23,24 @@ impl Tree {
         image: ImageId,
         update: &ChainUpdate,
         now_ms: u64,
-    ) -> Result<Vec<Edit>, PlanError> {
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         self.check_update(image, update.snapshots.first().map(|first| &first.name))?;
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
-        let mut edits: Vec<Edit> = update.layers.iter().cloned().map(Edit::PutLayer).collect();
+        let mut edits: Vec<TreeEdit> = update
+            .layers
+            .iter()
+            .cloned()
+            .map(TreeEdit::PutLayer)
+            .collect();
         let replaced = Layer::clone(self.layer(image.layer).ok_or(PlanError::Gone)?);
         let top = self.arriving_layer(update.top, &update.layers)?;
         let shows_it_already = self.same_as_parent(&replaced) == Some(top.id);
         if !shows_it_already {
             let active = self.blank_layer(Some(&top), top.len, now_ms);
-            let active = self.changed(&image, active);
+            let active = self.with_change_time(&image, active);
             let layer = active.id;
-            edits.push(Edit::PutLayer(active));
-            edits.push(Edit::PutImage(Image {
+            edits.push(TreeEdit::PutLayer(active));
+            edits.push(TreeEdit::PutImage(Image {
                 layer,
                 ..image.clone()
             }));
@@ -43,9 +48,9 @@ impl Tree {
         for snapshot in &update.snapshots {
             self.check_snapshot_free(image.id, &snapshot.name)?;
             let layer = self.arriving_layer(snapshot.layer, &update.layers)?.id;
-            edits.push(Edit::PutSnapshot(Snapshot {
+            edits.push(TreeEdit::PutSnapshot(Snapshot {
                 image: image.id,
-                serial: self.allocate(),
+                serial: self.allocate_id(),
                 name: snapshot.name.clone(),
                 layer,
                 created_ms: snapshot.created_ms,
@@ -59,7 +64,7 @@ impl Tree {
             && !self.is_held(replaced.id)
             && replaced.is_blank()
         {
-            edits.push(Edit::DropLayer(replaced.id));
+            edits.push(TreeEdit::DropLayer(replaced.id));
         }
         Ok(edits)
     }
@@ -71,7 +76,7 @@ mod tests {
 
     use super::*;
     use crate::name::Name;
-    use crate::tree::Node;
+    use crate::tree::NodeRef;
     use crate::units::ChunkLen;
 
     fn name(text: &str) -> Name {
@@ -82,8 +87,8 @@ mod tests {
     fn an_image_stands_on_the_chain_that_came() {
         let mut tree = Tree::new(ChunkLen::DEFAULT);
         let planned = tree.plan_create(&name("web"), 1 << 20, 0).expect("free");
-        tree.apply(&planned.edits);
-        let web = planned.node.image();
+        tree.apply_edits(&planned.edits);
+        let web = planned.node.image_id();
         let sealed = |tree: &mut Tree, parent: Option<&Layer>| Layer {
             sealed: true,
             ..tree.blank_layer(parent, 1 << 20, 0)
@@ -102,12 +107,12 @@ mod tests {
             }],
         };
         let edits = tree.plan_chain_update(web, &update, 5).expect("possible");
-        tree.apply(&edits);
+        tree.apply_edits(&edits);
         let chain = |tree: &Tree, node| -> Vec<LayerId> {
             let layer = tree.layer_of(node).expect("there").id;
-            tree.chain(layer).map(|layer| layer.id).collect()
+            tree.chain_from(layer).map(|layer| layer.id).collect()
         };
-        assert_eq!(chain(&tree, Node::Image(web))[1..], [top.id, base.id]);
+        assert_eq!(chain(&tree, NodeRef::Image(web))[1..], [top.id, base.id]);
         assert_eq!(tree.layers().count(), 3, "the one before is gone");
         // The same again changes nothing but what is asked for.
         let again = ChainUpdate {

@@ -3,7 +3,10 @@
 //! This happens without a request: a state that no snapshot shows gets a snapshot, under a name
 //! that is free.
 
-use super::{Image, KeptDisk, Machine, MachineSnapshot, Mode, Node, PlanError, ScratchUse, Tree};
+use super::{
+    Image, KeptDisk, Mode, NodeRef, PlanError, ScratchUse, Tree, VirtualMachine,
+    VirtualMachineSnapshot,
+};
 use crate::name::Name;
 use crate::units::{ImageId, LayerId, MachineId};
 
@@ -33,15 +36,18 @@ impl<S> PresentState<S> {
 
 impl Tree {
     /// Finds the present state of `image` for the time after it is replaced.
-    pub fn present_state(&self, image: ImageId) -> Result<PresentState<Node>, PlanError> {
+    pub fn present_state(&self, image: ImageId) -> Result<PresentState<NodeRef>, PlanError> {
         let layer = self.present_layer(image)?;
         // The newest first: it is the one that people know it by.
-        let mut snapshots = self.snapshots(image).rev();
+        let mut snapshots = self.snapshots_of(image).rev();
         let shown = snapshots.find(|snapshot| Some(snapshot.layer) == layer);
         if let Some(snapshot) = shown {
-            return Ok(PresentState::Shown(Node::Snapshot(image, snapshot.serial)));
+            return Ok(PresentState::Shown(NodeRef::Snapshot(
+                image,
+                snapshot.serial,
+            )));
         }
-        let names = self.snapshots(image).map(|snapshot| &snapshot.name);
+        let names = self.snapshots_of(image).map(|snapshot| &snapshot.name);
         Ok(PresentState::Unnamed(free_name(names)))
     }
 
@@ -50,12 +56,17 @@ impl Tree {
     /// by its serial.
     pub fn present_machine_state(&self, id: MachineId) -> Result<PresentState<u64>, PlanError> {
         let machine = self.machines().get(id).ok_or(PlanError::Gone)?;
-        let mut snapshots = self.machines().snapshots(id).rev();
-        if let Some(snapshot) = snapshots.find(|snapshot| self.shows(snapshot, machine)) {
+        let mut snapshots = self.machines().snapshots_of(id).rev();
+        if let Some(snapshot) =
+            snapshots.find(|snapshot| self.shows_machine_state(snapshot, machine))
+        {
             return Ok(PresentState::Shown(snapshot.serial));
         }
-        let of_machine = self.machines().snapshots(id);
-        let of_disks = machine.disks.iter().flat_map(|disk| self.snapshots(*disk));
+        let of_machine = self.machines().snapshots_of(id);
+        let of_disks = machine
+            .disks
+            .iter()
+            .flat_map(|disk| self.snapshots_of(*disk));
         let names = of_machine
             .map(|snapshot| &snapshot.name)
             .chain(of_disks.map(|snapshot| &snapshot.name));
@@ -70,7 +81,11 @@ impl Tree {
         Ok(self.same_as_parent(active))
     }
 
-    fn shows(&self, snapshot: &MachineSnapshot, machine: &Machine) -> bool {
+    fn shows_machine_state(
+        &self,
+        snapshot: &VirtualMachineSnapshot,
+        machine: &VirtualMachine,
+    ) -> bool {
         let kept = snapshot.disks.iter().map(|disk| disk.image);
         snapshot.configuration == machine.configuration
             && kept.eq(machine.disks.iter().copied())
@@ -80,7 +95,7 @@ impl Tree {
                 .all(|disk| self.is_as_kept(machine, disk))
     }
 
-    fn is_as_kept(&self, machine: &Machine, kept: &KeptDisk) -> bool {
+    fn is_as_kept(&self, machine: &VirtualMachine, kept: &KeptDisk) -> bool {
         let Some(image) = self.image(kept.image) else {
             return false;
         };
@@ -95,7 +110,7 @@ impl Tree {
     }
 
     /// The sealed layer with all that `machine` sees of its disk `image`; none if there is none.
-    fn shown_layer(&self, machine: &Machine, image: &Image) -> Option<LayerId> {
+    fn shown_layer(&self, machine: &VirtualMachine, image: &Image) -> Option<LayerId> {
         if !matches!(image.mode, Mode::Immutable { .. }) {
             return self.present_layer(image.id).ok()?;
         }
@@ -104,8 +119,8 @@ impl Tree {
             machine: Some(machine.id),
         };
         match self.scratch_view(using).ok()?.node {
-            Node::Image(shown) => self.present_layer(shown).ok()?,
-            Node::Snapshot(id, serial) => Some(self.snapshot(id, serial)?.layer),
+            NodeRef::Image(shown) => self.present_layer(shown).ok()?,
+            NodeRef::Snapshot(id, serial) => Some(self.snapshot(id, serial)?.layer),
         }
     }
 }
@@ -123,15 +138,15 @@ fn free_name<'a>(taken: impl Iterator<Item = &'a Name>) -> Name {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{Edit, Mode};
+    use crate::tree::{Mode, TreeEdit};
     use crate::units::ChunkLen;
 
     fn name(text: &str) -> Name {
         Name::new(text).expect("a name")
     }
 
-    fn applied<T>(tree: &mut Tree, (done, edits): (T, Vec<Edit>)) -> T {
-        tree.apply(&edits);
+    fn applied<T>(tree: &mut Tree, (done, edits): (T, Vec<TreeEdit>)) -> T {
+        tree.apply_edits(&edits);
         done
     }
 
@@ -139,14 +154,14 @@ mod tests {
     fn tree() -> (Tree, ImageId) {
         let mut tree = Tree::new(ChunkLen::DEFAULT);
         let planned = tree.plan_create(&name("web"), 1 << 20, 0).expect("free");
-        tree.apply(&planned.edits);
-        (tree, planned.node.image())
+        tree.apply_edits(&planned.edits);
+        (tree, planned.node.image_id())
     }
 
     fn take(tree: &mut Tree, image: ImageId, text: &str) -> u64 {
         let planned = tree.plan_snapshot(image, &name(text), 0).expect("free");
-        tree.apply(&planned.edits);
-        let Node::Snapshot(_, serial) = planned.node else {
+        tree.apply_edits(&planned.edits);
+        let NodeRef::Snapshot(_, serial) = planned.node else {
             unreachable!("a snapshot was taken")
         };
         serial
@@ -157,7 +172,7 @@ mod tests {
         let layer = tree.image(image).expect("it is there").layer;
         let mut layer = crate::tree::Layer::clone(tree.layer(layer).expect("it is there"));
         layer.pages.insert(crate::units::PageIndex(0));
-        tree.apply(&[Edit::PutLayer(layer)]);
+        tree.apply_edits(&[TreeEdit::PutLayer(layer)]);
     }
 
     #[test]
@@ -166,7 +181,7 @@ mod tests {
         let unnamed = |text| Ok(PresentState::Unnamed(name(text)));
         assert_eq!(tree.present_state(web), unnamed("before-restore-1"));
         let first = take(&mut tree, web, "first");
-        let shown = Ok(PresentState::Shown(Node::Snapshot(web, first)));
+        let shown = Ok(PresentState::Shown(NodeRef::Snapshot(web, first)));
         assert_eq!(tree.present_state(web), shown);
         write(&mut tree, web);
         assert_eq!(tree.present_state(web), unnamed("before-restore-1"));
@@ -188,7 +203,7 @@ mod tests {
         let layer = tree.image(web).expect("it is there").layer;
         let mut longer = crate::tree::Layer::clone(tree.layer(layer).expect("it is there"));
         longer.len *= 2;
-        tree.apply(&[Edit::PutLayer(longer)]);
+        tree.apply_edits(&[TreeEdit::PutLayer(longer)]);
         assert!(matches!(
             tree.present_state(web),
             Ok(PresentState::Unnamed(_))
@@ -215,16 +230,16 @@ mod tests {
         assert_eq!(tree.present_machine_state(vm), unnamed, "content");
         tree = before.clone();
         let edits = tree.plan_mode(web, Mode::Readonly).expect("it may be");
-        tree.apply(&edits);
+        tree.apply_edits(&edits);
         assert_eq!(tree.present_machine_state(vm), unnamed, "mode");
         tree = before.clone();
         let edits = tree.plan_remove_disk(vm, web).expect("it has it");
-        tree.apply(&edits);
+        tree.apply_edits(&edits);
         assert!(tree.present_machine_state(vm) != shown, "disks");
         tree = before;
         let file = crate::tree::NewConfiguration::new(b"new").expect("short");
         let edits = tree.plan_configure(vm, Some(file)).expect("it is there");
-        tree.apply(&edits);
+        tree.apply_edits(&edits);
         assert_eq!(tree.present_machine_state(vm), unnamed, "configuration");
     }
 }

@@ -2,23 +2,23 @@
 
 use std::sync::Arc;
 
-use super::{Image, Layer, Machine, MachineSnapshot, Snapshot, Tree};
+use super::{Image, Layer, Snapshot, Tree, VirtualMachine, VirtualMachineSnapshot};
 use crate::name::{LATEST, Name, NodeSpec};
 use crate::units::{ImageId, LayerId};
 
 /// An image, or one of its snapshots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Node {
+pub enum NodeRef {
     /// The image's present state.
     Image(ImageId),
     /// The state that a snapshot keeps, by its serial.
     Snapshot(ImageId, u64),
 }
 
-impl Node {
+impl NodeRef {
     /// The image, also of a snapshot.
     #[must_use]
-    pub fn image(self) -> ImageId {
+    pub fn image_id(self) -> ImageId {
         match self {
             Self::Image(image) | Self::Snapshot(image, _) => image,
         }
@@ -84,13 +84,13 @@ enum Spelling {
 impl Tree {
     /// The image or snapshot that `spec` means: by whole name, else by a prefix that only one name
     /// has; `@latest` is the newest.
-    pub fn find(&self, spec: &NodeSpec) -> Result<Node, LookupError> {
-        self.spelled(spec, Spelling::Shortened)
+    pub fn find_node(&self, spec: &NodeSpec) -> Result<NodeRef, LookupError> {
+        self.find_spelled(spec, Spelling::Shortened)
     }
 
     /// Looks up by whole names only; else as [`Tree::find`].
-    pub fn find_whole(&self, spec: &NodeSpec) -> Result<Node, LookupError> {
-        self.spelled(spec, Spelling::Whole)
+    pub fn find_whole(&self, spec: &NodeSpec) -> Result<NodeRef, LookupError> {
+        self.find_spelled(spec, Spelling::Whole)
     }
 
     /// The image that `text` means, or begins.
@@ -99,38 +99,38 @@ impl Tree {
     }
 
     /// The machine that `text` means, or begins.
-    pub fn find_machine(&self, text: &str) -> Result<&Machine, LookupError> {
+    pub fn find_machine(&self, text: &str) -> Result<&VirtualMachine, LookupError> {
         self.spelled_machine(text, Spelling::Shortened)
     }
 
     /// The machine of which `text` is the whole name.
-    pub fn find_whole_machine(&self, text: &str) -> Result<&Machine, LookupError> {
+    pub fn find_whole_machine(&self, text: &str) -> Result<&VirtualMachine, LookupError> {
         self.spelled_machine(text, Spelling::Whole)
     }
 
     /// The snapshot of `machine` that `text` means, or begins.
     pub fn find_machine_snapshot(
         &self,
-        machine: &Machine,
+        machine: &VirtualMachine,
         text: &str,
-    ) -> Result<&MachineSnapshot, LookupError> {
+    ) -> Result<&VirtualMachineSnapshot, LookupError> {
         self.spelled_machine_snapshot(machine, text, Spelling::Shortened)
     }
 
     /// The snapshot of `machine` of which `text` is the whole name.
     pub fn find_whole_machine_snapshot(
         &self,
-        machine: &Machine,
+        machine: &VirtualMachine,
         text: &str,
-    ) -> Result<&MachineSnapshot, LookupError> {
+    ) -> Result<&VirtualMachineSnapshot, LookupError> {
         self.spelled_machine_snapshot(machine, text, Spelling::Whole)
     }
 
-    fn spelled(&self, spec: &NodeSpec, spelling: Spelling) -> Result<Node, LookupError> {
+    fn find_spelled(&self, spec: &NodeSpec, spelling: Spelling) -> Result<NodeRef, LookupError> {
         let image = self.spelled_image(&spec.image, spelling)?;
         match &spec.snapshot {
-            None => Ok(Node::Image(image.id)),
-            Some(text) => Ok(Node::Snapshot(
+            None => Ok(NodeRef::Image(image.id)),
+            Some(text) => Ok(NodeRef::Snapshot(
                 image.id,
                 self.spelled_snapshot(image, text, spelling)?.serial,
             )),
@@ -146,9 +146,9 @@ impl Tree {
         }
         let begun = self
             .images()
-            .filter(|image| begins(image.name.as_str(), text));
+            .filter(|image| has_prefix(image.name.as_str(), text));
         let missing = LookupError::NoImage(text.to_owned());
-        choose(begun, text, spelling, missing, |image| {
+        choose_unique(begun, text, spelling, missing, |image| {
             image.name.to_string()
         })
     }
@@ -164,7 +164,7 @@ impl Tree {
             snapshot: text.to_owned(),
         };
         if text == LATEST {
-            return self.snapshots(image.id).next_back().ok_or(missing);
+            return self.snapshots_of(image.id).next_back().ok_or(missing);
         }
         if let Some(snapshot) = Name::new(text)
             .ok()
@@ -173,39 +173,43 @@ impl Tree {
             return Ok(snapshot);
         }
         let begun = self
-            .snapshots(image.id)
-            .filter(|snapshot| begins(snapshot.name.as_str(), text));
-        choose(begun, text, spelling, missing, |snapshot| {
+            .snapshots_of(image.id)
+            .filter(|snapshot| has_prefix(snapshot.name.as_str(), text));
+        choose_unique(begun, text, spelling, missing, |snapshot| {
             format!("{}@{}", image.name, snapshot.name)
         })
     }
 
-    fn spelled_machine(&self, text: &str, spelling: Spelling) -> Result<&Machine, LookupError> {
+    fn spelled_machine(
+        &self,
+        text: &str,
+        spelling: Spelling,
+    ) -> Result<&VirtualMachine, LookupError> {
         if let Some(machine) = Name::new(text)
             .ok()
-            .and_then(|name| self.machines().named(&name))
+            .and_then(|name| self.machines().machine_named(&name))
         {
             return Ok(machine);
         }
         let all = self.machines().iter();
-        let begun = all.filter(|machine| begins(machine.name.as_str(), text));
+        let begun = all.filter(|machine| has_prefix(machine.name.as_str(), text));
         let missing = LookupError::NoMachine(text.to_owned());
-        choose(begun, text, spelling, missing, |machine| {
+        choose_unique(begun, text, spelling, missing, |machine| {
             machine.name.to_string()
         })
     }
 
     fn spelled_machine_snapshot(
         &self,
-        machine: &Machine,
+        machine: &VirtualMachine,
         text: &str,
         spelling: Spelling,
-    ) -> Result<&MachineSnapshot, LookupError> {
+    ) -> Result<&VirtualMachineSnapshot, LookupError> {
         let missing = LookupError::NoMachineSnapshot {
             machine: machine.name.to_string(),
             snapshot: text.to_owned(),
         };
-        let mut all = self.machines().snapshots(machine.id);
+        let mut all = self.machines().snapshots_of(machine.id);
         if text == LATEST {
             return all.next_back().ok_or(missing);
         }
@@ -215,31 +219,31 @@ impl Tree {
         {
             return Ok(snapshot);
         }
-        let begun = all.filter(|snapshot| begins(snapshot.name.as_str(), text));
-        choose(begun, text, spelling, missing, |snapshot| {
+        let begun = all.filter(|snapshot| has_prefix(snapshot.name.as_str(), text));
+        choose_unique(begun, text, spelling, missing, |snapshot| {
             format!("{}@{}", machine.name, snapshot.name)
         })
     }
 
     /// The layer whose content a node shows.
     #[must_use]
-    pub fn layer_of(&self, node: Node) -> Option<&Arc<Layer>> {
+    pub fn layer_of(&self, node: NodeRef) -> Option<&Arc<Layer>> {
         let id: LayerId = match node {
-            Node::Image(image) => self.image(image)?.layer,
-            Node::Snapshot(image, serial) => self.snapshot(image, serial)?.layer,
+            NodeRef::Image(image) => self.image(image)?.layer,
+            NodeRef::Snapshot(image, serial) => self.snapshot(image, serial)?.layer,
         };
         self.layer(id)
     }
 
     /// `image` or `image@snapshot`, as people write it.
     #[must_use]
-    pub fn display(&self, node: Node) -> String {
+    pub fn display_name(&self, node: NodeRef) -> String {
         let image = self
-            .image(node.image())
+            .image(node.image_id())
             .map_or("(deleted)", |image| image.name.as_str());
         match node {
-            Node::Image(_) => image.to_owned(),
-            Node::Snapshot(id, serial) => {
+            NodeRef::Image(_) => image.to_owned(),
+            NodeRef::Snapshot(id, serial) => {
                 let snapshot = self
                     .snapshot(id, serial)
                     .map_or("(deleted)", |snapshot| snapshot.name.as_str());
@@ -250,23 +254,23 @@ impl Tree {
 
     /// Every image and every snapshot, images by name and each followed by its snapshots in the
     /// order of taking.
-    pub fn nodes(&self) -> impl Iterator<Item = Node> + '_ {
+    pub fn all_nodes(&self) -> impl Iterator<Item = NodeRef> + '_ {
         self.images().flat_map(|image| {
             let snapshots = self
-                .snapshots(image.id)
-                .map(|snapshot| Node::Snapshot(image.id, snapshot.serial));
-            std::iter::once(Node::Image(image.id)).chain(snapshots)
+                .snapshots_of(image.id)
+                .map(|snapshot| NodeRef::Snapshot(image.id, snapshot.serial));
+            std::iter::once(NodeRef::Image(image.id)).chain(snapshots)
         })
     }
 }
 
 /// True if `name` begins with `text`. An empty text begins no name.
-fn begins(name: &str, text: &str) -> bool {
+fn has_prefix(name: &str, text: &str) -> bool {
     !text.is_empty() && name.starts_with(text)
 }
 
 /// The only one of those whose names begin with `text`, if `spelling` lets it stand for that.
-fn choose<'a, T>(
+fn choose_unique<'a, T>(
     mut begun: impl Iterator<Item = &'a T>,
     text: &str,
     spelling: Spelling,

@@ -16,7 +16,7 @@ pub const CONFIGURATION_LEN_MAX: usize = 1 << 20;
 
 /// A named set of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Machine {
+pub struct VirtualMachine {
     /// Its name in the store.
     pub id: MachineId,
     /// The name, for people. Machines and images may have the same names.
@@ -43,7 +43,7 @@ pub struct Configuration {
 
 /// A state of all disks of a machine, taken at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MachineSnapshot {
+pub struct VirtualMachineSnapshot {
     /// Its machine.
     pub machine: MachineId,
     /// Rises with every snapshot.
@@ -72,9 +72,9 @@ pub struct KeptDisk {
 /// All machines of a store.
 #[derive(Clone, Debug, Default)]
 pub struct Machines {
-    by_id: BTreeMap<MachineId, Machine>,
+    by_id: BTreeMap<MachineId, VirtualMachine>,
     names: BTreeMap<Name, MachineId>,
-    snapshots: BTreeMap<(MachineId, u64), MachineSnapshot>,
+    snapshots: BTreeMap<(MachineId, u64), VirtualMachineSnapshot>,
     snapshot_names: BTreeMap<(MachineId, Name), u64>,
     /// The machines that have an image among their disks.
     users: BTreeMap<ImageId, BTreeSet<MachineId>>,
@@ -85,51 +85,59 @@ pub struct Machines {
 impl Machines {
     /// The machine of that id.
     #[must_use]
-    pub fn get(&self, id: MachineId) -> Option<&Machine> {
+    pub fn get(&self, id: MachineId) -> Option<&VirtualMachine> {
         self.by_id.get(&id)
     }
 
     /// The machine that has exactly that name.
     #[must_use]
-    pub fn named(&self, name: &Name) -> Option<&Machine> {
+    pub fn machine_named(&self, name: &Name) -> Option<&VirtualMachine> {
         self.get(*self.names.get(name)?)
     }
 
     /// All machines, by name.
-    pub fn iter(&self) -> impl Iterator<Item = &Machine> {
+    pub fn iter(&self) -> impl Iterator<Item = &VirtualMachine> {
         self.names.values().map(|id| &self.by_id[id])
     }
 
     /// The snapshot of that machine and serial.
     #[must_use]
-    pub fn snapshot(&self, machine: MachineId, serial: u64) -> Option<&MachineSnapshot> {
+    pub fn snapshot_with_serial(
+        &self,
+        machine: MachineId,
+        serial: u64,
+    ) -> Option<&VirtualMachineSnapshot> {
         self.snapshots.get(&(machine, serial))
     }
 
     /// The snapshot that has exactly that name.
     #[must_use]
-    pub fn snapshot_named(&self, machine: MachineId, name: &Name) -> Option<&MachineSnapshot> {
-        self.snapshot(machine, *self.snapshot_names.get(&(machine, name.clone()))?)
+    pub fn snapshot_named(
+        &self,
+        machine: MachineId,
+        name: &Name,
+    ) -> Option<&VirtualMachineSnapshot> {
+        self.snapshot_with_serial(machine, *self.snapshot_names.get(&(machine, name.clone()))?)
     }
 
     /// The snapshots of a machine, in the order of taking.
     #[must_use]
-    pub fn snapshots(
+    pub fn snapshots_of(
         &self,
         machine: MachineId,
-    ) -> impl DoubleEndedIterator<Item = &MachineSnapshot> {
+    ) -> impl DoubleEndedIterator<Item = &VirtualMachineSnapshot> {
         self.snapshots
             .range((machine, 0)..=(machine, u64::MAX))
             .map(|(_, snapshot)| snapshot)
     }
 
     /// All snapshots of all machines.
-    pub fn all_snapshots(&self) -> impl Iterator<Item = &MachineSnapshot> {
+    pub fn all_snapshots(&self) -> impl Iterator<Item = &VirtualMachineSnapshot> {
         self.snapshots.values()
     }
 
     /// The machines that have `image` among their disks.
-    pub fn users(&self, image: ImageId) -> impl Iterator<Item = &Machine> {
+    pub fn machines_using(&self, image: ImageId) -> impl Iterator<Item = &VirtualMachine> {
         self.users
             .get(&image)
             .into_iter()
@@ -138,7 +146,10 @@ impl Machines {
     }
 
     /// The machine snapshots that keep `image`.
-    pub fn keepers(&self, image: ImageId) -> impl Iterator<Item = &MachineSnapshot> {
+    pub fn snapshots_keeping(
+        &self,
+        image: ImageId,
+    ) -> impl Iterator<Item = &VirtualMachineSnapshot> {
         self.keepers
             .get(&image)
             .into_iter()
@@ -148,14 +159,14 @@ impl Machines {
 
     /// `machine@snapshot`, as people write it.
     #[must_use]
-    pub fn display(&self, snapshot: &MachineSnapshot) -> String {
+    pub fn snapshot_display_name(&self, snapshot: &VirtualMachineSnapshot) -> String {
         let machine = self
             .get(snapshot.machine)
             .map_or("(deleted)", |machine| machine.name.as_str());
         format!("{machine}@{}", snapshot.name)
     }
 
-    pub(super) fn put(&mut self, machine: Machine) {
+    pub(super) fn put_machine(&mut self, machine: VirtualMachine) {
         self.remove(machine.id);
         for disk in &machine.disks {
             self.users.entry(*disk).or_default().insert(machine.id);
@@ -174,7 +185,7 @@ impl Machines {
             .for_each(|disk| take_away(&mut self.users, *disk, &id));
     }
 
-    pub(super) fn put_snapshot(&mut self, snapshot: MachineSnapshot) {
+    pub(super) fn put_snapshot(&mut self, snapshot: VirtualMachineSnapshot) {
         let id = (snapshot.machine, snapshot.serial);
         self.remove_snapshot(id.0, id.1);
         for disk in &snapshot.disks {

@@ -14,9 +14,10 @@
 use std::sync::Arc;
 
 use super::machine::{
-    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, Machine, MachineSnapshot,
+    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, VirtualMachine,
+    VirtualMachineSnapshot,
 };
-use super::{Edit, Image, Layer, Mode, Node, PlanError, Planned, ScratchUse, Tree};
+use super::{Image, Layer, Mode, NodePlan, NodeRef, PlanError, ScratchUse, Tree, TreeEdit};
 use crate::name::Name;
 use crate::units::{ConfigurationId, ImageId, MachineId};
 
@@ -42,13 +43,13 @@ impl Tree {
         name: &Name,
         configuration: Option<NewConfiguration>,
         now_ms: u64,
-    ) -> Result<(MachineId, Vec<Edit>), PlanError> {
-        if self.machines().named(name).is_some() {
+    ) -> Result<(MachineId, Vec<TreeEdit>), PlanError> {
+        if self.machines().machine_named(name).is_some() {
             return Err(PlanError::NameTaken(format!("machine {name}")));
         }
-        let id = MachineId(self.allocate());
+        let id = MachineId(self.allocate_id());
         let (configuration, mut edits) = self.plan_configuration(configuration);
-        edits.push(Edit::PutMachine(Machine {
+        edits.push(TreeEdit::PutMachine(VirtualMachine {
             id,
             name: name.clone(),
             disks: Vec::new(),
@@ -62,17 +63,17 @@ impl Tree {
     pub(super) fn plan_configuration(
         &mut self,
         new: Option<NewConfiguration>,
-    ) -> (Option<Configuration>, Vec<Edit>) {
+    ) -> (Option<Configuration>, Vec<TreeEdit>) {
         let Some(NewConfiguration(bytes)) = new else {
             return (None, Vec::new());
         };
         let configuration = Configuration {
-            id: ConfigurationId(self.allocate()),
+            id: ConfigurationId(self.allocate_id()),
             len: bytes.len() as u64,
         };
         (
             Some(configuration),
-            vec![Edit::PutConfiguration(configuration.id, bytes)],
+            vec![TreeEdit::PutConfiguration(configuration.id, bytes)],
         )
     }
 
@@ -81,11 +82,11 @@ impl Tree {
         &mut self,
         machine: MachineId,
         new: Option<NewConfiguration>,
-    ) -> Result<Vec<Edit>, PlanError> {
-        let machine = self.machine(machine)?.clone();
+    ) -> Result<Vec<TreeEdit>, PlanError> {
+        let machine = self.require_machine(machine)?.clone();
         let (configuration, mut edits) = self.plan_configuration(new);
         edits.extend(self.plan_forget(machine.id, machine.configuration, None));
-        edits.push(Edit::PutMachine(Machine {
+        edits.push(TreeEdit::PutMachine(VirtualMachine {
             configuration,
             ..machine
         }));
@@ -99,14 +100,14 @@ impl Tree {
         machine: MachineId,
         configuration: Option<Configuration>,
         going: Option<u64>,
-    ) -> Option<Edit> {
+    ) -> Option<TreeEdit> {
         let configuration = configuration?;
         let mut others = self
             .machines()
-            .snapshots(machine)
+            .snapshots_of(machine)
             .filter(|snapshot| Some(snapshot.serial) != going);
         let is_kept = others.any(|snapshot| snapshot.configuration == Some(configuration));
-        (!is_kept).then_some(Edit::DropConfiguration(configuration.id))
+        (!is_kept).then_some(TreeEdit::DropConfiguration(configuration.id))
     }
 
     /// Removes a machine, and its snapshots if `with_snapshots`. Its disks stay as images.
@@ -114,9 +115,9 @@ impl Tree {
         &self,
         id: MachineId,
         with_snapshots: bool,
-    ) -> Result<Vec<Edit>, PlanError> {
-        let machine = self.machine(id)?;
-        let count = self.machines().snapshots(id).count();
+    ) -> Result<Vec<TreeEdit>, PlanError> {
+        let machine = self.require_machine(id)?;
+        let count = self.machines().snapshots_of(id).count();
         if count > 0 && !with_snapshots {
             return Err(PlanError::HasSnapshots {
                 owner: format!("machine {}", machine.name),
@@ -124,7 +125,7 @@ impl Tree {
             });
         }
         let partings = machine.disks.iter();
-        let mut edits: Vec<Edit> = partings
+        let mut edits: Vec<TreeEdit> = partings
             .filter_map(|disk| self.plan_scratch_parting(*disk, id))
             .collect();
         let mut configurations: Vec<ConfigurationId> = machine
@@ -132,14 +133,14 @@ impl Tree {
             .iter()
             .map(|configuration| configuration.id)
             .collect();
-        for snapshot in self.machines().snapshots(id) {
+        for snapshot in self.machines().snapshots_of(id) {
             edits.extend(self.plan_drop_kept(snapshot)?);
             configurations.extend(snapshot.configuration.map(|configuration| configuration.id));
         }
         configurations.sort_unstable();
         configurations.dedup();
-        edits.extend(configurations.into_iter().map(Edit::DropConfiguration));
-        edits.push(Edit::DropMachine(id));
+        edits.extend(configurations.into_iter().map(TreeEdit::DropConfiguration));
+        edits.push(TreeEdit::DropMachine(id));
         Ok(edits)
     }
 
@@ -150,8 +151,8 @@ impl Tree {
         machine: MachineId,
         image: ImageId,
         now_ms: u64,
-    ) -> Result<(ImageId, Vec<Edit>), PlanError> {
-        let mut machine = self.machine(machine)?.clone();
+    ) -> Result<(ImageId, Vec<TreeEdit>), PlanError> {
+        let mut machine = self.require_machine(machine)?.clone();
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         self.check_own(image.id)?;
         if machine.disks.len() >= DISKS_MAX {
@@ -164,7 +165,7 @@ impl Tree {
         };
         if machine.disks.contains(&disk) {
             return Err(PlanError::InMachine {
-                image: self.display(Node::Image(disk)),
+                image: self.display_name(NodeRef::Image(disk)),
                 machine: machine.name.to_string(),
             });
         }
@@ -172,22 +173,22 @@ impl Tree {
         self.check_usable(disk, mode, &machine)?;
         edits.extend(self.plan_scratch_adoption(disk, machine.id));
         machine.disks.push(disk);
-        edits.push(Edit::PutMachine(machine));
+        edits.push(TreeEdit::PutMachine(machine));
         Ok((disk, edits))
     }
 
     fn plan_own_child(
         &mut self,
-        machine: &Machine,
+        machine: &VirtualMachine,
         base: &Image,
         now_ms: u64,
-    ) -> Result<(ImageId, Vec<Edit>), PlanError> {
+    ) -> Result<(ImageId, Vec<TreeEdit>), PlanError> {
         let name = self.attached_name(base, machine.name.as_str())?;
         match self.image_named(&name) {
             Some(child) if child.origin == Some(base.id) => Ok((child.id, Vec::new())),
             _ => self
                 .plan_attached_child(base.id, &name, now_ms)
-                .map(|planned| (planned.node.image(), planned.edits)),
+                .map(|planned| (planned.node.image_id(), planned.edits)),
         }
     }
 
@@ -196,25 +197,25 @@ impl Tree {
         &self,
         machine: MachineId,
         image: ImageId,
-    ) -> Result<Vec<Edit>, PlanError> {
-        let mut machine = self.machine(machine)?.clone();
+    ) -> Result<Vec<TreeEdit>, PlanError> {
+        let mut machine = self.require_machine(machine)?.clone();
         let count = machine.disks.len();
         machine.disks.retain(|disk| *disk != image);
         if machine.disks.len() == count {
             return Err(PlanError::NotInMachine {
-                image: self.display(Node::Image(image)),
+                image: self.display_name(NodeRef::Image(image)),
                 machine: machine.name.to_string(),
             });
         }
         let parting = self.plan_scratch_parting(image, machine.id);
-        let edits = parting.into_iter().chain([Edit::PutMachine(machine)]);
+        let edits = parting.into_iter().chain([TreeEdit::PutMachine(machine)]);
         Ok(edits.collect())
     }
 
     /// A machine is switched on: what was written to its immutable disks goes, unless it is to stay
     /// until it is reset.
-    pub fn plan_start(&mut self, id: MachineId, now_ms: u64) -> Result<Vec<Edit>, PlanError> {
-        let machine = self.machine(id)?.clone();
+    pub fn plan_start(&mut self, id: MachineId, now_ms: u64) -> Result<Vec<TreeEdit>, PlanError> {
+        let machine = self.require_machine(id)?.clone();
         if machine.started_ms.is_some() {
             return Err(PlanError::Runs(machine.name.to_string()));
         }
@@ -227,7 +228,7 @@ impl Tree {
                 edits.extend(self.plan_scratch_reset(&image, scratch, now_ms)?);
             }
         }
-        edits.push(Edit::PutMachine(Machine {
+        edits.push(TreeEdit::PutMachine(VirtualMachine {
             started_ms: Some(now_ms),
             ..machine
         }));
@@ -235,22 +236,22 @@ impl Tree {
     }
 
     /// A machine is switched off: the session of its immutable disks is over.
-    pub fn plan_stop(&self, id: MachineId) -> Result<Vec<Edit>, PlanError> {
-        let machine = self.machine(id)?.clone();
+    pub fn plan_stop(&self, id: MachineId) -> Result<Vec<TreeEdit>, PlanError> {
+        let machine = self.require_machine(id)?.clone();
         if machine.started_ms.is_none() {
             return Err(PlanError::RunsNot(machine.name.to_string()));
         }
         let scratches = machine.disks.iter();
-        let mut edits: Vec<Edit> = scratches
+        let mut edits: Vec<TreeEdit> = scratches
             .filter_map(|disk| self.scratch_for(used_by(id, *disk)))
             .map(|scratch| {
-                Edit::PutImage(Image {
+                TreeEdit::PutImage(Image {
                     is_over: true,
                     ..scratch.clone()
                 })
             })
             .collect();
-        edits.push(Edit::PutMachine(Machine {
+        edits.push(TreeEdit::PutMachine(VirtualMachine {
             started_ms: None,
             ..machine
         }));
@@ -263,8 +264,8 @@ impl Tree {
         id: MachineId,
         name: &Name,
         now_ms: u64,
-    ) -> Result<(u64, Vec<Edit>), PlanError> {
-        let machine = self.machine(id)?.clone();
+    ) -> Result<(u64, Vec<TreeEdit>), PlanError> {
+        let machine = self.require_machine(id)?.clone();
         if self.machines().snapshot_named(id, name).is_some() {
             return Err(PlanError::NameTaken(format!(
                 "machine snapshot {}@{name}",
@@ -281,7 +282,7 @@ impl Tree {
             };
             if mode.is_kept() {
                 let planned = self.plan_disk_snapshot(&machine.name, id, disk, name, now_ms)?;
-                kept.snapshot = if let Node::Snapshot(_, serial) = planned.node {
+                kept.snapshot = if let NodeRef::Snapshot(_, serial) = planned.node {
                     Some(serial)
                 } else {
                     None
@@ -290,9 +291,9 @@ impl Tree {
             }
             disks.push(kept);
         }
-        let serial = self.allocate();
+        let serial = self.allocate_id();
         let configuration = machine.configuration;
-        edits.push(Edit::PutMachineSnapshot(MachineSnapshot {
+        edits.push(TreeEdit::PutMachineSnapshot(VirtualMachineSnapshot {
             machine: id,
             serial,
             name: name.clone(),
@@ -311,13 +312,13 @@ impl Tree {
         disk: ImageId,
         name: &Name,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         let image = self.image(disk).ok_or(PlanError::Gone)?;
         if !matches!(image.mode, Mode::Immutable { .. }) {
             return self.plan_image_snapshot(disk, name, now_ms);
         }
         let name = match self.check_snapshot_free(disk, name) {
-            Err(taken) if self.machines().users(disk).count() > 1 => {
+            Err(taken) if self.machines().machines_using(disk).count() > 1 => {
                 Name::new(&format!("{name}+{machine}")).map_err(|_| taken)?
             }
             free => free.map(|()| name.clone())?,
@@ -334,13 +335,13 @@ impl Tree {
         serial: u64,
         save_as: Option<&Name>,
         now_ms: u64,
-    ) -> Result<Vec<Edit>, PlanError> {
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         let target = self
             .machines()
-            .snapshot(id, serial)
+            .snapshot_with_serial(id, serial)
             .ok_or(PlanError::Gone)?
             .clone();
-        let machine = self.machine(id)?.clone();
+        let machine = self.require_machine(id)?.clone();
         let mut edits = match save_as {
             Some(name) => self.plan_machine_snapshot(id, name, now_ms)?.1,
             None => Vec::new(),
@@ -362,7 +363,7 @@ impl Tree {
         }
         let stays = |disk: &ImageId| target.disks.iter().any(|kept| kept.image == *disk);
         let leaving = machine.disks.iter().filter(|disk| !stays(disk));
-        let partings: Vec<Edit> = leaving
+        let partings: Vec<TreeEdit> = leaving
             .filter_map(|disk| self.plan_scratch_parting(*disk, id))
             .collect();
         let partings = self.on_top_of(&edits, partings);
@@ -374,7 +375,7 @@ impl Tree {
             self.plan_forget(id, machine.configuration, None)
         });
         let disks = target.disks.iter().map(|disk| disk.image).collect();
-        edits.push(Edit::PutMachine(Machine {
+        edits.push(TreeEdit::PutMachine(VirtualMachine {
             disks,
             configuration: target.configuration,
             ..machine
@@ -384,15 +385,15 @@ impl Tree {
 
     /// `later`, which were planned without knowing of `edits`: an image whose layer they leave
     /// alone keeps the one that `edits` give it.
-    fn on_top_of(&self, edits: &[Edit], mut later: Vec<Edit>) -> Vec<Edit> {
+    fn on_top_of(&self, edits: &[TreeEdit], mut later: Vec<TreeEdit>) -> Vec<TreeEdit> {
         let put = |id: ImageId| {
             edits.iter().rev().find_map(|edit| match edit {
-                Edit::PutImage(image) if image.id == id => Some(image.layer),
+                TreeEdit::PutImage(image) if image.id == id => Some(image.layer),
                 _ => None,
             })
         };
         for edit in &mut later {
-            let Edit::PutImage(image) = edit else {
+            let TreeEdit::PutImage(image) = edit else {
                 continue;
             };
             let is_left = self
@@ -411,12 +412,12 @@ impl Tree {
         id: MachineId,
         kept: &KeptDisk,
         now_ms: u64,
-    ) -> Result<Vec<Edit>, PlanError> {
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         let Some(serial) = kept.snapshot else {
             return Ok(Vec::new());
         };
         let image = self.image(kept.image).ok_or(PlanError::Gone)?.clone();
-        let node = Node::Snapshot(image.id, serial);
+        let node = NodeRef::Snapshot(image.id, serial);
         let target = Layer::clone(self.layer_of(node).ok_or(PlanError::Gone)?);
         let immutable = |mode| matches!(mode, Mode::Immutable { .. });
         let mut restored = Image {
@@ -424,19 +425,19 @@ impl Tree {
             ..image.clone()
         };
         if immutable(kept.mode) && immutable(image.mode) {
-            let mut edits = vec![Edit::PutImage(restored)];
+            let mut edits = vec![TreeEdit::PutImage(restored)];
             edits.extend(self.plan_restore_scratch(id, &image, &target, now_ms)?);
             return Ok(edits);
         }
         let mut edits = Vec::new();
         if self.same_as_parent(&self.layers[&image.layer]) != Some(target.id) {
             let layer = self.blank_layer(Some(&target), target.len, now_ms);
-            let layer = self.changed(&image, layer);
+            let layer = self.with_change_time(&image, layer);
             restored.layer = layer.id;
-            edits.push(Edit::PutLayer(layer));
+            edits.push(TreeEdit::PutLayer(layer));
         }
         edits.extend(self.plan_scratches_end(image.id));
-        edits.push(Edit::PutImage(restored));
+        edits.push(TreeEdit::PutImage(restored));
         Ok(edits)
     }
 
@@ -447,9 +448,9 @@ impl Tree {
         image: &Image,
         target: &Layer,
         now_ms: u64,
-    ) -> Result<Vec<Edit>, PlanError> {
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         let adopted = || match self.plan_scratch_adoption(image.id, id) {
-            Some(Edit::PutImage(scratch)) => Some(scratch),
+            Some(TreeEdit::PutImage(scratch)) => Some(scratch),
             _ => None,
         };
         let own = self.scratch_for(used_by(id, image.id)).cloned();
@@ -469,19 +470,22 @@ impl Tree {
         &self,
         id: MachineId,
         serial: u64,
-    ) -> Result<Vec<Edit>, PlanError> {
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         let snapshot = self
             .machines()
-            .snapshot(id, serial)
+            .snapshot_with_serial(id, serial)
             .ok_or(PlanError::Gone)?;
         let mut edits = self.plan_drop_kept(snapshot)?;
-        if self.machine(id)?.configuration != snapshot.configuration {
+        if self.require_machine(id)?.configuration != snapshot.configuration {
             edits.extend(self.plan_forget(id, snapshot.configuration, Some(serial)));
         }
         Ok(edits)
     }
 
-    fn plan_drop_kept(&self, snapshot: &MachineSnapshot) -> Result<Vec<Edit>, PlanError> {
+    fn plan_drop_kept(
+        &self,
+        snapshot: &VirtualMachineSnapshot,
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         let mut edits = Vec::with_capacity(snapshot.disks.len() + 1);
         for (image, serial) in snapshot
             .disks
@@ -490,23 +494,26 @@ impl Tree {
         {
             edits.extend(self.plan_drop_snapshot(image, serial)?);
         }
-        edits.push(Edit::DropMachineSnapshot(snapshot.machine, snapshot.serial));
+        edits.push(TreeEdit::DropMachineSnapshot(
+            snapshot.machine,
+            snapshot.serial,
+        ));
         Ok(edits)
     }
 
     /// Fails if a machine's snapshot keeps snapshot `serial` of `image`.
     pub(super) fn check_not_kept(&self, image: ImageId, serial: u64) -> Result<(), PlanError> {
-        let keeps = |keeper: &&MachineSnapshot| {
+        let keeps = |keeper: &&VirtualMachineSnapshot| {
             keeper
                 .disks
                 .iter()
                 .any(|disk| disk.image == image && disk.snapshot == Some(serial))
         };
-        let keeper = self.machines().keepers(image).find(keeps);
+        let keeper = self.machines().snapshots_keeping(image).find(keeps);
         keeper.map_or(Ok(()), |keeper| {
             let (node, machine) = (
-                self.display(Node::Snapshot(image, serial)),
-                self.machines().display(keeper),
+                self.display_name(NodeRef::Snapshot(image, serial)),
+                self.machines().snapshot_display_name(keeper),
             );
             Err(PlanError::Kept { node, machine })
         })
@@ -514,16 +521,16 @@ impl Tree {
 
     /// Fails if a machine or a machine's snapshot needs `image`.
     pub(super) fn check_unused(&self, image: &Image) -> Result<(), PlanError> {
-        if let Some(machine) = self.machines().users(image.id).next() {
+        if let Some(machine) = self.machines().machines_using(image.id).next() {
             return Err(PlanError::InMachine {
                 image: image.name.to_string(),
                 machine: machine.name.to_string(),
             });
         }
-        match self.machines().keepers(image.id).next() {
+        match self.machines().snapshots_keeping(image.id).next() {
             Some(keeper) => Err(PlanError::Kept {
                 node: image.name.to_string(),
-                machine: self.machines().display(keeper),
+                machine: self.machines().snapshot_display_name(keeper),
             }),
             None => Ok(()),
         }
@@ -531,21 +538,26 @@ impl Tree {
 
     /// Fails if `machine` may not have `image`, in mode `mode`, among its disks: another one has
     /// it, and the mode is not for several.
-    fn check_usable(&self, image: ImageId, mode: Mode, machine: &Machine) -> Result<(), PlanError> {
+    fn check_usable(
+        &self,
+        image: ImageId,
+        mode: Mode,
+        machine: &VirtualMachine,
+    ) -> Result<(), PlanError> {
         match self
             .machines()
-            .users(image)
+            .machines_using(image)
             .find(|user| user.id != machine.id)
         {
             Some(user) if !mode.is_for_several() => Err(PlanError::InMachine {
-                image: self.display(Node::Image(image)),
+                image: self.display_name(NodeRef::Image(image)),
                 machine: user.name.to_string(),
             }),
             _ => Ok(()),
         }
     }
 
-    fn machine(&self, id: MachineId) -> Result<&Machine, PlanError> {
+    fn require_machine(&self, id: MachineId) -> Result<&VirtualMachine, PlanError> {
         self.machines().get(id).ok_or(PlanError::Gone)
     }
 }

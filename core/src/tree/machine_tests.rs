@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Attachment, DISKS_MAX, Edit, Layer, MachineSnapshot, Mode, NewConfiguration, Node, PlanError,
-    ScratchUse, Tree,
+    Attachment, DISKS_MAX, Layer, Mode, NewConfiguration, NodeRef, PlanError, ScratchUse, Tree,
+    TreeEdit, VirtualMachineSnapshot,
 };
 use crate::name::Name;
 use crate::units::{ChunkLen, ConfigurationId, ImageId, MachineId, PageIndex};
@@ -55,17 +55,19 @@ impl World {
         name(&format!("n{}", self.names))
     }
 
-    fn apply(&mut self, edits: &[Edit]) {
+    fn apply(&mut self, edits: &[TreeEdit]) {
         for edit in edits {
             match edit {
-                Edit::PutConfiguration(id, bytes) => drop(self.files.insert(*id, bytes.to_vec())),
-                Edit::DropConfiguration(id) => {
+                TreeEdit::PutConfiguration(id, bytes) => {
+                    drop(self.files.insert(*id, bytes.to_vec()));
+                }
+                TreeEdit::DropConfiguration(id) => {
                     assert!(self.files.remove(id).is_some(), "a file that goes is there");
                 }
                 _ => {}
             }
         }
-        self.tree.apply(edits);
+        self.tree.apply_edits(edits);
     }
 
     fn image(&mut self, text: &str, mode: Mode) -> ImageId {
@@ -74,9 +76,9 @@ impl World {
             .plan_create(&name(text), 1 << 20, 0)
             .expect("create");
         self.apply(&planned.edits);
-        self.set_mode(planned.node.image(), mode)
+        self.set_mode(planned.node.image_id(), mode)
             .expect("a new image can have any mode");
-        planned.node.image()
+        planned.node.image_id()
     }
 
     fn set_mode(&mut self, image: ImageId, mode: Mode) -> Result<(), PlanError> {
@@ -123,7 +125,7 @@ impl World {
     /// Writes as a guest does that attached `image`: to the image, its scratch, or not at all.
     fn write(&mut self, image: ImageId, value: u64) -> Option<ImageId> {
         let text = self.tree.image(image)?.name.to_string();
-        let target = match self.tree.attachment(&text)? {
+        let target = match self.tree.resolve_attachment(&text)? {
             Attachment::Write(image) => image,
             Attachment::Scratch(using) => self.scratch(using),
             Attachment::Read(_) | Attachment::NewChild { .. } => return None,
@@ -139,14 +141,14 @@ impl World {
             .plan_scratch(using, None, 0)
             .expect("a scratch image");
         self.apply(&planned.edits);
-        planned.node.image()
+        planned.node.image_id()
     }
 
     /// Writes as the guest of `machine` does.
     fn write_as(&mut self, machine: MachineId, image: ImageId, value: u64) {
-        let has_it = |owner: &super::Machine| owner.id == machine;
+        let has_it = |owner: &super::VirtualMachine| owner.id == machine;
         let mode = self.tree.image(image).map(|image| image.mode);
-        if !self.tree.machines().users(image).any(has_it) {
+        if !self.tree.machines().machines_using(image).any(has_it) {
             return;
         }
         match mode {
@@ -185,23 +187,23 @@ impl World {
     }
 
     fn put(&mut self, image: ImageId, value: u64) {
-        let mut layer = Layer::clone(self.tree.layer_of(Node::Image(image)).expect("a layer"));
+        let mut layer = Layer::clone(self.tree.layer_of(NodeRef::Image(image)).expect("a layer"));
         assert!(!layer.sealed, "what is written is not sealed");
         layer.pages.insert(PageIndex(0));
         layer.chunks = value;
-        self.apply(&[Edit::PutLayer(layer)]);
+        self.apply(&[TreeEdit::PutLayer(layer)]);
     }
 
-    fn seen(&self, node: Node) -> u64 {
+    fn seen(&self, node: NodeRef) -> u64 {
         let layer = self.tree.layer_of(node).expect("a layer").id;
         self.tree
-            .chain(layer)
+            .chain_from(layer)
             .find(|layer| !layer.is_blank())
             .map_or(0, |layer| layer.chunks)
     }
 
     fn show(&self, image: ImageId) -> u64 {
-        self.seen(Node::Image(image))
+        self.seen(NodeRef::Image(image))
     }
 
     /// Checks the invariants of every tree, whatever was done.
@@ -215,7 +217,7 @@ impl World {
                 "a parent is sealed before it has a child"
             );
             assert!(
-                self.tree.chain(layer.id).count() <= self.tree.layers().count(),
+                self.tree.chain_from(layer.id).count() <= self.tree.layers().count(),
                 "a chain ends"
             );
         }
@@ -235,7 +237,7 @@ impl World {
 
     fn check_modes(&self) {
         for image in self.tree.images() {
-            let has_snapshots = self.tree.snapshots(image.id).next().is_some();
+            let has_snapshots = self.tree.snapshots_of(image.id).next().is_some();
             assert!(
                 !(matches!(image.mode, Mode::Writethrough | Mode::Shareable) && has_snapshots),
                 "{} has snapshots",
@@ -276,7 +278,7 @@ impl World {
             for disk in &machine.disks {
                 let image = self.tree.image(*disk).expect("a machine's disk is there");
                 assert!(
-                    image.mode.is_for_several() || machines.users(*disk).count() == 1,
+                    image.mode.is_for_several() || machines.machines_using(*disk).count() == 1,
                     "{} has two machines",
                     image.name
                 );
@@ -450,7 +452,7 @@ fn what_a_machine_snapshot_needs_cannot_be_deleted_and_goes_with_it() {
         .plan_delete_machine_snapshot(machine, serial)
         .expect("deleted");
     world.apply(&edits);
-    assert_eq!(world.tree.snapshots(image).count(), 0);
+    assert_eq!(world.tree.snapshots_of(image).count(), 0);
     let edits = world
         .tree
         .plan_delete_image(image, false)
@@ -495,7 +497,7 @@ fn each_mode_allows_what_its_table_says() {
             forbidden(
                 world
                     .tree
-                    .plan_child(&name("c"), Node::Image(image), None, 0)
+                    .plan_child(&name("c"), NodeRef::Image(image), None, 0)
                     .map(drop)
             ),
             mode == Mode::Shareable,
@@ -507,9 +509,9 @@ fn each_mode_allows_what_its_table_says() {
             !is_immutable,
             "reset {mode}"
         );
-        let attached = world.tree.attachment("a").expect("it is there");
+        let attached = world.tree.resolve_attachment("a").expect("it is there");
         let expected = match mode {
-            Mode::Readonly | Mode::Multiattach => Attachment::Read(Node::Image(image)),
+            Mode::Readonly | Mode::Multiattach => Attachment::Read(NodeRef::Image(image)),
             Mode::Immutable { .. } => Attachment::Scratch(ScratchUse {
                 base: image,
                 machine: None,
@@ -517,7 +519,7 @@ fn each_mode_allows_what_its_table_says() {
             _ => Attachment::Write(image),
         };
         assert_eq!(attached, expected, "{mode}");
-        let child = world.tree.attachment("a+vm");
+        let child = world.tree.resolve_attachment("a+vm");
         assert_eq!(child.is_some(), mode == Mode::Multiattach, "{mode}");
     }
 }
@@ -546,7 +548,7 @@ fn modes_that_go_with_nothing_are_refused_with_the_reason() {
     let base = world.image("b", Mode::Normal);
     let planned = world
         .tree
-        .plan_child(&name("c"), Node::Image(base), None, 0)
+        .plan_child(&name("c"), NodeRef::Image(base), None, 0)
         .expect("a child");
     world.apply(&planned.edits);
     assert_eq!(
@@ -580,7 +582,7 @@ fn a_scratch_image_lives_and_goes_with_its_base() {
         "the same one again"
     );
     assert_eq!(
-        world.tree.attachment("gold+scratch"),
+        world.tree.resolve_attachment("gold+scratch"),
         None,
         "it is no export of its own"
     );
@@ -589,10 +591,10 @@ fn a_scratch_image_lives_and_goes_with_its_base() {
         world.tree.plan_snapshot(scratch, &name("s"), 0).map(drop),
         world
             .tree
-            .plan_rename(Node::Image(scratch), &name("x"))
+            .plan_rename(NodeRef::Image(scratch), &name("x"))
             .map(drop),
         world.tree.plan_resize(scratch, 1, true, 0).map(drop),
-        world.tree.check_rebase(scratch, Node::Image(base)),
+        world.tree.check_rebase(scratch, NodeRef::Image(base)),
     ] {
         assert!(
             matches!(refused, Err(PlanError::Scratch { .. })),
@@ -601,7 +603,7 @@ fn a_scratch_image_lives_and_goes_with_its_base() {
     }
     let edits = world
         .tree
-        .plan_rename(Node::Image(base), &name("silver"))
+        .plan_rename(NodeRef::Image(base), &name("silver"))
         .expect("renamed");
     world.apply(&edits);
     assert_eq!(
@@ -653,10 +655,11 @@ fn attachments_of_a_base_have_names_and_a_limit() {
     let mut world = World::new();
     let base = world.image("gold", Mode::Multiattach);
     world.image("gold+plus", Mode::Multiattach);
-    let child = |world: &World, text: &str| match world.tree.attachment(text) {
-        Some(Attachment::NewChild { base, name }) => {
-            Some((world.tree.display(Node::Image(base)), name.to_string()))
-        }
+    let child = |world: &World, text: &str| match world.tree.resolve_attachment(text) {
+        Some(Attachment::NewChild { base, name }) => Some((
+            world.tree.display_name(NodeRef::Image(base)),
+            name.to_string(),
+        )),
         _ => None,
     };
     assert_eq!(
@@ -680,7 +683,7 @@ fn attachments_of_a_base_have_names_and_a_limit() {
         "@",
         &format!("gold+{}", "x".repeat(255)),
     ] {
-        assert_eq!(world.tree.attachment(bad), None, "{bad:?}");
+        assert_eq!(world.tree.resolve_attachment(bad), None, "{bad:?}");
     }
     for nth in 0..super::ATTACHMENTS_MAX {
         let planned = world
@@ -696,7 +699,10 @@ fn attachments_of_a_base_have_names_and_a_limit() {
             .is_err()
     );
     assert!(
-        matches!(world.tree.attachment("gold+7"), Some(Attachment::Write(_))),
+        matches!(
+            world.tree.resolve_attachment("gold+7"),
+            Some(Attachment::Write(_))
+        ),
         "one that is there is an image like others"
     );
     let machine = world.machine("vm");
@@ -717,7 +723,7 @@ fn attachments_of_a_base_have_names_and_a_limit() {
 /// are kept.
 type Expected = BTreeMap<ImageId, Option<(Mode, u64)>>;
 
-fn expected(world: &World, snapshot: &MachineSnapshot) -> Expected {
+fn expected(world: &World, snapshot: &VirtualMachineSnapshot) -> Expected {
     let state = |image: ImageId| {
         world
             .tree
@@ -768,7 +774,7 @@ fn machines_go_back_to_what_they_were_after_any_operations() {
                         let snapshot = world
                             .tree
                             .machines()
-                            .snapshot(machine, serial)
+                            .snapshot_with_serial(machine, serial)
                             .expect("it was taken")
                             .clone();
                         taken.insert((machine, serial), expected(&world, &snapshot));
@@ -783,7 +789,7 @@ fn machines_go_back_to_what_they_were_after_any_operations() {
                         let snapshot = world
                             .tree
                             .machines()
-                            .snapshot(machine, serial)
+                            .snapshot_with_serial(machine, serial)
                             .expect("it stays")
                             .clone();
                         let wanted = &taken[&(machine, serial)];
@@ -842,7 +848,7 @@ fn machines_go_back_to_what_they_were_after_any_operations() {
                         .map(|known| known[&image])
                     {
                         assert_eq!(
-                            world.seen(Node::Snapshot(image, serial)),
+                            world.seen(NodeRef::Snapshot(image, serial)),
                             content,
                             "seed {seed}: a snapshot keeps still"
                         );
@@ -917,9 +923,13 @@ fn each_machine_has_its_own_scratch_until_it_is_switched_on() {
     );
     for (text, machine) in [("gold", first), ("gold+vm1", first), ("gold+vm2", second)] {
         let expected = Attachment::Scratch(used_by(machine, gold));
-        assert_eq!(world.tree.attachment(text), Some(expected), "{text}");
+        assert_eq!(
+            world.tree.resolve_attachment(text),
+            Some(expected),
+            "{text}"
+        );
     }
-    assert_eq!(world.tree.attachment("gold+vm3"), None);
+    assert_eq!(world.tree.resolve_attachment("gold+vm3"), None);
     world.write_as(second, gold, 2);
     assert_eq!((world.view(first, gold), world.view(second, gold)), (1, 2));
     let name = scratch(&world, second).expect("it wrote").name;

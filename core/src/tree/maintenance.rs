@@ -7,23 +7,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Edit, Layer, PageSet, Tree};
+use super::{Layer, PageSet, Tree, TreeEdit};
 use crate::page::Page;
-use crate::positions::Positions;
+use crate::positions::PositionSet;
 use crate::units::{ChunkCount, ImageId, LayerId, PageIndex};
 
 /// The work of maintenance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tidy {
+pub struct MaintenancePlan {
     /// Layers that no name reaches.
     pub drops: Vec<LayerId>,
     /// Layers that only one child reaches.
-    pub merges: Vec<Merge>,
+    pub merges: Vec<LayerMerge>,
 }
 
 /// Nameless layers that become part of the layer above them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Merge {
+pub struct LayerMerge {
     /// The layer that stays.
     pub into: LayerId,
     /// The layers that go, from the top down: the first is the parent of `into`.
@@ -37,12 +37,12 @@ pub struct SharedLayer {
     pub layer: Arc<Layer>,
     /// The layers above it, up to the first on each path that shows all it has: parents before
     /// children.
-    askers: Vec<Asker>,
+    askers: Vec<DependentLayer>,
 }
 
 /// A layer that asks its parent where it is absent.
 #[derive(Clone, Debug)]
-struct Asker {
+struct DependentLayer {
     layer: Arc<Layer>,
     /// The place of its parent among the askers; none if that is the shared layer.
     parent: Option<usize>,
@@ -55,9 +55,9 @@ impl Tree {
     /// Plans the maintenance that is due now. Layers that are held, and all that lies below them,
     /// are left for later.
     #[must_use]
-    pub fn plan_tidy(&self) -> Tidy {
-        let held = self.reached(self.holds.keys().copied());
-        let mut live = self.reached(self.names.keys().copied());
+    pub fn plan_tidy(&self) -> MaintenancePlan {
+        let held = self.reachable_layers(self.holds.keys().copied());
+        let mut live = self.reachable_layers(self.names.keys().copied());
         live.extend(&held);
         let drops = self
             .layers
@@ -69,7 +69,7 @@ impl Tree {
             .iter()
             .filter_map(|into| self.plan_merge(*into, &live, &held))
             .collect();
-        Tidy { drops, merges }
+        MaintenancePlan { drops, merges }
     }
 
     /// The merge that ends in `into`, if `into` stays and its parent need not.
@@ -78,10 +78,10 @@ impl Tree {
         into: LayerId,
         live: &BTreeSet<LayerId>,
         held: &BTreeSet<LayerId>,
-    ) -> Option<Merge> {
+    ) -> Option<LayerMerge> {
         let goes = |layer: &&Arc<Layer>| {
             let only_child = self
-                .children(layer.id)
+                .child_layers(layer.id)
                 .filter(|child| live.contains(child))
                 .count()
                 == 1;
@@ -91,26 +91,26 @@ impl Tree {
             return None;
         }
         let sources: Vec<LayerId> = self
-            .chain(into)
+            .chain_from(into)
             .skip(1)
             .take_while(goes)
             .map(|layer| layer.id)
             .collect();
-        (!sources.is_empty()).then_some(Merge { into, sources })
+        (!sources.is_empty()).then_some(LayerMerge { into, sources })
     }
 
     /// Checks which of `merges`, planned a while ago, can still be made: no source was named, held
     /// or built on since.
     #[must_use]
-    pub fn mergeable(&self, merges: &[&Merge]) -> Vec<bool> {
-        let held = self.reached(self.holds.keys().copied());
+    pub fn still_mergeable(&self, merges: &[&LayerMerge]) -> Vec<bool> {
+        let held = self.reachable_layers(self.holds.keys().copied());
         merges
             .iter()
             .map(|merge| self.can_merge(merge, &held))
             .collect()
     }
 
-    fn can_merge(&self, merge: &Merge, held: &BTreeSet<LayerId>) -> bool {
+    fn can_merge(&self, merge: &LayerMerge, held: &BTreeSet<LayerId>) -> bool {
         let mut above = merge.into;
         let is_free = !held.contains(&merge.into);
         is_free
@@ -118,7 +118,7 @@ impl Tree {
                 let is_between = self
                     .layer(above)
                     .is_some_and(|layer| layer.parent == Some(*source))
-                    && self.children(*source).eq([above]);
+                    && self.child_layers(*source).eq([above]);
                 above = *source;
                 is_between
                     && self.layer(*source).is_some()
@@ -133,7 +133,7 @@ impl Tree {
     pub fn from_tops(&self, drops: &[LayerId]) -> Vec<LayerId> {
         let mut left: BTreeMap<LayerId, usize> = drops
             .iter()
-            .map(|id| (*id, self.children(*id).count()))
+            .map(|id| (*id, self.child_layers(*id).count()))
             .collect();
         let mut ordered: Vec<LayerId> = left
             .iter()
@@ -165,7 +165,7 @@ impl Tree {
         let Some(image) = self.image(image) else {
             return Vec::new();
         };
-        let named = self.reached(self.names.keys().copied());
+        let named = self.reachable_layers(self.names.keys().copied());
         let merge = self.plan_merge(image.layer, &named, &BTreeSet::new());
         let below = merge.into_iter().flat_map(|merge| merge.sources);
         std::iter::once(image.layer)
@@ -177,7 +177,7 @@ impl Tree {
     /// The tree as it will be once `tidy` is done, but for the pages and counts of layers that
     /// others become part of: those have at most the pages that are listed.
     #[must_use]
-    pub fn tidied(&self, tidy: &Tidy) -> Self {
+    pub fn after_maintenance(&self, tidy: &MaintenancePlan) -> Self {
         let mut tree = self.clone();
         for merge in &tidy.merges {
             let Some(into) = self.layer(merge.into) else {
@@ -186,7 +186,7 @@ impl Tree {
             let sources = merge.sources.iter().filter_map(|id| self.layer(*id));
             let pages = PageSet::union_of(sources.map(|layer| &layer.pages).chain([&into.pages]));
             let (parent, parent_visible) = self.merged_parent(merge);
-            tree.apply(&[Edit::PutLayer(Layer {
+            tree.apply_edits(&[TreeEdit::PutLayer(Layer {
                 parent,
                 parent_visible,
                 pages,
@@ -202,7 +202,12 @@ impl Tree {
             .into_iter()
             .chain(sources)
             .collect();
-        tree.apply(&gone.into_iter().map(Edit::DropLayer).collect::<Vec<_>>());
+        tree.apply_edits(
+            &gone
+                .into_iter()
+                .map(TreeEdit::DropLayer)
+                .collect::<Vec<_>>(),
+        );
         tree
     }
 
@@ -210,7 +215,7 @@ impl Tree {
     /// all below them, are left for later.
     #[must_use]
     pub fn shared_layers(&self) -> Vec<LayerId> {
-        let held = self.held();
+        let held = self.held_layers();
         self.layers
             .keys()
             .copied()
@@ -220,37 +225,37 @@ impl Tree {
 
     /// The layers that are held, and all below them.
     #[must_use]
-    pub fn held(&self) -> BTreeSet<LayerId> {
-        self.reached(self.holds.keys().copied())
+    pub fn held_layers(&self) -> BTreeSet<LayerId> {
+        self.reachable_layers(self.holds.keys().copied())
     }
 
     /// Layer `id` and who asks it, if it may be trimmed.
     #[must_use]
     pub fn shared_layer(&self, id: LayerId, held: &BTreeSet<LayerId>) -> Option<SharedLayer> {
         let layer = Arc::clone(self.layer(id).filter(|_| self.can_trim(id, held))?);
-        let askers = self.askers(id, held);
+        let askers = self.dependent_layers(id, held);
         Some(SharedLayer { layer, askers })
     }
 
     /// The layers above `id`, up to the first on each path that shows all it has: parents before
     /// children.
-    fn askers(&self, id: LayerId, held: &BTreeSet<LayerId>) -> Vec<Asker> {
-        let mut askers: Vec<Asker> = Vec::new();
+    fn dependent_layers(&self, id: LayerId, held: &BTreeSet<LayerId>) -> Vec<DependentLayer> {
+        let mut askers: Vec<DependentLayer> = Vec::new();
         let ask = |id: LayerId, parent: Option<usize>| {
             let layer = self.layer(id).map(Arc::clone).expect("a child is there");
             let is_seen = self.name_count(id) > 0 || held.contains(&id);
-            Asker {
+            DependentLayer {
                 layer,
                 parent,
                 is_seen,
             }
         };
-        askers.extend(self.children(id).map(|child| ask(child, None)));
+        askers.extend(self.child_layers(id).map(|child| ask(child, None)));
         let mut next = 0;
         while let Some(asker) = askers.get(next) {
             if !asker.is_seen {
-                let above: Vec<Asker> = self
-                    .children(asker.layer.id)
+                let above: Vec<DependentLayer> = self
+                    .child_layers(asker.layer.id)
                     .map(|child| ask(child, Some(next)))
                     .collect();
                 askers.extend(above);
@@ -264,7 +269,7 @@ impl Tree {
     /// that only they showed: with other content, so without the identity of what they had.
     #[must_use]
     pub fn unseen_above(&self, id: LayerId, held: &BTreeSet<LayerId>) -> Vec<Layer> {
-        let askers = self.askers(id, held);
+        let askers = self.dependent_layers(id, held);
         let unseen = askers.iter().filter(|asker| !asker.is_seen);
         unseen
             .map(|asker| Layer {
@@ -275,14 +280,14 @@ impl Tree {
     }
 
     fn can_trim(&self, id: LayerId, held: &BTreeSet<LayerId>) -> bool {
-        self.name_count(id) == 0 && self.children(id).count() > 1 && !held.contains(&id)
+        self.name_count(id) == 0 && self.child_layers(id).count() > 1 && !held.contains(&id)
     }
 
     /// The layers of `tops` and all below them. Cost: each layer once.
-    fn reached(&self, tops: impl Iterator<Item = LayerId>) -> BTreeSet<LayerId> {
+    fn reachable_layers(&self, tops: impl Iterator<Item = LayerId>) -> BTreeSet<LayerId> {
         let mut reached = BTreeSet::new();
         for top in tops {
-            for layer in self.chain(top) {
+            for layer in self.chain_from(top) {
                 if !reached.insert(layer.id) {
                     break;
                 }
@@ -295,7 +300,7 @@ impl Tree {
     /// are visible: the parent of the last source, of which only as much is visible as was through
     /// all of them.
     #[must_use]
-    pub fn merged_parent(&self, merge: &Merge) -> (Option<LayerId>, ChunkCount) {
+    pub fn merged_parent(&self, merge: &LayerMerge) -> (Option<LayerId>, ChunkCount) {
         let sources = || merge.sources.iter().filter_map(|id| self.layer(*id));
         let own = self.layer(merge.into).map(|layer| layer.parent_visible);
         let visible = sources()
@@ -314,32 +319,32 @@ impl SharedLayer {
     /// The positions of page `index` at which this layer is visible through one of its askers.
     /// `own` gives a layer's own entries there. Cost: the pages of all askers, until it is known
     /// that everything is asked.
-    pub fn asked<E>(
+    pub fn visible_positions<E>(
         &self,
         index: PageIndex,
         mut own: impl FnMut(&Layer) -> Result<Page, E>,
-    ) -> Result<Positions, E> {
+    ) -> Result<PositionSet, E> {
         // The last place is the shared layer's.
-        let mut asked = vec![Positions::NONE; self.askers.len() + 1];
+        let mut asked = vec![PositionSet::NONE; self.askers.len() + 1];
         for (nth, asker) in self.askers.iter().enumerate().rev() {
             let parent = asker.parent.unwrap_or(self.askers.len());
             let matters = if asker.is_seen {
-                Positions::ALL
+                PositionSet::ALL
             } else {
                 asked[nth]
             };
             let open = matters
-                .and(&Positions::before(asker.layer.visible_in(index)))
-                .without(&asked[parent]);
-            if open == Positions::NONE {
+                .intersect_with(&PositionSet::all_before(asker.layer.visible_in(index)))
+                .difference_with(&asked[parent]);
+            if open == PositionSet::NONE {
                 continue;
             }
             let hidden = if asker.layer.pages.contains(index) {
-                own(&asker.layer)?.answered()
+                own(&asker.layer)?.mapped_positions()
             } else {
-                Positions::NONE
+                PositionSet::NONE
             };
-            asked[parent] = asked[parent].or(&open.without(&hidden));
+            asked[parent] = asked[parent].union_with(&open.difference_with(&hidden));
         }
         Ok(asked[self.askers.len()])
     }

@@ -32,14 +32,15 @@ use crate::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, Mach
 pub use attach::{ATTACHMENTS_MAX, Attachment};
 pub use chain_update::ChainUpdate;
 pub use keep::PresentState;
-pub use lookup::{LookupError, Node};
+pub use lookup::{LookupError, NodeRef};
 pub use machine::{
-    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, Machine, MachineSnapshot, Machines,
+    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, KeptDisk, Machines, VirtualMachine,
+    VirtualMachineSnapshot,
 };
 pub use machine_plan::NewConfiguration;
-pub use maintenance::{Merge, SharedLayer, Tidy};
+pub use maintenance::{LayerMerge, MaintenancePlan, SharedLayer};
 pub use mode::Mode;
-pub use plan::{NewTop, PlanError, Planned};
+pub use plan::{NewTop, NodePlan, PlanError};
 pub use receive::{
     Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin,
     ArrivingSnapshot,
@@ -137,7 +138,7 @@ pub struct Snapshot {
 
 /// One change of one record. A list of them is applied as a whole or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Edit {
+pub enum TreeEdit {
     /// Adds or replaces a layer.
     PutLayer(Layer),
     /// Removes a layer and its pages. Nothing may refer to it.
@@ -151,11 +152,11 @@ pub enum Edit {
     /// Removes a snapshot's name.
     DropSnapshot(ImageId, u64),
     /// Adds or replaces a machine.
-    PutMachine(Machine),
+    PutMachine(VirtualMachine),
     /// Removes a machine.
     DropMachine(MachineId),
     /// Adds or replaces a machine's snapshot.
-    PutMachineSnapshot(MachineSnapshot),
+    PutMachineSnapshot(VirtualMachineSnapshot),
     /// Removes a machine's snapshot, but none of its images' snapshots.
     DropMachineSnapshot(MachineId, u64),
     /// Keeps a machine's configuration file. The tree knows only its id and length.
@@ -203,7 +204,7 @@ impl Layer {
 
     /// Updates the counts and the set of pages for page `index`, which changes from `old` to `new`.
     pub fn note_page(&mut self, index: PageIndex, old: &Page, new: &Page) {
-        let ((old_chunks, old_zeros), (chunks, zeros)) = (old.counts(), new.counts());
+        let ((old_chunks, old_zeros), (chunks, zeros)) = (old.count_entries(), new.count_entries());
         self.chunks = self.chunks + chunks - old_chunks;
         self.zeros = self.zeros + zeros - old_zeros;
         if new.is_empty() {
@@ -310,7 +311,7 @@ impl PageSet {
 
     /// Its pages from `start` on and before `end`.
     #[must_use]
-    pub fn within(&self, start: PageIndex, end: PageIndex) -> Self {
+    pub fn pages_within(&self, start: PageIndex, end: PageIndex) -> Self {
         let clipped = self
             .ranges
             .iter()
@@ -322,7 +323,7 @@ impl PageSet {
 
     /// The pages of either set.
     #[must_use]
-    pub fn union(&self, other: &Self) -> Self {
+    pub fn union_with(&self, other: &Self) -> Self {
         Self::union_of([self, other])
     }
 
@@ -373,13 +374,13 @@ impl Tree {
     }
 
     /// A number that nothing in the store has had.
-    pub fn allocate(&mut self) -> u64 {
-        self.reserve(self.next_id);
+    pub fn allocate_id(&mut self) -> u64 {
+        self.reserve_ids(self.next_id);
         self.next_id - 1
     }
 
     /// Reserves the ids up to `used`: they are never given out.
-    pub fn reserve(&mut self, used: u64) {
+    pub fn reserve_ids(&mut self, used: u64) {
         self.next_id = self.next_id.max(used + 1);
     }
 
@@ -431,7 +432,7 @@ impl Tree {
 
     /// The snapshots of an image, in the order of taking.
     #[must_use]
-    pub fn snapshots(&self, image: ImageId) -> impl DoubleEndedIterator<Item = &Snapshot> {
+    pub fn snapshots_of(&self, image: ImageId) -> impl DoubleEndedIterator<Item = &Snapshot> {
         self.snapshots
             .range((image, 0)..=(image, u64::MAX))
             .map(|(_, snapshot)| snapshot)
@@ -464,7 +465,7 @@ impl Tree {
     }
 
     /// The layers right above `id`.
-    pub fn children(&self, id: LayerId) -> impl Iterator<Item = LayerId> + '_ {
+    pub fn child_layers(&self, id: LayerId) -> impl Iterator<Item = LayerId> + '_ {
         self.children.get(&id).into_iter().flatten().copied()
     }
 
@@ -476,19 +477,19 @@ impl Tree {
 
     /// The layers from `top` down to its root. There is no cycle: every parent was sealed before
     /// its child was made.
-    pub fn chain(&self, top: LayerId) -> impl Iterator<Item = &Arc<Layer>> {
+    pub fn chain_from(&self, top: LayerId) -> impl Iterator<Item = &Arc<Layer>> {
         std::iter::successors(self.layers.get(&top), |layer| {
             self.layers.get(&layer.parent?)
         })
     }
 
     /// Keeps maintenance away from `layer` and all below until as many [`Tree::release`]s.
-    pub fn hold(&mut self, layer: LayerId) {
+    pub fn hold_layer(&mut self, layer: LayerId) {
         *self.holds.entry(layer).or_default() += 1;
     }
 
     /// Ends one [`Tree::hold`].
-    pub fn release(&mut self, layer: LayerId) {
+    pub fn release_layer(&mut self, layer: LayerId) {
         let count = self
             .holds
             .get_mut(&layer)
@@ -507,49 +508,51 @@ impl Tree {
 
     /// Applies edits that are durable. Panics if one refers to what is not there: plans are made
     /// under the same lock.
-    pub fn apply(&mut self, edits: &[Edit]) {
+    pub fn apply_edits(&mut self, edits: &[TreeEdit]) {
         edits.iter().for_each(|edit| self.apply_one(edit));
     }
 
-    fn apply_one(&mut self, edit: &Edit) {
+    fn apply_one(&mut self, edit: &TreeEdit) {
         self.revision += u64::from(self.is_seen(edit));
         match edit {
-            Edit::PutLayer(layer) => self.put_layer(layer.clone()),
-            Edit::DropLayer(id) => self.drop_layer(*id),
-            Edit::PutImage(image) => self.put_image(image.clone()),
-            Edit::DropImage(id) => self.drop_image(*id),
-            Edit::PutSnapshot(snapshot) => self.put_snapshot(snapshot.clone()),
-            Edit::DropSnapshot(image, serial) => self.drop_snapshot(*image, *serial),
-            Edit::PutMachine(machine) => {
-                self.reserve(machine.id.0);
-                self.machines.put(machine.clone());
+            TreeEdit::PutLayer(layer) => self.put_layer(layer.clone()),
+            TreeEdit::DropLayer(id) => self.drop_layer(*id),
+            TreeEdit::PutImage(image) => self.put_image(image.clone()),
+            TreeEdit::DropImage(id) => self.drop_image(*id),
+            TreeEdit::PutSnapshot(snapshot) => self.put_snapshot(snapshot.clone()),
+            TreeEdit::DropSnapshot(image, serial) => self.drop_snapshot(*image, *serial),
+            TreeEdit::PutMachine(machine) => {
+                self.reserve_ids(machine.id.0);
+                self.machines.put_machine(machine.clone());
             }
-            Edit::DropMachine(id) => self.machines.remove(*id),
-            Edit::PutMachineSnapshot(snapshot) => {
-                self.reserve(snapshot.serial);
+            TreeEdit::DropMachine(id) => self.machines.remove(*id),
+            TreeEdit::PutMachineSnapshot(snapshot) => {
+                self.reserve_ids(snapshot.serial);
                 self.machines.put_snapshot(snapshot.clone());
             }
-            Edit::DropMachineSnapshot(id, serial) => self.machines.remove_snapshot(*id, *serial),
-            Edit::PutConfiguration(id, _) => self.reserve(id.0),
-            Edit::DropConfiguration(_) => {}
+            TreeEdit::DropMachineSnapshot(id, serial) => {
+                self.machines.remove_snapshot(*id, *serial);
+            }
+            TreeEdit::PutConfiguration(id, _) => self.reserve_ids(id.0),
+            TreeEdit::DropConfiguration(_) => {}
         }
     }
 
     /// True if `edit` changes what [`Tree::revision`] watches over: everything but layers that keep
     /// their length.
-    fn is_seen(&self, edit: &Edit) -> bool {
+    fn is_seen(&self, edit: &TreeEdit) -> bool {
         match edit {
-            Edit::PutLayer(layer) => self
+            TreeEdit::PutLayer(layer) => self
                 .layers
                 .get(&layer.id)
                 .is_some_and(|old| old.len != layer.len),
-            Edit::DropLayer(_) => false,
+            TreeEdit::DropLayer(_) => false,
             _ => true,
         }
     }
 
     fn put_layer(&mut self, layer: Layer) {
-        self.reserve(layer.id.0);
+        self.reserve_ids(layer.id.0);
         let old_parent = self.layers.get(&layer.id).and_then(|old| old.parent);
         if old_parent != layer.parent {
             self.unlink_child(old_parent, layer.id);
@@ -580,7 +583,7 @@ impl Tree {
 
     fn put_image(&mut self, image: Image) {
         self.drop_image(image.id);
-        self.reserve(image.id.0);
+        self.reserve_ids(image.id.0);
         *self.names.entry(image.layer).or_default() += 1;
         self.image_names.insert(image.name.clone(), image.id);
         self.images.insert(image.id, image);
@@ -589,13 +592,13 @@ impl Tree {
     fn drop_image(&mut self, id: ImageId) {
         if let Some(old) = self.images.remove(&id) {
             self.image_names.remove(&old.name);
-            self.unname(old.layer);
+            self.remove_name(old.layer);
         }
     }
 
     fn put_snapshot(&mut self, snapshot: Snapshot) {
         self.drop_snapshot(snapshot.image, snapshot.serial);
-        self.reserve(snapshot.serial);
+        self.reserve_ids(snapshot.serial);
         *self.names.entry(snapshot.layer).or_default() += 1;
         self.snapshot_names
             .insert((snapshot.image, snapshot.name.clone()), snapshot.serial);
@@ -606,11 +609,11 @@ impl Tree {
     fn drop_snapshot(&mut self, image: ImageId, serial: u64) {
         if let Some(old) = self.snapshots.remove(&(image, serial)) {
             self.snapshot_names.remove(&(image, old.name));
-            self.unname(old.layer);
+            self.remove_name(old.layer);
         }
     }
 
-    fn unname(&mut self, layer: LayerId) {
+    fn remove_name(&mut self, layer: LayerId) {
         let count = self
             .names
             .get_mut(&layer)

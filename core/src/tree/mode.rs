@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use super::{Edit, Image, PlanError, Tree};
+use super::{Image, PlanError, Tree, TreeEdit};
 use crate::name::Name;
 use crate::units::ImageId;
 
@@ -42,7 +42,7 @@ pub enum Mode {
 impl Mode {
     /// The mode's name, as virtual-machine managers write it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn mode_name(self) -> &'static str {
         match self {
             Self::Normal => "normal",
             Self::Immutable { .. } => "immutable",
@@ -55,7 +55,7 @@ impl Mode {
 
     /// True if the image's own content can change.
     #[must_use]
-    pub fn changes(self) -> bool {
+    pub fn allows_changes(self) -> bool {
         matches!(self, Self::Normal | Self::Writethrough | Self::Shareable)
     }
 
@@ -83,18 +83,18 @@ impl Mode {
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.mode_name())
     }
 }
 
 impl Tree {
     /// Gives `image` another mode. What was written to an immutable image is not lost when that
     /// ends: its scratch image becomes an image as others are, unless it is blank.
-    pub fn plan_mode(&self, image: ImageId, mode: Mode) -> Result<Vec<Edit>, PlanError> {
+    pub fn plan_mode(&self, image: ImageId, mode: Mode) -> Result<Vec<TreeEdit>, PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?;
         self.check_no_scratch(image)?;
         self.check_mode(image, mode)?;
-        let mut edits = vec![Edit::PutImage(Image {
+        let mut edits = vec![TreeEdit::PutImage(Image {
             mode,
             ..image.clone()
         })];
@@ -112,7 +112,7 @@ impl Tree {
                 reason,
             })
         };
-        if mode.has_none() && self.snapshots(image.id).next().is_some() {
+        if mode.has_none() && self.snapshots_of(image.id).next().is_some() {
             return conflict("it has snapshots".to_owned());
         }
         if let (Mode::Shareable, Some(child)) = (
@@ -123,7 +123,7 @@ impl Tree {
         }
         let users: Vec<&Name> = self
             .machines()
-            .users(image.id)
+            .machines_using(image.id)
             .map(|machine| &machine.name)
             .collect();
         match (mode, users.as_slice()) {
@@ -142,10 +142,10 @@ impl Tree {
     pub fn check_changes(&self, image: ImageId) -> Result<(), PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?;
         self.check_no_scratch(image)?;
-        if image.mode.changes() {
+        if image.mode.allows_changes() {
             Ok(())
         } else {
-            Err(image.forbids("its content does not change"))
+            Err(image.forbidden_by_mode("its content does not change"))
         }
     }
 
@@ -155,8 +155,10 @@ impl Tree {
         self.check_no_scratch(image)?;
         match image.mode {
             Mode::Normal => Ok(()),
-            mode if mode.has_none() => Err(image.forbids("it takes no part in snapshots")),
-            _ => Err(image.forbids(
+            mode if mode.has_none() => {
+                Err(image.forbidden_by_mode("it takes no part in snapshots"))
+            }
+            _ => Err(image.forbidden_by_mode(
                 "its content does not change, so there is nothing to take or to go back to",
             )),
         }
@@ -166,7 +168,7 @@ impl Tree {
     pub fn check_parent(&self, image: ImageId) -> Result<(), PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?;
         if image.mode == Mode::Shareable {
-            Err(image.forbids("nothing can stand on it"))
+            Err(image.forbidden_by_mode("nothing can stand on it"))
         } else {
             Ok(())
         }
@@ -190,7 +192,7 @@ impl Tree {
 
 impl Image {
     /// The refusal of something that its mode does not allow.
-    pub(super) fn forbids(&self, reason: &'static str) -> PlanError {
+    pub(super) fn forbidden_by_mode(&self, reason: &'static str) -> PlanError {
         PlanError::ModeForbids {
             image: self.name.to_string(),
             mode: self.mode,

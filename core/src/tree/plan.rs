@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::machine::{CONFIGURATION_LEN_MAX, DISKS_MAX};
-use super::{Edit, Image, Layer, Mode, Node, PageSet, Snapshot, Tree};
+use super::{Image, Layer, Mode, NodeRef, PageSet, Snapshot, Tree, TreeEdit};
 use crate::name::Name;
 use crate::units::{ChunkCount, IMAGE_LEN_MAX, ImageId, LayerId};
 
@@ -136,29 +136,29 @@ pub enum PlanError {
 
 /// The edits of an operation, and the node that it makes or changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
+pub struct NodePlan {
     /// In an order in which each refers only to what is there.
-    pub edits: Vec<Edit>,
+    pub edits: Vec<TreeEdit>,
     /// The node, as it will be called.
-    pub node: Node,
+    pub node: NodeRef,
 }
 
 /// The edits by which an image gets another active layer, or its active layer another record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewTop {
     /// The edits.
-    pub edits: Vec<Edit>,
+    pub edits: Vec<TreeEdit>,
     /// The image's active layer afterwards, which is among the edits.
     pub top: LayerId,
 }
 
-impl Planned {
+impl NodePlan {
     /// The same, with the format of what the image comes from noted, if it is known.
     #[must_use]
     pub fn with_source_format(mut self, format: Option<&Name>) -> Self {
-        let id = self.node.image();
+        let id = self.node.image_id();
         for edit in &mut self.edits {
-            if let (Edit::PutImage(image), Some(format)) = (edit, format)
+            if let (TreeEdit::PutImage(image), Some(format)) = (edit, format)
                 && image.id == id
             {
                 image.source_format = Some(format.clone());
@@ -176,10 +176,10 @@ impl Tree {
         layer: Layer,
         origin: Option<ImageId>,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         self.check_free(name)?;
         check_len(layer.len)?;
-        let id = ImageId(self.allocate());
+        let id = ImageId(self.allocate_id());
         let image = Image {
             id,
             name: name.clone(),
@@ -194,9 +194,9 @@ impl Tree {
             is_over: false,
             source_format: None,
         };
-        Ok(Planned {
-            edits: vec![Edit::PutLayer(layer), Edit::PutImage(image)],
-            node: Node::Image(id),
+        Ok(NodePlan {
+            edits: vec![TreeEdit::PutLayer(layer), TreeEdit::PutImage(image)],
+            node: NodeRef::Image(id),
         })
     }
 
@@ -206,7 +206,7 @@ impl Tree {
         name: &Name,
         len: u64,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         check_len(len)?;
         let layer = self.blank_layer(None, len, now_ms);
         self.plan_image(name, layer, None, now_ms)
@@ -216,33 +216,37 @@ impl Tree {
     pub fn plan_child(
         &mut self,
         name: &Name,
-        parent: Node,
+        parent: NodeRef,
         len: Option<u64>,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         self.check_free(name)?;
-        self.check_parent(parent.image())?;
+        self.check_parent(parent.image_id())?;
         let (base, mut edits) = self.plan_base(parent, now_ms)?;
         let len = len.unwrap_or(base.len);
         check_len(len)?;
         let layer = self.blank_layer(Some(&base), len, now_ms);
-        let planned = self.plan_image(name, layer, Some(parent.image()), now_ms)?;
-        let origin = self.image(parent.image()).ok_or(PlanError::Gone)?;
+        let planned = self.plan_image(name, layer, Some(parent.image_id()), now_ms)?;
+        let origin = self.image(parent.image_id()).ok_or(PlanError::Gone)?;
         let planned = planned.with_source_format(origin.source_format.as_ref());
         edits.extend(planned.edits);
-        Ok(Planned { edits, ..planned })
+        Ok(NodePlan { edits, ..planned })
     }
 
     /// A sealed layer with the content of `node`, to build on, and the edits that seal it if it is
     /// not yet.
-    pub fn plan_base(&mut self, node: Node, now_ms: u64) -> Result<(Layer, Vec<Edit>), PlanError> {
+    pub fn plan_base(
+        &mut self,
+        node: NodeRef,
+        now_ms: u64,
+    ) -> Result<(Layer, Vec<TreeEdit>), PlanError> {
         match node {
-            Node::Image(id) => {
+            NodeRef::Image(id) => {
                 let image = self.image(id).ok_or(PlanError::Gone)?.clone();
                 Ok(self.plan_seal(&image, now_ms))
             }
-            Node::Snapshot(..) => Ok((
-                owned(self.layer_of(node).ok_or(PlanError::Gone)?),
+            NodeRef::Snapshot(..) => Ok((
+                clone_layer(self.layer_of(node).ok_or(PlanError::Gone)?),
                 Vec::new(),
             )),
         }
@@ -254,7 +258,7 @@ impl Tree {
         image: ImageId,
         name: &Name,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         self.check_snapshots(image)?;
         self.plan_image_snapshot(image, name, now_ms)
     }
@@ -265,24 +269,24 @@ impl Tree {
         image: ImageId,
         name: &Name,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
-        self.plan_named_snapshot(image, Node::Image(image), name, now_ms)
+    ) -> Result<NodePlan, PlanError> {
+        self.plan_named_snapshot(image, NodeRef::Image(image), name, now_ms)
     }
 
     /// A snapshot of `image` that shows what `node` does.
     pub(super) fn plan_named_snapshot(
         &mut self,
         image: ImageId,
-        node: Node,
+        node: NodeRef,
         name: &Name,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         self.check_snapshot_free(image, name)?;
         let (base, mut edits) = self.plan_base(node, now_ms)?;
         let snapshot = self.new_snapshot(image, name, base.id, now_ms);
-        let node = Node::Snapshot(image, snapshot.serial);
-        edits.push(Edit::PutSnapshot(snapshot));
-        Ok(Planned { edits, node })
+        let node = NodeRef::Snapshot(image, snapshot.serial);
+        edits.push(TreeEdit::PutSnapshot(snapshot));
+        Ok(NodePlan { edits, node })
     }
 
     /// Makes `image` as its snapshot `serial` is. Newer snapshots stay; the present state goes,
@@ -293,10 +297,10 @@ impl Tree {
         serial: u64,
         save_as: Option<&Name>,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         self.check_snapshots(image)?;
-        let target = owned(
-            self.layer_of(Node::Snapshot(image, serial))
+        let target = clone_layer(
+            self.layer_of(NodeRef::Snapshot(image, serial))
                 .ok_or(PlanError::Gone)?,
         );
         let mut edits = match save_as {
@@ -305,14 +309,14 @@ impl Tree {
         };
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         let layer = self.blank_layer(Some(&target), target.len, now_ms);
-        let layer = self.changed(&image, layer);
-        let (node, top) = (Node::Image(image.id), layer.id);
-        edits.push(Edit::PutLayer(layer));
-        edits.push(Edit::PutImage(Image {
+        let layer = self.with_change_time(&image, layer);
+        let (node, top) = (NodeRef::Image(image.id), layer.id);
+        edits.push(TreeEdit::PutLayer(layer));
+        edits.push(TreeEdit::PutImage(Image {
             layer: top,
             ..image
         }));
-        Ok(Planned { edits, node })
+        Ok(NodePlan { edits, node })
     }
 
     /// A new image with the content of `layer`, and a snapshot of it if asked for.
@@ -323,7 +327,7 @@ impl Tree {
         origin: Option<ImageId>,
         snapshot: Option<&Name>,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         let Some(snapshot) = snapshot else {
             return self.plan_image(name, layer, origin, now_ms);
         };
@@ -333,12 +337,12 @@ impl Tree {
         };
         let active = self.blank_top(&sealed, now_ms);
         let planned = self.plan_image(name, active, origin, now_ms)?;
-        let snapshot = self.new_snapshot(planned.node.image(), snapshot, sealed.id, now_ms);
-        let node = Node::Snapshot(snapshot.image, snapshot.serial);
-        let mut edits = vec![Edit::PutLayer(sealed)];
+        let snapshot = self.new_snapshot(planned.node.image_id(), snapshot, sealed.id, now_ms);
+        let node = NodeRef::Snapshot(snapshot.image, snapshot.serial);
+        let mut edits = vec![TreeEdit::PutLayer(sealed)];
         edits.extend(planned.edits);
-        edits.push(Edit::PutSnapshot(snapshot));
-        Ok(Planned { edits, node })
+        edits.push(TreeEdit::PutSnapshot(snapshot));
+        Ok(NodePlan { edits, node })
     }
 
     /// Puts `layer`, which was built on the image's present state, on top of `image`, and names the
@@ -349,7 +353,7 @@ impl Tree {
         layer: Layer,
         snapshot: Option<&Name>,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         self.check_update(image, snapshot)?;
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         let replaced = self.layers[&image.layer].clone();
@@ -360,19 +364,19 @@ impl Tree {
                 ..layer
             }
         } else {
-            self.changed(&image, layer)
+            self.with_change_time(&image, layer)
         };
-        let mut planned = Planned {
+        let mut planned = NodePlan {
             edits: Vec::new(),
-            node: Node::Image(image.id),
+            node: NodeRef::Image(image.id),
         };
         match snapshot {
             None => planned.edits.extend([
-                Edit::PutImage(Image {
+                TreeEdit::PutImage(Image {
                     layer: layer.id,
                     ..image
                 }),
-                Edit::PutLayer(layer),
+                TreeEdit::PutLayer(layer),
             ]),
             Some(name) => {
                 let sealed = Layer {
@@ -381,16 +385,16 @@ impl Tree {
                 };
                 let active = self.blank_top(&sealed, now_ms);
                 let snapshot = self.new_snapshot(image.id, name, sealed.id, now_ms);
-                planned.node = Node::Snapshot(image.id, snapshot.serial);
+                planned.node = NodeRef::Snapshot(image.id, snapshot.serial);
                 let image = Image {
                     layer: active.id,
                     ..image
                 };
                 planned.edits.extend([
-                    Edit::PutLayer(sealed),
-                    Edit::PutLayer(active),
-                    Edit::PutImage(image),
-                    Edit::PutSnapshot(snapshot),
+                    TreeEdit::PutLayer(sealed),
+                    TreeEdit::PutLayer(active),
+                    TreeEdit::PutImage(image),
+                    TreeEdit::PutSnapshot(snapshot),
                 ]);
             }
         }
@@ -398,7 +402,7 @@ impl Tree {
         // put on it has nothing of its own. A reader through it keeps it, and by it all that lies
         // below.
         if replaced.is_blank() && !replaced.sealed && !self.is_held(replaced.id) {
-            planned.edits.push(Edit::DropLayer(replaced.id));
+            planned.edits.push(TreeEdit::DropLayer(replaced.id));
         }
         Ok(planned)
     }
@@ -416,7 +420,7 @@ impl Tree {
         &self,
         image: ImageId,
         serial: u64,
-    ) -> Result<Vec<Edit>, PlanError> {
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         self.check_not_kept(image, serial)?;
         self.plan_drop_snapshot(image, serial)
     }
@@ -426,10 +430,10 @@ impl Tree {
         &self,
         image: ImageId,
         serial: u64,
-    ) -> Result<Vec<Edit>, PlanError> {
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         let snapshot = self.snapshot(image, serial).ok_or(PlanError::Gone)?;
-        self.check_unpinned(snapshot.pinned, Node::Snapshot(image, serial))?;
-        Ok(vec![Edit::DropSnapshot(image, serial)])
+        self.check_unpinned(snapshot.pinned, NodeRef::Snapshot(image, serial))?;
+        Ok(vec![TreeEdit::DropSnapshot(image, serial)])
     }
 
     /// Takes an image's name away, and those of its snapshots if `with_snapshots`. Images created
@@ -438,11 +442,11 @@ impl Tree {
         &self,
         id: ImageId,
         with_snapshots: bool,
-    ) -> Result<Vec<Edit>, PlanError> {
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         let image = self.image(id).ok_or(PlanError::Gone)?;
-        self.check_unpinned(image.pinned, Node::Image(id))?;
+        self.check_unpinned(image.pinned, NodeRef::Image(id))?;
         self.check_unused(image)?;
-        let count = self.snapshots(id).count();
+        let count = self.snapshots_of(id).count();
         if count > 0 && !with_snapshots {
             return Err(PlanError::HasSnapshots {
                 owner: format!("image {}", image.name),
@@ -450,21 +454,21 @@ impl Tree {
             });
         }
         let mut edits = Vec::with_capacity(count + 1);
-        for snapshot in self.snapshots(id) {
+        for snapshot in self.snapshots_of(id) {
             edits.extend(self.plan_delete_snapshot(id, snapshot.serial)?);
         }
         for scratch in self.scratches_of(id) {
             edits.extend(self.plan_delete_image(scratch.id, false)?);
         }
-        edits.push(Edit::DropImage(id));
+        edits.push(TreeEdit::DropImage(id));
         Ok(edits)
     }
 
     /// Calls `node` by another name. Nothing else refers to names, so nothing else changes; but an
     /// immutable image's scratch image is called after it.
-    pub fn plan_rename(&self, node: Node, name: &Name) -> Result<Vec<Edit>, PlanError> {
+    pub fn plan_rename(&self, node: NodeRef, name: &Name) -> Result<Vec<TreeEdit>, PlanError> {
         match node {
-            Node::Image(id) => {
+            NodeRef::Image(id) => {
                 self.check_own(id)?;
                 self.check_free(name)?;
                 let image = self.image(id).ok_or(PlanError::Gone)?.clone();
@@ -475,18 +479,18 @@ impl Tree {
                 let mut edits = Vec::new();
                 for scratch in self.scratches_of(id) {
                     let name = self.free_scratch_name(&renamed, scratch.scratch_for)?;
-                    edits.push(Edit::PutImage(Image {
+                    edits.push(TreeEdit::PutImage(Image {
                         name,
                         ..scratch.clone()
                     }));
                 }
-                edits.insert(0, Edit::PutImage(renamed));
+                edits.insert(0, TreeEdit::PutImage(renamed));
                 Ok(edits)
             }
-            Node::Snapshot(id, serial) => {
+            NodeRef::Snapshot(id, serial) => {
                 self.check_snapshot_free(id, name)?;
                 let snapshot = self.snapshot(id, serial).ok_or(PlanError::Gone)?.clone();
-                Ok(vec![Edit::PutSnapshot(Snapshot {
+                Ok(vec![TreeEdit::PutSnapshot(Snapshot {
                     name: name.clone(),
                     ..snapshot
                 })])
@@ -497,10 +501,10 @@ impl Tree {
     /// Adds and removes tags.
     pub fn plan_tags(
         &self,
-        node: Node,
+        node: NodeRef,
         add: &[Name],
         remove: &[Name],
-    ) -> Result<Vec<Edit>, PlanError> {
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         let change = |tags: &BTreeSet<Name>| {
             let kept = tags.iter().filter(|tag| !remove.contains(tag));
             kept.chain(add).cloned().collect::<BTreeSet<Name>>()
@@ -509,29 +513,29 @@ impl Tree {
     }
 
     /// Protects `node` against deletion, or ends that.
-    pub fn plan_pin(&self, node: Node, pinned: bool) -> Result<Vec<Edit>, PlanError> {
+    pub fn plan_pin(&self, node: NodeRef, pinned: bool) -> Result<Vec<TreeEdit>, PlanError> {
         self.plan_marks(node, |tags, _| (tags.clone(), pinned))
     }
 
     fn plan_marks(
         &self,
-        node: Node,
+        node: NodeRef,
         change: impl Fn(&BTreeSet<Name>, bool) -> (BTreeSet<Name>, bool),
-    ) -> Result<Vec<Edit>, PlanError> {
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         let edit = match node {
-            Node::Image(id) => {
+            NodeRef::Image(id) => {
                 let image = self.image(id).ok_or(PlanError::Gone)?.clone();
                 let (tags, pinned) = change(&image.tags, image.pinned);
-                Edit::PutImage(Image {
+                TreeEdit::PutImage(Image {
                     tags,
                     pinned,
                     ..image
                 })
             }
-            Node::Snapshot(id, serial) => {
+            NodeRef::Snapshot(id, serial) => {
                 let snapshot = self.snapshot(id, serial).ok_or(PlanError::Gone)?.clone();
                 let (tags, pinned) = change(&snapshot.tags, snapshot.pinned);
-                Edit::PutSnapshot(Snapshot {
+                TreeEdit::PutSnapshot(Snapshot {
                     tags,
                     pinned,
                     ..snapshot
@@ -555,7 +559,7 @@ impl Tree {
         check_len(len)?;
         self.check_changes(image)?;
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
-        let active = owned(&self.layers[&image.layer]);
+        let active = clone_layer(&self.layers[&image.layer]);
         if len < active.len && !may_shrink {
             return Err(PlanError::WouldShrink {
                 image: image.name.to_string(),
@@ -581,7 +585,7 @@ impl Tree {
             };
             return Ok(NewTop {
                 top: layer.id,
-                edits: vec![Edit::PutLayer(layer)],
+                edits: vec![TreeEdit::PutLayer(layer)],
             });
         }
         let sealed = Layer {
@@ -589,7 +593,7 @@ impl Tree {
             ..active
         };
         let layer = self.blank_layer(Some(&sealed), len, now_ms);
-        let layer = self.changed(&image, layer);
+        let layer = self.with_change_time(&image, layer);
         let (top, image) = (
             layer.id,
             Image {
@@ -600,9 +604,9 @@ impl Tree {
         Ok(NewTop {
             top,
             edits: vec![
-                Edit::PutLayer(sealed),
-                Edit::PutLayer(layer),
-                Edit::PutImage(image),
+                TreeEdit::PutLayer(sealed),
+                TreeEdit::PutLayer(layer),
+                TreeEdit::PutImage(image),
             ],
         })
     }
@@ -611,17 +615,17 @@ impl Tree {
     /// image that was created from it is not, since it would become its own origin. (The chain of
     /// layers could not close in any case: a rebased image gets a new layer, and nothing stands on
     /// that.)
-    pub fn check_rebase(&self, image: ImageId, parent: Node) -> Result<(), PlanError> {
+    pub fn check_rebase(&self, image: ImageId, parent: NodeRef) -> Result<(), PlanError> {
         self.check_own(image)?;
-        self.check_parent(parent.image())?;
+        self.check_parent(parent.image_id())?;
         let origin = |id: &ImageId| self.image(*id).and_then(|image| image.origin);
         let mut origins =
-            std::iter::successors(Some(parent.image()), origin).take(self.image_count() + 1);
-        let is_own_snapshot = matches!(parent, Node::Snapshot(own, _) if own == image);
+            std::iter::successors(Some(parent.image_id()), origin).take(self.image_count() + 1);
+        let is_own_snapshot = matches!(parent, NodeRef::Snapshot(own, _) if own == image);
         if !is_own_snapshot && origins.any(|id| id == image) {
             return Err(PlanError::Circle {
-                image: self.display(Node::Image(image)),
-                parent: self.display(parent),
+                image: self.display_name(NodeRef::Image(image)),
+                parent: self.display_name(parent),
             });
         }
         Ok(())
@@ -639,7 +643,7 @@ impl Tree {
         let layer = if layer.changed_ns == self.changed_ns(&image) {
             layer
         } else {
-            self.changed(&image, layer)
+            self.with_change_time(&image, layer)
         };
         let image = Image {
             layer: layer.id,
@@ -648,24 +652,24 @@ impl Tree {
         };
         Ok(NewTop {
             top: layer.id,
-            edits: vec![Edit::PutLayer(layer), Edit::PutImage(image)],
+            edits: vec![TreeEdit::PutLayer(layer), TreeEdit::PutImage(image)],
         })
     }
 
     /// Makes the image that `image` was created from as `image` is now: both then stand on the same
     /// sealed layer. Nothing is copied.
-    pub fn plan_commit(&mut self, image: ImageId, now_ms: u64) -> Result<Planned, PlanError> {
+    pub fn plan_commit(&mut self, image: ImageId, now_ms: u64) -> Result<NodePlan, PlanError> {
         let (image, origin) = self.commit_pair(image)?;
         let (sealed, mut edits) = self.plan_seal(&image, now_ms);
         let layer = self.blank_layer(Some(&sealed), sealed.len, now_ms);
-        let layer = self.changed(&origin, layer);
-        let node = Node::Image(origin.id);
+        let layer = self.with_change_time(&origin, layer);
+        let node = NodeRef::Image(origin.id);
         let origin = Image {
             layer: layer.id,
             ..origin
         };
-        edits.extend([Edit::PutLayer(layer), Edit::PutImage(origin)]);
-        Ok(Planned { edits, node })
+        edits.extend([TreeEdit::PutLayer(layer), TreeEdit::PutImage(origin)]);
+        Ok(NodePlan { edits, node })
     }
 
     /// An image and the one it can be committed to: its origin, if that is still what `image` was
@@ -679,7 +683,7 @@ impl Tree {
         self.check_changes(origin.id)?;
         let base = self.same_as_parent(&self.layers[&origin.layer]);
         let built_on =
-            base.is_some_and(|base| self.chain(image.layer).any(|layer| layer.id == base));
+            base.is_some_and(|base| self.chain_from(image.layer).any(|layer| layer.id == base));
         if !built_on {
             return Err(PlanError::OriginChanged {
                 image: image.name.to_string(),
@@ -691,10 +695,10 @@ impl Tree {
 
     /// A sealed layer with the present content of `image`, and the edits that make it: none if
     /// nothing was written since the last.
-    fn plan_seal(&mut self, image: &Image, now_ms: u64) -> (Layer, Vec<Edit>) {
-        let active = owned(&self.layers[&image.layer]);
+    fn plan_seal(&mut self, image: &Image, now_ms: u64) -> (Layer, Vec<TreeEdit>) {
+        let active = clone_layer(&self.layers[&image.layer]);
         if let Some(parent) = self.same_as_parent(&active) {
-            return (owned(&self.layers[&parent]), Vec::new());
+            return (clone_layer(&self.layers[&parent]), Vec::new());
         }
         let sealed = Layer {
             sealed: true,
@@ -706,18 +710,18 @@ impl Tree {
             ..image.clone()
         };
         let edits = vec![
-            Edit::PutLayer(sealed.clone()),
-            Edit::PutLayer(layer),
-            Edit::PutImage(image),
+            TreeEdit::PutLayer(sealed.clone()),
+            TreeEdit::PutLayer(layer),
+            TreeEdit::PutImage(image),
         ];
         (sealed, edits)
     }
 
     /// The layer that shows `node`, below an active one that adds nothing.
     #[must_use]
-    pub fn content_layer(&self, node: Node) -> Option<LayerId> {
+    pub fn content_layer(&self, node: NodeRef) -> Option<LayerId> {
         let layer = self.layer_of(node)?;
-        let is_active = matches!(node, Node::Image(_));
+        let is_active = matches!(node, NodeRef::Image(_));
         let below = self.same_as_parent(layer).filter(|_| is_active);
         Some(below.unwrap_or(layer.id))
     }
@@ -734,7 +738,7 @@ impl Tree {
     pub fn blank_layer(&mut self, parent: Option<&Layer>, len: u64, now_ms: u64) -> Layer {
         let visible = parent.map_or(0, |parent| parent.len.min(len));
         Layer {
-            id: LayerId(self.allocate()),
+            id: LayerId(self.allocate_id()),
             parent: parent.map(|parent| parent.id),
             sealed: false,
             len,
@@ -766,7 +770,7 @@ impl Tree {
     }
 
     /// `layer`, which gives `image` another content, with a time after that of the present one.
-    pub(super) fn changed(&self, image: &Image, layer: Layer) -> Layer {
+    pub(super) fn with_change_time(&self, image: &Image, layer: Layer) -> Layer {
         let after = self.changed_ns(image).saturating_add(1);
         Layer {
             changed_ns: layer.changed_ns.max(after),
@@ -781,7 +785,7 @@ impl Tree {
         layer: LayerId,
         now_ms: u64,
     ) -> Snapshot {
-        let serial = self.allocate();
+        let serial = self.allocate_id();
         Snapshot {
             image,
             serial,
@@ -806,15 +810,15 @@ impl Tree {
         match self.snapshot_named(image, name) {
             Some(_) => Err(PlanError::NameTaken(format!(
                 "snapshot {}@{name}",
-                self.display(Node::Image(image))
+                self.display_name(NodeRef::Image(image))
             ))),
             None => Ok(()),
         }
     }
 
-    fn check_unpinned(&self, pinned: bool, node: Node) -> Result<(), PlanError> {
+    fn check_unpinned(&self, pinned: bool, node: NodeRef) -> Result<(), PlanError> {
         if pinned {
-            Err(PlanError::Pinned(self.display(node)))
+            Err(PlanError::Pinned(self.display_name(node)))
         } else {
             Ok(())
         }
@@ -822,7 +826,7 @@ impl Tree {
 }
 
 /// A copy that can be changed.
-fn owned(layer: &Arc<Layer>) -> Layer {
+fn clone_layer(layer: &Arc<Layer>) -> Layer {
     Layer::clone(layer)
 }
 

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use super::machine::{DISKS_MAX, KeptDisk, Machine, MachineSnapshot};
+use super::machine::{DISKS_MAX, KeptDisk, VirtualMachine, VirtualMachineSnapshot};
 use super::machine_plan::NewConfiguration;
-use super::{Edit, Image, Layer, Mode, Node, PlanError, Snapshot, Tree};
+use super::{Image, Layer, Mode, NodeRef, PlanError, Snapshot, Tree, TreeEdit};
 use crate::name::Name;
 use crate::units::{ImageId, LayerId, MachineId};
 
@@ -102,7 +102,7 @@ pub struct ArrivingMachineSnapshot {
 }
 
 /// An image of an arrival that has its numbers.
-struct Placed {
+struct NumberedImage {
     id: ImageId,
     serials: Vec<u64>,
 }
@@ -114,13 +114,18 @@ impl Tree {
         &mut self,
         arrival: &Arrival,
         now_ms: u64,
-    ) -> Result<(Vec<Node>, Vec<Edit>), PlanError> {
+    ) -> Result<(Vec<NodeRef>, Vec<TreeEdit>), PlanError> {
         self.check_arrival(arrival)?;
-        let mut edits: Vec<Edit> = arrival.layers.iter().cloned().map(Edit::PutLayer).collect();
+        let mut edits: Vec<TreeEdit> = arrival
+            .layers
+            .iter()
+            .cloned()
+            .map(TreeEdit::PutLayer)
+            .collect();
         let ids: Vec<ImageId> = arrival
             .images
             .iter()
-            .map(|_| ImageId(self.allocate()))
+            .map(|_| ImageId(self.allocate_id()))
             .collect();
         let mut placed = Vec::with_capacity(ids.len());
         for (id, image) in ids.iter().zip(&arrival.images) {
@@ -149,7 +154,7 @@ impl Tree {
                 edits.extend(scratch);
             }
         }
-        Ok((ids.into_iter().map(Node::Image).collect(), edits))
+        Ok((ids.into_iter().map(NodeRef::Image).collect(), edits))
     }
 
     fn plan_arriving_image(
@@ -159,12 +164,12 @@ impl Tree {
         origin: Option<ImageId>,
         layers: &[Layer],
         now_ms: u64,
-        edits: &mut Vec<Edit>,
-    ) -> Result<Placed, PlanError> {
+        edits: &mut Vec<TreeEdit>,
+    ) -> Result<NumberedImage, PlanError> {
         let base = self.arriving_layer(image.layer, layers)?;
         let active = self.blank_layer(Some(&base), base.len, now_ms);
         let mut serials = Vec::with_capacity(image.snapshots.len());
-        edits.push(Edit::PutImage(Image {
+        edits.push(TreeEdit::PutImage(Image {
             id,
             name: image.name.clone(),
             layer: active.id,
@@ -178,14 +183,14 @@ impl Tree {
             is_over: false,
             source_format: None,
         }));
-        edits.insert(edits.len() - 1, Edit::PutLayer(active));
+        edits.insert(edits.len() - 1, TreeEdit::PutLayer(active));
         for snapshot in &image.snapshots {
             let (layer, serial) = (
                 self.arriving_layer(snapshot.layer, layers)?.id,
-                self.allocate(),
+                self.allocate_id(),
             );
             serials.push(serial);
-            edits.push(Edit::PutSnapshot(Snapshot {
+            edits.push(TreeEdit::PutSnapshot(Snapshot {
                 image: id,
                 serial,
                 name: snapshot.name.clone(),
@@ -195,17 +200,17 @@ impl Tree {
                 pinned: snapshot.pinned,
             }));
         }
-        Ok(Placed { id, serials })
+        Ok(NumberedImage { id, serials })
     }
 
     fn plan_arriving_machine(
         &mut self,
         machine: &ArrivingMachine,
-        placed: &[Placed],
-        edits: &mut Vec<Edit>,
+        placed: &[NumberedImage],
+        edits: &mut Vec<TreeEdit>,
     ) -> Result<MachineId, PlanError> {
         let place = |at: &usize| placed.get(*at).ok_or(PlanError::Gone);
-        let id = MachineId(self.allocate());
+        let id = MachineId(self.allocate_id());
         let disks = machine
             .disks
             .iter()
@@ -214,7 +219,7 @@ impl Tree {
         let (configuration, added) = self.plan_configuration(machine.configuration.clone());
         edits.extend(added);
         let (name, created_ms) = (machine.name.clone(), machine.created_ms);
-        edits.push(Edit::PutMachine(Machine {
+        edits.push(TreeEdit::PutMachine(VirtualMachine {
             id,
             name,
             disks,
@@ -235,7 +240,7 @@ impl Tree {
                     snapshot: serial,
                 });
             }
-            let serial = self.allocate();
+            let serial = self.allocate_id();
             // One file may be the machine's and its snapshots', as it is on the other side.
             let is_same = snapshot.configuration == machine.configuration;
             let (own, added) = if is_same {
@@ -245,7 +250,7 @@ impl Tree {
             };
             edits.extend(added);
             let (name, created_ms) = (snapshot.name.clone(), snapshot.created_ms);
-            edits.push(Edit::PutMachineSnapshot(MachineSnapshot {
+            edits.push(TreeEdit::PutMachineSnapshot(VirtualMachineSnapshot {
                 machine: id,
                 serial,
                 name,
@@ -264,25 +269,26 @@ impl Tree {
         base: ImageId,
         user: MachineId,
         shown: &Layer,
-        edits: &[Edit],
+        edits: &[TreeEdit],
         now_ms: u64,
-    ) -> Result<Vec<Edit>, PlanError> {
-        let put = |edit: &Edit| match edit {
-            Edit::PutImage(image) if image.id == base => Some(image.clone()),
+    ) -> Result<Vec<TreeEdit>, PlanError> {
+        let put = |edit: &TreeEdit| match edit {
+            TreeEdit::PutImage(image) if image.id == base => Some(image.clone()),
             _ => None,
         };
         let base = edits.iter().find_map(put).ok_or(PlanError::Gone)?;
         let Mode::Immutable { .. } = base.mode else {
-            return Err(base.forbids("what is written to it is its own content"));
+            return Err(base.forbidden_by_mode("what is written to it is its own content"));
         };
         let name = self.free_scratch_name(&base, Some(user))?;
-        let is_taken = |edit: &Edit| matches!(edit, Edit::PutImage(image) if image.name == name);
+        let is_taken =
+            |edit: &TreeEdit| matches!(edit, TreeEdit::PutImage(image) if image.name == name);
         if edits.iter().any(is_taken) {
             return Err(PlanError::NameTaken(format!("image {name}")));
         }
         let active = self.blank_top(shown, now_ms);
         let scratch = Image {
-            id: ImageId(self.allocate()),
+            id: ImageId(self.allocate_id()),
             name,
             layer: active.id,
             mode: Mode::Normal,
@@ -295,7 +301,10 @@ impl Tree {
             is_over: true,
             source_format: None,
         };
-        Ok(vec![Edit::PutLayer(active), Edit::PutImage(scratch)])
+        Ok(vec![
+            TreeEdit::PutLayer(active),
+            TreeEdit::PutImage(scratch),
+        ])
     }
 
     /// A layer that comes, or is there.
@@ -322,7 +331,9 @@ impl Tree {
         }
         let mut names = BTreeSet::new();
         for machine in &arrival.machines {
-            if self.machines().named(&machine.name).is_some() || !names.insert(&machine.name) {
+            if self.machines().machine_named(&machine.name).is_some()
+                || !names.insert(&machine.name)
+            {
                 return Err(PlanError::NameTaken(format!("machine {}", machine.name)));
             }
             check_machine(machine, arrival)?;
@@ -344,7 +355,7 @@ fn check_snapshots(image: &ArrivingImage) -> Result<(), PlanError> {
         )));
     }
     if image.mode.has_none() && !image.snapshots.is_empty() {
-        return Err(conflict(image, "it has snapshots".to_owned()));
+        return Err(mode_conflict(image, "it has snapshots".to_owned()));
     }
     Ok(())
 }
@@ -394,7 +405,7 @@ fn check_users(arrival: &Arrival) -> Result<(), PlanError> {
             .map(|machine| &machine.name);
         match (users.next(), users.next()) {
             (Some(user), _) if image.mode == Mode::Multiattach => {
-                return Err(conflict(
+                return Err(mode_conflict(
                     image,
                     format!(
                         "machine {user} has the image itself among its disks, not a child of it"
@@ -402,7 +413,7 @@ fn check_users(arrival: &Arrival) -> Result<(), PlanError> {
                 ));
             }
             (Some(first), Some(second)) if !image.mode.is_for_several() => {
-                return Err(conflict(
+                return Err(mode_conflict(
                     image,
                     format!("machines {first} and {second} both have it"),
                 ));
@@ -414,7 +425,7 @@ fn check_users(arrival: &Arrival) -> Result<(), PlanError> {
             image.mode,
             arrival.images.iter().find(|child| is_parent(child)),
         ) {
-            return Err(conflict(
+            return Err(mode_conflict(
                 image,
                 format!("{} was created from it", child.name),
             ));
@@ -423,7 +434,7 @@ fn check_users(arrival: &Arrival) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn conflict(image: &ArrivingImage, reason: String) -> PlanError {
+fn mode_conflict(image: &ArrivingImage, reason: String) -> PlanError {
     PlanError::ModeConflict {
         image: image.name.to_string(),
         mode: image.mode,
@@ -505,8 +516,8 @@ mod tests {
         let mut tree = Tree::new(ChunkLen::DEFAULT);
         let arrival = arrival(&mut tree);
         let (nodes, edits) = tree.plan_receive(&arrival, 9).expect("free");
-        tree.apply(&edits);
-        let (a, b) = (nodes[0].image(), nodes[1].image());
+        tree.apply_edits(&edits);
+        let (a, b) = (nodes[0].image_id(), nodes[1].image_id());
         assert_eq!(tree.image(b).and_then(|image| image.origin), Some(a));
         let snapshot = tree
             .snapshot_named(a, &name("s"))
@@ -525,12 +536,12 @@ mod tests {
         );
         let machine = tree
             .machines()
-            .named(&name("m"))
+            .machine_named(&name("m"))
             .expect("a machine")
             .clone();
         let kept = tree
             .machines()
-            .snapshots(machine.id)
+            .snapshots_of(machine.id)
             .next()
             .expect("its snapshot");
         assert_eq!(

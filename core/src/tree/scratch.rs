@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use super::attach::MARK;
-use super::{Edit, Image, Layer, Mode, Node, PlanError, Planned, Tree};
+use super::{Image, Layer, Mode, NodePlan, NodeRef, PlanError, Tree, TreeEdit};
 use crate::name::Name;
 use crate::units::{ImageId, LayerId, MachineId};
 
@@ -32,7 +32,7 @@ pub struct ScratchUse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScratchView {
     /// The image or snapshot that shows it.
-    pub node: Node,
+    pub node: NodeRef,
     /// The time when that content last changed: another number means another content.
     pub changed_ns: u64,
 }
@@ -42,7 +42,7 @@ impl Tree {
     /// machine that was made first, of those that have it.
     #[must_use]
     pub fn scratch_use(&self, base: ImageId) -> ScratchUse {
-        let machine = self.machines().users(base).next();
+        let machine = self.machines().machines_using(base).next();
         ScratchUse {
             base,
             machine: machine.map(|machine| machine.id),
@@ -67,13 +67,13 @@ impl Tree {
     pub fn scratch_view(&self, using: ScratchUse) -> Result<ScratchView, PlanError> {
         let base = self.image(using.base).ok_or(PlanError::Gone)?;
         let node = match self.scratch_for(using) {
-            Some(scratch) if !starts_afresh(base, scratch) => Node::Image(scratch.id),
+            Some(scratch) if !starts_afresh(base, scratch) => NodeRef::Image(scratch.id),
             Some(scratch) => self
                 .last_kept(base, scratch)
-                .map_or(Node::Image(base.id), |serial| {
-                    Node::Snapshot(base.id, serial)
+                .map_or(NodeRef::Image(base.id), |serial| {
+                    NodeRef::Snapshot(base.id, serial)
                 }),
-            None => Node::Image(base.id),
+            None => NodeRef::Image(base.id),
         };
         let layer = self.layer_of(node).ok_or(PlanError::Gone)?;
         Ok(ScratchView {
@@ -90,15 +90,15 @@ impl Tree {
         using: ScratchUse,
         seen: Option<ScratchView>,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         if seen.is_some_and(|seen| self.scratch_view(using) != Ok(seen)) {
-            let image = self.display(Node::Image(using.base));
+            let image = self.display_name(NodeRef::Image(using.base));
             return Err(PlanError::StartedAfresh(image));
         }
         let base = self.image(using.base).ok_or(PlanError::Gone)?.clone();
         match self.scratch_for(using).cloned() {
-            Some(scratch) => Ok(Planned {
-                node: Node::Image(scratch.id),
+            Some(scratch) => Ok(NodePlan {
+                node: NodeRef::Image(scratch.id),
                 edits: if starts_afresh(&base, &scratch) {
                     self.plan_scratch_reset(&base, scratch, now_ms)?
                 } else {
@@ -116,25 +116,25 @@ impl Tree {
         machine: Option<MachineId>,
         content: Option<&Layer>,
         now_ms: u64,
-    ) -> Result<Planned, PlanError> {
+    ) -> Result<NodePlan, PlanError> {
         let name = self.free_scratch_name(base, machine)?;
         let (below, mut edits) = match content {
             Some(content) => (content.clone(), Vec::new()),
-            None => self.plan_base(Node::Image(base.id), now_ms)?,
+            None => self.plan_base(NodeRef::Image(base.id), now_ms)?,
         };
         let layer = self.blank_top(&below, now_ms);
         let planned = self.plan_image(&name, layer, Some(base.id), now_ms)?;
         edits.extend(planned.edits);
         for edit in &mut edits {
-            if let Edit::PutImage(image) = edit
-                && Node::Image(image.id) == planned.node
+            if let TreeEdit::PutImage(image) = edit
+                && NodeRef::Image(image.id) == planned.node
             {
                 image.scratch_of = Some(base.id);
                 image.scratch_for = machine;
                 image.source_format.clone_from(&base.source_format);
             }
         }
-        Ok(Planned {
+        Ok(NodePlan {
             edits,
             node: planned.node,
         })
@@ -142,7 +142,7 @@ impl Tree {
 
     /// The session that wrote to the scratch image `id` is over, unless its machine runs.
     #[must_use]
-    pub fn plan_session_end(&self, id: ImageId) -> Vec<Edit> {
+    pub fn plan_session_end(&self, id: ImageId) -> Vec<TreeEdit> {
         let Some(scratch) = self.image(id) else {
             return Vec::new();
         };
@@ -151,18 +151,20 @@ impl Tree {
         if runs || scratch.is_over || scratch.scratch_of.is_none() {
             return Vec::new();
         }
-        vec![Edit::PutImage(Image {
+        vec![TreeEdit::PutImage(Image {
             is_over: true,
             ..scratch.clone()
         })]
     }
 
     /// Forgets what was written to the immutable image `image`, whoever wrote it.
-    pub fn plan_reset(&mut self, image: ImageId, now_ms: u64) -> Result<Vec<Edit>, PlanError> {
+    pub fn plan_reset(&mut self, image: ImageId, now_ms: u64) -> Result<Vec<TreeEdit>, PlanError> {
         let image = self.image(image).ok_or(PlanError::Gone)?.clone();
         self.check_own(image.id)?;
         let Mode::Immutable { .. } = image.mode else {
-            return Err(image.forbids("there is nothing to reset: what is written to it stays"));
+            return Err(
+                image.forbidden_by_mode("there is nothing to reset: what is written to it stays")
+            );
         };
         let scratches: Vec<Image> = self.scratches_of(image.id).cloned().collect();
         let mut edits = Vec::new();
@@ -178,16 +180,16 @@ impl Tree {
         image: &Image,
         scratch: Image,
         now_ms: u64,
-    ) -> Result<Vec<Edit>, PlanError> {
+    ) -> Result<Vec<TreeEdit>, PlanError> {
         let node = self
             .last_kept(image, &scratch)
-            .map_or(Node::Image(image.id), |serial| {
-                Node::Snapshot(image.id, serial)
+            .map_or(NodeRef::Image(image.id), |serial| {
+                NodeRef::Snapshot(image.id, serial)
             });
         let (base, mut edits) = self.plan_base(node, now_ms)?;
         if self.same_as_parent(&self.layers[&scratch.layer]) == Some(base.id) {
             if scratch.is_over {
-                edits.push(Edit::PutImage(Image {
+                edits.push(TreeEdit::PutImage(Image {
                     is_over: false,
                     ..scratch
                 }));
@@ -204,13 +206,13 @@ impl Tree {
         content: &Layer,
         scratch: Image,
         now_ms: u64,
-    ) -> [Edit; 2] {
+    ) -> [TreeEdit; 2] {
         let layer = self.blank_layer(Some(content), content.len, now_ms);
-        let layer = self.changed(&scratch, layer);
+        let layer = self.with_change_time(&scratch, layer);
         let top = layer.id;
         [
-            Edit::PutLayer(layer),
-            Edit::PutImage(Image {
+            TreeEdit::PutLayer(layer),
+            TreeEdit::PutImage(Image {
                 layer: top,
                 is_over: false,
                 ..scratch
@@ -222,7 +224,7 @@ impl Tree {
     /// `scratch` stands on.
     fn last_kept(&self, base: &Image, scratch: &Image) -> Option<u64> {
         let machine = scratch.scratch_for?;
-        let snapshots = self.machines().snapshots(machine);
+        let snapshots = self.machines().snapshots_of(machine);
         let kept: BTreeMap<LayerId, u64> = snapshots
             .flat_map(|snapshot| &snapshot.disks)
             .filter(|disk| disk.image == base.id && matches!(disk.mode, Mode::Immutable { .. }))
@@ -237,7 +239,10 @@ impl Tree {
         let own = self.layer(base.layer)?;
         let own = self.same_as_parent(own).unwrap_or(own.id);
         // Layers below the image's own content are older than that content, so they do not count.
-        let chain: Vec<LayerId> = self.chain(scratch.layer).map(|layer| layer.id).collect();
+        let chain: Vec<LayerId> = self
+            .chain_from(scratch.layer)
+            .map(|layer| layer.id)
+            .collect();
         let stands_on_own = chain.contains(&own);
         let is_later = |serial: u64| stands_on_own || serial > scratch.id.0;
         chain
@@ -249,21 +254,21 @@ impl Tree {
 
     /// The edits after which `image` has no scratch images: what is in one becomes an image as
     /// others are.
-    pub(super) fn plan_scratches_end(&self, image: ImageId) -> Vec<Edit> {
+    pub(super) fn plan_scratches_end(&self, image: ImageId) -> Vec<TreeEdit> {
         let scratches = self.scratches_of(image);
         scratches
             .map(|scratch| self.plan_scratch_end(scratch))
             .collect()
     }
 
-    fn plan_scratch_end(&self, scratch: &Image) -> Edit {
+    fn plan_scratch_end(&self, scratch: &Image) -> TreeEdit {
         let is_blank = self
             .layer(scratch.layer)
             .is_some_and(|layer| layer.is_blank());
         if is_blank {
-            return Edit::DropImage(scratch.id);
+            return TreeEdit::DropImage(scratch.id);
         }
-        Edit::PutImage(Image {
+        TreeEdit::PutImage(Image {
             scratch_of: None,
             scratch_for: None,
             is_over: false,
@@ -272,14 +277,18 @@ impl Tree {
     }
 
     /// Gives the writes of guests of no machine to the first machine that gets `image`.
-    pub(super) fn plan_scratch_adoption(&self, image: ImageId, machine: MachineId) -> Option<Edit> {
+    pub(super) fn plan_scratch_adoption(
+        &self,
+        image: ImageId,
+        machine: MachineId,
+    ) -> Option<TreeEdit> {
         let nobody = ScratchUse {
             base: image,
             machine: None,
         };
-        let is_first = self.machines().users(image).next().is_none();
+        let is_first = self.machines().machines_using(image).next().is_none();
         let scratch = self.scratch_for(nobody).filter(|_| is_first)?;
-        Some(Edit::PutImage(Image {
+        Some(TreeEdit::PutImage(Image {
             scratch_for: Some(machine),
             ..scratch.clone()
         }))
@@ -287,7 +296,11 @@ impl Tree {
 
     /// Parts `machine` from its writes to `image`: if no other machine has the image, they are
     /// nobody's; otherwise they go, or become an image if they were to stay.
-    pub(super) fn plan_scratch_parting(&self, image: ImageId, machine: MachineId) -> Option<Edit> {
+    pub(super) fn plan_scratch_parting(
+        &self,
+        image: ImageId,
+        machine: MachineId,
+    ) -> Option<TreeEdit> {
         let using = ScratchUse {
             base: image,
             machine: Some(machine),
@@ -298,14 +311,15 @@ impl Tree {
             machine: None,
             ..using
         };
-        if self.machines().users(image).count() == 1 && self.scratch_for(nobody).is_none() {
-            return Some(Edit::PutImage(Image {
+        if self.machines().machines_using(image).count() == 1 && self.scratch_for(nobody).is_none()
+        {
+            return Some(TreeEdit::PutImage(Image {
                 scratch_for: None,
                 ..scratch.clone()
             }));
         }
         Some(if base.mode == (Mode::Immutable { autoreset: true }) {
-            Edit::DropImage(scratch.id)
+            TreeEdit::DropImage(scratch.id)
         } else {
             self.plan_scratch_end(scratch)
         })

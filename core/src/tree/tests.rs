@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Edit, Image, Layer, Merge, NewTop, Node, PlanError, Tree};
+use super::{Image, Layer, LayerMerge, NewTop, NodeRef, PlanError, Tree, TreeEdit};
 use crate::name::Name;
-use crate::page::{PAGE_SPAN, Page, Run, Slot};
+use crate::page::{PAGE_SPAN, Page, PageEntry, Run};
 use crate::units::{ChunkCount, ChunkId, ChunkLen, ImageId, LayerId, PageIndex};
 
 /// Positions of the longest disk; all lie on the first page.
@@ -17,7 +17,7 @@ struct World {
     tree: Tree,
     random: fastrand::Rng,
     maps: BTreeMap<LayerId, Page>,
-    nodes: BTreeMap<Node, Vec<u8>>,
+    nodes: BTreeMap<NodeRef, Vec<u8>>,
     /// Layers that are held by readers, and the content that these see.
     held: Vec<(LayerId, Vec<u8>)>,
     names: u32,
@@ -47,16 +47,16 @@ impl World {
         self.random.u64(..=POSITIONS_MAX)
     }
 
-    fn any_node(&mut self) -> Node {
+    fn any_node(&mut self) -> NodeRef {
         let nth = self.random.usize(..self.nodes.len());
         *self.nodes.keys().nth(nth).expect("one of them")
     }
 
     fn any_image(&mut self) -> ImageId {
-        self.any_node().image()
+        self.any_node().image_id()
     }
 
-    fn top(&self, node: Node) -> Layer {
+    fn top(&self, node: NodeRef) -> Layer {
         Layer::clone(self.tree.layer_of(node).expect("a node has a layer"))
     }
 
@@ -65,10 +65,10 @@ impl World {
     }
 
     /// Applies `edits` as a store does: layers that are dropped lose their maps.
-    fn apply(&mut self, edits: &[Edit]) {
-        self.tree.apply(edits);
+    fn apply(&mut self, edits: &[TreeEdit]) {
+        self.tree.apply_edits(edits);
         for edit in edits {
-            if let Edit::DropLayer(layer) = edit {
+            if let TreeEdit::DropLayer(layer) = edit {
                 self.maps.remove(layer);
             }
         }
@@ -86,17 +86,17 @@ impl World {
         let len = self
             .tree
             .layer(top)
-            .map_or(0, |layer| layer.len / ChunkLen::DEFAULT.bytes());
+            .map_or(0, |layer| layer.len / ChunkLen::DEFAULT.byte_len());
         (0..len as u16).map(|at| self.seen_at(top, at)).collect()
     }
 
     fn seen_at(&self, top: LayerId, at: u16) -> u8 {
-        for layer in self.tree.chain(top) {
-            match self.map(layer.id).slot(at) {
-                Slot::Chunk(id) => return id.0 as u8,
-                Slot::Zero => return 0,
-                Slot::Absent if u64::from(at) >= layer.parent_visible.0 => return 0,
-                Slot::Absent => {}
+        for layer in self.tree.chain_from(top) {
+            match self.map(layer.id).entry_at(at) {
+                PageEntry::Chunk(id) => return id.0 as u8,
+                PageEntry::Zero => return 0,
+                PageEntry::Absent if u64::from(at) >= layer.parent_visible.0 => return 0,
+                PageEntry::Absent => {}
             }
         }
         0
@@ -124,7 +124,7 @@ impl World {
 
     fn write(&mut self) {
         let image = self.any_image();
-        let (node, layer) = (Node::Image(image), self.top(Node::Image(image)));
+        let (node, layer) = (NodeRef::Image(image), self.top(NodeRef::Image(image)));
         let count = self.nodes[&node].len() as u16;
         if count == 0 {
             return;
@@ -133,9 +133,9 @@ impl World {
         let len = self.random.u16(1..=count - start);
         self.written = self.written % 200 + 1;
         let slot = if self.random.bool() {
-            Slot::Zero
+            PageEntry::Zero
         } else {
-            Slot::Chunk(ChunkId(self.written.into()))
+            PageEntry::Chunk(ChunkId(self.written.into()))
         };
         let mut map = self.map(layer.id);
         let content = self
@@ -144,12 +144,12 @@ impl World {
             .expect("the model knows every node");
         for at in start..start + len {
             // All of a write is one chunk's content again and again.
-            map.set(Run {
+            map.set_run(Run {
                 start: at,
                 len: 1,
                 slot,
             });
-            content[usize::from(at)] = if let Slot::Chunk(id) = slot {
+            content[usize::from(at)] = if let PageEntry::Chunk(id) = slot {
                 id.0 as u8
             } else {
                 0
@@ -162,7 +162,7 @@ impl World {
             .filter(|(held, _)| *held == layer.id)
             .for_each(|(_, seen)| seen.clone_from(&content));
         let layer = self.with_map(layer, map);
-        self.apply(&[Edit::PutLayer(layer)]);
+        self.apply(&[TreeEdit::PutLayer(layer)]);
     }
 
     fn snapshot(&mut self) {
@@ -170,11 +170,11 @@ impl World {
         let planned = self.tree.plan_snapshot(image, &name, 0).expect("snapshot");
         self.apply(&planned.edits);
         self.nodes
-            .insert(planned.node, self.nodes[&Node::Image(image)].clone());
+            .insert(planned.node, self.nodes[&NodeRef::Image(image)].clone());
     }
 
     fn restore(&mut self) {
-        let snapshot @ Node::Snapshot(image, serial) = self.any_node() else {
+        let snapshot @ NodeRef::Snapshot(image, serial) = self.any_node() else {
             return;
         };
         let save_as = if self.random.bool() {
@@ -194,20 +194,20 @@ impl World {
                 .expect("the saved state")
                 .serial;
             self.nodes.insert(
-                Node::Snapshot(image, serial),
-                self.nodes[&Node::Image(image)].clone(),
+                NodeRef::Snapshot(image, serial),
+                self.nodes[&NodeRef::Image(image)].clone(),
             );
         }
         self.nodes
-            .insert(Node::Image(image), self.nodes[&snapshot].clone());
+            .insert(NodeRef::Image(image), self.nodes[&snapshot].clone());
     }
 
     /// An import on top: a layer built on the present state, with the entries that differ.
     fn update(&mut self) {
         let image = self.any_image();
-        let (base, edits) = self.tree.plan_base(Node::Image(image), 0).expect("seal");
+        let (base, edits) = self.tree.plan_base(NodeRef::Image(image), 0).expect("seal");
         self.apply(&edits);
-        let mut content = self.nodes[&Node::Image(image)].clone();
+        let mut content = self.nodes[&NodeRef::Image(image)].clone();
         content.iter_mut().for_each(|byte| {
             *byte = if self.random.bool() {
                 self.random.u8(..4)
@@ -231,13 +231,13 @@ impl World {
             .plan_update(image, layer, name.as_ref(), 0)
             .expect("update");
         self.apply(&planned.edits);
-        self.nodes.insert(Node::Image(image), content.clone());
+        self.nodes.insert(NodeRef::Image(image), content.clone());
         self.nodes.insert(planned.node, content);
     }
 
     fn delete(&mut self) {
         match self.any_node() {
-            node @ Node::Snapshot(image, serial) => {
+            node @ NodeRef::Snapshot(image, serial) => {
                 let edits = self
                     .tree
                     .plan_delete_snapshot(image, serial)
@@ -245,15 +245,15 @@ impl World {
                 self.apply(&edits);
                 self.nodes.remove(&node);
             }
-            Node::Image(image) if self.tree.image_count() > 1 => {
+            NodeRef::Image(image) if self.tree.image_count() > 1 => {
                 let edits = self
                     .tree
                     .plan_delete_image(image, true)
                     .expect("delete an image");
                 self.apply(&edits);
-                self.nodes.retain(|node, _| node.image() != image);
+                self.nodes.retain(|node, _| node.image_id() != image);
             }
-            Node::Image(_) => {}
+            NodeRef::Image(_) => {}
         }
     }
 
@@ -269,15 +269,15 @@ impl World {
             .tree
             .plan_resize(image, bytes(len), true, 0)
             .expect("resize");
-        let top = self.top(Node::Image(image)).id;
+        let top = self.top(NodeRef::Image(image)).id;
         self.apply(&edits);
         self.nodes
-            .get_mut(&Node::Image(image))
+            .get_mut(&NodeRef::Image(image))
             .expect("the model knows every node")
             .resize(len as usize, 0);
-        let content = self.nodes[&Node::Image(image)].clone();
+        let content = self.nodes[&NodeRef::Image(image)].clone();
         // A reader of the active layer sees it resized if that is the same layer.
-        let is_same = self.top(Node::Image(image)).id == top;
+        let is_same = self.top(NodeRef::Image(image)).id == top;
         self.held
             .iter_mut()
             .filter(|(held, _)| is_same && *held == top)
@@ -290,7 +290,7 @@ impl World {
             Ok(planned) => {
                 self.apply(&planned.edits);
                 self.nodes
-                    .insert(planned.node, self.nodes[&Node::Image(image)].clone());
+                    .insert(planned.node, self.nodes[&NodeRef::Image(image)].clone());
             }
             Err(PlanError::NoOrigin(_) | PlanError::OriginChanged { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -305,7 +305,7 @@ impl World {
         }
         let (base, edits) = self.tree.plan_base(parent, 0).expect("seal");
         self.apply(&edits);
-        let content = self.nodes[&Node::Image(image)].clone();
+        let content = self.nodes[&NodeRef::Image(image)].clone();
         let layer = self
             .tree
             .blank_layer(Some(&base), bytes(content.len() as u64), 0);
@@ -313,7 +313,7 @@ impl World {
         let layer = self.with_map(layer, map);
         let replaced = self
             .tree
-            .plan_replace(image, layer, Some(parent.image()))
+            .plan_replace(image, layer, Some(parent.image_id()))
             .expect("rebase");
         self.apply(&replaced.edits);
     }
@@ -321,22 +321,27 @@ impl World {
     fn hold(&mut self) {
         if self.held.len() > 3 {
             let (layer, _) = self.held.swap_remove(self.random.usize(..self.held.len()));
-            self.tree.release(layer);
+            self.tree.release_layer(layer);
             return;
         }
         let node = self.any_node();
         let top = self.top(node).id;
-        self.tree.hold(top);
+        self.tree.hold_layer(top);
         self.held.push((top, self.seen(top)));
     }
 
     /// Drops and merges what maintenance would.
     fn tidy(&mut self) {
         let drops = self.tree.from_tops(&self.tree.plan_tidy().drops);
-        self.apply(&drops.into_iter().map(Edit::DropLayer).collect::<Vec<_>>());
+        self.apply(
+            &drops
+                .into_iter()
+                .map(TreeEdit::DropLayer)
+                .collect::<Vec<_>>(),
+        );
         for merge in self.tree.plan_tidy().merges {
             assert_eq!(
-                self.tree.mergeable(&[&merge]),
+                self.tree.still_mergeable(&[&merge]),
                 [true],
                 "what was just planned can be done"
             );
@@ -349,21 +354,21 @@ impl World {
         );
     }
 
-    fn merge(&mut self, merge: &Merge) {
+    fn merge(&mut self, merge: &LayerMerge) {
         let into = Layer::clone(self.tree.layer(merge.into).expect("the layer that stays"));
         let (mut map, mut visible) = (self.map(into.id), into.visible_in(PAGE));
         for source in &merge.sources {
-            map = map.over(&self.map(*source), visible);
+            map = map.overlay_on(&self.map(*source), visible);
             visible = visible.min(self.tree.layer(*source).expect("a source").visible_in(PAGE));
         }
         let (parent, parent_visible) = self.tree.merged_parent(merge);
         let into = self.with_map(into, map);
-        let mut edits = vec![Edit::PutLayer(Layer {
+        let mut edits = vec![TreeEdit::PutLayer(Layer {
             parent,
             parent_visible,
             ..into
         })];
-        edits.extend(merge.sources.iter().copied().map(Edit::DropLayer));
+        edits.extend(merge.sources.iter().copied().map(TreeEdit::DropLayer));
         self.apply(&edits);
     }
 
@@ -389,7 +394,7 @@ impl World {
     fn check(&self) {
         assert!(
             self.tree
-                .nodes()
+                .all_nodes()
                 .collect::<std::collections::BTreeSet<_>>()
                 .iter()
                 .eq(self.nodes.keys()),
@@ -400,7 +405,7 @@ impl World {
                 &self.seen(self.top(*node).id),
                 content,
                 "{}",
-                self.tree.display(*node)
+                self.tree.display_name(*node)
             );
         }
         for (layer, content) in &self.held {
@@ -416,10 +421,10 @@ impl World {
     fn check_layers(&self) {
         for layer in self.tree.layers() {
             let map = self.map(layer.id);
-            assert_eq!((layer.chunks, layer.zeros), map.counts());
+            assert_eq!((layer.chunks, layer.zeros), map.count_entries());
             assert_eq!(layer.is_blank(), map.is_empty());
             assert!(
-                self.tree.chain(layer.id).count() <= self.tree.layers().count(),
+                self.tree.chain_from(layer.id).count() <= self.tree.layers().count(),
                 "a chain ends"
             );
             let Some(parent) = layer.parent else { continue };
@@ -427,7 +432,11 @@ impl World {
                 self.tree.layer(parent).expect("a parent is there").sealed,
                 "a parent is sealed before it has a child"
             );
-            assert!(self.tree.children(parent).any(|child| child == layer.id));
+            assert!(
+                self.tree
+                    .child_layers(parent)
+                    .any(|child| child == layer.id)
+            );
         }
         let mut tops: Vec<LayerId> = self
             .tree
@@ -456,11 +465,11 @@ fn page(content: &[u8]) -> Page {
     let mut page = Page::new();
     for (at, byte) in (0..PAGE_SPAN).zip(content) {
         let slot = if *byte == 0 {
-            Slot::Absent
+            PageEntry::Absent
         } else {
-            Slot::Chunk(ChunkId((*byte).into()))
+            PageEntry::Chunk(ChunkId((*byte).into()))
         };
-        page.push(Run {
+        page.push_run(Run {
             start: at,
             len: 1,
             slot,
@@ -480,7 +489,7 @@ fn everybody_sees_what_the_model_says_after_any_operations() {
             world.check();
         }
         for (layer, _) in std::mem::take(&mut world.held) {
-            world.tree.release(layer);
+            world.tree.release_layer(layer);
         }
         world.tidy();
         world.check();
@@ -490,7 +499,7 @@ fn everybody_sees_what_the_model_says_after_any_operations() {
             .filter(|layer| world.tree.name_count(layer.id) == 0);
         assert!(
             nameless
-                .map(|layer| world.tree.children(layer.id).count())
+                .map(|layer| world.tree.child_layers(layer.id).count())
                 .all(|children| children > 1),
             "only forks stay nameless"
         );

@@ -345,7 +345,7 @@ fn files(folder: &Path) -> BTreeMap<String, PathBuf> {
 }
 
 pub(crate) fn hashes(folder: &Path) -> Contents {
-    let hash = |path: PathBuf| ChunkHash::of(&std::fs::read(path).expect("readable"));
+    let hash = |path: PathBuf| ChunkHash::of_chunk(&std::fs::read(path).expect("readable"));
     let named = files(folder).into_iter();
     named
         .map(|(name, path)| (name, format!("{:?}", hash(path))))

@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use vellum_core::guest::survey;
+use vellum_core::guest::survey_disk;
 use vellum_core::source::ReadAt;
 
 use crate::disks::RECIPES;
@@ -62,7 +62,7 @@ impl Sectors {
             disk,
             found: Mutex::default(),
         };
-        survey(&recorder).expect("a file can be read");
+        survey_disk(&recorder).expect("a file can be read");
         Self {
             len: disk.len(),
             found: recorder
@@ -170,26 +170,29 @@ fn simple_group() -> Vec<u8> {
 
 /// Changes a disk again and again; if it `has_sums`, no more is free than before.
 fn try_changes(name: &str, good: &Sectors, has_sums: bool, random: &mut fastrand::Rng) {
-    let before = survey(good).expect("in memory");
-    assert!(before.free() > 0, "{name}: what is not read does not count");
+    let before = survey_disk(good).expect("in memory");
+    assert!(
+        before.free_len() > 0,
+        "{name}: what is not read does not count"
+    );
     let mut answered = 0;
     for round in 0..ROUNDS {
         let changed = good.changed(random);
-        let space = survey(&changed).expect("in memory");
-        answered += usize::from(space.free() > 0);
+        let space = survey_disk(&changed).expect("in memory");
+        answered += usize::from(space.free_len() > 0);
         assert!(
             space
-                .ranges()
+                .free_ranges()
                 .is_sorted_by(|one, next| one.end < next.start)
         );
         assert!(
             space
-                .ranges()
+                .free_ranges()
                 .iter()
                 .all(|one| one.start < one.end && one.end <= good.len)
         );
         assert!(
-            !has_sums || lie_in(space.ranges(), before.ranges()),
+            !has_sums || lie_in(space.free_ranges(), before.free_ranges()),
             "{name}, round {round}: something in use would be dropped"
         );
     }

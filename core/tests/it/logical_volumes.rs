@@ -134,7 +134,7 @@ fn what_logical_volumes_and_the_file_systems_in_them_do_not_use_goes() {
         recipe.make(&part);
         assert!(recipe.fill(&part));
         scattered(&part, pieces, &disk);
-        free.push(surveyed(&part).free());
+        free.push(surveyed(&part).free_len());
     }
     let space = surveyed(&disk);
     let found: Vec<_> = space
@@ -150,7 +150,7 @@ fn what_logical_volumes_and_the_file_systems_in_them_do_not_use_goes() {
             ("logical volume vellum-test/c", "fat", free[2]),
         ]
     );
-    assert_eq!(space.free(), free.iter().sum::<u64>());
+    assert_eq!(space.free_len(), free.iter().sum::<u64>());
     let copy = trimmed(&disk, &space);
     assert!(has_marker(&disk) && !has_marker(&copy));
     let (own, kept) = (folder.path().join("own"), folder.path().join("kept"));
@@ -209,7 +209,7 @@ fn volumes_on_several_disks_are_kept() {
         .map(|word| word.parse().expect("a number"))
         .collect();
     let space = surveyed(&disks[0]);
-    assert_eq!(space.free(), (counts[0] - counts[1]) * EXTENT_LEN);
+    assert_eq!(space.free_len(), (counts[0] - counts[1]) * EXTENT_LEN);
     let reason = |name: &str| {
         let part = space.parts().iter().find(|part| part.name.ends_with(name));
         part.map(|part| part.verdict.clone()).expect("listed")
@@ -292,7 +292,7 @@ fn logical(name: &str, segments: &str) -> String {
 /// name and why it is kept.
 fn judged(volumes: &str, text_at: u64) -> (u64, Vec<(String, Option<String>)>) {
     let disk = physical_volume(&description(volumes), text_at);
-    let space = vellum_core::guest::survey(&disk).expect("in memory");
+    let space = vellum_core::guest::survey_disk(&disk).expect("in memory");
     let reason = |verdict: &FreeVerdict| match verdict {
         FreeVerdict::Free => None,
         FreeVerdict::Kept(reason) | FreeVerdict::Unclean(reason) => Some(reason.clone()),
@@ -301,7 +301,7 @@ fn judged(volumes: &str, text_at: u64) -> (u64, Vec<(String, Option<String>)>) {
     let parts = parts
         .map(|part| (part.name.clone(), reason(&part.verdict)))
         .collect();
-    (space.free(), parts)
+    (space.free_len(), parts)
 }
 
 /// The judgement of a disk of which all is kept.
@@ -403,7 +403,7 @@ fn descriptions_that_are_not_understood_keep_all() {
     for at in [600, 4096 + 30, 4096 + 600] {
         let mut disk = physical_volume(&description(&root()), 512);
         disk[at] ^= 1;
-        let space = vellum_core::guest::survey(&disk).expect("in memory");
-        assert_eq!((space.free(), space.parts().len()), (0, 1), "{at}");
+        let space = vellum_core::guest::survey_disk(&disk).expect("in memory");
+        assert_eq!((space.free_len(), space.parts().len()), (0, 1), "{at}");
     }
 }

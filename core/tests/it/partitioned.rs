@@ -116,7 +116,7 @@ fn each_partition_and_the_gaps_are_judged_for_themselves() {
                     let recipe = RECIPES.iter().find(fits).expect("there is one");
                     recipe.check(&kept);
                     assert_eq!(recipe.contents(&own), recipe.contents(&kept));
-                    assert_eq!(part.free, surveyed(&own).free(), "{kind}");
+                    assert_eq!(part.free, surveyed(&own).free_len(), "{kind}");
                 }
             }
         }
@@ -180,7 +180,7 @@ fn disks_that_may_be_something_else_stay() {
         };
         let expected = "it carries the marks of a partition table and ";
         assert!(reason.starts_with(expected), "{reason}");
-        assert_eq!(space.free(), 0);
+        assert_eq!(space.free_len(), 0);
     }
     std::fs::copy(&made, &disk).expect("room");
     put(&disk, &[0; 512], DISK_LEN - 512);
@@ -188,7 +188,7 @@ fn disks_that_may_be_something_else_stay() {
     assert_eq!(gaps(&disk), kept(reason));
     put(&disk, &[0; 512], 512);
     let space = surveyed(&disk);
-    assert_eq!((space.free(), space.parts().len()), (0, 1));
+    assert_eq!((space.free_len(), space.parts().len()), (0, 1));
     let verdict = &space.parts()[0].verdict;
     assert_eq!(*verdict, kept("its partition table is damaged").1);
 }
@@ -251,7 +251,7 @@ fn ntfs_with_shadow_copies_is_kept() {
         space.parts()[0].verdict,
         FreeVerdict::Kept(reason.to_owned())
     );
-    assert_eq!(space.free(), 0);
+    assert_eq!(space.free_len(), 0);
     file.write_all_at(&[0; 8], 0x1e30).expect("room");
-    assert!(surveyed(&disk).free() > 0, "their list is empty");
+    assert!(surveyed(&disk).free_len() > 0, "their list is empty");
 }

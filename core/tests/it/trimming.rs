@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vellum_core::guest::{FreeSpace, FreeVerdict, SourceDisk, TrimmedSource, survey};
+use vellum_core::guest::{FreeSpace, FreeVerdict, SourceDisk, TrimmedSource, survey_disk};
 use vellum_core::source::{ExtentKind, ImageSource};
 
 use crate::disks::{MARKER, RECIPES, Recipe};
@@ -16,12 +16,12 @@ use crate::tools::{FileDisk, noise, run, text};
 pub(crate) fn surveyed(disk: &Path) -> FreeSpace {
     let source = FileDisk::open(disk);
     let disk = SourceDisk::new(&source, &|| false);
-    survey(&disk).expect("a file can be read")
+    survey_disk(&disk).expect("a file can be read")
 }
 
 /// The same disk without what may be dropped, as an import stores it.
 pub(crate) fn trimmed(disk: &Path, space: &FreeSpace) -> PathBuf {
-    let source = TrimmedSource::new(Arc::new(FileDisk::open(disk)), space.ranges().to_vec());
+    let source = TrimmedSource::new(Arc::new(FileDisk::open(disk)), space.free_ranges().to_vec());
     let out = disk.with_extension("trimmed");
     let file = File::create(&out).expect("room");
     file.set_len(source.len()).expect("room");
@@ -34,7 +34,7 @@ pub(crate) fn trimmed(disk: &Path, space: &FreeSpace) -> PathBuf {
             ExtentKind::Data => file.write_all_at(&bytes, at).expect("room"),
             _ => assert!(bytes.iter().all(|byte| *byte == 0), "zero at {at}"),
         }
-        at = extent.end();
+        at = extent.end_offset();
     }
     out
 }
@@ -63,7 +63,7 @@ fn prove(recipe: &Recipe, disk: &Path) {
         (recipe.kind, &FreeVerdict::Free),
         "{name}"
     );
-    assert_eq!(part.free, space.free(), "{name}");
+    assert_eq!(part.free, space.free_len(), "{name}");
     println!(
         "{name}: {} of {} bytes are free, filled: {is_filled}",
         part.free, recipe.len
@@ -149,7 +149,7 @@ fn btrfs_on_several_devices_is_kept_by_name() {
                 (space.parts()[0].kind, &space.parts()[0].verdict),
                 ("btrfs", &kept)
             );
-            assert_eq!(space.free(), 0);
+            assert_eq!(space.free_len(), 0);
         }
     }
 }

@@ -20,9 +20,14 @@ fn recipe_of(kind: &str) -> &'static Recipe {
 #[track_caller]
 fn refused(disk: &Path) -> String {
     let space = surveyed(disk);
-    assert_eq!(space.free(), 0, "nothing is offered: {:?}", space.parts());
+    assert_eq!(
+        space.free_len(),
+        0,
+        "nothing is offered: {:?}",
+        space.parts()
+    );
     let reasons: Vec<String> = space
-        .unclean()
+        .unclean_parts()
         .map(|part| match &part.verdict {
             FreeVerdict::Unclean(reason) => format!("{}: {reason}", part.kind),
             other => panic!("{other:?}"),
@@ -72,7 +77,7 @@ fn copies_of_mounted_file_systems_are_refused_by_name() {
         if copied_while_mounted(kind, &disk) {
             assert_eq!(refused(&copy), expected);
             // Once it was unmounted, it is not.
-            assert!(surveyed(&disk).free() > 0, "{kind}");
+            assert!(surveyed(&disk).free_len() > 0, "{kind}");
         }
     }
 }
@@ -87,7 +92,7 @@ fn a_mounted_btrfs_is_refused_only_with_a_log() {
         return;
     }
     let space = surveyed(&copy);
-    assert!(space.free() > 0, "{:?}", space.parts());
+    assert!(space.free_len() > 0, "{:?}", space.parts());
     let out = trimmed(&copy, &space);
     recipe.check(&out);
     assert_eq!(recipe.contents(&out), recipe.contents(&copy));
@@ -133,7 +138,7 @@ fn an_empty_journal_allows_what_a_full_one_does_not() {
         return;
     }
     let space = surveyed(&copy);
-    assert!(space.free() > 0, "{:?}", space.parts());
+    assert!(space.free_len() > 0, "{:?}", space.parts());
     let out = trimmed(&copy, &space);
     assert_eq!(recipe.contents(&out), recipe.contents(&copy));
 }
@@ -156,7 +161,7 @@ fn marks_of_trouble_are_read() {
         write(&disk, boot_at, &[1]);
         assert_eq!(refused(&disk), "fat: it is mounted, or was not unmounted");
         write(&disk, boot_at, &[0]);
-        assert!(surveyed(&disk).free() > 0);
+        assert!(surveyed(&disk).free_len() > 0);
     }
     recipe_of("exfat").make(&disk);
     write(&disk, 106, &[2]);
@@ -245,7 +250,7 @@ fn an_open_journal_of_ntfs_is_refused() {
     ] {
         write(&disk, at, &[first, second].concat());
         if is_closed {
-            assert!(surveyed(&disk).free() > 0);
+            assert!(surveyed(&disk).free_len() > 0);
         } else {
             let reason = refused(&disk);
             assert!(reason.ends_with("its journal is open"), "{reason}");

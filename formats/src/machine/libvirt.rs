@@ -17,9 +17,12 @@ use std::fmt::Write as _;
 
 use roxmltree::Node;
 
-use super::xml::{attribute, child, child_text, children, escaped, uuid};
+use super::xml::{
+    attribute_value, child_element, child_elements, child_text, escape_text, parse_uuid,
+};
 use super::{
-    DescriptionError, DiskAttachment, MachineDescription, MachineMedium, MediumMode, wrong,
+    DescriptionError, DiskAttachment, MachineDescription, MachineMedium, MediumMode,
+    description_error,
 };
 
 /// The deepest backing chain: qemu's own limit is 200.
@@ -27,24 +30,24 @@ const CHAIN_MAX: usize = 1024;
 /// Letters of a disk's name: `vda`.
 const LETTERS: u32 = 26;
 
-pub(super) fn parse(domain: Node) -> Result<MachineDescription, DescriptionError> {
+pub(super) fn parse_domain(domain: Node) -> Result<MachineDescription, DescriptionError> {
     let mut machine = MachineDescription {
         name: child_text(domain, "name").unwrap_or_default(),
-        identity: child_text(domain, "uuid").and_then(|text| uuid(&text)),
-        memory_mib: child(domain, "memory").and_then(memory_mib),
+        identity: child_text(domain, "uuid").and_then(|text| parse_uuid(&text)),
+        memory_mib: child_element(domain, "memory").and_then(memory_mib),
         processor_count: child_text(domain, "vcpu").and_then(|count| count.parse().ok()),
         ..MachineDescription::default()
     };
-    let kind = child(domain, "os").and_then(|os| child(os, "type"));
+    let kind = child_element(domain, "os").and_then(|os| child_element(os, "type"));
     machine.guest_kind = kind
-        .and_then(|kind| attribute(kind, "arch"))
+        .and_then(|kind| attribute_value(kind, "arch"))
         .map(str::to_owned);
-    let devices = child(domain, "devices");
+    let devices = child_element(domain, "devices");
     for disk in devices
         .into_iter()
-        .flat_map(|devices| children(devices, "disk"))
+        .flat_map(|devices| child_elements(devices, "disk"))
     {
-        if matches!(attribute(disk, "device"), None | Some("disk" | "lun")) {
+        if matches!(attribute_value(disk, "device"), None | Some("disk" | "lun")) {
             read_disk(disk, &mut machine)?;
         }
     }
@@ -55,20 +58,21 @@ fn read_disk(disk: Node, machine: &mut MachineDescription) -> Result<(), Descrip
     // The chain, top first; media have parents first.
     let (mut chain, mut next) = (Vec::new(), Some(disk));
     while let Some(node) = next {
-        let location = child(node, "source")
-            .and_then(|source| attribute(source, "file").or_else(|| attribute(source, "dev")));
+        let location = child_element(node, "source").and_then(|source| {
+            attribute_value(source, "file").or_else(|| attribute_value(source, "dev"))
+        });
         let Some(location) = location else {
             break;
         };
         if chain.len() >= CHAIN_MAX {
-            return Err(wrong(format!(
+            return Err(description_error(format!(
                 "a disk stands on more than {CHAIN_MAX} others"
             )));
         }
-        let format = child(node, "driver").or_else(|| child(node, "format"));
-        let format = format.and_then(|format| attribute(format, "type"));
+        let format = child_element(node, "driver").or_else(|| child_element(node, "format"));
+        let format = format.and_then(|format| attribute_value(format, "type"));
         chain.push((location.to_owned(), format.map(str::to_owned)));
-        next = child(node, "backingStore");
+        next = child_element(node, "backingStore");
     }
     if chain.is_empty() {
         return Ok(());
@@ -88,11 +92,11 @@ fn read_disk(disk: Node, machine: &mut MachineDescription) -> Result<(), Descrip
     if let Some(top) = machine.media.last_mut() {
         top.mode = mode_of(disk);
     }
-    let target = child(disk, "target");
+    let target = child_element(disk, "target");
     let name = target
-        .and_then(|target| attribute(target, "dev"))
+        .and_then(|target| attribute_value(target, "dev"))
         .unwrap_or_default();
-    let bus = target.and_then(|target| attribute(target, "bus"));
+    let bus = target.and_then(|target| attribute_value(target, "bus"));
     machine.attachments.push(DiskAttachment {
         controller: bus.unwrap_or("virtio").to_owned(),
         port: port_of(name),
@@ -103,7 +107,7 @@ fn read_disk(disk: Node, machine: &mut MachineDescription) -> Result<(), Descrip
 }
 
 fn mode_of(disk: Node) -> MediumMode {
-    let has = |name| child(disk, name).is_some();
+    let has = |name| child_element(disk, name).is_some();
     if has("transient") {
         MediumMode::Immutable
     } else if has("shareable") {
@@ -141,7 +145,7 @@ fn letters_of(port: u32) -> String {
 
 fn memory_mib(node: Node) -> Option<u64> {
     let count: u64 = node.text()?.trim().parse().ok()?;
-    let bytes = match attribute(node, "unit").unwrap_or("KiB") {
+    let bytes = match attribute_value(node, "unit").unwrap_or("KiB") {
         "b" | "bytes" => 1,
         "KB" => 1000,
         "k" | "KiB" => 1 << 10,
@@ -154,13 +158,13 @@ fn memory_mib(node: Node) -> Option<u64> {
     Some(count.checked_mul(bytes)? >> 20)
 }
 
-pub(super) fn write(machine: &MachineDescription) -> String {
+pub(super) fn write_domain(machine: &MachineDescription) -> String {
     let mut text = String::from("<domain type=\"kvm\">\n");
     let mut line = |indent: usize, words: String| {
         let done = writeln!(text, "{:indent$}{words}", "");
         done.expect("a text in memory takes all that is written");
     };
-    line(2, format!("<name>{}</name>", escaped(&machine.name)));
+    line(2, format!("<name>{}</name>", escape_text(&machine.name)));
     if let Some(identity) = machine.identity {
         line(2, format!("<uuid>{identity}</uuid>"));
     }
@@ -178,7 +182,7 @@ pub(super) fn write(machine: &MachineDescription) -> String {
     let arch = machine.guest_kind.as_deref().unwrap_or("x86_64");
     line(
         2,
-        format!("<os><type arch=\"{}\">hvm</type></os>", escaped(arch)),
+        format!("<os><type arch=\"{}\">hvm</type></os>", escape_text(arch)),
     );
     line(2, "<devices>".to_owned());
     for attachment in &machine.attachments {
@@ -187,7 +191,7 @@ pub(super) fn write(machine: &MachineDescription) -> String {
         line(4, "<disk type=\"file\" device=\"disk\">".to_owned());
         let mut depth = 0;
         while let Some(here) = medium {
-            let format = escaped(here.format.as_deref().unwrap_or("raw"));
+            let format = escape_text(here.format.as_deref().unwrap_or("raw"));
             if depth == 0 {
                 line(6, format!("<driver name=\"qemu\" type=\"{format}\"/>"));
             } else {
@@ -196,7 +200,10 @@ pub(super) fn write(machine: &MachineDescription) -> String {
                     format!("<backingStore type=\"file\"><format type=\"{format}\"/>"),
                 );
             }
-            line(6, format!("<source file=\"{}\"/>", escaped(&here.location)));
+            line(
+                6,
+                format!("<source file=\"{}\"/>", escape_text(&here.location)),
+            );
             depth += 1;
             medium = here.parent.and_then(|parent| machine.media.get(parent));
         }

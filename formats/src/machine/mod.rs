@@ -51,7 +51,7 @@ pub struct MachineDescription {
     /// The disks' files, those that others stand on included.
     pub media: Vec<MachineMedium>,
     /// The snapshots, parents before children.
-    pub snapshots: Vec<MachineSnapshot>,
+    pub snapshots: Vec<SnapshotDescription>,
     /// The snapshot that the current state stands on: its number in `snapshots`.
     pub current_snapshot: Option<usize>,
     /// The disks of the current state.
@@ -95,7 +95,7 @@ pub enum MediumMode {
 
 /// A frozen state of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MachineSnapshot {
+pub struct SnapshotDescription {
     /// Its UUID.
     pub identity: Option<DiskIdentity>,
     /// Its name.
@@ -134,8 +134,8 @@ pub struct DescriptionError {
 impl MachineLanguage {
     /// The language that a text is in, from its first element; `None` if it is none of them.
     #[must_use]
-    pub fn of(text: &str) -> Option<Self> {
-        let document = xml::parse(text).ok()?;
+    pub fn from_text(text: &str) -> Option<Self> {
+        let document = xml::parse_document(text).ok()?;
         match document.root_element().tag_name().name() {
             "VirtualBox" => Some(Self::Vbox),
             "domain" => Some(Self::Libvirt),
@@ -162,13 +162,13 @@ impl MachineDescription {
     ///
     /// When it is no XML, in no known language, or refers to a disk that it does not have.
     pub fn parse(text: &str) -> Result<Self, DescriptionError> {
-        let document = xml::parse(text)?;
+        let document = xml::parse_document(text)?;
         let root = document.root_element();
         match root.tag_name().name() {
-            "VirtualBox" => vbox::parse(&document),
-            "domain" => libvirt::parse(root),
-            "Envelope" => ovf::parse(root),
-            other => Err(wrong(format!(
+            "VirtualBox" => vbox::parse_settings(&document),
+            "domain" => libvirt::parse_domain(root),
+            "Envelope" => ovf::parse_envelope(root),
+            other => Err(description_error(format!(
                 "its first element is <{other}>; known are <VirtualBox>, <domain> and <Envelope>"
             ))),
         }
@@ -181,17 +181,17 @@ impl MachineDescription {
     ///
     /// When an attachment, parent or snapshot has a number that is none, or a medium lacks what the
     /// language needs (a `.vbox`: its UUID).
-    pub fn write(&self, language: MachineLanguage) -> Result<String, DescriptionError> {
-        self.verify()?;
+    pub fn write_as(&self, language: MachineLanguage) -> Result<String, DescriptionError> {
+        self.verify_references()?;
         match language {
-            MachineLanguage::Vbox => vbox::write(self),
-            MachineLanguage::Libvirt => Ok(libvirt::write(self)),
-            MachineLanguage::Ovf => Ok(ovf::write(self)),
+            MachineLanguage::Vbox => vbox::write_settings(self),
+            MachineLanguage::Libvirt => Ok(libvirt::write_domain(self)),
+            MachineLanguage::Ovf => Ok(ovf::write_envelope(self)),
         }
     }
 
     /// Checks that every number leads to something, and parents come first.
-    fn verify(&self) -> Result<(), DescriptionError> {
+    fn verify_references(&self) -> Result<(), DescriptionError> {
         let states = self.snapshots.iter().map(|snapshot| &snapshot.attachments);
         let mut attachments = states.chain([&self.attachments]).flatten();
         let is_right = attachments.all(|attachment| attachment.medium < self.media.len())
@@ -203,7 +203,7 @@ impl MachineDescription {
         if is_right {
             Ok(())
         } else {
-            Err(wrong(
+            Err(description_error(
                 "a number leads nowhere, or a parent comes after its child",
             ))
         }
@@ -217,7 +217,7 @@ fn comes_first(parents: impl Iterator<Item = Option<usize>>) -> bool {
         .all(|(number, parent)| parent.is_none_or(|parent| parent < number))
 }
 
-fn wrong(reason: impl Into<String>) -> DescriptionError {
+fn description_error(reason: impl Into<String>) -> DescriptionError {
     DescriptionError {
         reason: reason.into(),
     }

@@ -20,9 +20,10 @@ use std::fmt::Write as _;
 
 use roxmltree::Node;
 
-use super::xml::{attribute, child, child_text, children, escaped};
+use super::xml::{attribute_value, child_element, child_elements, child_text, escape_text};
 use super::{
-    DescriptionError, DiskAttachment, MachineDescription, MachineMedium, MediumMode, wrong,
+    DescriptionError, DiskAttachment, MachineDescription, MachineMedium, MediumMode,
+    description_error,
 };
 
 const KIND_PROCESSOR: &str = "3";
@@ -34,20 +35,20 @@ const STREAM_FORMAT: &str =
 /// Instances of processor, memory and controller come before those of disks.
 const CONTROLLER_INSTANCE: usize = 3;
 
-pub(super) fn parse(envelope: Node) -> Result<MachineDescription, DescriptionError> {
-    let system = child(envelope, "VirtualSystem").ok_or_else(|| {
-        wrong(
+pub(super) fn parse_envelope(envelope: Node) -> Result<MachineDescription, DescriptionError> {
+    let system = child_element(envelope, "VirtualSystem").ok_or_else(|| {
+        description_error(
             "it holds no <VirtualSystem>; of a <VirtualSystemCollection> take its machines one by \
              one",
         )
     })?;
     let mut machine = MachineDescription::default();
     let disks = read_disks(envelope, &mut machine)?;
-    let id = attribute(system, "id").map(str::to_owned);
+    let id = attribute_value(system, "id").map(str::to_owned);
     machine.name = child_text(system, "Name").or(id).unwrap_or_default();
-    let os = child(system, "OperatingSystemSection");
+    let os = child_element(system, "OperatingSystemSection");
     machine.guest_kind = os.and_then(|os| child_text(os, "Description"));
-    let hardware = child(system, "VirtualHardwareSection");
+    let hardware = child_element(system, "VirtualHardwareSection");
     let items = || {
         let items = hardware
             .into_iter()
@@ -79,7 +80,8 @@ pub(super) fn parse(envelope: Node) -> Result<MachineDescription, DescriptionErr
         let resource = child_text(item, "HostResource").unwrap_or_default();
         let id = resource.rsplit('/').next().unwrap_or_default();
         let medium = disks.get(id).copied();
-        let medium = medium.ok_or_else(|| wrong(format!("there is no disk {resource:?}")))?;
+        let medium =
+            medium.ok_or_else(|| description_error(format!("there is no disk {resource:?}")))?;
         let parent =
             child_text(item, "Parent").and_then(|parent| controllers.get(&parent).cloned());
         machine.attachments.push(DiskAttachment {
@@ -99,32 +101,33 @@ fn read_disks(
     envelope: Node,
     machine: &mut MachineDescription,
 ) -> Result<HashMap<String, usize>, DescriptionError> {
-    let references = child(envelope, "References");
+    let references = child_element(envelope, "References");
     let files = references
         .into_iter()
-        .flat_map(|references| children(references, "File"));
+        .flat_map(|references| child_elements(references, "File"));
     let files: HashMap<_, _> = files
-        .filter_map(|file| Some((attribute(file, "id")?, attribute(file, "href")?)))
+        .filter_map(|file| Some((attribute_value(file, "id")?, attribute_value(file, "href")?)))
         .collect();
     let mut numbers = HashMap::new();
-    let section = child(envelope, "DiskSection");
+    let section = child_element(envelope, "DiskSection");
     for disk in section
         .into_iter()
-        .flat_map(|section| children(section, "Disk"))
+        .flat_map(|section| child_elements(section, "Disk"))
     {
-        let id = attribute(disk, "diskId").ok_or_else(|| wrong("a <Disk> without a diskId"))?;
-        let file = attribute(disk, "fileRef");
+        let id = attribute_value(disk, "diskId")
+            .ok_or_else(|| description_error("a <Disk> without a diskId"))?;
+        let file = attribute_value(disk, "fileRef");
         let location = file.map(|file| {
             files.get(file).copied().ok_or_else(|| {
-                wrong(format!(
+                description_error(format!(
                     "the disk {id:?} is in the file {file:?}, which is not listed"
                 ))
             })
         });
-        let parent = attribute(disk, "parentRef").map(|parent| {
+        let parent = attribute_value(disk, "parentRef").map(|parent| {
             let number = numbers.get(parent).copied();
             number.ok_or_else(|| {
-                wrong(format!(
+                description_error(format!(
                     "the disk {id:?} stands on {parent:?}, which does not come before it"
                 ))
             })
@@ -134,10 +137,10 @@ fn read_disks(
             identity: None,
             // A disk without a file is empty.
             location: location.transpose()?.unwrap_or_default().to_owned(),
-            format: attribute(disk, "format").and_then(format_of),
+            format: attribute_value(disk, "format").and_then(format_of),
             mode: MediumMode::Normal,
             parent: parent.transpose()?,
-            len: capacity(disk),
+            len: capacity_bytes(disk),
         });
     }
     Ok(numbers)
@@ -151,9 +154,9 @@ fn format_of(uri: &str) -> Option<String> {
 }
 
 /// The capacity in bytes: units are "byte * 2^30".
-fn capacity(disk: Node) -> Option<u64> {
-    let count: u64 = attribute(disk, "capacity")?.trim().parse().ok()?;
-    let Some(unit) = attribute(disk, "capacityAllocationUnits") else {
+fn capacity_bytes(disk: Node) -> Option<u64> {
+    let count: u64 = attribute_value(disk, "capacity")?.trim().parse().ok()?;
+    let Some(unit) = attribute_value(disk, "capacityAllocationUnits") else {
         return Some(count);
     };
     let factor = match unit.split_once('^') {
@@ -163,7 +166,7 @@ fn capacity(disk: Node) -> Option<u64> {
     count.checked_mul(factor)
 }
 
-pub(super) fn write(machine: &MachineDescription) -> String {
+pub(super) fn write_envelope(machine: &MachineDescription) -> String {
     let mut text = String::from("<?xml version=\"1.0\"?>\n");
     let mut line = |indent: usize, words: String| {
         let done = writeln!(text, "{:indent$}{words}", "");
@@ -183,7 +186,7 @@ pub(super) fn write(machine: &MachineDescription) -> String {
             4,
             format!(
                 "<File ovf:id=\"file{number}\" ovf:href=\"{}\"/>",
-                escaped(&medium.location)
+                escape_text(&medium.location)
             ),
         );
     }
@@ -205,12 +208,12 @@ pub(super) fn write(machine: &MachineDescription) -> String {
         );
     }
     line(2, "</DiskSection>".to_owned());
-    let name = escaped(&machine.name);
+    let name = escape_text(&machine.name);
     line(2, format!("<VirtualSystem ovf:id=\"{name}\">"));
     line(4, "<Info>A virtual machine</Info>".to_owned());
     line(4, format!("<Name>{name}</Name>"));
     if let Some(kind) = &machine.guest_kind {
-        let kind = escaped(kind);
+        let kind = escape_text(kind);
         line(
             4,
             format!(
@@ -221,7 +224,9 @@ pub(super) fn write(machine: &MachineDescription) -> String {
     }
     line(4, "<VirtualHardwareSection>".to_owned());
     line(6, "<Info>Virtual hardware</Info>".to_owned());
-    hardware(machine).into_iter().for_each(|item| line(6, item));
+    hardware_items(machine)
+        .into_iter()
+        .for_each(|item| line(6, item));
     line(4, "</VirtualHardwareSection>".to_owned());
     line(2, "</VirtualSystem>".to_owned());
     text.push_str("</Envelope>\n");
@@ -231,14 +236,14 @@ pub(super) fn write(machine: &MachineDescription) -> String {
 fn uri_of(format: Option<&str>) -> String {
     match format {
         None | Some("vmdk") => STREAM_FORMAT.to_owned(),
-        Some(format) => format!("urn:{}", escaped(format)),
+        Some(format) => format!("urn:{}", escape_text(format)),
     }
 }
 
 /// The items: processors, memory, a controller for each name, disks.
-fn hardware(machine: &MachineDescription) -> Vec<String> {
+fn hardware_items(machine: &MachineDescription) -> Vec<String> {
     let mut items = vec![
-        item(
+        hardware_item(
             1,
             KIND_PROCESSOR,
             "processors",
@@ -247,7 +252,7 @@ fn hardware(machine: &MachineDescription) -> Vec<String> {
                 machine.processor_count.unwrap_or(1)
             ),
         ),
-        item(
+        hardware_item(
             2,
             KIND_MEMORY,
             "memory",
@@ -265,7 +270,7 @@ fn hardware(machine: &MachineDescription) -> Vec<String> {
         }
     }
     for (number, name) in controllers.iter().enumerate() {
-        items.push(item(
+        items.push(hardware_item(
             CONTROLLER_INSTANCE + number,
             &KIND_SATA.to_string(),
             name,
@@ -277,7 +282,7 @@ fn hardware(machine: &MachineDescription) -> Vec<String> {
         let controller = controllers
             .iter()
             .position(|name| *name == attachment.controller);
-        items.push(item(first_disk + number, KIND_DISK, &format!("disk {number}"), &format!(
+        items.push(hardware_item(first_disk + number, KIND_DISK, &format!("disk {number}"), &format!(
             "<rasd:HostResource>ovf:/disk/disk{}</rasd:HostResource><rasd:Parent>{}</rasd:Parent>\
              <rasd:AddressOnParent>{}</rasd:AddressOnParent>",
             attachment.medium,
@@ -288,10 +293,10 @@ fn hardware(machine: &MachineDescription) -> Vec<String> {
     items
 }
 
-fn item(instance: usize, kind: &str, name: &str, rest: &str) -> String {
+fn hardware_item(instance: usize, kind: &str, name: &str, rest: &str) -> String {
     format!(
         "<Item><rasd:ElementName>{}</rasd:ElementName><rasd:InstanceID>{instance}</rasd:InstanceID>\
          <rasd:ResourceType>{kind}</rasd:ResourceType>{rest}</Item>",
-        escaped(name)
+        escape_text(name)
     )
 }

@@ -27,8 +27,8 @@ fn attachment(controller: &str, port: u32, medium: usize) -> DiskAttachment {
     }
 }
 
-fn snapshot(number: u8, parent: Option<usize>, medium: usize) -> MachineSnapshot {
-    MachineSnapshot {
+fn snapshot(number: u8, parent: Option<usize>, medium: usize) -> SnapshotDescription {
+    SnapshotDescription {
         identity: Some(identity(number)),
         name: format!("snapshot {number} <&>"),
         description: "two\nlines".to_owned(),
@@ -91,19 +91,19 @@ fn in_text_order() -> MachineDescription {
 
 #[test]
 fn a_tree_of_snapshots_goes_there_and_back() {
-    let text = machine().write(Vbox).expect("written");
+    let text = machine().write_as(Vbox).expect("written");
     let read = MachineDescription::parse(&text).expect("read");
     assert_eq!(read, in_text_order());
-    assert_eq!(read.write(Vbox).expect("written"), text);
-    assert_eq!(MachineLanguage::of(&text), Some(Vbox));
+    assert_eq!(read.write_as(Vbox).expect("written"), text);
+    assert_eq!(MachineLanguage::from_text(&text), Some(Vbox));
 }
 
 #[test]
 fn the_current_state_goes_there_and_back_in_the_other_languages() {
     for language in [Libvirt, Ovf] {
-        let text = machine().write(language).expect("written");
+        let text = machine().write_as(language).expect("written");
         let read = MachineDescription::parse(&text).expect("read");
-        assert_eq!(MachineLanguage::of(&text), Some(language));
+        assert_eq!(MachineLanguage::from_text(&text), Some(language));
         assert_eq!(
             (&read.name, read.memory_mib, read.processor_count),
             (&machine().name, Some(2048), Some(4))
@@ -120,7 +120,7 @@ fn the_current_state_goes_there_and_back_in_the_other_languages() {
             machine.attachments.iter().map(chain).collect()
         };
         assert_eq!(chains(&read), chains(&machine()), "{language:?}");
-        let again = read.write(language).expect("written");
+        let again = read.write_as(language).expect("written");
         let read_again = MachineDescription::parse(&again).expect("read");
         assert_eq!(chains(&read_again), chains(&read), "{language:?}");
     }
@@ -205,11 +205,11 @@ fn numbers_that_lead_nowhere_are_not_written() {
         let mut machine = machine();
         damage(&mut machine);
         for language in [Vbox, Libvirt, Ovf] {
-            assert!(machine.write(language).is_err());
+            assert!(machine.write_as(language).is_err());
         }
     }
     let mut machine = machine();
     machine.media[2].identity = None;
-    assert!(machine.write(Vbox).is_err());
-    assert!(machine.write(Ovf).is_ok());
+    assert!(machine.write_as(Vbox).is_err());
+    assert!(machine.write_as(Ovf).is_ok());
 }

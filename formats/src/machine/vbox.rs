@@ -19,10 +19,10 @@ use std::fmt::Write as _;
 
 use roxmltree::{Document, Node};
 
-use super::xml::{attribute, child, child_text, escaped, uuid};
+use super::xml::{attribute_value, child_element, child_text, escape_text, parse_uuid};
 use super::{
-    DescriptionError, DiskAttachment, MachineDescription, MachineMedium, MachineSnapshot,
-    MediumMode, wrong,
+    DescriptionError, DiskAttachment, MachineDescription, MachineMedium, MediumMode,
+    SnapshotDescription, description_error,
 };
 use crate::identity::DiskIdentity;
 
@@ -37,7 +37,7 @@ const MODES: [(&str, MediumMode); 6] = [
 
 /// The owner of an element.
 #[derive(Clone, Copy)]
-enum Owner {
+enum ElementOwner {
     None,
     Machine,
     Snapshot(usize),
@@ -52,49 +52,54 @@ struct VboxReader {
     snapshots: HashMap<DiskIdentity, usize>,
 }
 
-pub(super) fn parse(document: &Document) -> Result<MachineDescription, DescriptionError> {
+pub(super) fn parse_settings(document: &Document) -> Result<MachineDescription, DescriptionError> {
     let mut reader = VboxReader::default();
-    let node = child(document.root_element(), "Machine");
-    let node = node.ok_or_else(|| wrong("<VirtualBox> holds no <Machine>"))?;
-    attribute(node, "name")
+    let node = child_element(document.root_element(), "Machine");
+    let node = node.ok_or_else(|| description_error("<VirtualBox> holds no <Machine>"))?;
+    attribute_value(node, "name")
         .unwrap_or_default()
         .clone_into(&mut reader.machine.name);
-    reader.machine.identity = attribute(node, "uuid").and_then(uuid);
-    reader.machine.guest_kind = attribute(node, "OSType").map(str::to_owned);
+    reader.machine.identity = attribute_value(node, "uuid").and_then(parse_uuid);
+    reader.machine.guest_kind = attribute_value(node, "OSType").map(str::to_owned);
     reader.read_media(node)?;
     reader.read_states(node)?;
-    if let Some(current) = attribute(node, "currentSnapshot").and_then(uuid) {
+    if let Some(current) = attribute_value(node, "currentSnapshot").and_then(parse_uuid) {
         let number = reader.snapshots.get(&current).copied();
-        let number =
-            number.ok_or_else(|| wrong(format!("there is no current snapshot {current}")))?;
+        let number = number
+            .ok_or_else(|| description_error(format!("there is no current snapshot {current}")))?;
         reader.machine.current_snapshot = Some(number);
     }
-    reader.machine.verify()?;
+    reader.machine.verify_references()?;
     Ok(reader.machine)
 }
 
 impl VboxReader {
     fn read_media(&mut self, machine: Node) -> Result<(), DescriptionError> {
-        let Some(registry) = child(machine, "MediaRegistry") else {
+        let Some(registry) = child_element(machine, "MediaRegistry") else {
             return Ok(());
         };
         let is_disk = |node: &Node| node.tag_name().name() == "HardDisk";
         for node in registry.descendants().filter(is_disk) {
-            let identity = attribute(node, "uuid").and_then(uuid);
-            let identity = identity.ok_or_else(|| wrong("a <HardDisk> without a uuid"))?;
+            let identity = attribute_value(node, "uuid").and_then(parse_uuid);
+            let identity =
+                identity.ok_or_else(|| description_error("a <HardDisk> without a uuid"))?;
             let parent = node.parent_element().filter(is_disk);
-            let parent = parent.and_then(|parent| uuid(attribute(parent, "uuid")?));
+            let parent = parent.and_then(|parent| parse_uuid(attribute_value(parent, "uuid")?));
             let number = self.machine.media.len();
             self.machine.media.push(MachineMedium {
                 identity: Some(identity),
-                location: attribute(node, "location").unwrap_or_default().to_owned(),
-                format: attribute(node, "format").map(str::to_lowercase),
-                mode: mode_of(attribute(node, "type")),
+                location: attribute_value(node, "location")
+                    .unwrap_or_default()
+                    .to_owned(),
+                format: attribute_value(node, "format").map(str::to_lowercase),
+                mode: mode_of(attribute_value(node, "type")),
                 parent: parent.and_then(|parent| self.media.get(&parent).copied()),
                 len: None,
             });
             if self.media.insert(identity, number).is_some() {
-                return Err(wrong(format!("the disk {identity} is there twice")));
+                return Err(description_error(format!(
+                    "the disk {identity} is there twice"
+                )));
             }
         }
         Ok(())
@@ -102,24 +107,24 @@ impl VboxReader {
 
     /// Every element of the machine once: whose it is follows from its parent's.
     fn read_states(&mut self, machine: Node) -> Result<(), DescriptionError> {
-        let mut owners: HashMap<roxmltree::NodeId, Owner> = HashMap::new();
+        let mut owners: HashMap<roxmltree::NodeId, ElementOwner> = HashMap::new();
         for node in machine.descendants().filter(Node::is_element) {
             let parent = node
                 .parent_element()
                 .and_then(|parent| owners.get(&parent.id()));
-            let mut owner = parent.copied().unwrap_or(Owner::None);
+            let mut owner = parent.copied().unwrap_or(ElementOwner::None);
             match node.tag_name().name() {
-                "Machine" => owner = Owner::Machine,
-                "Snapshot" => owner = Owner::Snapshot(self.read_snapshot(node, owner)?),
-                "AttachedDevice" if attribute(node, "type") == Some("HardDisk") => {
+                "Machine" => owner = ElementOwner::Machine,
+                "Snapshot" => owner = ElementOwner::Snapshot(self.read_snapshot(node, owner)?),
+                "AttachedDevice" if attribute_value(node, "type") == Some("HardDisk") => {
                     self.read_attachment(node, owner)?;
                 }
-                "CPU" if matches!(owner, Owner::Machine) => {
-                    let count = attribute(node, "count").and_then(|count| count.parse().ok());
+                "CPU" if matches!(owner, ElementOwner::Machine) => {
+                    let count = attribute_value(node, "count").and_then(|count| count.parse().ok());
                     self.machine.processor_count = count;
                 }
-                "Memory" if matches!(owner, Owner::Machine) => {
-                    let size = attribute(node, "RAMSize").and_then(|size| size.parse().ok());
+                "Memory" if matches!(owner, ElementOwner::Machine) => {
+                    let size = attribute_value(node, "RAMSize").and_then(|size| size.parse().ok());
                     self.machine.memory_mib = size;
                 }
                 _ => {}
@@ -129,43 +134,49 @@ impl VboxReader {
         Ok(())
     }
 
-    fn read_snapshot(&mut self, node: Node, owner: Owner) -> Result<usize, DescriptionError> {
-        let identity = attribute(node, "uuid").and_then(uuid);
-        let identity = identity.ok_or_else(|| wrong("a <Snapshot> without a uuid"))?;
+    fn read_snapshot(
+        &mut self,
+        node: Node,
+        owner: ElementOwner,
+    ) -> Result<usize, DescriptionError> {
+        let identity = attribute_value(node, "uuid").and_then(parse_uuid);
+        let identity = identity.ok_or_else(|| description_error("a <Snapshot> without a uuid"))?;
         let number = self.machine.snapshots.len();
-        self.machine.snapshots.push(MachineSnapshot {
+        self.machine.snapshots.push(SnapshotDescription {
             identity: Some(identity),
-            name: attribute(node, "name").unwrap_or_default().to_owned(),
+            name: attribute_value(node, "name").unwrap_or_default().to_owned(),
             description: child_text(node, "Description").unwrap_or_default(),
-            time: attribute(node, "timeStamp").map(str::to_owned),
+            time: attribute_value(node, "timeStamp").map(str::to_owned),
             parent: match owner {
-                Owner::Snapshot(parent) => Some(parent),
+                ElementOwner::Snapshot(parent) => Some(parent),
                 _ => None,
             },
             attachments: Vec::new(),
         });
         if self.snapshots.insert(identity, number).is_some() {
-            return Err(wrong(format!("the snapshot {identity} is there twice")));
+            return Err(description_error(format!(
+                "the snapshot {identity} is there twice"
+            )));
         }
         Ok(number)
     }
 
-    fn read_attachment(&mut self, node: Node, owner: Owner) -> Result<(), DescriptionError> {
-        let Some(image) = child(node, "Image") else {
+    fn read_attachment(&mut self, node: Node, owner: ElementOwner) -> Result<(), DescriptionError> {
+        let Some(image) = child_element(node, "Image") else {
             return Ok(());
         };
-        let identity = attribute(image, "uuid").and_then(uuid);
+        let identity = attribute_value(image, "uuid").and_then(parse_uuid);
         let medium = identity.and_then(|identity| self.media.get(&identity).copied());
         let medium = medium.ok_or_else(|| {
-            wrong(format!(
+            description_error(format!(
                 "a controller has the disk {:?}, which the machine does not know",
-                attribute(image, "uuid").unwrap_or_default()
+                attribute_value(image, "uuid").unwrap_or_default()
             ))
         })?;
-        let number = |name| attribute(node, name).and_then(|text| text.parse().ok());
+        let number = |name| attribute_value(node, name).and_then(|text| text.parse().ok());
         let controller = node
             .parent_element()
-            .and_then(|parent| attribute(parent, "name"));
+            .and_then(|parent| attribute_value(parent, "name"));
         let attachment = DiskAttachment {
             controller: controller.unwrap_or_default().to_owned(),
             port: number("port").unwrap_or(0),
@@ -173,7 +184,7 @@ impl VboxReader {
             medium,
         };
         match owner {
-            Owner::Snapshot(number) => {
+            ElementOwner::Snapshot(number) => {
                 if let Some(snapshot) = self.machine.snapshots.get_mut(number) {
                     snapshot.attachments.push(attachment);
                 }
@@ -189,34 +200,34 @@ fn mode_of(word: Option<&str>) -> MediumMode {
     known.map_or(MediumMode::Normal, |(_, mode)| *mode)
 }
 
-pub(super) fn write(machine: &MachineDescription) -> Result<String, DescriptionError> {
+pub(super) fn write_settings(machine: &MachineDescription) -> Result<String, DescriptionError> {
     let mut text = String::from("<?xml version=\"1.0\"?>\n");
     text.push_str("<VirtualBox xmlns=\"http://www.virtualbox.org/\" version=\"1.16-linux\">\n");
     let current = machine
         .current_snapshot
         .and_then(|number| machine.snapshots.get(number));
     let current = match current {
-        Some(snapshot) => format!(" currentSnapshot=\"{}\"", braced(snapshot.identity)?),
+        Some(snapshot) => format!(" currentSnapshot=\"{}\"", braced_uuid(snapshot.identity)?),
         None => String::new(),
     };
-    line(
+    write_line(
         &mut text,
         2,
         &format!(
             "<Machine uuid=\"{}\" name=\"{}\" OSType=\"{}\"{current} snapshotFolder=\"Snapshots\">",
-            braced(machine.identity)?,
-            escaped(&machine.name),
-            escaped(machine.guest_kind.as_deref().unwrap_or("Other_64")),
+            braced_uuid(machine.identity)?,
+            escape_text(&machine.name),
+            escape_text(machine.guest_kind.as_deref().unwrap_or("Other_64")),
         ),
     );
-    line(&mut text, 4, "<MediaRegistry>");
-    line(&mut text, 6, "<HardDisks>");
+    write_line(&mut text, 4, "<MediaRegistry>");
+    write_line(&mut text, 6, "<HardDisks>");
     write_media(machine, &mut text)?;
-    line(&mut text, 6, "</HardDisks>");
-    line(&mut text, 4, "</MediaRegistry>");
+    write_line(&mut text, 6, "</HardDisks>");
+    write_line(&mut text, 4, "</MediaRegistry>");
     write_snapshots(machine, &mut text)?;
     write_state(machine, &machine.attachments, &mut text)?;
-    line(&mut text, 2, "</Machine>");
+    write_line(&mut text, 2, "</Machine>");
     text.push_str("</VirtualBox>\n");
     Ok(text)
 }
@@ -225,21 +236,21 @@ pub(super) fn write(machine: &MachineDescription) -> Result<String, DescriptionE
 fn write_media(machine: &MachineDescription, text: &mut String) -> Result<(), DescriptionError> {
     for step in TreeWalk::new(machine.media.iter().map(|medium| medium.parent)) {
         match step {
-            TreeStep::Close => line(text, 8, "</HardDisk>"),
+            TreeStep::Close => write_line(text, 8, "</HardDisk>"),
             TreeStep::Open(number) => {
                 let medium = machine
                     .media
                     .get(number)
                     .expect("a walk has the media's numbers");
                 let mode = MODES.iter().find(|(_, mode)| *mode == medium.mode);
-                line(
+                write_line(
                     text,
                     8,
                     &format!(
                         "<HardDisk uuid=\"{}\" location=\"{}\" format=\"{}\" type=\"{}\">",
-                        braced(medium.identity)?,
-                        escaped(&medium.location),
-                        escaped(&medium.format.as_deref().unwrap_or("vdi").to_uppercase()),
+                        braced_uuid(medium.identity)?,
+                        escape_text(&medium.location),
+                        escape_text(&medium.format.as_deref().unwrap_or("vdi").to_uppercase()),
                         mode.map_or("Normal", |(name, _)| *name),
                     ),
                 );
@@ -256,8 +267,8 @@ fn write_snapshots(
     for step in TreeWalk::new(machine.snapshots.iter().map(|snapshot| snapshot.parent)) {
         match step {
             TreeStep::Close => {
-                line(text, 6, "</Snapshots>");
-                line(text, 4, "</Snapshot>");
+                write_line(text, 6, "</Snapshots>");
+                write_line(text, 4, "</Snapshot>");
             }
             TreeStep::Open(number) => {
                 let snapshot = machine
@@ -265,28 +276,28 @@ fn write_snapshots(
                     .get(number)
                     .expect("a walk has their numbers");
                 let time = snapshot.time.as_deref().unwrap_or("2000-01-01T00:00:00Z");
-                line(
+                write_line(
                     text,
                     4,
                     &format!(
                         "<Snapshot uuid=\"{}\" name=\"{}\" timeStamp=\"{}\">",
-                        braced(snapshot.identity)?,
-                        escaped(&snapshot.name),
-                        escaped(time),
+                        braced_uuid(snapshot.identity)?,
+                        escape_text(&snapshot.name),
+                        escape_text(time),
                     ),
                 );
                 if !snapshot.description.is_empty() {
-                    line(
+                    write_line(
                         text,
                         6,
                         &format!(
                             "<Description>{}</Description>",
-                            escaped(&snapshot.description)
+                            escape_text(&snapshot.description)
                         ),
                     );
                 }
                 write_state(machine, &snapshot.attachments, text)?;
-                line(text, 6, "<Snapshots>");
+                write_line(text, 6, "<Snapshots>");
             }
         }
     }
@@ -299,20 +310,20 @@ fn write_state(
     attachments: &[DiskAttachment],
     text: &mut String,
 ) -> Result<(), DescriptionError> {
-    line(text, 6, "<Hardware>");
+    write_line(text, 6, "<Hardware>");
     let count = machine
         .processor_count
         .map_or(String::new(), |count| format!(" count=\"{count}\""));
-    line(
+    write_line(
         text,
         8,
         &format!("<CPU{count}><PAE enabled=\"true\"/><LongMode enabled=\"true\"/></CPU>"),
     );
     if let Some(size) = machine.memory_mib {
-        line(text, 8, &format!("<Memory RAMSize=\"{size}\"/>"));
+        write_line(text, 8, &format!("<Memory RAMSize=\"{size}\"/>"));
     }
-    line(text, 6, "</Hardware>");
-    line(text, 6, "<StorageControllers>");
+    write_line(text, 6, "</Hardware>");
+    write_line(text, 6, "<StorageControllers>");
     let mut names: Vec<&str> = Vec::new();
     for attachment in attachments {
         if !names.contains(&attachment.controller.as_str()) {
@@ -328,13 +339,13 @@ fn write_state(
         let ports = own()
             .map(|attachment| attachment.port.saturating_add(1))
             .max();
-        line(
+        write_line(
             text,
             8,
             &format!(
                 "<StorageController name=\"{}\" type=\"{}\" PortCount=\"{}\" \
                  useHostIOCache=\"false\" Bootable=\"true\">",
-                escaped(name),
+                escape_text(name),
                 controller_kind(name),
                 ports.unwrap_or(1),
             ),
@@ -344,7 +355,7 @@ fn write_state(
                 .media
                 .get(attachment.medium)
                 .expect("numbers were verified");
-            line(
+            write_line(
                 text,
                 10,
                 &format!(
@@ -352,13 +363,13 @@ fn write_state(
                      <Image uuid=\"{}\"/></AttachedDevice>",
                     attachment.port,
                     attachment.device,
-                    braced(medium.identity)?,
+                    braced_uuid(medium.identity)?,
                 ),
             );
         }
-        line(text, 8, "</StorageController>");
+        write_line(text, 8, "</StorageController>");
     }
-    line(text, 6, "</StorageControllers>");
+    write_line(text, 6, "</StorageControllers>");
     Ok(())
 }
 
@@ -377,16 +388,16 @@ fn controller_kind(name: &str) -> &'static str {
     .map_or("AHCI", |(_, kind)| kind)
 }
 
-fn braced(identity: Option<DiskIdentity>) -> Result<String, DescriptionError> {
+fn braced_uuid(identity: Option<DiskIdentity>) -> Result<String, DescriptionError> {
     match identity {
         Some(identity @ DiskIdentity::Uuid(_)) => Ok(format!("{{{identity}}}")),
-        _ => Err(wrong(
+        _ => Err(description_error(
             "VirtualBox knows machines, disks and snapshots by UUID, and one has none",
         )),
     }
 }
 
-fn line(text: &mut String, indent: usize, words: &str) {
+fn write_line(text: &mut String, indent: usize, words: &str) {
     let done = writeln!(text, "{:indent$}{words}", "");
     done.expect("a text in memory takes all that is written");
 }

@@ -2,7 +2,7 @@
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-use super::{DESCRIPTION_LEN_MAX, DescriptionError, wrong};
+use super::{DESCRIPTION_LEN_MAX, DescriptionError, description_error};
 use crate::identity::DiskIdentity;
 
 /// A node takes at least four bytes of text, so the text bounds them too.
@@ -11,24 +11,30 @@ const NODES_MAX: u32 = 1 << 20;
 const DEPTH_MAX: usize = 4096;
 
 /// The text as a tree.
-pub(super) fn parse(text: &str) -> Result<Document<'_>, DescriptionError> {
+pub(super) fn parse_document(text: &str) -> Result<Document<'_>, DescriptionError> {
     if text.len() > DESCRIPTION_LEN_MAX {
-        return Err(wrong(format!("a text of {} bytes is too long", text.len())));
+        return Err(description_error(format!(
+            "a text of {} bytes is too long",
+            text.len()
+        )));
     }
-    if depth(text) > DEPTH_MAX {
-        return Err(wrong(format!("it nests deeper than {DEPTH_MAX}")));
+    if nesting_depth(text) > DEPTH_MAX {
+        return Err(description_error(format!(
+            "it nests deeper than {DEPTH_MAX}"
+        )));
     }
     let options = ParsingOptions {
         allow_dtd: false,
         nodes_limit: NODES_MAX,
         ..ParsingOptions::default()
     };
-    Document::parse_with_options(text, options).map_err(|error| wrong(error.to_string()))
+    Document::parse_with_options(text, options)
+        .map_err(|error| description_error(error.to_string()))
 }
 
 /// Counts how deep elements nest at most, before anything is parsed: generously, since comments
 /// count as well.
-fn depth(text: &str) -> usize {
+fn nesting_depth(text: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     for piece in text.split('<').skip(1) {
         if piece.starts_with('/') {
@@ -42,12 +48,12 @@ fn depth(text: &str) -> usize {
 }
 
 /// The first child element of that name, whatever its namespace.
-pub(super) fn child<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
-    children(node, name).next()
+pub(super) fn child_element<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
+    child_elements(node, name).next()
 }
 
 /// The child elements of that name.
-pub(super) fn children<'a, 'i>(
+pub(super) fn child_elements<'a, 'i>(
     node: Node<'a, 'i>,
     name: &str,
 ) -> impl Iterator<Item = Node<'a, 'i>> {
@@ -56,7 +62,7 @@ pub(super) fn children<'a, 'i>(
 }
 
 /// The attribute of that name, whatever its namespace.
-pub(super) fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
+pub(super) fn attribute_value<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
     let mut attributes = node.attributes();
     let found = attributes.find(|attribute| attribute.name() == name)?;
     Some(found.value())
@@ -64,12 +70,12 @@ pub(super) fn attribute<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
 
 /// The text inside the child element of that name.
 pub(super) fn child_text(node: Node, name: &str) -> Option<String> {
-    let text = child(node, name)?.text()?.trim();
+    let text = child_element(node, name)?.text()?.trim();
     Some(text.to_owned())
 }
 
 /// A UUID as it is printed, in braces or not.
-pub(super) fn uuid(text: &str) -> Option<DiskIdentity> {
+pub(super) fn parse_uuid(text: &str) -> Option<DiskIdentity> {
     let text = text.trim_start_matches('{').trim_end_matches('}');
     let digits: String = text.chars().filter(|digit| *digit != '-').collect();
     let mut bytes = [0; 16];
@@ -83,7 +89,7 @@ pub(super) fn uuid(text: &str) -> Option<DiskIdentity> {
 }
 
 /// Text as it may stand in an element or in an attribute. What XML has no way to say is left out.
-pub(super) fn escaped(text: &str) -> String {
+pub(super) fn escape_text(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

@@ -20,7 +20,7 @@
 //! Bits: the lowest of a byte first
 //! ```
 
-use super::header::Header;
+use super::header::Qcow2Header;
 use super::{malformed, refused};
 use crate::fields::{be_u16, be_u32, be_u64};
 use crate::{lies_inside, read_up_to};
@@ -56,8 +56,8 @@ pub struct DirtyBitmap {
 }
 
 /// Lists the bitmaps, in the file's order.
-pub(crate) fn list(file: &dyn ReadAt) -> Result<Vec<DirtyBitmap>, SourceError> {
-    let header = Header::read(file)?;
+pub(crate) fn list_bitmaps(file: &dyn ReadAt) -> Result<Vec<DirtyBitmap>, SourceError> {
+    let header = Qcow2Header::read_from(file)?;
     let Some(directory) = header.bitmap_directory else {
         return Ok(Vec::new());
     };
@@ -78,7 +78,7 @@ pub(crate) fn list(file: &dyn ReadAt) -> Result<Vec<DirtyBitmap>, SourceError> {
     }
     let (mut found, mut at) = (Vec::new(), offset);
     for number in 0..header.bitmaps {
-        let (bitmap, len) = DirtyBitmap::read(file, at, number)?;
+        let (bitmap, len) = DirtyBitmap::read_entry(file, at, number)?;
         found.push(bitmap);
         at = at.saturating_add(len);
     }
@@ -96,15 +96,15 @@ pub(crate) fn change_map(
             bitmap.name
         )));
     }
-    let header = Header::read(file)?;
+    let header = Qcow2Header::read_from(file)?;
     let mut ranges = DirtyRanges::new(bitmap.granularity_len);
-    bitmap.walk(file, &header, |first, count| ranges.push(first, count))?;
-    let text = ranges.text(header.virtual_len);
+    bitmap.visit_dirty(file, &header, |first, count| ranges.push_bits(first, count))?;
+    let text = ranges.change_map_text(header.virtual_len);
     ChangeMap::parse(text.as_bytes()).map_err(|error| malformed(error.to_string()))
 }
 
 impl DirtyBitmap {
-    fn read(file: &dyn ReadAt, at: u64, number: u32) -> Result<(Self, u64), SourceError> {
+    fn read_entry(file: &dyn ReadAt, at: u64, number: u32) -> Result<(Self, u64), SourceError> {
         let cut = || malformed(format!("bitmap {number} at byte {at} leaves the file"));
         let fixed = read_up_to(file, at, ENTRY_LEN as usize)?;
         let [kind, granularity_bits] = crate::fields::array_at(&fixed, 16).ok_or_else(cut)?;
@@ -141,10 +141,10 @@ impl DirtyBitmap {
     }
 
     /// Tells `found` each run of set bits inside a byte or a cluster, in order.
-    fn walk(
+    fn visit_dirty(
         &self,
         file: &dyn ReadAt,
-        header: &Header,
+        header: &Qcow2Header,
         mut found: impl FnMut(u64, u64),
     ) -> Result<(), SourceError> {
         let cluster_len = header.cluster_len();
@@ -202,19 +202,19 @@ impl DirtyRanges {
         }
     }
 
-    fn push(&mut self, first: u64, count: u64) {
+    fn push_bits(&mut self, first: u64, count: u64) {
         let start = first * self.granularity_len;
         let end = start + count * self.granularity_len;
-        self.add(start, end);
+        self.add_range(start, end);
         if self.ranges.len() > RANGES_MAX {
             self.gap_len = (2 * self.gap_len).max(self.granularity_len);
             let fine = std::mem::take(&mut self.ranges);
             fine.into_iter()
-                .for_each(|(start, end)| self.add(start, end));
+                .for_each(|(start, end)| self.add_range(start, end));
         }
     }
 
-    fn add(&mut self, start: u64, end: u64) {
+    fn add_range(&mut self, start: u64, end: u64) {
         match self.ranges.last_mut() {
             Some((_, last)) if start <= last.saturating_add(self.gap_len) => *last = end,
             _ => self.ranges.push((start, end)),
@@ -222,7 +222,7 @@ impl DirtyRanges {
     }
 
     /// The ranges in the notation of change maps, up to the disk's end.
-    fn text(&self, image_len: u64) -> String {
+    fn change_map_text(&self, image_len: u64) -> String {
         use std::fmt::Write as _;
         let (mut text, mut at) = (String::new(), 0);
         let mut line = |start: u64, end: u64, kind: &str| {
@@ -250,15 +250,15 @@ mod tests {
     fn ranges_are_joined_and_told_coarser_when_there_are_too_many() {
         let mut ranges = DirtyRanges::new(512);
         for bit in [0, 1, 5] {
-            ranges.push(bit, 1);
+            ranges.push_bits(bit, 1);
         }
         assert_eq!(
-            ranges.text(4000),
+            ranges.change_map_text(4000),
             "0 1024 data\n1024 1536 same\n2560 512 data\n3072 928 same\n"
         );
         let mut ranges = DirtyRanges::new(512);
         for bit in 0..2 * RANGES_MAX as u64 {
-            ranges.push(2 * bit, 1);
+            ranges.push_bits(2 * bit, 1);
         }
         assert!(ranges.ranges.len() <= RANGES_MAX);
         assert_eq!(ranges.ranges.first().map(|range| range.0), Some(0));

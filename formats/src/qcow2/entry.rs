@@ -1,7 +1,7 @@
 //! One entry of a qcow2 table: where a table or a cluster lies, checked against the file.
 //! It reads nothing; which entries there are is `table`.
 
-use super::header::Header;
+use super::header::Qcow2Header;
 use crate::lies_inside;
 
 // Source: qemu docs/interop/qcow2.txt. An entry is a big-endian u64; bit 63 (refcount is one) is
@@ -42,12 +42,12 @@ pub(super) enum Grain {
     /// Its bytes start at this offset of the file.
     Plain(u64),
     /// The cluster that it is part of is compressed.
-    Compressed(Compressed),
+    Compressed(CompressedCluster),
 }
 
 /// Place of a compressed cluster. The bytes after its stream are padding or another cluster's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Compressed {
+pub(super) struct CompressedCluster {
     /// The first byte in the file.
     pub(super) offset: u64,
     /// The bytes that the stream may reach into, clipped to the file; at most two clusters.
@@ -56,19 +56,19 @@ pub(super) struct Compressed {
 
 /// The rules by which the entries of one image are read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
-    header: Header,
+pub(super) struct L2EntryRules {
+    header: Qcow2Header,
     file_len: u64,
 }
 
-impl Rules {
-    pub(super) fn new(header: Header, file_len: u64) -> Self {
+impl L2EntryRules {
+    pub(super) fn new(header: Qcow2Header, file_len: u64) -> Self {
         Self { header, file_len }
     }
 
     /// log2 of a grain's length.
     pub(super) fn grain_bits(&self) -> u32 {
-        let Header {
+        let Qcow2Header {
             cluster_bits,
             extended,
             ..
@@ -97,7 +97,7 @@ impl Rules {
 
     /// The meaning of an L2 entry for its grain number `grain` (0 without subclusters), of which
     /// the image shows `visible_len` bytes.
-    pub(super) fn grain(
+    pub(super) fn decode_grain(
         &self,
         entry: [u64; 2],
         grain: u64,
@@ -105,11 +105,11 @@ impl Rules {
     ) -> Result<Grain, String> {
         let [entry, bitmap] = entry;
         if entry & COMPRESSED != 0 {
-            return self.compressed(entry).map(Grain::Compressed);
+            return self.compressed_cluster(entry).map(Grain::Compressed);
         }
         let offset = self.standard_offset(entry)?;
         let (allocated, zero) = if self.header.extended {
-            subcluster(bitmap, grain)?
+            subcluster_state(bitmap, grain)?
         } else {
             (offset != 0, entry & READS_AS_ZEROS != 0)
         };
@@ -153,7 +153,7 @@ impl Rules {
         Ok(offset)
     }
 
-    fn compressed(&self, entry: u64) -> Result<Compressed, String> {
+    fn compressed_cluster(&self, entry: u64) -> Result<CompressedCluster, String> {
         let sector_count_bits = self.header.cluster_bits - 8;
         let offset_bits = 62 - sector_count_bits;
         let offset = entry & ((1 << offset_bits) - 1);
@@ -163,7 +163,7 @@ impl Rules {
         }
         self.verify_place(offset, 1)?;
         let end = (offset / SECTOR_LEN + 1 + more_sectors) * SECTOR_LEN;
-        Ok(Compressed {
+        Ok(CompressedCluster {
             offset,
             len: end.min(self.file_len) - offset,
         })
@@ -172,7 +172,7 @@ impl Rules {
     /// Nothing may lie in the header's cluster, over the L1 table or behind the file's end.
     /// Overlaps beyond these are bounded by what the tables may claim together, see `table`.
     fn verify_place(&self, offset: u64, len: u64) -> Result<(), String> {
-        let Header {
+        let Qcow2Header {
             l1_offset,
             l1_count,
             ..
@@ -193,7 +193,7 @@ impl Rules {
 }
 
 /// The two bits of a subcluster: it is allocated, and it reads as zeros.
-fn subcluster(bitmap: u64, index: u64) -> Result<(bool, bool), String> {
+fn subcluster_state(bitmap: u64, index: u64) -> Result<(bool, bool), String> {
     let allocated = bitmap >> index & 1 != 0;
     let zero = bitmap >> (index + 32) & 1 != 0;
     if allocated && zero {

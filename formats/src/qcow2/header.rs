@@ -77,7 +77,7 @@ const FEATURE_NAME_LEN: usize = 48;
 
 /// The fields of a header that a reader needs, every number checked against the file and its limit.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
+pub(super) struct Qcow2Header {
     /// The image's length in bytes, at most [`IMAGE_LEN_MAX`].
     pub(super) virtual_len: u64,
     /// log2 of the cluster length, 9 to 21.
@@ -113,17 +113,17 @@ pub(super) struct BitmapDirectory {
     pub(super) is_current: bool,
 }
 
-impl Header {
+impl Qcow2Header {
     /// Reads the header and refuses what cannot be followed; a backing file is the caller's affair
     /// ([`Header::parent`]). Reads at most the first cluster.
-    pub(super) fn read(file: &dyn ReadAt) -> Result<Self, SourceError> {
+    pub(super) fn read_from(file: &dyn ReadAt) -> Result<Self, SourceError> {
         let raw = RawHeader::parse(&read_up_to(file, 0, FIXED_LEN)?)?;
         raw.verify_shape()?;
         let first_cluster = read_up_to(file, 0, 1 << raw.cluster_bits)?;
         raw.refuse_references(&first_cluster)?;
         raw.refuse_features(&first_cluster)?;
-        let extensions = Extensions::of(&first_cluster, raw.header_len)?;
-        let extension = extensions.find(EXTENSION_BITMAPS).unwrap_or_default();
+        let extensions = HeaderExtensions::from_first_cluster(&first_cluster, raw.header_len)?;
+        let extension = extensions.find_kind(EXTENSION_BITMAPS).unwrap_or_default();
         let directory = be_u64(extension, 8).zip(be_u64(extension, 16));
         let header = raw.verify_tables(file.len())?;
         Ok(Self {
@@ -182,14 +182,14 @@ impl Header {
     }
 
     /// The backing file as the header names it, if there is one.
-    pub(super) fn parent(file: &dyn ReadAt) -> Result<Option<ParentReference>, SourceError> {
+    pub(super) fn read_parent(file: &dyn ReadAt) -> Result<Option<ParentReference>, SourceError> {
         let raw = RawHeader::parse(&read_up_to(file, 0, FIXED_LEN)?)?;
         raw.verify_shape()?;
         if raw.backing_offset == 0 {
             return Ok(None);
         }
         let first_cluster = read_up_to(file, 0, 1 << raw.cluster_bits)?;
-        let extensions = Extensions::of(&first_cluster, raw.header_len)?;
+        let extensions = HeaderExtensions::from_first_cluster(&first_cluster, raw.header_len)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(Some(ParentReference {
             identity: None,
@@ -198,7 +198,7 @@ impl Header {
                 .map(text)
                 .into_iter()
                 .collect(),
-            format: extensions.find(EXTENSION_BACKING_FORMAT).map(text),
+            format: extensions.find_kind(EXTENSION_BACKING_FORMAT).map(text),
         }))
     }
 
@@ -252,7 +252,7 @@ impl RawHeader {
             ))
         };
         match be_u32(bytes, 4).ok_or_else(cut)? {
-            version @ (2 | 3) => Self::fields(bytes, version).ok_or_else(cut),
+            version @ (2 | 3) => Self::parse_fields(bytes, version).ok_or_else(cut),
             1 => Err(refused(
                 "version 1 (qcow) is not read; convert it with `qemu-img convert -O qcow2`",
             )),
@@ -262,7 +262,7 @@ impl RawHeader {
         }
     }
 
-    fn fields(bytes: &[u8], version: u32) -> Option<Self> {
+    fn parse_fields(bytes: &[u8], version: u32) -> Option<Self> {
         let three = version == 3;
         let header_len = if three {
             be_u32(bytes, 100)? as usize
@@ -292,13 +292,13 @@ impl RawHeader {
         })
     }
 
-    fn has(&self, feature: u64) -> bool {
+    fn has_feature(&self, feature: u64) -> bool {
         self.incompatible & feature != 0
     }
 
     /// Cluster and header length, which everything after rests on.
     fn verify_shape(&self) -> Result<(), SourceError> {
-        let least = if self.has(EXTENDED_L2) {
+        let least = if self.has_feature(EXTENDED_L2) {
             EXTENDED_CLUSTER_BITS_MIN
         } else {
             CLUSTER_BITS_MIN
@@ -320,16 +320,16 @@ impl RawHeader {
     /// Another file would have to be opened, or a key given: neither is done on the word of a
     /// header.
     fn refuse_references(&self, first_cluster: &[u8]) -> Result<(), SourceError> {
-        let extensions = Extensions::of(first_cluster, self.header_len)?;
-        let data_file = extensions.find(EXTENSION_DATA_FILE);
-        if data_file.is_some() || self.has(DATA_FILE) {
+        let extensions = HeaderExtensions::from_first_cluster(first_cluster, self.header_len)?;
+        let data_file = extensions.find_kind(EXTENSION_DATA_FILE);
+        if data_file.is_some() || self.has_feature(DATA_FILE) {
             return Err(refused(format!(
                 "its content lies in the external data file {}; make it whole first with \
                  `qemu-img convert`",
-                data_file.map_or("(without a name)".to_owned(), quoted)
+                data_file.map_or("(without a name)".to_owned(), quote_bytes)
             )));
         }
-        if self.encryption != 0 || extensions.find(EXTENSION_ENCRYPTION).is_some() {
+        if self.encryption != 0 || extensions.find_kind(EXTENSION_ENCRYPTION).is_some() {
             return Err(refused(
                 "it is encrypted; decrypt it first with `qemu-img convert`",
             ));
@@ -345,20 +345,21 @@ impl RawHeader {
 
     /// The dirty bit passes: it says that refcounts may be wrong, and a reader uses none.
     fn refuse_features(&self, first_cluster: &[u8]) -> Result<(), SourceError> {
-        if self.has(CORRUPT) {
+        if self.has_feature(CORRUPT) {
             return Err(refused(
                 "it is marked corrupt; repair a copy of it first with `qemu-img check -r all`",
             ));
         }
-        if self.has(!KNOWN) {
+        if self.has_feature(!KNOWN) {
             let bit = (self.incompatible & !KNOWN).trailing_zeros();
-            let name = Extensions::of(first_cluster, self.header_len)?.feature_name(bit);
+            let name = HeaderExtensions::from_first_cluster(first_cluster, self.header_len)?
+                .feature_name(bit);
             let name = name.map_or(String::new(), |name| format!(" ({name})"));
             return Err(refused(format!(
                 "it uses the unknown incompatible feature {bit}{name}"
             )));
         }
-        match (self.has(COMPRESSION), self.compression) {
+        match (self.has_feature(COMPRESSION), self.compression) {
             (false, 0) | (true, 1) => Ok(()),
             (true, 2..) => Err(refused(format!(
                 "its compression type {} is unknown",
@@ -371,20 +372,20 @@ impl RawHeader {
     }
 
     /// The virtual length and the L1 table that maps it.
-    fn verify_tables(&self, file_len: u64) -> Result<Header, SourceError> {
+    fn verify_tables(&self, file_len: u64) -> Result<Qcow2Header, SourceError> {
         if self.virtual_len > IMAGE_LEN_MAX {
             return Err(malformed(format!(
                 "the virtual length {} at byte 24 is more than {IMAGE_LEN_MAX}",
                 self.virtual_len
             )));
         }
-        let extended = self.has(EXTENDED_L2);
+        let extended = self.has_feature(EXTENDED_L2);
         let l1_count = self
             .virtual_len
             .div_ceil(1 << table_span_bits(self.cluster_bits, extended));
         let l1 = (self.l1_offset, u64::from(self.l1_count));
         verify_l1(l1, l1_count, self.cluster_bits, file_len)?;
-        Ok(Header {
+        Ok(Qcow2Header {
             virtual_len: self.virtual_len,
             cluster_bits: self.cluster_bits,
             l1_offset: self.l1_offset,
@@ -400,7 +401,7 @@ impl RawHeader {
             snapshots_offset: self.snapshots_offset,
             bitmaps: 0,
             bitmap_directory: None,
-            is_dirty: self.has(DIRTY),
+            is_dirty: self.has_feature(DIRTY),
         })
     }
 }
@@ -434,11 +435,11 @@ fn verify_l1(
 }
 
 /// The header extensions, which are read for what they name, never followed.
-struct Extensions<'a>(Vec<(u32, &'a [u8])>);
+struct HeaderExtensions<'a>(Vec<(u32, &'a [u8])>);
 
-impl<'a> Extensions<'a> {
+impl<'a> HeaderExtensions<'a> {
     /// Every extension takes at least 8 bytes, so the first cluster bounds their number.
-    fn of(first_cluster: &'a [u8], header_len: usize) -> Result<Self, SourceError> {
+    fn from_first_cluster(first_cluster: &'a [u8], header_len: usize) -> Result<Self, SourceError> {
         let mut found = Vec::new();
         let mut at = header_len;
         while let (Some(kind), Some(len)) =
@@ -461,7 +462,7 @@ impl<'a> Extensions<'a> {
         Ok(Self(found))
     }
 
-    fn find(&self, kind: u32) -> Option<&'a [u8]> {
+    fn find_kind(&self, kind: u32) -> Option<&'a [u8]> {
         self.0
             .iter()
             .find(|(found, _)| *found == kind)
@@ -471,18 +472,18 @@ impl<'a> Extensions<'a> {
     /// The image's own name of an incompatible feature: a courtesy for the error message.
     fn feature_name(&self, bit: u32) -> Option<String> {
         let mut entries = self
-            .find(EXTENSION_FEATURE_NAMES)?
+            .find_kind(EXTENSION_FEATURE_NAMES)?
             .chunks_exact(FEATURE_NAME_LEN);
         let name = entries.find_map(|entry| match *entry {
             [0, found, ref name @ ..] if u32::from(found) == bit => Some(name),
             _ => None,
         })?;
         let text = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        Some(quoted(text))
+        Some(quote_bytes(text))
     }
 }
 
 /// Bytes from the file as text that no terminal acts upon.
-fn quoted(bytes: &[u8]) -> String {
+fn quote_bytes(bytes: &[u8]) -> String {
     format!("{:?}", String::from_utf8_lossy(bytes))
 }

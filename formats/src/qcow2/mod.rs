@@ -24,9 +24,9 @@ pub(crate) mod writer;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use entry::{Compressed, Grain};
-use header::Header;
-use table::{L2Table, Tables};
+use entry::{CompressedCluster, Grain};
+use header::Qcow2Header;
+use table::{L2Table, L2Tables};
 
 use super::{ImageFacts, read_exact};
 use vellum_core::source::{ClusterDecoder, Extent, ExtentKind, ImageSource, ReadAt, SourceError};
@@ -40,21 +40,21 @@ const RUN_GRAINS_MAX: usize = 1 << 16;
 pub(super) struct Qcow2 {
     file: Arc<dyn ReadAt>,
     decoder: Arc<dyn ClusterDecoder>,
-    header: Header,
-    tables: Tables,
+    header: Qcow2Header,
+    tables: L2Tables,
     /// The compressed cluster that was read in part last: readers in small steps would decode each
     /// cluster many times.
-    decoded: Mutex<Option<Decoded>>,
+    decoded: Mutex<Option<DecodedCluster>>,
 }
 
 /// A compressed cluster's content: at most 2 MiB.
-struct Decoded {
-    from: Compressed,
+struct DecodedCluster {
+    from: CompressedCluster,
     bytes: Vec<u8>,
 }
 
 /// Bytes of the image from some offset that one action fills.
-struct Run {
+struct GrainRun {
     len: u64,
     content: Grain,
 }
@@ -62,20 +62,20 @@ struct Run {
 impl Qcow2 {
     /// Reads and checks the header and the L1 table, at most 34 MiB. Of one with a backing file the
     /// clusters are absent where that one is seen.
-    pub(super) fn open(
+    pub(super) fn open_active(
         file: Arc<dyn ReadAt>,
         decoder: Arc<dyn ClusterDecoder>,
     ) -> Result<Self, SourceError> {
-        let header = Header::read(&*file)?;
+        let header = Qcow2Header::read_from(&*file)?;
         Self::with_header(file, decoder, header)
     }
 
     fn with_header(
         file: Arc<dyn ReadAt>,
         decoder: Arc<dyn ClusterDecoder>,
-        header: Header,
+        header: Qcow2Header,
     ) -> Result<Self, SourceError> {
-        let tables = Tables::read(&*file, header)?;
+        let tables = L2Tables::read_from(&*file, header)?;
         Ok(Self {
             file,
             decoder,
@@ -87,10 +87,10 @@ impl Qcow2 {
 }
 
 /// Tells an image's length and its backing file's name.
-pub(super) fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
+pub(super) fn read_facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
     Ok(ImageFacts {
-        parent: Header::parent(file)?,
-        ..ImageFacts::plain(Header::read(file)?.virtual_len, FORMAT)
+        parent: Qcow2Header::read_parent(file)?,
+        ..ImageFacts::whole_image(Qcow2Header::read_from(file)?.virtual_len, FORMAT)
     })
 }
 
@@ -100,7 +100,8 @@ impl ImageSource for Qcow2 {
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent, SourceError> {
-        let same_kind = |run: &Run, next: &Run| kind_of(run.content) == kind_of(next.content);
+        let same_kind =
+            |run: &GrainRun, next: &GrainRun| kind_of(run.content) == kind_of(next.content);
         let run = self.run_at(offset, u64::MAX, same_kind)?;
         Ok(Extent {
             start: offset,
@@ -116,9 +117,9 @@ impl ImageSource for Qcow2 {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
         let (mut rest, mut offset) = (buffer, offset);
         while !rest.is_empty() {
-            let run = self.run_at(offset, rest.len() as u64, Run::goes_on_with)?;
+            let run = self.run_at(offset, rest.len() as u64, GrainRun::goes_on_with)?;
             let (part, after) = rest.split_at_mut(as_len(run.len));
-            self.fill(part, offset, run.content)?;
+            self.fill_part(part, offset, run.content)?;
             offset += run.len;
             rest = after;
         }
@@ -133,8 +134,8 @@ impl Qcow2 {
         &self,
         offset: u64,
         len_max: u64,
-        join: impl Fn(&Run, &Run) -> bool,
-    ) -> Result<Run, SourceError> {
+        join: impl Fn(&GrainRun, &GrainRun) -> bool,
+    ) -> Result<GrainRun, SourceError> {
         let image_len = self.header.virtual_len;
         assert!(
             offset < image_len,
@@ -142,7 +143,7 @@ impl Qcow2 {
         );
         let end = offset.saturating_add(len_max).min(image_len);
         let Some(table) = self.tables.table_for(&*self.file, offset)? else {
-            return Ok(Run {
+            return Ok(GrainRun {
                 len: self.tables.gap_end(offset, end) - offset,
                 content: Grain::Absent,
             });
@@ -159,7 +160,7 @@ impl Qcow2 {
                 _ => break,
             }
         }
-        Ok(Run {
+        Ok(GrainRun {
             len: run.len.min(len_max),
             ..run
         })
@@ -167,25 +168,25 @@ impl Qcow2 {
 
     /// The meaning of the L2 table for the byte at `offset` and those after it in the same grain,
     /// or in the same compressed cluster.
-    fn grain_at(&self, table: &L2Table, offset: u64) -> Result<Run, SourceError> {
-        let (rules, cluster_bits) = (self.tables.rules(), self.header.cluster_bits);
+    fn grain_at(&self, table: &L2Table, offset: u64) -> Result<GrainRun, SourceError> {
+        let (rules, cluster_bits) = (self.tables.entry_rules(), self.header.cluster_bits);
         let cluster =
             (offset >> cluster_bits) % (1 << (self.header.table_span_bits() - cluster_bits));
         let grain = (offset >> rules.grain_bits()) % (1 << (cluster_bits - rules.grain_bits()));
-        let (start, end) = self.around(offset, rules.grain_bits());
-        let content = rules.grain(table.entry(as_len(cluster)), grain, end - start);
+        let (start, end) = self.unit_around(offset, rules.grain_bits());
+        let content = rules.decode_grain(table.entry_words(as_len(cluster)), grain, end - start);
         match content
             .map_err(|reason| malformed(format!("the L2 entry for image byte {offset} {reason}")))?
         {
-            Grain::Plain(place) => Ok(Run {
+            Grain::Plain(place) => Ok(GrainRun {
                 len: end - offset,
                 content: Grain::Plain(place + (offset - start)),
             }),
-            content @ Grain::Compressed(_) => Ok(Run {
-                len: self.around(offset, cluster_bits).1 - offset,
+            content @ Grain::Compressed(_) => Ok(GrainRun {
+                len: self.unit_around(offset, cluster_bits).1 - offset,
                 content,
             }),
-            content => Ok(Run {
+            content => Ok(GrainRun {
                 len: end - offset,
                 content,
             }),
@@ -193,12 +194,12 @@ impl Qcow2 {
     }
 
     /// The unit of `1 << bits` bytes around `offset`, as far as the image goes.
-    fn around(&self, offset: u64, bits: u32) -> (u64, u64) {
+    fn unit_around(&self, offset: u64, bits: u32) -> (u64, u64) {
         let start = offset >> bits << bits;
         (start, (start + (1 << bits)).min(self.header.virtual_len))
     }
 
-    fn fill(&self, part: &mut [u8], offset: u64, content: Grain) -> Result<(), SourceError> {
+    fn fill_part(&self, part: &mut [u8], offset: u64, content: Grain) -> Result<(), SourceError> {
         match content {
             Grain::Absent | Grain::Zero => {
                 part.fill(0);
@@ -206,7 +207,7 @@ impl Qcow2 {
             }
             Grain::Plain(place) => read_exact(&*self.file, part, place),
             Grain::Compressed(from) if part.len() as u64 == self.header.cluster_len() => {
-                self.decode(from, part)
+                self.decode_compressed(from, part)
             }
             Grain::Compressed(from) => self.fill_from_part(part, offset, from),
         }
@@ -216,10 +217,10 @@ impl Qcow2 {
         &self,
         part: &mut [u8],
         offset: u64,
-        from: Compressed,
+        from: CompressedCluster,
     ) -> Result<(), SourceError> {
         let cluster_len = self.header.cluster_len();
-        let kept = self.decoded().take_if(|decoded| decoded.from == from);
+        let kept = self.lock_decoded().take_if(|decoded| decoded.from == from);
         let decoded = match kept {
             Some(decoded) => decoded,
             None => self.decode_whole(from)?,
@@ -233,20 +234,26 @@ impl Qcow2 {
                 .get(..part.len())
                 .expect("a run of a compressed cluster ends with it"),
         );
-        *self.decoded() = Some(decoded);
+        *self.lock_decoded() = Some(decoded);
         Ok(())
     }
 
-    fn decode_whole(&self, from: Compressed) -> Result<Decoded, SourceError> {
+    fn decode_whole(&self, from: CompressedCluster) -> Result<DecodedCluster, SourceError> {
         let mut bytes = vec![0; as_len(self.header.cluster_len())];
-        self.decode(from, &mut bytes)?;
-        Ok(Decoded { from, bytes })
+        self.decode_compressed(from, &mut bytes)?;
+        Ok(DecodedCluster { from, bytes })
     }
 
-    fn decode(&self, from: Compressed, output: &mut [u8]) -> Result<(), SourceError> {
+    fn decode_compressed(
+        &self,
+        from: CompressedCluster,
+        output: &mut [u8],
+    ) -> Result<(), SourceError> {
         let mut input = vec![0; as_len(from.len)];
         read_exact(&*self.file, &mut input, from.offset)?;
-        let done = self.decoder.decode(self.header.codec, &input, output);
+        let done = self
+            .decoder
+            .decode_cluster(self.header.codec, &input, output);
         done.map_err(|reason| {
             malformed(format!(
                 "the compressed cluster at byte {}: {reason}",
@@ -256,12 +263,12 @@ impl Qcow2 {
     }
 
     /// A panic of another thread leaves a whole cluster or none.
-    fn decoded(&self) -> MutexGuard<'_, Option<Decoded>> {
+    fn lock_decoded(&self) -> MutexGuard<'_, Option<DecodedCluster>> {
         self.decoded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Run {
+impl GrainRun {
     /// True if one action can fill both. A compressed cluster is always filled alone.
     fn goes_on_with(&self, next: &Self) -> bool {
         match (self.content, next.content) {

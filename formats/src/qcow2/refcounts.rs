@@ -6,7 +6,7 @@
 //! for each cluster of the file, big-endian.
 //! ```
 
-use crate::write::{ImageTarget, WriteError, put};
+use crate::write::{ImageTarget, ImageWriteError, put_bytes};
 
 /// The counts of a file's clusters so far.
 pub(super) struct RefcountWriter {
@@ -42,7 +42,7 @@ impl RefcountWriter {
     }
 
     /// Counts one more user of a cluster, which is not before the last block that was written.
-    pub(super) fn add(&mut self, cluster: u64) {
+    pub(super) fn add_user(&mut self, cluster: u64) {
         let index = (cluster - self.first) as usize;
         if self.counts.len() <= index {
             self.counts.resize(index + 1, 0);
@@ -70,7 +70,7 @@ impl RefcountWriter {
         &mut self,
         target: &mut dyn ImageTarget,
         place: u64,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), ImageWriteError> {
         let entries = self.block_entries() as usize;
         let rest = self.counts.split_off(entries.min(self.counts.len()));
         let mut block: Vec<u8> = self
@@ -79,7 +79,7 @@ impl RefcountWriter {
             .flat_map(|count| count.to_be_bytes())
             .collect();
         block.resize(2 * entries, 0);
-        put(target, &block, place)?;
+        put_bytes(target, &block, place)?;
         self.counts = rest;
         self.first += entries as u64;
         self.blocks.push(place);
@@ -87,11 +87,11 @@ impl RefcountWriter {
     }
 
     /// Writes what is left behind the file's `clusters`: blocks, then the table.
-    pub(super) fn finish(
+    pub(super) fn write_rest(
         mut self,
         target: &mut dyn ImageTarget,
         clusters: u64,
-    ) -> Result<RefcountEnd, WriteError> {
+    ) -> Result<RefcountEnd, ImageWriteError> {
         let cluster_len = 1_u64 << self.cluster_bits;
         let mut end = clusters;
         // The blocks count themselves and the table: more of them until they all do.
@@ -105,7 +105,7 @@ impl RefcountWriter {
             end = next;
         };
         for cluster in clusters..end {
-            self.add(cluster);
+            self.add_user(cluster);
         }
         for number in 0..block_count {
             self.write_block(target, (clusters + number) * cluster_len)?;
@@ -116,7 +116,7 @@ impl RefcountWriter {
             .flat_map(|place| place.to_be_bytes())
             .collect();
         let table_place = (clusters + block_count) * cluster_len;
-        put(target, &table, table_place)?;
+        put_bytes(target, &table, table_place)?;
         Ok(RefcountEnd {
             clusters: end,
             table_place,

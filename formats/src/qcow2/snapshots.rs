@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 
-use super::header::Header;
+use super::header::Qcow2Header;
 use super::{FORMAT, Qcow2, malformed};
 use crate::fields::{be_u16, be_u32, be_u64};
 use crate::{malformed as wrong, read_up_to};
@@ -47,8 +47,8 @@ pub struct InternalSnapshot {
 }
 
 /// Lists the snapshots, in the file's order.
-pub(crate) fn list(file: &dyn ReadAt) -> Result<Vec<InternalSnapshot>, SourceError> {
-    let header = Header::read(file)?;
+pub(crate) fn list_snapshots(file: &dyn ReadAt) -> Result<Vec<InternalSnapshot>, SourceError> {
+    let header = Qcow2Header::read_from(file)?;
     if header.snapshots > SNAPSHOTS_MAX {
         return Err(malformed(format!(
             "{} snapshots at byte 60 are too many",
@@ -57,7 +57,7 @@ pub(crate) fn list(file: &dyn ReadAt) -> Result<Vec<InternalSnapshot>, SourceErr
     }
     let (mut found, mut at) = (Vec::new(), header.snapshots_offset);
     for number in 0..header.snapshots {
-        let (snapshot, len) = InternalSnapshot::read(file, at, number, header.virtual_len)?;
+        let (snapshot, len) = InternalSnapshot::read_entry(file, at, number, header.virtual_len)?;
         found.push(snapshot);
         at = at.saturating_add(len);
     }
@@ -65,18 +65,18 @@ pub(crate) fn list(file: &dyn ReadAt) -> Result<Vec<InternalSnapshot>, SourceErr
 }
 
 /// Opens a state that [`list`] told of.
-pub(crate) fn open(
+pub(crate) fn open_snapshot(
     file: Arc<dyn ReadAt>,
     decoder: Arc<dyn ClusterDecoder>,
     snapshot: &InternalSnapshot,
 ) -> Result<Qcow2, SourceError> {
-    let header = Header::read(&*file)?;
+    let header = Qcow2Header::read_from(&*file)?;
     let header = header.with_l1(snapshot.len, snapshot.l1, file.len())?;
     Qcow2::with_header(file, decoder, header)
 }
 
 impl InternalSnapshot {
-    fn read(
+    fn read_entry(
         file: &dyn ReadAt,
         at: u64,
         number: u32,

@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::entry::Rules;
-use super::header::Header;
+use super::entry::L2EntryRules;
+use super::header::Qcow2Header;
 use super::malformed;
 use crate::read_exact;
 use vellum_core::source::{ReadAt, SourceError};
@@ -20,12 +20,12 @@ const CACHE_SLOTS_MAX: u64 = 1024;
 const L1_PIECE_LEN: usize = 64 << 10;
 
 /// The L1 table, and the L2 tables that were used last.
-pub(super) struct Tables {
-    header: Header,
-    rules: Rules,
+pub(super) struct L2Tables {
+    header: Qcow2Header,
+    rules: L2EntryRules,
     /// The verified offset of each L2 table, zero for none.
     l1: Vec<u64>,
-    state: Mutex<State>,
+    state: Mutex<TableCache>,
 }
 
 /// One L2 table: 64-bit words, two for each entry where the image has subclusters.
@@ -36,31 +36,31 @@ pub(super) struct L2Table {
 
 /// The cache and the claims behind the lock. A table has one slot it can be in, so that finding and
 /// replacing cost the same at any size.
-struct State {
+struct TableCache {
     slots: Vec<Option<(usize, Arc<L2Table>)>>,
-    claims: Claims,
+    claims: ClusterClaims,
 }
 
-impl Tables {
+impl L2Tables {
     /// Reads and checks the L1 table.
-    pub(super) fn read(file: &dyn ReadAt, header: Header) -> Result<Self, SourceError> {
-        let rules = Rules::new(header, file.len());
+    pub(super) fn read_from(file: &dyn ReadAt, header: Qcow2Header) -> Result<Self, SourceError> {
+        let rules = L2EntryRules::new(header, file.len());
         let slot_count = (CACHE_LEN >> header.cluster_bits)
             .min(CACHE_SLOTS_MAX)
             .min(header.l1_count);
         let l1 = read_l1(file, header, rules)?;
-        let claims = Claims::new(file.len(), header.cluster_len(), l1.len());
+        let claims = ClusterClaims::new(file.len(), header.cluster_len(), l1.len());
         let slots = (0..slot_count).map(|_| None).collect();
         Ok(Self {
             header,
             rules,
             l1,
-            state: Mutex::new(State { slots, claims }),
+            state: Mutex::new(TableCache { slots, claims }),
         })
     }
 
     /// The rules that its entries are read by.
-    pub(super) fn rules(&self) -> &Rules {
+    pub(super) fn entry_rules(&self) -> &L2EntryRules {
         &self.rules
     }
 
@@ -74,13 +74,13 @@ impl Tables {
         let Some(place) = self.l1.get(index).copied().filter(|place| *place != 0) else {
             return Ok(None);
         };
-        if let Some(table) = self.lock().cached(index) {
+        if let Some(table) = self.lock_state().cached_table(index) {
             return Ok(Some(table));
         }
         // Read outside the lock: two threads may read the same table once, but none waits for
         // another's disk.
-        let table = Arc::new(L2Table::read(file, place, self.header)?);
-        self.lock().keep(index, &table)?;
+        let table = Arc::new(L2Table::read_from(file, place, self.header)?);
+        self.lock_state().insert_table(index, &table)?;
         Ok(Some(table))
     }
 
@@ -108,25 +108,25 @@ impl Tables {
     }
 
     /// A panic of another thread leaves the cache whole: each change of it is one assignment.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock_state(&self) -> MutexGuard<'_, TableCache> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn slot(&mut self, index: usize) -> Option<&mut Option<(usize, Arc<L2Table>)>> {
+impl TableCache {
+    fn slot_for(&mut self, index: usize) -> Option<&mut Option<(usize, Arc<L2Table>)>> {
         let slot_count = self.slots.len();
         self.slots.get_mut(index.checked_rem(slot_count)?)
     }
 
-    fn cached(&mut self, index: usize) -> Option<Arc<L2Table>> {
-        let (found, table) = self.slot(index)?.as_ref()?;
+    fn cached_table(&mut self, index: usize) -> Option<Arc<L2Table>> {
+        let (found, table) = self.slot_for(index)?.as_ref()?;
         (*found == index).then(|| Arc::clone(table))
     }
 
-    fn keep(&mut self, index: usize, table: &Arc<L2Table>) -> Result<(), SourceError> {
-        self.claims.add(index, table)?;
-        if let Some(slot) = self.slot(index) {
+    fn insert_table(&mut self, index: usize, table: &Arc<L2Table>) -> Result<(), SourceError> {
+        self.claims.claim_table(index, table)?;
+        if let Some(slot) = self.slot_for(index) {
             *slot = Some((index, Arc::clone(table)));
         }
         Ok(())
@@ -134,17 +134,17 @@ impl State {
 }
 
 impl L2Table {
-    fn read(file: &dyn ReadAt, offset: u64, header: Header) -> Result<Self, SourceError> {
+    fn read_from(file: &dyn ReadAt, offset: u64, header: Qcow2Header) -> Result<Self, SourceError> {
         let mut bytes = vec![0; 1 << header.cluster_bits];
         read_exact(file, &mut bytes, offset)?;
         Ok(Self {
-            words: words(&bytes).collect(),
+            words: be_words(&bytes).collect(),
             extended: header.extended,
         })
     }
 
     /// Entry number `index`, its second word zero where entries have one.
-    pub(super) fn entry(&self, index: usize) -> [u64; 2] {
+    pub(super) fn entry_words(&self, index: usize) -> [u64; 2] {
         let word = |at: usize| self.words.get(at).copied().unwrap_or_default();
         if self.extended {
             [word(2 * index), word(2 * index + 1)]
@@ -158,7 +158,7 @@ impl L2Table {
         self.words
             .iter()
             .step_by(step)
-            .filter(|entry| Rules::claims_cluster(**entry))
+            .filter(|entry| L2EntryRules::claims_cluster(**entry))
             .count() as u64
     }
 }
@@ -170,7 +170,7 @@ impl L2Table {
 /// file, and so what can be read of plain clusters is no more than the file holds. A compressed
 /// cluster may be shorter than any bound worth checking; each costs its entry at least, in a table
 /// that is claimed.
-struct Claims {
+struct ClusterClaims {
     /// Clusters that the file has room for, a last one in part included.
     room: u64,
     claimed: u64,
@@ -178,7 +178,7 @@ struct Claims {
     counted: Vec<bool>,
 }
 
-impl Claims {
+impl ClusterClaims {
     fn new(file_len: u64, cluster_len: u64, table_count: usize) -> Self {
         Self {
             room: file_len.div_ceil(cluster_len),
@@ -187,7 +187,7 @@ impl Claims {
         }
     }
 
-    fn add(&mut self, index: usize, table: &L2Table) -> Result<(), SourceError> {
+    fn claim_table(&mut self, index: usize, table: &L2Table) -> Result<(), SourceError> {
         let counted = self
             .counted
             .get_mut(index)
@@ -206,7 +206,11 @@ impl Claims {
     }
 }
 
-fn read_l1(file: &dyn ReadAt, header: Header, rules: Rules) -> Result<Vec<u64>, SourceError> {
+fn read_l1(
+    file: &dyn ReadAt,
+    header: Qcow2Header,
+    rules: L2EntryRules,
+) -> Result<Vec<u64>, SourceError> {
     let mut left_len =
         usize::try_from(header.l1_count * 8).expect("the header's check bounds it to 32 MiB");
     let mut l1 = Vec::with_capacity(left_len / 8);
@@ -214,7 +218,7 @@ fn read_l1(file: &dyn ReadAt, header: Header, rules: Rules) -> Result<Vec<u64>, 
     while left_len > 0 {
         let mut piece = vec![0; left_len.min(L1_PIECE_LEN)];
         read_exact(file, &mut piece, offset)?;
-        for entry in words(&piece) {
+        for entry in be_words(&piece) {
             let place = rules.table_offset(entry);
             l1.push(place.map_err(|reason| malformed(format!("L1 entry {} {reason}", l1.len())))?);
         }
@@ -224,7 +228,7 @@ fn read_l1(file: &dyn ReadAt, header: Header, rules: Rules) -> Result<Vec<u64>, 
     Ok(l1)
 }
 
-fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
+fn be_words(bytes: &[u8]) -> impl Iterator<Item = u64> {
     bytes
         .as_chunks()
         .0

@@ -131,7 +131,7 @@ impl Image {
     }
 
     fn open(&self) -> Result<Qcow2, SourceError> {
-        Qcow2::open(Arc::new(self.bytes.clone()), Arc::new(RepeatFirst))
+        Qcow2::open_active(Arc::new(self.bytes.clone()), Arc::new(RepeatFirst))
     }
 }
 
@@ -179,14 +179,14 @@ fn explore(source: &Qcow2) {
             continue;
         };
         assert!(
-            extent.start == offset && extent.len > 0 && extent.end() <= source.len(),
+            extent.start == offset && extent.len > 0 && extent.end_offset() <= source.len(),
             "{extent:?}"
         );
         let mut buffer = [0xaa; 700];
         let len = extent.len.min(700);
         let _ = source.read_at(&mut buffer[..len as usize], offset);
-        let _ = source.read_at(&mut buffer[..len as usize], extent.end() - len);
-        offset = extent.end();
+        let _ = source.read_at(&mut buffer[..len as usize], extent.end_offset() - len);
+        offset = extent.end_offset();
     }
 }
 
@@ -196,7 +196,7 @@ fn walk(source: &Qcow2) -> Vec<(u64, ExtentKind)> {
     while offset < source.len() {
         let extent = source.extent_at(offset).expect("the image is whole");
         extents.push((extent.len, extent.kind));
-        offset = extent.end();
+        offset = extent.end_offset();
     }
     extents
 }
@@ -256,7 +256,7 @@ fn an_extent_asked_for_in_its_middle_is_the_rest_of_it() {
             .find(|(end, _)| *end > offset)
             .expect("extents cover the image");
         assert_eq!(
-            (extent.start, extent.end(), extent.kind),
+            (extent.start, extent.end_offset(), extent.kind),
             (offset, end, kind)
         );
     }
@@ -538,7 +538,7 @@ fn references_are_refused_with_their_name_shown() {
         let mut image = Image::mixed();
         backing(&mut image, at, len);
         let (file, decoder) = (Arc::new(image.bytes), Arc::new(RepeatFirst));
-        let opened = crate::open(crate::Format::Qcow2, file, decoder, &crate::NoCompanions);
+        let opened = crate::open_image(crate::Format::Qcow2, file, decoder, &crate::NoCompanions);
         let error = opened.err().expect("a reference");
         assert!(
             matches!(&error, SourceError::Refused { reason, .. } if reason.contains(shown)),
@@ -678,7 +678,7 @@ fn a_huge_sparse_file_costs_no_more_than_the_limits() {
         len: 1 << 50,
         read_len: AtomicU64::new(0),
     });
-    let source = Qcow2::open(Arc::<Sparse>::clone(&file), Arc::new(RepeatFirst))
+    let source = Qcow2::open_active(Arc::<Sparse>::clone(&file), Arc::new(RepeatFirst))
         .expect("it is empty, but valid");
     assert_eq!(walk(&source), [(1 << 51, Absent)]);
     assert!(file.read_len.load(Ordering::Relaxed) <= 34 << 20);
@@ -717,9 +717,14 @@ fn one_cluster_named_many_times_is_an_error() {
 struct Counting(AtomicU64);
 
 impl ClusterDecoder for Counting {
-    fn decode(&self, codec: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
+    fn decode_cluster(
+        &self,
+        codec: ClusterCodec,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> Result<(), String> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        RepeatFirst.decode(codec, input, output)
+        RepeatFirst.decode_cluster(codec, input, output)
     }
 }
 
@@ -730,7 +735,7 @@ fn small_steps_through_a_compressed_cluster_decode_it_once() {
         .entry(0, COMPRESSED | (3 * 65536))
         .entry(1, COMPRESSED | (4 * 65536));
     let decoder = Arc::new(Counting(AtomicU64::new(0)));
-    let source = Qcow2::open(Arc::new(image.bytes), Arc::<Counting>::clone(&decoder))
+    let source = Qcow2::open_active(Arc::new(image.bytes), Arc::<Counting>::clone(&decoder))
         .expect("the image is good");
     for offset in (0..2 * 65536).step_by(4096) {
         source

@@ -26,8 +26,8 @@ use super::header::{
 use super::refcounts::{RefcountEnd, RefcountWriter};
 use crate::write::flow::{CellFlow, CellPacking, CellSink};
 use crate::write::{
-    CellGap, CellGrid, ClusterCodecName, HeaderBytes, ImageTarget, Qcow2Kind, SECTOR_LEN,
-    WriteError, WriteJob, WrittenImage, end, impossible, put,
+    CellGap, CellGrid, ClusterCodecName, HeaderBytes, ImageTarget, ImageWriteError, Qcow2Kind,
+    SECTOR_LEN, WriteJob, WrittenImage, end_file, impossible_image, put_bytes,
 };
 
 /// qemu's own default.
@@ -54,7 +54,10 @@ struct FillingTable {
     words: Vec<u64>,
 }
 
-pub(crate) fn write(kind: Qcow2Kind, job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
+pub(crate) fn write_image(
+    kind: Qcow2Kind,
+    job: &mut WriteJob,
+) -> Result<WrittenImage, ImageWriteError> {
     job.options.verify_names(FORMAT)?;
     let image_len = job.sector_len();
     let cluster_bits = cluster_bits(kind, image_len)?;
@@ -69,9 +72,9 @@ pub(crate) fn write(kind: Qcow2Kind, job: &mut WriteJob) -> Result<WrittenImage,
     };
     let flow = CellFlow {
         source: job.source,
-        grid: CellGrid::fine(1 << cell_bits, has_parent),
+        grid: CellGrid::single_cells(1 << cell_bits, has_parent),
         packing: kind.codec.map(|codec| CellPacking {
-            codec: codec.codec(),
+            codec: codec.cluster_codec(),
             encoder: job.encoder,
             is_always: false,
         }),
@@ -82,11 +85,11 @@ pub(crate) fn write(kind: Qcow2Kind, job: &mut WriteJob) -> Result<WrittenImage,
         kind.has_extended_l2,
         l1_count,
     );
-    flow.pour(&mut writer)?;
-    let end_of_file = writer.finish()?;
-    put(&mut *job.target, &head.with_refcounts(&end_of_file), 0)?;
+    flow.copy_to(&mut writer)?;
+    let end_of_file = writer.write_tables()?;
+    put_bytes(&mut *job.target, &head.with_refcounts(&end_of_file), 0)?;
     let file_len = end_of_file.clusters << cluster_bits;
-    end(&mut *job.target, file_len)?;
+    end_file(&mut *job.target, file_len)?;
     Ok(WrittenImage {
         file_len,
         image_len,
@@ -96,7 +99,7 @@ pub(crate) fn write(kind: Qcow2Kind, job: &mut WriteJob) -> Result<WrittenImage,
 
 /// The cluster length that was asked for, or the least from 64 KiB on whose L1 table is not too
 /// long.
-fn cluster_bits(kind: Qcow2Kind, image_len: u64) -> Result<u32, WriteError> {
+fn cluster_bits(kind: Qcow2Kind, image_len: u64) -> Result<u32, ImageWriteError> {
     let least = if kind.has_extended_l2 {
         EXTENDED_CLUSTER_BITS_MIN
     } else {
@@ -113,7 +116,7 @@ fn cluster_bits(kind: Qcow2Kind, image_len: u64) -> Result<u32, WriteError> {
         None => (CLUSTER_BITS..=CLUSTER_BITS_MAX).find(fits),
     };
     found.ok_or_else(|| {
-        impossible(
+        impossible_image(
             FORMAT,
             format!("{image_len} bytes cannot be written in clusters of this length"),
         )
@@ -127,7 +130,7 @@ fn first_cluster(
     kind: Qcow2Kind,
     job: &WriteJob,
     cluster_bits: u32,
-) -> Result<FirstCluster, WriteError> {
+) -> Result<FirstCluster, ImageWriteError> {
     let cluster_len = 1_usize << cluster_bits;
     let span_bits = table_span_bits(cluster_bits, kind.has_extended_l2);
     let l1_count = job.sector_len().div_ceil(1 << span_bits);
@@ -151,14 +154,14 @@ fn first_cluster(
     let name = parent.map_or("", |parent| parent.path.as_str()).as_bytes();
     let name_offset = HEADER_LEN + extensions.len();
     if name_offset + name.len() > cluster_len {
-        return Err(impossible(
+        return Err(impossible_image(
             FORMAT,
             "the backing file's name does not fit into the first cluster",
         ));
     }
     let mut header = HeaderBytes::new(name_offset + name.len());
     header
-        .put(0, MAGIC)
+        .put_field(0, MAGIC)
         .be_u32(4, 3)
         .be_u64(
             8,
@@ -176,9 +179,9 @@ fn first_cluster(
         .be_u64(72, features)
         .be_u32(96, REFCOUNT_ORDER)
         .be_u32(100, HEADER_LEN as u32)
-        .put(104, &[u8::from(is_zstd)])
-        .put(HEADER_LEN, &extensions)
-        .put(name_offset, name);
+        .put_field(104, &[u8::from(is_zstd)])
+        .put_field(HEADER_LEN, &extensions)
+        .put_field(name_offset, name);
     Ok(FirstCluster(header))
 }
 
@@ -187,7 +190,7 @@ impl FirstCluster {
         self.0
             .be_u64(48, end.table_place)
             .be_u32(56, end.table_clusters as u32);
-        self.0.bytes().to_vec()
+        self.0.as_slice().to_vec()
     }
 }
 
@@ -221,7 +224,7 @@ impl<'t> Qcow2Writer<'t> {
     fn take_clusters(&mut self, count: u64) -> u64 {
         let first = self.position.div_ceil(self.cluster_len());
         for cluster in first..first + count {
-            self.refcounts.add(cluster);
+            self.refcounts.add_user(cluster);
         }
         self.position = (first + count) << self.cluster_bits;
         first << self.cluster_bits
@@ -234,14 +237,14 @@ impl<'t> Qcow2Writer<'t> {
         }
         let place = self.position;
         for cluster in place >> self.cluster_bits..=(place + len - 1) >> self.cluster_bits {
-            self.refcounts.add(cluster);
+            self.refcounts.add_user(cluster);
         }
         self.position += len;
         place
     }
 
     /// Writes the blocks of refcounts that are complete.
-    fn settle_refcounts(&mut self) -> Result<(), WriteError> {
+    fn settle_refcounts(&mut self) -> Result<(), ImageWriteError> {
         while self.refcounts.is_due(self.position >> self.cluster_bits) {
             let place = self.take_clusters(1);
             self.refcounts.write_block(&mut *self.target, place)?;
@@ -250,7 +253,7 @@ impl<'t> Qcow2Writer<'t> {
     }
 
     /// The word of a cluster's entry, in the table that holds it.
-    fn entry(&mut self, cluster: u64) -> Result<&mut [u64], WriteError> {
+    fn entry_words(&mut self, cluster: u64) -> Result<&mut [u64], ImageWriteError> {
         let words_per_entry = if self.is_extended { 2 } else { 1 };
         let words = self.cluster_len() / 8;
         let (index, within) = (
@@ -269,7 +272,7 @@ impl<'t> Qcow2Writer<'t> {
         Ok(entry.expect("a table has an entry for each of its clusters"))
     }
 
-    fn close_table(&mut self) -> Result<(), WriteError> {
+    fn close_table(&mut self) -> Result<(), ImageWriteError> {
         let Some(table) = self.table.take() else {
             return Ok(());
         };
@@ -279,13 +282,13 @@ impl<'t> Qcow2Writer<'t> {
             .flat_map(|word| word.to_be_bytes())
             .collect();
         let place = self.take_clusters(1);
-        put(&mut *self.target, &bytes, place)?;
+        put_bytes(&mut *self.target, &bytes, place)?;
         let entry = self.l1.get_mut(table.index as usize);
         *entry.expect("the L1 table has an entry for each table of the disk") = place | COPIED;
         self.settle_refcounts()
     }
 
-    fn finish(mut self) -> Result<RefcountEnd, WriteError> {
+    fn write_tables(mut self) -> Result<RefcountEnd, ImageWriteError> {
         self.close_table()?;
         let l1: Vec<u8> = self
             .l1
@@ -294,16 +297,21 @@ impl<'t> Qcow2Writer<'t> {
             .collect();
         let l1_place = self.cluster_len();
         if !l1.is_empty() {
-            put(&mut *self.target, &l1, l1_place)?;
+            put_bytes(&mut *self.target, &l1, l1_place)?;
         }
         let clusters = self.position.div_ceil(self.cluster_len());
-        self.refcounts.finish(&mut *self.target, clusters)
+        self.refcounts.write_rest(&mut *self.target, clusters)
     }
 
     /// Makes the cluster's entry say where its plain bytes are, in part: `subclusters` are
     /// allocated.
-    fn set_plain(&mut self, cluster: u64, place: u64, subclusters: u32) -> Result<(), WriteError> {
-        if let [entry, bitmap @ ..] = self.entry(cluster)? {
+    fn set_plain(
+        &mut self,
+        cluster: u64,
+        place: u64,
+        subclusters: u32,
+    ) -> Result<(), ImageWriteError> {
+        if let [entry, bitmap @ ..] = self.entry_words(cluster)? {
             *entry = place | COPIED;
             if let [bitmap] = bitmap {
                 *bitmap |= u64::from(subclusters);
@@ -313,13 +321,17 @@ impl<'t> Qcow2Writer<'t> {
     }
 
     /// The place of a cluster that has some subclusters already.
-    fn place_of(&mut self, cluster: u64) -> Result<Option<u64>, WriteError> {
-        let entry = self.entry(cluster)?.first().copied().unwrap_or_default();
+    fn place_of(&mut self, cluster: u64) -> Result<Option<u64>, ImageWriteError> {
+        let entry = self
+            .entry_words(cluster)?
+            .first()
+            .copied()
+            .unwrap_or_default();
         Ok(Some(entry & !COPIED).filter(|place| *place != 0))
     }
 
     /// Parts of a range, cluster by cluster: its number, the offset in it, the length.
-    fn parts(&self, start: u64, len: u64) -> impl Iterator<Item = (u64, u64, u64)> + use<> {
+    fn cluster_parts(&self, start: u64, len: u64) -> impl Iterator<Item = (u64, u64, u64)> + use<> {
         let cluster_len = self.cluster_len();
         let (mut at, end) = (start, start + len);
         std::iter::from_fn(move || {
@@ -332,7 +344,7 @@ impl<'t> Qcow2Writer<'t> {
     }
 
     /// The bits of the subclusters in a part of a cluster.
-    fn subclusters(&self, within: u64, len: u64) -> u32 {
+    fn subcluster_mask(&self, within: u64, len: u64) -> u32 {
         let bits = self.cluster_bits - SUBCLUSTERS_BITS;
         let (first, count) = (within >> bits, (len >> bits).min(32));
         (((1_u64 << count) - 1) << first) as u32
@@ -340,17 +352,17 @@ impl<'t> Qcow2Writer<'t> {
 }
 
 impl CellSink for Qcow2Writer<'_> {
-    fn gap(&mut self, start: u64, len: u64, gap: CellGap) -> Result<(), WriteError> {
+    fn write_gap(&mut self, start: u64, len: u64, gap: CellGap) -> Result<(), ImageWriteError> {
         if gap == CellGap::Absent {
             return Ok(());
         }
-        for (cluster, within, len) in self.parts(start, len) {
+        for (cluster, within, len) in self.cluster_parts(start, len) {
             let zeros = if self.is_extended {
-                self.subclusters(within, len)
+                self.subcluster_mask(within, len)
             } else {
                 0
             };
-            match self.entry(cluster)? {
+            match self.entry_words(cluster)? {
                 [_, bitmap] => *bitmap |= u64::from(zeros) << ZERO_SUBCLUSTERS_SHIFT,
                 [entry, ..] => *entry = READS_AS_ZEROS,
                 [] => {}
@@ -360,22 +372,22 @@ impl CellSink for Qcow2Writer<'_> {
     }
 
     /// Parts that follow each other in the file are written at once.
-    fn data(&mut self, start: u64, bytes: &[u8]) -> Result<(), WriteError> {
+    fn write_data(&mut self, start: u64, bytes: &[u8]) -> Result<(), ImageWriteError> {
         let (mut from, mut run_place, mut at) = (0, None, 0);
-        for (cluster, within, len) in self.parts(start, bytes.len() as u64) {
+        for (cluster, within, len) in self.cluster_parts(start, bytes.len() as u64) {
             let known = if self.is_extended {
                 self.place_of(cluster)?
             } else {
                 None
             };
             // Closing a table takes a cluster: before this one gets its own.
-            self.entry(cluster)?;
+            self.entry_words(cluster)?;
             let place = match known {
                 Some(place) => place,
                 None => self.take_clusters(1),
             };
             let subclusters = if self.is_extended {
-                self.subclusters(within, len)
+                self.subcluster_mask(within, len)
             } else {
                 0
             };
@@ -392,16 +404,16 @@ impl CellSink for Qcow2Writer<'_> {
         self.settle_refcounts()
     }
 
-    fn packed(&mut self, start: u64, bytes: &[u8]) -> Result<(), WriteError> {
+    fn write_packed(&mut self, start: u64, bytes: &[u8]) -> Result<(), ImageWriteError> {
         let cluster = start >> self.cluster_bits;
-        self.entry(cluster)?;
+        self.entry_words(cluster)?;
         let len = bytes.len() as u64;
         let place = self.take_bytes(len);
-        put(&mut *self.target, bytes, place)?;
+        put_bytes(&mut *self.target, bytes, place)?;
         let more_sectors = (place + len - 1) / SECTOR_LEN - place / SECTOR_LEN;
         let offset_bits = 62 - (self.cluster_bits - 8);
         let word = COMPRESSED | more_sectors << offset_bits | place;
-        if let Some(entry) = self.entry(cluster)?.first_mut() {
+        if let Some(entry) = self.entry_words(cluster)?.first_mut() {
             *entry = word;
         }
         self.settle_refcounts()
@@ -409,9 +421,11 @@ impl CellSink for Qcow2Writer<'_> {
 }
 
 impl Qcow2Writer<'_> {
-    fn put_run(&mut self, bytes: Option<&[u8]>, place: Option<u64>) -> Result<(), WriteError> {
+    fn put_run(&mut self, bytes: Option<&[u8]>, place: Option<u64>) -> Result<(), ImageWriteError> {
         match (bytes, place) {
-            (Some(bytes), Some(place)) if !bytes.is_empty() => put(&mut *self.target, bytes, place),
+            (Some(bytes), Some(place)) if !bytes.is_empty() => {
+                put_bytes(&mut *self.target, bytes, place)
+            }
             _ => Ok(()),
         }
     }

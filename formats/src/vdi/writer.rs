@@ -20,8 +20,8 @@ use crate::write::blocks::{BlockLayout, BlockRules, BlockWriter, FlatWriter};
 use crate::write::flow::CellFlow;
 use crate::write::table::OrderedTable;
 use crate::write::{
-    Allocation, CellGrid, HeaderBytes, SECTOR_LEN, WriteError, WriteJob, WrittenImage, change_uuid,
-    end, impossible, put,
+    Allocation, CellGrid, HeaderBytes, ImageWriteError, SECTOR_LEN, WriteJob, WrittenImage,
+    change_uuid, end_file, impossible_image, put_bytes,
 };
 
 const HEADER_LEN: usize = 512;
@@ -44,23 +44,23 @@ impl BlockRules<4> for VdiRules {
         block
     }
 
-    fn stored(&self, place: u64) -> [u8; 4] {
+    fn stored_entry(&self, place: u64) -> [u8; 4] {
         (((place - self.data_offset) / BLOCK_LEN) as u32).to_le_bytes()
     }
 
-    fn zeros(&self) -> Option<[u8; 4]> {
+    fn zero_entry(&self) -> Option<[u8; 4]> {
         Some(ZERO.to_le_bytes())
     }
 }
 
-pub(crate) fn write(
+pub(crate) fn write_image(
     allocation: Allocation,
     job: &mut WriteJob,
-) -> Result<WrittenImage, WriteError> {
+) -> Result<WrittenImage, ImageWriteError> {
     let image_len = job.sector_len();
     let blocks = image_len.div_ceil(BLOCK_LEN);
     if blocks > BLOCKS_MAX {
-        return Err(impossible(
+        return Err(impossible_image(
             FORMAT,
             format!("{image_len} bytes are more than {BLOCKS_MAX} MiB"),
         ));
@@ -74,11 +74,15 @@ pub(crate) fn write(
     Ok(WrittenImage {
         file_len,
         image_len,
-        identity: Some(DiskIdentity::Uuid(job.options.uuid())),
+        identity: Some(DiskIdentity::Uuid(job.options.image_uuid())),
     })
 }
 
-fn write_dynamic(job: &mut WriteJob, blocks: u64, data_offset: u64) -> Result<u64, WriteError> {
+fn write_dynamic(
+    job: &mut WriteJob,
+    blocks: u64,
+    data_offset: u64,
+) -> Result<u64, ImageWriteError> {
     let has_parent = job.has_parent();
     let layout = BlockLayout {
         block_len: BLOCK_LEN,
@@ -89,56 +93,56 @@ fn write_dynamic(job: &mut WriteJob, blocks: u64, data_offset: u64) -> Result<u6
     let table = OrderedTable::new(TABLE_OFFSET, blocks, NOT_ALLOCATED.to_le_bytes());
     let flow = CellFlow {
         source: job.source,
-        grid: CellGrid::blocks(BLOCK_LEN, CELL_LEN, has_parent),
+        grid: CellGrid::whole_blocks(BLOCK_LEN, CELL_LEN, has_parent),
         packing: None,
     };
     let rules = VdiRules { data_offset };
     let mut writer = BlockWriter::new(&mut *job.target, rules, table, layout);
-    flow.pour(&mut writer)?;
-    let file_len = writer.finish()?;
+    flow.copy_to(&mut writer)?;
+    let file_len = writer.finish_table()?;
     let allocated = (file_len - data_offset) / BLOCK_LEN;
     let kind = if has_parent {
         TYPE_DIFFERENCING
     } else {
         TYPE_DYNAMIC
     };
-    let header = header(job, kind, blocks, allocated, data_offset)?;
-    put(&mut *job.target, header.bytes(), 0)?;
-    end(&mut *job.target, file_len)?;
+    let header = vdi_header(job, kind, blocks, allocated, data_offset)?;
+    put_bytes(&mut *job.target, header.as_slice(), 0)?;
+    end_file(&mut *job.target, file_len)?;
     Ok(file_len)
 }
 
-fn write_fixed(job: &mut WriteJob, blocks: u64, data_offset: u64) -> Result<u64, WriteError> {
+fn write_fixed(job: &mut WriteJob, blocks: u64, data_offset: u64) -> Result<u64, ImageWriteError> {
     job.refuse_parent(Format::Vdi, "fixed")?;
-    let header = header(job, TYPE_FIXED, blocks, blocks, data_offset)?;
-    put(&mut *job.target, header.bytes(), 0)?;
+    let header = vdi_header(job, TYPE_FIXED, blocks, blocks, data_offset)?;
+    put_bytes(&mut *job.target, header.as_slice(), 0)?;
     let mut table = OrderedTable::new(TABLE_OFFSET, blocks, NOT_ALLOCATED.to_le_bytes());
     for block in 0..blocks {
-        table.write(&mut *job.target, block, (block as u32).to_le_bytes())?;
+        table.write_entry(&mut *job.target, block, (block as u32).to_le_bytes())?;
     }
-    table.finish(&mut *job.target)?;
+    table.finish_entries(&mut *job.target)?;
     let flow = CellFlow {
         source: job.source,
-        grid: CellGrid::fine(CELL_LEN, false),
+        grid: CellGrid::single_cells(CELL_LEN, false),
         packing: None,
     };
-    flow.pour(&mut FlatWriter {
+    flow.copy_to(&mut FlatWriter {
         target: &mut *job.target,
         offset: data_offset,
         len: blocks * BLOCK_LEN,
     })?;
     let file_len = data_offset + blocks * BLOCK_LEN;
-    end(&mut *job.target, file_len)?;
+    end_file(&mut *job.target, file_len)?;
     Ok(file_len)
 }
 
-fn header(
+fn vdi_header(
     job: &WriteJob,
     kind: u32,
     blocks: u64,
     allocated: u64,
     data_offset: u64,
-) -> Result<HeaderBytes, WriteError> {
+) -> Result<HeaderBytes, ImageWriteError> {
     let options = job.options;
     let stored = |uuid| DiskIdentity::swap_guid(uuid);
     let parent = options.parent_uuid(FORMAT)?;
@@ -149,7 +153,7 @@ fn header(
     };
     let mut header = HeaderBytes::new(HEADER_LEN);
     header
-        .put(0, TEXT)
+        .put_field(0, TEXT)
         .le_u32(64, SIGNATURE)
         .le_u32(68, VERSION)
         .le_u32(72, LEN_FIELD)
@@ -161,10 +165,10 @@ fn header(
         .le_u32(376, BLOCK_LEN as u32)
         .le_u32(384, blocks as u32)
         .le_u32(388, allocated as u32)
-        .put(392, &stored(options.uuid()))
-        .put(408, &stored(change_uuid(options.uuid())))
-        .put(424, &stored(parent))
-        .put(440, &stored(parent_change))
+        .put_field(392, &stored(options.image_uuid()))
+        .put_field(408, &stored(change_uuid(options.image_uuid())))
+        .put_field(424, &stored(parent))
+        .put_field(440, &stored(parent_change))
         .le_u32(468, SECTOR_LEN as u32);
     Ok(header)
 }

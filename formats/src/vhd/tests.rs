@@ -52,7 +52,7 @@ fn sparse(kind: u32) -> Vec<u8> {
 #[test]
 fn a_sector_whose_bit_is_not_set_is_the_parents_in_a_differencing_image_only() {
     use vellum_core::source::ExtentKind;
-    let child = open(Arc::new(sparse(TYPE_DIFFERENCING))).expect("opens");
+    let child = open_image(Arc::new(sparse(TYPE_DIFFERENCING))).expect("opens");
     let extent = |offset| {
         child
             .extent_at(offset)
@@ -64,7 +64,7 @@ fn a_sector_whose_bit_is_not_set_is_the_parents_in_a_differencing_image_only() {
         extent(3584).expect("told"),
         (512 + 4096, ExtentKind::Absent)
     );
-    let whole = open(Arc::new(sparse(TYPE_DYNAMIC))).expect("opens");
+    let whole = open_image(Arc::new(sparse(TYPE_DYNAMIC))).expect("opens");
     assert_eq!(whole.extent_at(0).expect("told").len, 4096);
     let mut content = vec![0; 8192];
     whole.read_at(&mut content, 0).expect("read");
@@ -74,13 +74,16 @@ fn a_sector_whose_bit_is_not_set_is_the_parents_in_a_differencing_image_only() {
 
 #[test]
 fn a_parent_is_named_and_not_opened() {
-    let parent = facts(&sparse(TYPE_DIFFERENCING))
+    let parent = read_facts(&sparse(TYPE_DIFFERENCING))
         .expect("told")
         .parent
         .expect("a parent");
     assert_eq!(parent.identity, Some(DiskIdentity::Uuid([6; 16])));
     assert_eq!(parent.hints, ["p.vhd"]);
-    assert_eq!(facts(&sparse(TYPE_DYNAMIC)).expect("told").parent, None);
+    assert_eq!(
+        read_facts(&sparse(TYPE_DYNAMIC)).expect("told").parent,
+        None
+    );
 }
 
 #[test]
@@ -95,12 +98,12 @@ fn the_length_is_the_one_that_the_maker_goes_by() {
         (b"vbox", 4096),
     ] {
         let foot = footer(TYPE_FIXED, *creator, 4096, [0, 2, 1, 3]);
-        let image = open(Arc::new([vec![1; 4096], foot].concat())).expect("opens");
+        let image = open_image(Arc::new([vec![1; 4096], foot].concat())).expect("opens");
         assert_eq!(image.len(), len, "{}", creator.escape_ascii());
     }
     let largest = footer(TYPE_FIXED, *b"vpc ", 4096, [0xff, 0xff, 16, 255]);
     assert_eq!(
-        open(Arc::new([vec![1; 4096], largest].concat()))
+        open_image(Arc::new([vec![1; 4096], largest].concat()))
             .expect("opens")
             .len(),
         4096
@@ -112,12 +115,12 @@ fn a_damaged_footer_is_replaced_by_its_copy_and_a_wrong_header_checksum_is_noted
     let mut bytes = sparse(TYPE_DYNAMIC);
     let end = bytes.len();
     bytes[end - 1] ^= 1;
-    assert_eq!(facts(&bytes).expect("told").notes, [""; 0]);
+    assert_eq!(read_facts(&bytes).expect("told").notes, [""; 0]);
     bytes[511] ^= 1;
-    assert_eq!(facts(&bytes).expect("told").notes.len(), 1);
+    assert_eq!(read_facts(&bytes).expect("told").notes.len(), 1);
     bytes[512 + 1023] ^= 1;
-    assert_eq!(facts(&bytes).expect("told").notes.len(), 2);
-    assert!(open(Arc::new(bytes)).is_ok());
+    assert_eq!(read_facts(&bytes).expect("told").notes.len(), 2);
+    assert!(open_image(Arc::new(bytes)).is_ok());
 }
 
 #[test]
@@ -127,8 +130,8 @@ fn no_number_in_a_header_leads_out_of_the_file_or_panics() {
         for value in [0, 1, 0x7fff_ffff, 0x8000_0000_u32, u32::MAX] {
             let mut bytes = whole.clone();
             bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
-            let _ = facts(&bytes);
-            let Ok(image) = open(Arc::new(bytes)) else {
+            let _ = read_facts(&bytes);
+            let Ok(image) = open_image(Arc::new(bytes)) else {
                 continue;
             };
             for offset in [0, 512, 4096] {

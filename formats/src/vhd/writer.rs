@@ -33,8 +33,8 @@ use crate::write::blocks::{BlockLayout, BlockRules, BlockWriter, FlatWriter};
 use crate::write::flow::CellFlow;
 use crate::write::table::OrderedTable;
 use crate::write::{
-    Allocation, CellGrid, HeaderBytes, SECTOR_LEN, WriteError, WriteJob, WrittenImage, end,
-    impossible, put,
+    Allocation, CellGrid, HeaderBytes, ImageWriteError, SECTOR_LEN, WriteJob, WrittenImage,
+    end_file, impossible_image, put_bytes,
 };
 
 const HEADER_OFFSET: u64 = 512;
@@ -59,22 +59,22 @@ impl BlockRules<4> for VhdRules {
         block
     }
 
-    fn stored(&self, place: u64) -> [u8; 4] {
+    fn stored_entry(&self, place: u64) -> [u8; 4] {
         ((place / SECTOR_LEN) as u32).to_be_bytes()
     }
 
-    fn zeros(&self) -> Option<[u8; 4]> {
+    fn zero_entry(&self) -> Option<[u8; 4]> {
         None
     }
 }
 
-pub(crate) fn write(
+pub(crate) fn write_image(
     allocation: Allocation,
     job: &mut WriteJob,
-) -> Result<WrittenImage, WriteError> {
+) -> Result<WrittenImage, ImageWriteError> {
     let image_len = job.sector_len();
     if image_len / SECTOR_LEN > IMAGE_SECTORS_MAX {
-        return Err(impossible(
+        return Err(impossible_image(
             FORMAT,
             format!("{image_len} bytes are more than 2040 GiB; VHDX holds 64 TiB"),
         ));
@@ -88,45 +88,45 @@ pub(crate) fn write(
     Ok(WrittenImage {
         file_len,
         image_len,
-        identity: Some(DiskIdentity::Uuid(job.options.uuid())),
+        identity: Some(DiskIdentity::Uuid(job.options.image_uuid())),
     })
 }
 
-fn write_fixed(job: &mut WriteJob, image_len: u64) -> Result<u64, WriteError> {
+fn write_fixed(job: &mut WriteJob, image_len: u64) -> Result<u64, ImageWriteError> {
     job.refuse_parent(Format::Vhd, "fixed")?;
     let flow = CellFlow {
         source: job.source,
-        grid: CellGrid::fine(CELL_LEN, false),
+        grid: CellGrid::single_cells(CELL_LEN, false),
         packing: None,
     };
-    flow.pour(&mut FlatWriter {
+    flow.copy_to(&mut FlatWriter {
         target: &mut *job.target,
         offset: 0,
         len: image_len,
     })?;
-    let footer = footer(job, TYPE_FIXED);
-    put(&mut *job.target, footer.bytes(), image_len)?;
+    let footer = vhd_footer(job, TYPE_FIXED);
+    put_bytes(&mut *job.target, footer.as_slice(), image_len)?;
     let file_len = image_len + FOOTER_LEN as u64;
-    end(&mut *job.target, file_len)?;
+    end_file(&mut *job.target, file_len)?;
     Ok(file_len)
 }
 
-fn write_sparse(job: &mut WriteJob, image_len: u64) -> Result<u64, WriteError> {
+fn write_sparse(job: &mut WriteJob, image_len: u64) -> Result<u64, ImageWriteError> {
     let has_parent = job.has_parent();
     let blocks = image_len.div_ceil(BLOCK_LEN);
     let locator_offset = (TABLE_OFFSET + 4 * blocks).next_multiple_of(SECTOR_LEN);
-    let locator = locator(job);
+    let locator = parent_locator(job);
     let locator_len = (locator.len() as u64).next_multiple_of(SECTOR_LEN);
     let kind = if has_parent {
         TYPE_DIFFERENCING
     } else {
         TYPE_DYNAMIC
     };
-    let footer = footer(job, kind);
+    let footer = vhd_footer(job, kind);
     let header = dynamic_header(job, blocks, locator_offset, &locator)?;
-    put(&mut *job.target, footer.bytes(), 0)?;
-    put(&mut *job.target, header.bytes(), HEADER_OFFSET)?;
-    put(&mut *job.target, &locator, locator_offset)?;
+    put_bytes(&mut *job.target, footer.as_slice(), 0)?;
+    put_bytes(&mut *job.target, header.as_slice(), HEADER_OFFSET)?;
+    put_bytes(&mut *job.target, &locator, locator_offset)?;
     let layout = BlockLayout {
         block_len: BLOCK_LEN,
         data_offset: locator_offset + locator_len,
@@ -136,26 +136,26 @@ fn write_sparse(job: &mut WriteJob, image_len: u64) -> Result<u64, WriteError> {
     let cell_len = if has_parent { SECTOR_LEN } else { CELL_LEN };
     let flow = CellFlow {
         source: job.source,
-        grid: CellGrid::fine(cell_len, has_parent),
+        grid: CellGrid::single_cells(cell_len, has_parent),
         packing: None,
     };
     let padded = (4 * blocks).next_multiple_of(SECTOR_LEN) / 4;
     let table = OrderedTable::new(TABLE_OFFSET, padded, NOT_ALLOCATED.to_be_bytes());
     let mut writer = BlockWriter::new(&mut *job.target, VhdRules, table, layout);
-    flow.pour(&mut writer)?;
-    let blocks_end = writer.finish()?;
-    put(&mut *job.target, footer.bytes(), blocks_end)?;
+    flow.copy_to(&mut writer)?;
+    let blocks_end = writer.finish_table()?;
+    put_bytes(&mut *job.target, footer.as_slice(), blocks_end)?;
     let file_len = blocks_end + FOOTER_LEN as u64;
-    end(&mut *job.target, file_len)?;
+    end_file(&mut *job.target, file_len)?;
     Ok(file_len)
 }
 
-fn footer(job: &WriteJob, kind: u32) -> HeaderBytes {
+fn vhd_footer(job: &WriteJob, kind: u32) -> HeaderBytes {
     let sectors = job.sector_len() / SECTOR_LEN;
-    let (cylinders, heads, sectors_per_track) = geometry(sectors);
+    let (cylinders, heads, sectors_per_track) = chs_geometry(sectors);
     let mut footer = HeaderBytes::new(FOOTER_LEN);
     footer
-        .put(0, COOKIE)
+        .put_field(0, COOKIE)
         .be_u32(8, FEATURES_RESERVED)
         .be_u32(12, VERSION)
         .be_u64(
@@ -167,16 +167,16 @@ fn footer(job: &WriteJob, kind: u32) -> HeaderBytes {
             },
         )
         .be_u32(24, job.options.seconds_since_2000)
-        .put(28, b"win ")
+        .put_field(28, b"win ")
         .be_u32(32, 0x000a_0000)
-        .put(36, b"Wi2k")
+        .put_field(36, b"Wi2k")
         .be_u64(40, sectors * SECTOR_LEN)
         .be_u64(48, sectors * SECTOR_LEN)
-        .put(56, &cylinders.to_be_bytes())
-        .put(58, &[heads, sectors_per_track])
+        .put_field(56, &cylinders.to_be_bytes())
+        .put_field(58, &[heads, sectors_per_track])
         .be_u32(60, kind)
-        .put(68, &job.options.uuid());
-    let sum = checksum(footer.bytes());
+        .put_field(68, &job.options.image_uuid());
+    let sum = complement_checksum(footer.as_slice());
     footer.be_u32(64, sum);
     footer
 }
@@ -186,10 +186,10 @@ fn dynamic_header(
     blocks: u64,
     locator_offset: u64,
     locator: &[u8],
-) -> Result<HeaderBytes, WriteError> {
+) -> Result<HeaderBytes, ImageWriteError> {
     let mut header = HeaderBytes::new(HEADER_LEN);
     header
-        .put(0, HEADER_COOKIE)
+        .put_field(0, HEADER_COOKIE)
         .be_u64(8, NO_OFFSET)
         .be_u64(16, TABLE_OFFSET)
         .be_u32(24, VERSION)
@@ -203,10 +203,10 @@ fn dynamic_header(
             .flat_map(u16::to_be_bytes)
             .collect();
         header
-            .put(40, &job.options.parent_uuid(FORMAT)?)
+            .put_field(40, &job.options.parent_uuid(FORMAT)?)
             .be_u32(56, job.options.seconds_since_2000)
-            .put(64, &name)
-            .put(576, b"W2ru")
+            .put_field(64, &name)
+            .put_field(576, b"W2ru")
             .be_u32(
                 580,
                 (locator.len() as u32).next_multiple_of(SECTOR_LEN as u32),
@@ -214,13 +214,13 @@ fn dynamic_header(
             .be_u32(584, locator.len() as u32)
             .be_u64(592, locator_offset);
     }
-    let sum = checksum(header.bytes());
+    let sum = complement_checksum(header.as_slice());
     header.be_u32(36, sum);
     Ok(header)
 }
 
 /// The parent's path as Windows writes it: relative paths begin with `.\`.
-fn locator(job: &WriteJob) -> Vec<u8> {
+fn parent_locator(job: &WriteJob) -> Vec<u8> {
     let Some(parent) = &job.options.parent else {
         return Vec::new();
     };
@@ -229,13 +229,13 @@ fn locator(job: &WriteJob) -> Vec<u8> {
 }
 
 /// The complement of the sum of all bytes; the checksum's own are still zero.
-fn checksum(bytes: &[u8]) -> u32 {
+fn complement_checksum(bytes: &[u8]) -> u32 {
     let sum = bytes.iter().map(|byte| u32::from(*byte));
     !sum.fold(0, u32::wrapping_add)
 }
 
 /// Cylinders, heads and sectors, as the specification's appendix computes them.
-fn geometry(sectors: u64) -> (u16, u8, u8) {
+fn chs_geometry(sectors: u64) -> (u16, u8, u8) {
     let sectors = sectors.min(65_535 * 16 * 255);
     let (per_track, heads, tracks);
     if sectors >= 65_535 * 16 * 63 {

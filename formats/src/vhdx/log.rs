@@ -57,7 +57,7 @@ struct LogEntry {
 }
 
 /// The file with its log laid over it, and whether there was anything in the log.
-pub(super) fn replayed(
+pub(super) fn replay_log(
     file: Arc<dyn ReadAt>,
     header: &VhdxHeader,
 ) -> Result<(Arc<dyn ReadAt>, bool), SourceError> {
@@ -78,7 +78,7 @@ pub(super) fn replayed(
         sectors: BTreeMap::new(),
     };
     for entry in &run {
-        replayed.apply(entry)?;
+        replayed.apply_entry(entry)?;
     }
     Ok((Arc::new(replayed), true))
 }
@@ -89,7 +89,7 @@ fn active_run(log: &[u8], header: &VhdxHeader) -> Result<Vec<LogEntry>, SourceEr
     // Every entry that is whole, by where it begins: each sector's checksum is computed once.
     let mut entries: BTreeMap<u64, LogEntry> = BTreeMap::new();
     for at in (0..len).step_by(SECTOR_LEN as usize) {
-        entries.extend(LogEntry::at(log, at, header).map(|entry| (at, entry)));
+        entries.extend(LogEntry::parse_at(log, at, header).map(|entry| (at, entry)));
     }
     let mut best: Option<(u64, Vec<u64>)> = None;
     for start in entries.keys() {
@@ -119,7 +119,7 @@ fn active_run(log: &[u8], header: &VhdxHeader) -> Result<Vec<LogEntry>, SourceEr
 
 impl LogEntry {
     /// The entry at `at` of the ring, if one that belongs to this log begins there.
-    fn at(log: &[u8], at: u64, header: &VhdxHeader) -> Option<Self> {
+    fn parse_at(log: &[u8], at: u64, header: &VhdxHeader) -> Option<Self> {
         let len = log.len() as u64;
         let start = at as usize;
         if log.get(start..start + 4)? != b"loge" {
@@ -149,7 +149,7 @@ impl LogEntry {
 }
 
 impl ReplayedFile {
-    fn apply(&mut self, entry: &LogEntry) -> Result<(), SourceError> {
+    fn apply_entry(&mut self, entry: &LogEntry) -> Result<(), SourceError> {
         let wrong = |what: &str| malformed(FORMAT, format!("a log entry {what}"));
         if le_u64(&entry.bytes, 48).is_none_or(|needed| needed > self.file.len()) {
             return Err(wrong("is of a longer file: this one was cut"));
@@ -169,11 +169,13 @@ impl ReplayedFile {
                 return Err(wrong("changes bytes off the grid"));
             }
             match descriptor.get(..4) {
-                Some(b"zero") => self.zero(offset, le_u64(descriptor, 8).unwrap_or_default())?,
+                Some(b"zero") => {
+                    self.zero_range(offset, le_u64(descriptor, 8).unwrap_or_default())?;
+                }
                 Some(b"desc") => {
                     let sector = entry.bytes.get(data_at..data_at + SECTOR_LEN as usize);
                     let sector = sector.ok_or_else(|| wrong("lacks data"))?;
-                    self.put(offset, descriptor, sector, entry.sequence)?;
+                    self.put_sector(offset, descriptor, sector, entry.sequence)?;
                     data_at += SECTOR_LEN as usize;
                 }
                 _ => return Err(wrong("has a descriptor of an unknown kind")),
@@ -182,7 +184,7 @@ impl ReplayedFile {
         Ok(())
     }
 
-    fn zero(&mut self, offset: u64, len: u64) -> Result<(), SourceError> {
+    fn zero_range(&mut self, offset: u64, len: u64) -> Result<(), SourceError> {
         if !len.is_multiple_of(SECTOR_LEN) || len > LOG_LEN_MAX {
             return Err(malformed(FORMAT, format!("a log entry zeroes {len} bytes")));
         }
@@ -193,7 +195,7 @@ impl ReplayedFile {
         Ok(())
     }
 
-    fn put(
+    fn put_sector(
         &mut self,
         offset: u64,
         descriptor: &[u8],

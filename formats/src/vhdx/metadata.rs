@@ -62,7 +62,7 @@ pub(super) struct VhdxMetadata {
 }
 
 #[derive(Default)]
-struct Items {
+struct MetadataItems {
     parameters: Option<(u32, u32)>,
     image_len: Option<u64>,
     sector_len: Option<u32>,
@@ -71,12 +71,12 @@ struct Items {
 
 impl VhdxMetadata {
     /// Reads the metadata in `region` (offset, length).
-    pub(super) fn read(
+    pub(super) fn read_from(
         file: &dyn ReadAt,
         region: (u64, u64),
         data_identity: [u8; 16],
     ) -> Result<Self, SourceError> {
-        let items = Items::read(file, region)?;
+        let items = MetadataItems::read_from(file, region)?;
         let missing = |what: &str| malformed(FORMAT, format!("its metadata lacks the {what}"));
         let (block_len, flags) = items.parameters.ok_or_else(|| missing("file parameters"))?;
         let image_len = items.image_len.ok_or_else(|| missing("disk's length"))?;
@@ -111,8 +111,8 @@ impl VhdxMetadata {
     }
 }
 
-impl Items {
-    fn read(file: &dyn ReadAt, (offset, len): (u64, u64)) -> Result<Self, SourceError> {
+impl MetadataItems {
+    fn read_from(file: &dyn ReadAt, (offset, len): (u64, u64)) -> Result<Self, SourceError> {
         let table = read_up_to(file, offset, TABLE_LEN.min(len as usize))?;
         if !table.starts_with(b"metadata") {
             return Err(malformed(
@@ -132,12 +132,12 @@ impl Items {
             let entry = table
                 .get(32 + 32 * number..64 + 32 * number)
                 .unwrap_or_default();
-            items.take(file, (offset, len), entry)?;
+            items.take_item(file, (offset, len), entry)?;
         }
         Ok(items)
     }
 
-    fn take(
+    fn take_item(
         &mut self,
         file: &dyn ReadAt,
         region: (u64, u64),

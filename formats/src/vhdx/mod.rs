@@ -20,7 +20,7 @@ use vellum_core::source::{ReadAt, SourceError};
 use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
 use crate::fields::le_u64;
-use crate::mapped::{BlockMap, Location, MappedImage, MappedPiece};
+use crate::mapped::{BlockMap, MappedImage, MappedPiece, PieceLocation};
 use crate::{ImageFacts, lies_inside, malformed, read_up_to};
 use metadata::VhdxMetadata;
 use structure::{VhdxRegions, current_header};
@@ -49,7 +49,7 @@ struct VhdxMap {
 }
 
 /// Opens a VHDX, its log replayed in memory. What a differencing one does not have is absent.
-pub(super) fn open(file: Arc<dyn ReadAt>) -> Result<MappedImage<impl BlockMap>, SourceError> {
+pub(super) fn open_image(file: Arc<dyn ReadAt>) -> Result<MappedImage<impl BlockMap>, SourceError> {
     let (file, metadata, regions, _) = read_all(file)?;
     let chunk_ratio = SECTORS_PER_BITMAP * metadata.sector_len / metadata.block_len;
     let blocks = metadata.image_len.div_ceil(metadata.block_len);
@@ -60,7 +60,7 @@ pub(super) fn open(file: Arc<dyn ReadAt>) -> Result<MappedImage<impl BlockMap>, 
     };
     let (offset, len) = regions.table;
     let table = EntryTable::new(offset, 8, len / 8, file.len())
-        .filter(|table| table.count() >= needed)
+        .filter(|table| table.entry_count() >= needed)
         .ok_or_else(|| {
             malformed(
                 FORMAT,
@@ -85,7 +85,7 @@ pub(super) fn open(file: Arc<dyn ReadAt>) -> Result<MappedImage<impl BlockMap>, 
 }
 
 /// Tells an image's identity and its parent's.
-pub(super) fn facts(file: Arc<dyn ReadAt>) -> Result<ImageFacts, SourceError> {
+pub(super) fn read_facts(file: Arc<dyn ReadAt>) -> Result<ImageFacts, SourceError> {
     let (_, metadata, _, was_replayed) = read_all(file)?;
     let notes = was_replayed.then(|| {
         "its log holds changes that were not applied yet: they are read from it".to_owned()
@@ -108,20 +108,20 @@ type VhdxParts = (Arc<dyn ReadAt>, VhdxMetadata, VhdxRegions, bool);
 fn read_all(file: Arc<dyn ReadAt>) -> Result<VhdxParts, SourceError> {
     let header = current_header(&*file)?;
     let identity = header.data_identity;
-    let (file, was_replayed) = log::replayed(file, &header)?;
-    let regions = VhdxRegions::read(&*file)?;
-    let metadata = VhdxMetadata::read(&*file, regions.metadata, identity)?;
+    let (file, was_replayed) = log::replay_log(file, &header)?;
+    let regions = VhdxRegions::read_from(&*file)?;
+    let metadata = VhdxMetadata::read_from(&*file, regions.metadata, identity)?;
     Ok((file, metadata, regions, was_replayed))
 }
 
 impl VhdxMap {
-    fn entry(&self, index: u64) -> Result<u64, SourceError> {
-        let entry = self.table.entry(&*self.file, index)?;
+    fn read_entry(&self, index: u64) -> Result<u64, SourceError> {
+        let entry = self.table.read_entry(&*self.file, index)?;
         Ok(entry.map(u64::from_le_bytes).unwrap_or_default())
     }
 
     /// The file offset of what `entry` leads to, `len` bytes from `within` on.
-    fn place(&self, entry: u64, within: u64, len: u64) -> Result<u64, SourceError> {
+    fn block_offset(&self, entry: u64, within: u64, len: u64) -> Result<u64, SourceError> {
         let offset = (entry >> 20) * MIB;
         let place = offset.checked_add(within);
         place
@@ -139,7 +139,7 @@ impl VhdxMap {
     fn sectors_alike(&self, block: u64, within: u64, len: u64) -> Result<(u64, bool), SourceError> {
         let sector_len = self.metadata.sector_len;
         let chunk = block / self.chunk_ratio;
-        let bitmap = self.entry(chunk * (self.chunk_ratio + 1) + self.chunk_ratio)?;
+        let bitmap = self.read_entry(chunk * (self.chunk_ratio + 1) + self.chunk_ratio)?;
         if bitmap & STATE_MASK != BLOCK_PRESENT {
             return Err(malformed(
                 FORMAT,
@@ -149,7 +149,7 @@ impl VhdxMap {
         let in_chunk = (block % self.chunk_ratio) * self.metadata.block_len + within;
         let (first, last) = (in_chunk / sector_len, (in_chunk + len - 1) / sector_len);
         let bytes_len = last / 8 - first / 8 + 1;
-        let at = self.place(bitmap, first / 8, bytes_len)?;
+        let at = self.block_offset(bitmap, first / 8, bytes_len)?;
         let bits = read_up_to(&*self.file, at, bytes_len as usize)?;
         let bit = |sector: u64| {
             let byte = bits
@@ -175,25 +175,25 @@ impl BlockMap for VhdxMap {
         let block_len = self.metadata.block_len;
         let (block, within) = (offset / block_len, offset % block_len);
         let mut len = (block_len - within).min(self.metadata.image_len - offset);
-        let entry = self.entry(block + block / self.chunk_ratio)?;
+        let entry = self.read_entry(block + block / self.chunk_ratio)?;
         let location = match entry & STATE_MASK {
-            BLOCK_NOT_PRESENT => Location::Absent,
-            BLOCK_UNDEFINED | BLOCK_ZERO | BLOCK_UNMAPPED => Location::Zero,
-            BLOCK_PRESENT => Location::Stored {
+            BLOCK_NOT_PRESENT => PieceLocation::Absent,
+            BLOCK_UNDEFINED | BLOCK_ZERO | BLOCK_UNMAPPED => PieceLocation::Zero,
+            BLOCK_PRESENT => PieceLocation::Stored {
                 file: 0,
-                offset: self.place(entry, within, len)?,
+                offset: self.block_offset(entry, within, len)?,
             },
             BLOCK_PARTLY_PRESENT if self.metadata.has_parent => {
                 let (alike_len, has) = self.sectors_alike(block, within, len)?;
                 len = alike_len;
-                let place = self.place(entry, within, len)?;
+                let place = self.block_offset(entry, within, len)?;
                 if has {
-                    Location::Stored {
+                    PieceLocation::Stored {
                         file: 0,
                         offset: place,
                     }
                 } else {
-                    Location::Absent
+                    PieceLocation::Absent
                 }
             }
             state => {
@@ -206,7 +206,7 @@ impl BlockMap for VhdxMap {
         Ok(MappedPiece { len, location })
     }
 
-    fn file(&self, _: usize) -> &dyn ReadAt {
+    fn source_file(&self, _: usize) -> &dyn ReadAt {
         &*self.file
     }
 }

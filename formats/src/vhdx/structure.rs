@@ -78,7 +78,7 @@ pub(super) fn current_header(file: &dyn ReadAt) -> Result<VhdxHeader, SourceErro
                 format!("a version other than 1 at byte {}", offset + 64),
             ));
         }
-        if let Some(header) = VhdxHeader::fields(&bytes)
+        if let Some(header) = VhdxHeader::parse_fields(&bytes)
             && found
                 .as_ref()
                 .is_none_or(|other| other.sequence < header.sequence)
@@ -100,7 +100,7 @@ pub(super) fn current_header(file: &dyn ReadAt) -> Result<VhdxHeader, SourceErro
 }
 
 impl VhdxHeader {
-    fn fields(bytes: &[u8]) -> Option<Self> {
+    fn parse_fields(bytes: &[u8]) -> Option<Self> {
         Some(Self {
             sequence: le_u64(bytes, 8)?,
             data_identity: array_at(bytes, 32)?,
@@ -118,7 +118,7 @@ impl VhdxHeader {
 
 impl VhdxRegions {
     /// Reads the first region table that is whole.
-    pub(super) fn read(file: &dyn ReadAt) -> Result<Self, SourceError> {
+    pub(super) fn read_from(file: &dyn ReadAt) -> Result<Self, SourceError> {
         for offset in TABLES_AT {
             let bytes = read_up_to(file, offset, TABLE_LEN)?;
             if bytes.starts_with(b"regi") && is_sound(&bytes, TABLE_LEN) {
@@ -180,11 +180,11 @@ impl VhdxRegions {
 /// True if the `len` bytes have the CRC-32C that stands among them at byte 4.
 pub(super) fn is_sound(bytes: &[u8], len: usize) -> bool {
     let bytes = bytes.get(..len).filter(|bytes| bytes.len() >= 8);
-    bytes.is_some_and(|bytes| le_u32(bytes, 4) == Some(checksum(bytes)))
+    bytes.is_some_and(|bytes| le_u32(bytes, 4) == Some(masked_checksum(bytes)))
 }
 
 /// The CRC-32C of the bytes, those at 4 to 7 taken as zeros: there it stands.
-pub(super) fn checksum(bytes: &[u8]) -> u32 {
+pub(super) fn masked_checksum(bytes: &[u8]) -> u32 {
     let (before, rest) = bytes.split_at(bytes.len().min(4));
     let sum = crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]);
     crc32c::crc32c_append(sum, rest.get(4..).unwrap_or_default())

@@ -102,7 +102,7 @@ fn image(states: [u64; 3], has_parent: bool) -> Vec<u8> {
 fn each_state_of_a_block_is_told() {
     let zeros = [BLOCK_UNDEFINED, BLOCK_ZERO, BLOCK_UNMAPPED];
     for state in zeros {
-        let image = open(Arc::new(image([6, state, 0], false))).expect("opens");
+        let image = open_image(Arc::new(image([6, state, 0], false))).expect("opens");
         let kind = |block| image.extent_at(block * MIB).expect("told").kind;
         assert_eq!(
             [kind(0), kind(1), kind(2)],
@@ -120,7 +120,7 @@ fn a_block_that_is_partly_there_asks_the_parent_for_the_rest() {
     let mut bytes = image([BLOCK_PARTLY_PRESENT, 0, 0], true);
     // Sectors 8 to 15 of the first block; bits of a byte rise.
     bytes[6 * MB + 1] = 0xff;
-    let child = open(Arc::new(bytes)).expect("opens");
+    let child = open_image(Arc::new(bytes)).expect("opens");
     let extent = |at| child.extent_at(at).map(|extent| (extent.len, extent.kind));
     assert_eq!(extent(0).expect("told"), (4096, ExtentKind::Absent));
     assert_eq!(extent(4096).expect("told"), (4096, ExtentKind::Data));
@@ -129,7 +129,7 @@ fn a_block_that_is_partly_there_asks_the_parent_for_the_rest() {
         (3 * MIB - 8192, ExtentKind::Absent)
     );
     assert!(
-        open(Arc::new(image([BLOCK_PARTLY_PRESENT, 0, 0], false)))
+        open_image(Arc::new(image([BLOCK_PARTLY_PRESENT, 0, 0], false)))
             .is_ok_and(|image| image.extent_at(0).is_err())
     );
 }
@@ -186,7 +186,7 @@ fn with_log(entries: &[(usize, Vec<u8>)]) -> Vec<u8> {
 fn a_log_is_replayed_in_memory_also_over_the_end_of_its_ring() {
     for at in [0, 4096, MB - 4096] {
         let tail = at as u32;
-        let image = open(Arc::new(with_log(&[(at, log_entry(9, tail))]))).expect("opens");
+        let image = open_image(Arc::new(with_log(&[(at, log_entry(9, tail))]))).expect("opens");
         let mut content = vec![1; 2 * MB];
         image.read_at(&mut content, 0).expect("read");
         assert!(content[..4096].iter().all(|byte| *byte == 0), "{at}");
@@ -200,7 +200,7 @@ fn a_log_is_replayed_in_memory_also_over_the_end_of_its_ring() {
 fn only_a_whole_run_of_the_logs_own_entries_counts() {
     // The newer run counts; an older one lies elsewhere in the ring.
     let both = with_log(&[(0, log_entry(3, 0)), (65_536, log_entry(9, 65_536))]);
-    assert!(open(Arc::new(both)).is_ok());
+    assert!(open_image(Arc::new(both)).is_ok());
     // Torn, of another log, or the end of a longer run: nothing can be replayed.
     let mut torn = log_entry(9, 0);
     torn[5000] ^= 1;
@@ -208,12 +208,12 @@ fn only_a_whole_run_of_the_logs_own_entries_counts() {
     foreign[32] ^= 1;
     seal(&mut foreign, 0, 8192);
     for entry in [torn, foreign, log_entry(9, 8192)] {
-        assert!(open(Arc::new(with_log(&[(0, entry)]))).is_err());
+        assert!(open_image(Arc::new(with_log(&[(0, entry)]))).is_err());
     }
     // A file that was cut after its log was written.
     let mut cut = with_log(&[(0, log_entry(9, 0))]);
     cut.truncate(6 * MB);
-    assert!(open(Arc::new(cut)).is_err());
+    assert!(open_image(Arc::new(cut)).is_err());
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn either_header_and_either_region_table_is_enough() {
     ] {
         let mut bytes = image([6, 0, 0], false);
         broken.iter().for_each(|at| bytes[*at + 100] ^= 1);
-        assert_eq!(open(Arc::new(bytes)).is_ok(), works, "{broken:?}");
+        assert_eq!(open_image(Arc::new(bytes)).is_ok(), works, "{broken:?}");
     }
 }
 
@@ -239,7 +239,7 @@ fn no_number_in_a_header_leads_out_of_the_file_or_panics() {
         for value in [0, 1, 0x7fff_ffff, 0x8000_0000_u32, u32::MAX] {
             let mut bytes = whole.clone();
             put(&mut bytes, at, &value.to_le_bytes());
-            let Ok(image) = open(Arc::new(bytes)) else {
+            let Ok(image) = open_image(Arc::new(bytes)) else {
                 continue;
             };
             for offset in [0, MIB, 2 * MIB] {

@@ -23,7 +23,7 @@ use super::metadata::{
 };
 use super::structure::{
     HEADER_LEN, HEADERS_AT, METADATA_REGION, SIGNATURE, TABLE_LEN, TABLE_REGION, TABLES_AT,
-    checksum,
+    masked_checksum,
 };
 use super::{BLOCK_PRESENT, BLOCK_ZERO, FORMAT, MIB, SECTORS_PER_BITMAP};
 use crate::Format;
@@ -32,7 +32,8 @@ use crate::write::blocks::{BlockLayout, BlockRules, BlockWriter};
 use crate::write::flow::CellFlow;
 use crate::write::table::OrderedTable;
 use crate::write::{
-    CellGrid, HeaderBytes, SECTOR_LEN, WriteError, WriteJob, WrittenImage, end, impossible, put,
+    CellGrid, HeaderBytes, ImageWriteError, SECTOR_LEN, WriteJob, WrittenImage, end_file,
+    impossible_image, put_bytes,
 };
 
 const LOG_OFFSET: u64 = MIB;
@@ -62,19 +63,19 @@ impl BlockRules<8> for VhdxRules {
         block + block / self.chunk_ratio
     }
 
-    fn stored(&self, place: u64) -> [u8; 8] {
+    fn stored_entry(&self, place: u64) -> [u8; 8] {
         (((place / MIB) << 20) | BLOCK_PRESENT).to_le_bytes()
     }
 
-    fn zeros(&self) -> Option<[u8; 8]> {
+    fn zero_entry(&self) -> Option<[u8; 8]> {
         Some(BLOCK_ZERO.to_le_bytes())
     }
 }
 
-pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
+pub(crate) fn write_image(job: &mut WriteJob) -> Result<WrittenImage, ImageWriteError> {
     let image_len = job.sector_len();
     if image_len > IMAGE_LEN_MAX {
-        return Err(impossible(
+        return Err(impossible_image(
             FORMAT,
             format!("{image_len} bytes are more than 64 TiB"),
         ));
@@ -93,8 +94,8 @@ pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
     };
     let table_len = (8 * entries).next_multiple_of(MIB).max(MIB);
     write_structure(job, table_len)?;
-    let metadata = metadata(job, block_len)?;
-    put(&mut *job.target, metadata.bytes(), METADATA_OFFSET)?;
+    let metadata = metadata_region(job, block_len)?;
+    put_bytes(&mut *job.target, metadata.as_slice(), METADATA_OFFSET)?;
     let layout = BlockLayout {
         block_len,
         data_offset: BLOCK_TABLE_OFFSET + table_len,
@@ -104,63 +105,63 @@ pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
     let table = OrderedTable::new(BLOCK_TABLE_OFFSET, entries, [0; 8]);
     let flow = CellFlow {
         source: job.source,
-        grid: CellGrid::blocks(block_len, CELL_LEN, has_parent),
+        grid: CellGrid::whole_blocks(block_len, CELL_LEN, has_parent),
         packing: None,
     };
     let mut writer = BlockWriter::new(&mut *job.target, VhdxRules { chunk_ratio }, table, layout);
-    flow.pour(&mut writer)?;
-    let file_len = writer.finish()?;
-    end(&mut *job.target, file_len)?;
+    flow.copy_to(&mut writer)?;
+    let file_len = writer.finish_table()?;
+    end_file(&mut *job.target, file_len)?;
     Ok(WrittenImage {
         file_len,
         image_len,
-        identity: Some(DiskIdentity::Uuid(job.options.uuid())),
+        identity: Some(DiskIdentity::Uuid(job.options.image_uuid())),
     })
 }
 
 /// Signature, headers and region tables.
-fn write_structure(job: &mut WriteJob, table_len: u64) -> Result<(), WriteError> {
+fn write_structure(job: &mut WriteJob, table_len: u64) -> Result<(), ImageWriteError> {
     let maker: Vec<u8> = MAKER.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    put(&mut *job.target, &[SIGNATURE, &maker].concat(), 0)?;
+    put_bytes(&mut *job.target, &[SIGNATURE, &maker].concat(), 0)?;
     for (number, offset) in HEADERS_AT.into_iter().enumerate() {
         let mut header = HeaderBytes::new(HEADER_LEN);
         header
-            .put(0, b"head")
+            .put_field(0, b"head")
             .le_u64(8, number as u64 + 1)
-            .put(
+            .put_field(
                 16,
                 &DiskIdentity::swap_guid(job.options.uuid_for("file write")),
             )
-            .put(32, &DiskIdentity::swap_guid(job.options.uuid()))
+            .put_field(32, &DiskIdentity::swap_guid(job.options.image_uuid()))
             .le_u16(66, 1)
             .le_u32(68, REGION_LEN)
             .le_u64(72, LOG_OFFSET);
-        let sum = checksum(header.bytes());
+        let sum = masked_checksum(header.as_slice());
         header.le_u32(4, sum);
-        put(&mut *job.target, header.bytes(), offset)?;
+        put_bytes(&mut *job.target, header.as_slice(), offset)?;
     }
     let mut regions = HeaderBytes::new(TABLE_LEN);
-    regions.put(0, b"regi").le_u32(8, 2);
+    regions.put_field(0, b"regi").le_u32(8, 2);
     for (at, guid, offset, len) in [
         (16, TABLE_REGION, BLOCK_TABLE_OFFSET, table_len as u32),
         (48, METADATA_REGION, METADATA_OFFSET, REGION_LEN),
     ] {
         regions
-            .put(at, &guid)
+            .put_field(at, &guid)
             .le_u64(at + 16, offset)
             .le_u32(at + 24, len)
             .le_u32(at + 28, 1);
     }
-    let sum = checksum(regions.bytes());
+    let sum = masked_checksum(regions.as_slice());
     regions.le_u32(4, sum);
     for offset in TABLES_AT {
-        put(&mut *job.target, regions.bytes(), offset)?;
+        put_bytes(&mut *job.target, regions.as_slice(), offset)?;
     }
     Ok(())
 }
 
 /// The metadata region up to its last item.
-fn metadata(job: &WriteJob, block_len: u64) -> Result<HeaderBytes, WriteError> {
+fn metadata_region(job: &WriteJob, block_len: u64) -> Result<HeaderBytes, ImageWriteError> {
     let flags = if job.has_parent() { HAS_PARENT } else { 0 };
     let parameters = [(block_len as u32).to_le_bytes(), flags.to_le_bytes()].concat();
     let disk_identity = DiskIdentity::swap_guid(job.options.uuid_for("disk"));
@@ -186,23 +187,25 @@ fn metadata(job: &WriteJob, block_len: u64) -> Result<HeaderBytes, WriteError> {
     debug_assert!(items.iter().all(|(.., flags)| flags & FLAG_USER == 0));
     let items_len: usize = items.iter().map(|(_, item, _)| item.len()).sum();
     let mut region = HeaderBytes::new(ITEMS_AT + items_len);
-    region.put(0, b"metadata").le_u16(10, items.len() as u16);
+    region
+        .put_field(0, b"metadata")
+        .le_u16(10, items.len() as u16);
     let mut place = ITEMS_AT;
     for (number, (guid, item, flags)) in items.iter().enumerate() {
         let at = 32 + 32 * number;
         region
-            .put(at, guid)
+            .put_field(at, guid)
             .le_u32(at + 16, place as u32)
             .le_u32(at + 20, item.len() as u32)
             .le_u32(at + 24, *flags)
-            .put(place, item);
+            .put_field(place, item);
         place += item.len();
     }
     Ok(region)
 }
 
 /// The parent by the GUID of its last write and by its relative path.
-fn parent_locator(job: &WriteJob) -> Result<Option<Vec<u8>>, WriteError> {
+fn parent_locator(job: &WriteJob) -> Result<Option<Vec<u8>>, ImageWriteError> {
     let Some(parent) = &job.options.parent else {
         return Ok(None);
     };

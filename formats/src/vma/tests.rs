@@ -48,7 +48,7 @@ fn archive() -> Vec<u8> {
 
 #[test]
 fn interleaved_disks_are_told_apart_and_put_in_order() {
-    let archive = VmaArchive::open(Arc::new(archive())).expect("opens");
+    let archive = VmaArchive::open_archive(Arc::new(archive())).expect("opens");
     let names: Vec<_> = archive
         .disks()
         .iter()
@@ -76,7 +76,7 @@ fn what_is_missing_double_or_foreign_is_an_error() {
     let whole = archive();
     let extent = HEADER_LEN + 512;
     let opens = |bytes: Vec<u8>| {
-        VmaArchive::open(Arc::new(bytes))
+        VmaArchive::open_archive(Arc::new(bytes))
             .and_then(|archive| archive.open_disk(1))
             .is_ok()
     };
@@ -105,7 +105,7 @@ fn no_number_in_a_header_leads_out_of_the_file_or_panics() {
         for value in [1, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
             let mut bytes = whole.clone();
             bytes[at..at + 4].copy_from_slice(&u32::to_be_bytes(value));
-            if let Ok(archive) = VmaArchive::open(Arc::new(bytes)) {
+            if let Ok(archive) = VmaArchive::open_archive(Arc::new(bytes)) {
                 for number in [1, 2] {
                     let disk = archive.open_disk(number);
                     let _ = disk

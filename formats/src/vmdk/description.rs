@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{FORMAT, SECTOR_LEN};
 use crate::identity::DiskIdentity;
-use crate::write::{HeaderBytes, WriteError, WriteJob, impossible};
+use crate::write::{HeaderBytes, ImageWriteError, WriteJob, impossible_image};
 
 /// Sectors kept for it, as in qemu's and `VMware`'s files.
 pub(super) const DESCRIPTOR_SECTORS: u64 = 20;
@@ -18,14 +18,14 @@ pub(super) struct DescriptorText(HeaderBytes);
 
 impl DescriptorText {
     /// The descriptor of the job's disk as a `create_type` of one extent.
-    pub(super) fn of(job: &WriteJob, create_type: &str) -> Result<Self, WriteError> {
+    pub(super) fn for_job(job: &WriteJob, create_type: &str) -> Result<Self, ImageWriteError> {
         let options = job.options;
         options.verify_names(FORMAT)?;
         let parent_id = match options.parent.as_ref().map(|parent| parent.identity) {
             None => NO_PARENT,
             Some(Some(DiskIdentity::ContentId(id))) => id,
             Some(_) => {
-                return Err(impossible(
+                return Err(impossible_image(
                     FORMAT,
                     "it names its parent by content id, and that one's is not given",
                 ));
@@ -55,17 +55,17 @@ impl DescriptorText {
         done.expect("a text in memory takes all that is written");
         let len = (DESCRIPTOR_SECTORS * SECTOR_LEN) as usize;
         if text.len() >= len {
-            return Err(impossible(
+            return Err(impossible_image(
                 FORMAT,
                 "its names leave no room in the descriptor",
             ));
         }
         let mut sectors = HeaderBytes::new(len);
-        sectors.put(0, text.as_bytes());
+        sectors.put_field(0, text.as_bytes());
         Ok(Self(sectors))
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        self.0.bytes()
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.0.as_slice()
     }
 }

@@ -48,7 +48,7 @@ pub(super) struct VmdkDescriptor {
 
 impl VmdkDescriptor {
     /// Reads the descriptor at `offset`, of `len` bytes at most.
-    pub(super) fn read(file: &dyn ReadAt, offset: u64, len: u64) -> Result<Self, SourceError> {
+    pub(super) fn read_from(file: &dyn ReadAt, offset: u64, len: u64) -> Result<Self, SourceError> {
         let text = text_at(file, offset, len)?;
         if !text.trim_start().starts_with(HEAD) {
             return Err(malformed(
@@ -101,7 +101,7 @@ impl VmdkDescriptor {
     }
 
     /// The variant's name as `VMware` has it; `fallback` for one that says none.
-    pub(super) fn variant(&self, fallback: &'static str) -> &'static str {
+    pub(super) fn variant_name(&self, fallback: &'static str) -> &'static str {
         const KNOWN: [&str; 10] = [
             "monolithicSparse",
             "monolithicFlat",
@@ -184,7 +184,7 @@ mod tests {
         let parent = descriptor.parent.as_ref().expect("a parent");
         assert_eq!(parent.identity, Some(DiskIdentity::ContentId(0x0102_0304)));
         assert_eq!(parent.hints, ["base disk.vmdk"]);
-        assert_eq!(descriptor.variant("?"), "twoGbMaxExtentSparse");
+        assert_eq!(descriptor.variant_name("?"), "twoGbMaxExtentSparse");
         let told: Vec<_> = descriptor
             .extents
             .iter()

@@ -39,10 +39,10 @@ pub(super) fn directory_entries(image_len: u64) -> u64 {
 }
 
 impl HostedHeader {
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut header = HeaderBytes::new(SECTOR_LEN as usize);
         header
-            .put(0, b"KDMV")
+            .put_field(0, b"KDMV")
             .le_u32(4, self.version)
             .le_u32(8, self.flags)
             .le_u64(12, self.capacity)
@@ -53,8 +53,8 @@ impl HostedHeader {
             .le_u64(48, self.second_directory)
             .le_u64(56, self.directory)
             .le_u64(64, self.overhead)
-            .put(73, LINE_ENDS)
+            .put_field(73, LINE_ENDS)
             .le_u16(77, self.compression);
-        header.bytes().to_vec()
+        header.as_slice().to_vec()
     }
 }

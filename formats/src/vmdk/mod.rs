@@ -26,7 +26,7 @@ use std::sync::Arc;
 use vellum_core::source::{ClusterDecoder, ReadAt, SourceError};
 use vellum_core::units::IMAGE_LEN_MAX;
 
-use crate::mapped::{BlockMap, Location, MappedImage, MappedPiece};
+use crate::mapped::{BlockMap, MappedImage, MappedPiece, PieceLocation};
 use crate::{Companions, ImageFacts, lies_inside, malformed, read_up_to, refused};
 use descriptor::{ExtentLine, VmdkDescriptor};
 use sparse::SparseExtent;
@@ -64,7 +64,7 @@ struct VmdkMap {
 }
 
 /// Opens a VMDK. What it does not allocate is absent.
-pub(super) fn open(
+pub(super) fn open_image(
     file: Arc<dyn ReadAt>,
     decoder: Arc<dyn ClusterDecoder>,
     companions: &dyn Companions,
@@ -78,29 +78,29 @@ pub(super) fn open(
     if sparse::kind_of(&*file)?.is_some() {
         map.add_sparse(file, None)?;
     } else {
-        let descriptor = VmdkDescriptor::read(&*file, 0, DESCRIPTOR_LEN_MAX)?;
+        let descriptor = VmdkDescriptor::read_from(&*file, 0, DESCRIPTOR_LEN_MAX)?;
         for line in &descriptor.extents {
-            map.add(line, companions)?;
+            map.add_extent(line, companions)?;
         }
     }
     Ok(MappedImage::new(map))
 }
 
 /// Tells an image's identity and its parent's.
-pub(super) fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
+pub(super) fn read_facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
     let embedded = match sparse::kind_of(file)? {
         Some(kind) => {
-            let header = sparse::SparseHeader::read(file, kind)?;
-            let variant = header.variant();
+            let header = sparse::SparseHeader::read_from(file, kind)?;
+            let variant = header.variant_name();
             let Some((offset, len)) = header.descriptor else {
-                return Ok(ImageFacts::plain(header.capacity, variant));
+                return Ok(ImageFacts::whole_image(header.capacity, variant));
             };
             Some((offset, len, header.capacity, variant))
         }
         None => None,
     };
     let (offset, len) = embedded.map_or((0, DESCRIPTOR_LEN_MAX), |(offset, len, ..)| (offset, len));
-    let descriptor = VmdkDescriptor::read(file, offset, len)?;
+    let descriptor = VmdkDescriptor::read_from(file, offset, len)?;
     let total = descriptor
         .extents
         .iter()
@@ -108,7 +108,7 @@ pub(super) fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
         .fold(0, u64::saturating_add);
     Ok(ImageFacts {
         len: embedded.map_or(total, |(_, _, capacity, _)| capacity),
-        variant: descriptor.variant(embedded.map_or("extents", |(.., variant)| variant)),
+        variant: descriptor.variant_name(embedded.map_or("extents", |(.., variant)| variant)),
         identity: descriptor.identity,
         parent: descriptor.parent,
         notes: Vec::new(),
@@ -116,7 +116,11 @@ pub(super) fn facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
 }
 
 impl VmdkMap {
-    fn add(&mut self, line: &ExtentLine, companions: &dyn Companions) -> Result<(), SourceError> {
+    fn add_extent(
+        &mut self,
+        line: &ExtentLine,
+        companions: &dyn Companions,
+    ) -> Result<(), SourceError> {
         if self.extents.len() >= EXTENTS_MAX {
             return Err(malformed(
                 FORMAT,
@@ -124,9 +128,9 @@ impl VmdkMap {
             ));
         }
         let Some(name) = &line.file_name else {
-            return self.push(line.len, 0, ExtentContent::Zero);
+            return self.push_extent(line.len, 0, ExtentContent::Zero);
         };
-        let file = companions.open(FORMAT, name)?;
+        let file = companions.open_companion(FORMAT, name)?;
         if line.is_flat {
             let is_inside = lies_inside(line.offset, line.len, file.len());
             if !is_inside {
@@ -137,7 +141,7 @@ impl VmdkMap {
             }
             self.files.push(file);
             let content = ExtentContent::Flat(line.offset);
-            return self.push(line.len, self.files.len() - 1, content);
+            return self.push_extent(line.len, self.files.len() - 1, content);
         }
         self.add_sparse(file, Some(line))
     }
@@ -149,7 +153,7 @@ impl VmdkMap {
     ) -> Result<(), SourceError> {
         let kind = sparse::kind_of(&*file)?;
         let kind = kind.ok_or_else(|| malformed(FORMAT, "an extent without a known signature"))?;
-        let extent = SparseExtent::open(&*file, kind)?;
+        let extent = SparseExtent::open_extent(&*file, kind)?;
         // The descriptor says how much of an extent belongs to the disk.
         let len = line.map_or(extent.capacity(), |line| line.len);
         if len > extent.capacity() {
@@ -162,14 +166,19 @@ impl VmdkMap {
             ));
         }
         self.files.push(file);
-        self.push(
+        self.push_extent(
             len,
             self.files.len() - 1,
             ExtentContent::Sparse(Box::new(extent)),
         )
     }
 
-    fn push(&mut self, len: u64, file: usize, content: ExtentContent) -> Result<(), SourceError> {
+    fn push_extent(
+        &mut self,
+        len: u64,
+        file: usize,
+        content: ExtentContent,
+    ) -> Result<(), SourceError> {
         let start = self.image_len;
         let end = start.checked_add(len).filter(|end| *end <= IMAGE_LEN_MAX);
         self.image_len = end.ok_or_else(|| malformed(FORMAT, "its extents are too long"))?;
@@ -201,9 +210,9 @@ impl BlockMap for VmdkMap {
         let within = offset - extent.start;
         let rest = extent.len - within;
         let (len, location) = match &extent.content {
-            ExtentContent::Zero => (rest, Location::Zero),
+            ExtentContent::Zero => (rest, PieceLocation::Zero),
             ExtentContent::Flat(start) => {
-                let location = Location::Stored {
+                let location = PieceLocation::Stored {
                     file: extent.file,
                     offset: start + within,
                 };
@@ -211,25 +220,25 @@ impl BlockMap for VmdkMap {
             }
             ExtentContent::Sparse(sparse) => {
                 let (len, location) =
-                    sparse.piece_at(self.file(extent.file), extent.file, within)?;
+                    sparse.piece_at(self.source_file(extent.file), extent.file, within)?;
                 (len.min(rest), location)
             }
         };
         Ok(MappedPiece { len, location })
     }
 
-    fn file(&self, number: usize) -> &dyn ReadAt {
+    fn source_file(&self, number: usize) -> &dyn ReadAt {
         &**self
             .files
             .get(number)
             .expect("an extent's file is one of the image's")
     }
 
-    fn unpack(&self, file: usize, offset: u64) -> Result<Vec<u8>, SourceError> {
+    fn unpack_grain(&self, file: usize, offset: u64) -> Result<Vec<u8>, SourceError> {
         let extent = self.extents.iter().find(|extent| extent.file == file);
         match extent.map(|extent| &extent.content) {
             Some(ExtentContent::Sparse(sparse)) => {
-                sparse.unpack(self.file(file), offset, &*self.decoder)
+                sparse.unpack_grain(self.source_file(file), offset, &*self.decoder)
             }
             _ => Err(malformed(FORMAT, "a compressed grain in a plain extent")),
         }

@@ -36,7 +36,7 @@ use super::{FORMAT, SECTOR_LEN, unknown_kind};
 use crate::claims::BlockClaims;
 use crate::entry_table::EntryTable;
 use crate::fields::{array_at, le_u16, le_u32, le_u64};
-use crate::mapped::Location;
+use crate::mapped::PieceLocation;
 use crate::{lies_inside, malformed, read_up_to};
 
 const HEADER_LEN: usize = 512;
@@ -106,19 +106,19 @@ pub(super) fn kind_of(file: &dyn ReadAt) -> Result<Option<SparseKind>, SourceErr
 }
 
 impl SparseHeader {
-    pub(super) fn read(file: &dyn ReadAt, kind: SparseKind) -> Result<Self, SourceError> {
+    pub(super) fn read_from(file: &dyn ReadAt, kind: SparseKind) -> Result<Self, SourceError> {
         let bytes = read_up_to(file, 0, HEADER_LEN)?;
         let cut = || malformed(FORMAT, "the file ends inside the header");
         let header = match kind {
-            SparseKind::Hosted => Self::hosted(file, &bytes)?,
-            SparseKind::Cowd => Self::cowd(&bytes).ok_or_else(cut)?,
-            SparseKind::SeSparse => Self::sesparse(&bytes)?,
+            SparseKind::Hosted => Self::parse_hosted(file, &bytes)?,
+            SparseKind::Cowd => Self::parse_cowd(&bytes).ok_or_else(cut)?,
+            SparseKind::SeSparse => Self::parse_sesparse(&bytes)?,
         };
-        header.verify()?;
+        header.verify_fields()?;
         Ok(header)
     }
 
-    fn hosted(file: &dyn ReadAt, bytes: &[u8]) -> Result<Self, SourceError> {
+    fn parse_hosted(file: &dyn ReadAt, bytes: &[u8]) -> Result<Self, SourceError> {
         let cut = || malformed(FORMAT, "the file ends inside the header");
         let header = Self::hosted_fields(bytes)?;
         if header.directory_offset != IN_FOOTER {
@@ -173,7 +173,7 @@ impl SparseHeader {
         })
     }
 
-    fn cowd(bytes: &[u8]) -> Option<Self> {
+    fn parse_cowd(bytes: &[u8]) -> Option<Self> {
         let sectors = |at| le_u32(bytes, at).map(|sectors| u64::from(sectors) * SECTOR_LEN);
         Some(Self {
             kind: SparseKind::Cowd,
@@ -190,7 +190,7 @@ impl SparseHeader {
         })
     }
 
-    fn sesparse(bytes: &[u8]) -> Result<Self, SourceError> {
+    fn parse_sesparse(bytes: &[u8]) -> Result<Self, SourceError> {
         let cut = || malformed(FORMAT, "the file ends inside the header");
         let number = |at| le_u64(bytes, at).ok_or_else(cut);
         let shape = (number(8)?, number(24)?, number(32)?);
@@ -221,7 +221,7 @@ impl SparseHeader {
         })
     }
 
-    fn verify(&self) -> Result<(), SourceError> {
+    fn verify_fields(&self) -> Result<(), SourceError> {
         let Self {
             capacity,
             grain_len,
@@ -246,7 +246,7 @@ impl SparseHeader {
         Ok(())
     }
 
-    pub(super) fn variant(&self) -> &'static str {
+    pub(super) fn variant_name(&self) -> &'static str {
         match self.kind {
             SparseKind::Cowd => "vmfsSparse",
             SparseKind::SeSparse => "seSparse",
@@ -266,8 +266,8 @@ impl SparseHeader {
 
 impl SparseExtent {
     /// Reads the header of the extent in `file`.
-    pub(super) fn open(file: &dyn ReadAt, kind: SparseKind) -> Result<Self, SourceError> {
-        let header = SparseHeader::read(file, kind)?;
+    pub(super) fn open_extent(file: &dyn ReadAt, kind: SparseKind) -> Result<Self, SourceError> {
+        let header = SparseHeader::read_from(file, kind)?;
         let per_table = header.grain_len * header.table_entries;
         let count = header.capacity.div_ceil(per_table);
         let directory = EntryTable::new(
@@ -310,20 +310,20 @@ impl SparseExtent {
         file: &dyn ReadAt,
         number: usize,
         offset: u64,
-    ) -> Result<(u64, Location), SourceError> {
+    ) -> Result<(u64, PieceLocation), SourceError> {
         let header = &self.header;
         let (grain, within) = (offset / header.grain_len, offset % header.grain_len);
         let len = (header.grain_len - within).min(header.capacity - offset);
         let table_number = grain / header.table_entries;
-        let Some(table) = self.table(file, table_number)? else {
+        let Some(table) = self.read_table(file, table_number)? else {
             let end = (table_number + 1) * header.table_entries * header.grain_len;
-            return Ok((end.min(header.capacity) - offset, Location::Absent));
+            return Ok((end.min(header.capacity) - offset, PieceLocation::Absent));
         };
-        let (entry, alike) = self.run(file, &table, grain % header.table_entries)?;
+        let (entry, alike) = self.read_run(file, &table, grain % header.table_entries)?;
         let alike_len = (alike * header.grain_len - within).min(header.capacity - offset);
         let place = match self.grain_place(grain, entry)? {
-            GrainPlace::Absent => return Ok((alike_len, Location::Absent)),
-            GrainPlace::Zero => return Ok((alike_len, Location::Zero)),
+            GrainPlace::Absent => return Ok((alike_len, PieceLocation::Absent)),
+            GrainPlace::Zero => return Ok((alike_len, PieceLocation::Zero)),
             GrainPlace::At(place) => place,
         };
         let outside = || {
@@ -336,7 +336,7 @@ impl SparseExtent {
             lies_inside(place, 1, file.len())
                 .then_some(())
                 .ok_or_else(outside)?;
-            let location = Location::Packed {
+            let location = PieceLocation::Packed {
                 file: number,
                 offset: place,
                 skip: within,
@@ -346,7 +346,7 @@ impl SparseExtent {
         lies_inside(place + within, len, file.len())
             .then_some(())
             .ok_or_else(outside)?;
-        let location = Location::Stored {
+        let location = PieceLocation::Stored {
             file: number,
             offset: place + within,
         };
@@ -354,7 +354,7 @@ impl SparseExtent {
     }
 
     /// The table of that number, `None` if there is none.
-    fn table(
+    fn read_table(
         &self,
         file: &dyn ReadAt,
         number: u64,
@@ -369,7 +369,7 @@ impl SparseExtent {
         {
             return Ok(Some(std::sync::Arc::clone(table)));
         }
-        let entry = self.entry(file, &self.directory, number)?;
+        let entry = self.read_entry(file, &self.directory, number)?;
         let Some(offset) = self.table_offset(number, entry)? else {
             return Ok(None);
         };
@@ -382,7 +382,8 @@ impl SparseExtent {
             )
         })?;
         if self.claims.is_new(number) {
-            self.claims.add(number, self.grains_of(file, &table)?)?;
+            self.claims
+                .claim_part(number, self.grains_of(file, &table)?)?;
         }
         let table = std::sync::Arc::new(table);
         *lock() = Some((number, std::sync::Arc::clone(&table)));
@@ -390,17 +391,17 @@ impl SparseExtent {
     }
 
     /// An entry of a table, and how many from there on are the same.
-    fn run(
+    fn read_run(
         &self,
         file: &dyn ReadAt,
         table: &EntryTable,
         index: u64,
     ) -> Result<(u64, u64), SourceError> {
         let run = if self.header.entry_len() == 8 {
-            let run = table.run(file, index)?;
+            let run = table.read_run(file, index)?;
             run.map(|(entry, alike)| (u64::from_le_bytes(entry), alike))
         } else {
-            let run = table.run(file, index)?;
+            let run = table.read_run(file, index)?;
             run.map(|(entry, alike)| (u64::from(u32::from_le_bytes(entry)), alike))
         };
         Ok(run.unwrap_or((0, 1)))
@@ -409,23 +410,28 @@ impl SparseExtent {
     /// Counts the grains of the file that a table names.
     fn grains_of(&self, file: &dyn ReadAt, table: &EntryTable) -> Result<u64, SourceError> {
         let mut count = 0;
-        for index in 0..table.count() {
-            let entry = self.entry(file, table, index)?;
+        for index in 0..table.entry_count() {
+            let entry = self.read_entry(file, table, index)?;
             // An entry that is wrong is told where it is asked for.
             count += u64::from(matches!(self.grain_place(0, entry), Ok(GrainPlace::At(_))));
         }
         Ok(count)
     }
 
-    fn entry(&self, file: &dyn ReadAt, table: &EntryTable, index: u64) -> Result<u64, SourceError> {
+    fn read_entry(
+        &self,
+        file: &dyn ReadAt,
+        table: &EntryTable,
+        index: u64,
+    ) -> Result<u64, SourceError> {
         Ok(if self.header.entry_len() == 8 {
             table
-                .entry(file, index)?
+                .read_entry(file, index)?
                 .map(u64::from_le_bytes)
                 .unwrap_or_default()
         } else {
             table
-                .entry(file, index)?
+                .read_entry(file, index)?
                 .map(u32::from_le_bytes)
                 .unwrap_or_default()
                 .into()
@@ -481,7 +487,7 @@ impl SparseExtent {
     }
 
     /// The decoded grain whose marker (or stream) begins at `offset`.
-    pub(super) fn unpack(
+    pub(super) fn unpack_grain(
         &self,
         file: &dyn ReadAt,
         offset: u64,
@@ -511,7 +517,7 @@ impl SparseExtent {
         let mut grain = vec![0; grain_len as usize];
         let (visible, _) = grain.split_at_mut(visible_len as usize);
         decoder
-            .decode(ClusterCodec::Deflate, stream, visible)
+            .decode_cluster(ClusterCodec::Deflate, stream, visible)
             .map_err(wrong)?;
         if carries_sum(&packed, visible) || carries_sum(&packed, &grain) {
             Ok(grain)

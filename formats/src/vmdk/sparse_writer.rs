@@ -25,7 +25,8 @@ use crate::identity::DiskIdentity;
 use crate::write::flow::{CellFlow, CellSink};
 use crate::write::table::OrderedTable;
 use crate::write::{
-    CellGap, CellGrid, ImageTarget, WriteError, WriteJob, WrittenImage, end, impossible, put,
+    CellGap, CellGrid, ImageTarget, ImageWriteError, WriteJob, WrittenImage, end_file,
+    impossible_image, put_bytes,
 };
 
 const ZERO_GRAIN: u32 = 1;
@@ -46,21 +47,21 @@ struct SparseWriter<'t> {
     next_place: u64,
 }
 
-pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
+pub(crate) fn write_image(job: &mut WriteJob) -> Result<WrittenImage, ImageWriteError> {
     job.refuse_empty(Format::Vmdk)?;
     let image_len = job.sector_len();
-    let layout = SparseLayout::of(image_len);
+    let layout = SparseLayout::for_len(image_len);
     if layout.grains > PLACE_SECTORS_MAX {
-        return Err(impossible(
+        return Err(impossible_image(
             FORMAT,
             format!("tables for {image_len} bytes leave no room for grains"),
         ));
     }
-    let description = DescriptorText::of(job, "monolithicSparse")?;
+    let description = DescriptorText::for_job(job, "monolithicSparse")?;
     write_directories(job, &layout)?;
     let flow = CellFlow {
         source: job.source,
-        grid: CellGrid::fine(GRAIN_LEN, job.has_parent()),
+        grid: CellGrid::single_cells(GRAIN_LEN, job.has_parent()),
         packing: None,
     };
     let entries = layout.tables * TABLE_ENTRIES;
@@ -70,8 +71,8 @@ pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
         tables: [table(layout.second_tables), table(layout.first_tables)],
         next_place: layout.grains,
     };
-    flow.pour(&mut writer)?;
-    let file_len = writer.finish()? * SECTOR_LEN;
+    flow.copy_to(&mut writer)?;
+    let file_len = writer.finish_tables()? * SECTOR_LEN;
     let zero_flag = if job.has_parent() { FLAG_ZERO_GRAIN } else { 0 };
     let header = HostedHeader {
         version: if job.has_parent() { 2 } else { 1 },
@@ -82,9 +83,9 @@ pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
         overhead: layout.grains,
         compression: 0,
     };
-    put(&mut *job.target, &header.bytes(), 0)?;
-    put(&mut *job.target, description.bytes(), SECTOR_LEN)?;
-    end(&mut *job.target, file_len)?;
+    put_bytes(&mut *job.target, &header.to_bytes(), 0)?;
+    put_bytes(&mut *job.target, description.as_bytes(), SECTOR_LEN)?;
+    end_file(&mut *job.target, file_len)?;
     Ok(WrittenImage {
         file_len,
         image_len,
@@ -93,7 +94,7 @@ pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
 }
 
 impl SparseLayout {
-    fn of(image_len: u64) -> Self {
+    fn for_len(image_len: u64) -> Self {
         let tables = directory_entries(image_len);
         let directory_sectors = (4 * tables).div_ceil(SECTOR_LEN);
         let second_directory = 1 + DESCRIPTOR_SECTORS;
@@ -113,7 +114,7 @@ impl SparseLayout {
 }
 
 /// Both directories: the places of tables that lie one after the other.
-fn write_directories(job: &mut WriteJob, layout: &SparseLayout) -> Result<(), WriteError> {
+fn write_directories(job: &mut WriteJob, layout: &SparseLayout) -> Result<(), ImageWriteError> {
     for (directory, tables) in [
         (layout.second_directory, layout.second_tables),
         (layout.directory, layout.first_tables),
@@ -121,48 +122,51 @@ fn write_directories(job: &mut WriteJob, layout: &SparseLayout) -> Result<(), Wr
         let mut entries = OrderedTable::new(directory * SECTOR_LEN, layout.tables, [0; 4]);
         for number in 0..layout.tables {
             let sector = (tables + number * TABLE_SECTORS) as u32;
-            entries.write(&mut *job.target, number, sector.to_le_bytes())?;
+            entries.write_entry(&mut *job.target, number, sector.to_le_bytes())?;
         }
-        entries.finish(&mut *job.target)?;
+        entries.finish_entries(&mut *job.target)?;
     }
     Ok(())
 }
 
 impl SparseWriter<'_> {
-    fn set(&mut self, grain: u64, entry: u32) -> Result<(), WriteError> {
+    fn set_entry(&mut self, grain: u64, entry: u32) -> Result<(), ImageWriteError> {
         for table in &mut self.tables {
-            table.write(&mut *self.target, grain, entry.to_le_bytes())?;
+            table.write_entry(&mut *self.target, grain, entry.to_le_bytes())?;
         }
         Ok(())
     }
 
     /// The sector behind the last grain.
-    fn finish(self) -> Result<u64, WriteError> {
+    fn finish_tables(self) -> Result<u64, ImageWriteError> {
         for table in self.tables {
-            table.finish(&mut *self.target)?;
+            table.finish_entries(&mut *self.target)?;
         }
         Ok(self.next_place)
     }
 }
 
 impl CellSink for SparseWriter<'_> {
-    fn gap(&mut self, start: u64, len: u64, gap: CellGap) -> Result<(), WriteError> {
+    fn write_gap(&mut self, start: u64, len: u64, gap: CellGap) -> Result<(), ImageWriteError> {
         if gap == CellGap::Zero {
             for grain in start / GRAIN_LEN..(start + len) / GRAIN_LEN {
-                self.set(grain, ZERO_GRAIN)?;
+                self.set_entry(grain, ZERO_GRAIN)?;
             }
         }
         Ok(())
     }
 
-    fn data(&mut self, start: u64, bytes: &[u8]) -> Result<(), WriteError> {
-        put(&mut *self.target, bytes, self.next_place * SECTOR_LEN)?;
+    fn write_data(&mut self, start: u64, bytes: &[u8]) -> Result<(), ImageWriteError> {
+        put_bytes(&mut *self.target, bytes, self.next_place * SECTOR_LEN)?;
         let grains = bytes.len() as u64 / GRAIN_LEN;
         for number in 0..grains {
             if self.next_place > PLACE_SECTORS_MAX {
-                return Err(impossible(FORMAT, "its content takes more than 2 TiB"));
+                return Err(impossible_image(
+                    FORMAT,
+                    "its content takes more than 2 TiB",
+                ));
             }
-            self.set(start / GRAIN_LEN + number, self.next_place as u32)?;
+            self.set_entry(start / GRAIN_LEN + number, self.next_place as u32)?;
             self.next_place += GRAIN_LEN / SECTOR_LEN;
         }
         Ok(())

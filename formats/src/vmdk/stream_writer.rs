@@ -26,8 +26,8 @@ use crate::Format;
 use crate::identity::DiskIdentity;
 use crate::write::flow::{CellFlow, CellPacking, CellSink};
 use crate::write::{
-    CellGap, CellGrid, ClusterEncoder, HeaderBytes, ImageTarget, WriteError, WriteJob,
-    WrittenImage, end, impossible, put,
+    CellGap, CellGrid, ClusterEncoder, HeaderBytes, ImageTarget, ImageWriteError, WriteJob,
+    WrittenImage, end_file, impossible_image, put_bytes,
 };
 use vellum_core::source::ClusterCodec;
 
@@ -59,11 +59,11 @@ struct OpenTable {
     entries: Vec<u32>,
 }
 
-pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
+pub(crate) fn write_image(job: &mut WriteJob) -> Result<WrittenImage, ImageWriteError> {
     job.refuse_empty(Format::Vmdk)?;
     job.refuse_parent(Format::Vmdk, "streamOptimized")?;
     let image_len = job.sector_len();
-    let description = DescriptorText::of(job, "streamOptimized")?;
+    let description = DescriptorText::for_job(job, "streamOptimized")?;
     let header = |directory| HostedHeader {
         version: VERSION,
         flags: FLAG_NEWLINES | FLAG_COMPRESSED | FLAG_MARKERS,
@@ -73,12 +73,12 @@ pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
         overhead: OVERHEAD_SECTORS,
         compression: COMPRESSION_DEFLATE,
     };
-    put(&mut *job.target, &header(IN_FOOTER).bytes(), 0)?;
-    put(&mut *job.target, description.bytes(), SECTOR_LEN)?;
+    put_bytes(&mut *job.target, &header(IN_FOOTER).to_bytes(), 0)?;
+    put_bytes(&mut *job.target, description.as_bytes(), SECTOR_LEN)?;
     let encoder = ZlibEncoder(job.encoder);
     let flow = CellFlow {
         source: job.source,
-        grid: CellGrid::fine(GRAIN_LEN, false),
+        grid: CellGrid::single_cells(GRAIN_LEN, false),
         packing: Some(CellPacking {
             codec: ClusterCodec::Deflate,
             encoder: &encoder,
@@ -92,13 +92,13 @@ pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
         table: None,
         grain: Vec::new(),
     };
-    flow.pour(&mut writer)?;
+    flow.copy_to(&mut writer)?;
     let directory = writer.close_directory()?;
-    writer.marker(MARKER_FOOTER, 1)?;
-    writer.sectors(&header(directory).bytes())?;
-    writer.marker(0, 0)?;
+    writer.write_marker(MARKER_FOOTER, 1)?;
+    writer.write_sectors(&header(directory).to_bytes())?;
+    writer.write_marker(0, 0)?;
     let file_len = writer.next * SECTOR_LEN;
-    end(&mut *job.target, file_len)?;
+    end_file(&mut *job.target, file_len)?;
     Ok(WrittenImage {
         file_len,
         image_len,
@@ -108,25 +108,25 @@ pub(crate) fn write(job: &mut WriteJob) -> Result<WrittenImage, WriteError> {
 
 impl StreamWriter<'_> {
     /// Writes whole sectors at the end; returns where they begin.
-    fn sectors(&mut self, bytes: &[u8]) -> Result<u64, WriteError> {
+    fn write_sectors(&mut self, bytes: &[u8]) -> Result<u64, ImageWriteError> {
         let place = self.next;
-        put(&mut *self.target, bytes, place * SECTOR_LEN)?;
+        put_bytes(&mut *self.target, bytes, place * SECTOR_LEN)?;
         self.next += (bytes.len() as u64).div_ceil(SECTOR_LEN);
         Ok(place)
     }
 
-    fn marker(&mut self, kind: u32, follow: u64) -> Result<(), WriteError> {
+    fn write_marker(&mut self, kind: u32, follow: u64) -> Result<(), ImageWriteError> {
         let mut marker = HeaderBytes::new(SECTOR_LEN as usize);
         marker.le_u64(0, follow).le_u32(12, kind);
-        self.sectors(marker.bytes()).map(drop)
+        self.write_sectors(marker.as_slice()).map(drop)
     }
 
-    fn close_table(&mut self) -> Result<(), WriteError> {
+    fn close_table(&mut self) -> Result<(), ImageWriteError> {
         let Some(table) = self.table.take() else {
             return Ok(());
         };
-        self.marker(MARKER_TABLE, TABLE_SECTORS)?;
-        let place = self.sectors(&le_bytes(&table.entries))?;
+        self.write_marker(MARKER_TABLE, TABLE_SECTORS)?;
+        let place = self.write_sectors(&le_bytes(&table.entries))?;
         let place = place_of(place)?;
         let entry = self.directory.get_mut(table.number as usize);
         *entry.expect("the directory has an entry for each table of the disk") = place;
@@ -134,16 +134,16 @@ impl StreamWriter<'_> {
     }
 
     /// Writes the last table and the directory; tells its sector.
-    fn close_directory(&mut self) -> Result<u64, WriteError> {
+    fn close_directory(&mut self) -> Result<u64, ImageWriteError> {
         self.close_table()?;
         let directory = std::mem::take(&mut self.directory);
         let mut bytes = le_bytes(&directory);
         bytes.resize(bytes.len().next_multiple_of(SECTOR_LEN as usize), 0);
-        self.marker(MARKER_DIRECTORY, bytes.len() as u64 / SECTOR_LEN)?;
-        self.sectors(&bytes)
+        self.write_marker(MARKER_DIRECTORY, bytes.len() as u64 / SECTOR_LEN)?;
+        self.write_sectors(&bytes)
     }
 
-    fn set(&mut self, grain: u64, entry: u32) -> Result<(), WriteError> {
+    fn set_entry(&mut self, grain: u64, entry: u32) -> Result<(), ImageWriteError> {
         let number = grain / TABLE_ENTRIES;
         if self
             .table
@@ -163,15 +163,17 @@ impl StreamWriter<'_> {
 }
 
 impl CellSink for StreamWriter<'_> {
-    fn gap(&mut self, _: u64, _: u64, _: CellGap) -> Result<(), WriteError> {
+    fn write_gap(&mut self, _: u64, _: u64, _: CellGap) -> Result<(), ImageWriteError> {
         Ok(())
     }
 
-    fn data(&mut self, _: u64, _: &[u8]) -> Result<(), WriteError> {
-        Err(WriteError::Encoder("a grain was not compressed".to_owned()))
+    fn write_data(&mut self, _: u64, _: &[u8]) -> Result<(), ImageWriteError> {
+        Err(ImageWriteError::Encoder(
+            "a grain was not compressed".to_owned(),
+        ))
     }
 
-    fn packed(&mut self, start: u64, bytes: &[u8]) -> Result<(), WriteError> {
+    fn write_packed(&mut self, start: u64, bytes: &[u8]) -> Result<(), ImageWriteError> {
         // A table that is full goes before the next grain.
         let grain = start / GRAIN_LEN;
         let number = grain / TABLE_ENTRIES;
@@ -188,24 +190,24 @@ impl CellSink for StreamWriter<'_> {
         buffer.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         buffer.extend_from_slice(bytes);
         buffer.resize(buffer.len().next_multiple_of(SECTOR_LEN as usize), 0);
-        let place = self.sectors(&buffer)?;
+        let place = self.write_sectors(&buffer)?;
         self.grain = buffer;
-        self.set(grain, place_of(place)?)
+        self.set_entry(grain, place_of(place)?)
     }
 }
 
 impl ClusterEncoder for ZlibEncoder<'_> {
-    fn encode(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String> {
-        let deflated = self.0.encode(codec, plain)?;
+    fn encode_cluster(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String> {
+        let deflated = self.0.encode_cluster(codec, plain)?;
         Ok([&ZLIB_HEAD[..], &deflated, &adler32(plain).to_be_bytes()].concat())
     }
 }
 
-fn place_of(sector: u64) -> Result<u32, WriteError> {
+fn place_of(sector: u64) -> Result<u32, ImageWriteError> {
     u32::try_from(sector)
         .ok()
         .filter(|sector| u64::from(*sector) <= PLACE_SECTORS_MAX)
-        .ok_or_else(|| impossible(FORMAT, "its compressed content takes more than 2 TiB"))
+        .ok_or_else(|| impossible_image(FORMAT, "its compressed content takes more than 2 TiB"))
 }
 
 fn le_bytes(entries: &[u32]) -> Vec<u8> {

@@ -35,7 +35,7 @@ fn hosted(flags: u32) -> Vec<u8> {
 }
 
 fn opened(bytes: Vec<u8>) -> Result<impl ImageSource, SourceError> {
-    open(Arc::new(bytes), Arc::new(RepeatFirst), &NoCompanions)
+    open_image(Arc::new(bytes), Arc::new(RepeatFirst), &NoCompanions)
 }
 
 #[test]
@@ -109,11 +109,15 @@ fn a_compressed_grain_is_read_with_and_without_a_marker() {
 fn a_descriptor_opens_no_file_that_the_caller_does_not_give() {
     struct One;
     impl Companions for One {
-        fn open(&self, format: &'static str, name: &str) -> Result<Arc<dyn ReadAt>, SourceError> {
+        fn open_companion(
+            &self,
+            format: &'static str,
+            name: &str,
+        ) -> Result<Arc<dyn ReadAt>, SourceError> {
             match name {
                 "disk-flat.vmdk" => Ok(Arc::new(vec![0xcc_u8; 2048])),
                 "disk-s001.vmdk" => Ok(Arc::new(hosted(0))),
-                _ => NoCompanions.open(format, name),
+                _ => NoCompanions.open_companion(format, name),
             }
         }
     }
@@ -123,7 +127,7 @@ fn a_descriptor_opens_no_file_that_the_caller_does_not_give() {
     };
     let good = text("RW 2 FLAT \"disk-flat.vmdk\" 1\nRW 1 ZERO\nRW 32 SPARSE \"disk-s001.vmdk\"\n");
     assert!(opened(good.clone()).is_err());
-    let image = open(Arc::new(good), Arc::new(RepeatFirst), &One).expect("opens");
+    let image = open_image(Arc::new(good), Arc::new(RepeatFirst), &One).expect("opens");
     assert_eq!(image.len(), 35 * 512);
     let mut content = vec![1; 5 * 512];
     image.read_at(&mut content, 0).expect("read");
@@ -139,7 +143,7 @@ fn a_descriptor_opens_no_file_that_the_caller_does_not_give() {
         "RW 2 SPARSE \"disk-flat.vmdk\"\n",
     ] {
         assert!(
-            open(Arc::new(text(extents)), Arc::new(RepeatFirst), &One).is_err(),
+            open_image(Arc::new(text(extents)), Arc::new(RepeatFirst), &One).is_err(),
             "{extents}"
         );
     }
@@ -199,7 +203,7 @@ fn no_number_in_a_header_leads_out_of_the_file_or_panics() {
             for value in [0, 1, 0x7fff_ffff, 0x8000_0000_u32, u32::MAX] {
                 let mut bytes = whole.clone();
                 put(&mut bytes, at, &value.to_le_bytes());
-                let _ = facts(&bytes);
+                let _ = read_facts(&bytes);
                 let Ok(image) = opened(bytes) else {
                     continue;
                 };

@@ -5,9 +5,9 @@
 
 use super::flow::CellSink;
 use super::table::OrderedTable;
-use super::target::put;
+use super::target::put_bytes;
 use super::walk::CellGap;
-use super::{ImageTarget, SECTOR_LEN, WriteError};
+use super::{ImageTarget, ImageWriteError, SECTOR_LEN};
 
 /// A format's table.
 pub(crate) trait BlockRules<const N: usize>: Send {
@@ -15,10 +15,10 @@ pub(crate) trait BlockRules<const N: usize>: Send {
     fn entry_index(&self, block: u64) -> u64;
 
     /// The entry of a block whose bytes begin at `place` of the file.
-    fn stored(&self, place: u64) -> [u8; N];
+    fn stored_entry(&self, place: u64) -> [u8; N];
 
     /// The entry of a block of zeros that hide a parent's; `None`: they are stored.
-    fn zeros(&self) -> Option<[u8; N]>;
+    fn zero_entry(&self) -> Option<[u8; N]>;
 }
 
 /// Placement of blocks in the file.
@@ -71,16 +71,16 @@ impl<'t, R: BlockRules<N>, const N: usize> BlockWriter<'t, R, N> {
     }
 
     /// Writes the rest of the table. The file's blocks end where it says.
-    pub(crate) fn finish(mut self) -> Result<u64, WriteError> {
-        self.close()?;
-        self.table.finish(self.target)?;
+    pub(crate) fn finish_table(mut self) -> Result<u64, ImageWriteError> {
+        self.close_block()?;
+        self.table.finish_entries(self.target)?;
         Ok(self.next_place)
     }
 
     /// The block of that number, which is the open one or comes after it.
-    fn open(&mut self, number: u64) -> Result<&mut OpenBlock, WriteError> {
+    fn open_block(&mut self, number: u64) -> Result<&mut OpenBlock, ImageWriteError> {
         if self.open.as_ref().is_none_or(|open| open.number != number) {
-            self.close()?;
+            self.close_block()?;
         }
         Ok(self.open.get_or_insert(OpenBlock {
             number,
@@ -90,32 +90,37 @@ impl<'t, R: BlockRules<N>, const N: usize> BlockWriter<'t, R, N> {
         }))
     }
 
-    fn close(&mut self) -> Result<(), WriteError> {
+    fn close_block(&mut self) -> Result<(), ImageWriteError> {
         let Some(open) = self.open.take() else {
             return Ok(());
         };
         let entry = match open.place {
-            Some(place) => Some(self.rules.stored(place)),
-            None => open.has_zeros.then(|| self.rules.zeros()).flatten(),
+            Some(place) => Some(self.rules.stored_entry(place)),
+            None => open.has_zeros.then(|| self.rules.zero_entry()).flatten(),
         };
         if let Some(place) = open.place
             && !open.bits.is_empty()
         {
-            put(self.target, &open.bits, place)?;
+            put_bytes(self.target, &open.bits, place)?;
         }
         match entry {
             Some(entry) => {
                 let index = self.rules.entry_index(open.number);
-                self.table.write(self.target, index, entry)
+                self.table.write_entry(self.target, index, entry)
             }
             None => Ok(()),
         }
     }
 
     /// Gives `len` bytes from `within` the block on a place.
-    fn allocate(&mut self, number: u64, within: u64, len: u64) -> Result<u64, WriteError> {
+    fn allocate_block(
+        &mut self,
+        number: u64,
+        within: u64,
+        len: u64,
+    ) -> Result<u64, ImageWriteError> {
         let (layout, next_place) = (self.layout, self.next_place);
-        let open = self.open(number)?;
+        let open = self.open_block(number)?;
         let place = *open.place.get_or_insert(next_place);
         if open.bits.is_empty() && layout.bitmap_len > 0 {
             let start = if layout.has_parent { 0 } else { 0xff };
@@ -131,7 +136,11 @@ impl<'t, R: BlockRules<N>, const N: usize> BlockWriter<'t, R, N> {
     }
 
     /// The parts of a range, block by block: number, offset in the block, length.
-    fn parts(&self, start: u64, len: u64) -> impl Iterator<Item = (u64, u64, u64)> + use<R, N> {
+    fn block_parts(
+        &self,
+        start: u64,
+        len: u64,
+    ) -> impl Iterator<Item = (u64, u64, u64)> + use<R, N> {
         let block_len = self.layout.block_len;
         let (mut at, end) = (start, start + len);
         std::iter::from_fn(move || {
@@ -145,26 +154,26 @@ impl<'t, R: BlockRules<N>, const N: usize> BlockWriter<'t, R, N> {
 }
 
 impl<R: BlockRules<N>, const N: usize> CellSink for BlockWriter<'_, R, N> {
-    fn gap(&mut self, start: u64, len: u64, gap: CellGap) -> Result<(), WriteError> {
+    fn write_gap(&mut self, start: u64, len: u64, gap: CellGap) -> Result<(), ImageWriteError> {
         if gap == CellGap::Absent {
             return Ok(());
         }
-        for (number, within, len) in self.parts(start, len) {
-            if self.rules.zeros().is_some() {
-                self.open(number)?.has_zeros = true;
+        for (number, within, len) in self.block_parts(start, len) {
+            if self.rules.zero_entry().is_some() {
+                self.open_block(number)?.has_zeros = true;
             } else {
-                self.allocate(number, within, len)?;
+                self.allocate_block(number, within, len)?;
             }
         }
         Ok(())
     }
 
-    fn data(&mut self, start: u64, bytes: &[u8]) -> Result<(), WriteError> {
+    fn write_data(&mut self, start: u64, bytes: &[u8]) -> Result<(), ImageWriteError> {
         let mut rest = bytes;
-        for (number, within, len) in self.parts(start, bytes.len() as u64) {
+        for (number, within, len) in self.block_parts(start, bytes.len() as u64) {
             let (part, after) = rest.split_at(len as usize);
-            let place = self.allocate(number, within, len)?;
-            put(self.target, part, place)?;
+            let place = self.allocate_block(number, within, len)?;
+            put_bytes(self.target, part, place)?;
             rest = after;
         }
         Ok(())
@@ -198,14 +207,14 @@ pub(crate) struct FlatWriter<'t> {
 }
 
 impl CellSink for FlatWriter<'_> {
-    fn gap(&mut self, _: u64, _: u64, _: CellGap) -> Result<(), WriteError> {
+    fn write_gap(&mut self, _: u64, _: u64, _: CellGap) -> Result<(), ImageWriteError> {
         Ok(())
     }
 
-    fn data(&mut self, start: u64, bytes: &[u8]) -> Result<(), WriteError> {
+    fn write_data(&mut self, start: u64, bytes: &[u8]) -> Result<(), ImageWriteError> {
         let len = (self.len - start).min(bytes.len() as u64) as usize;
         let visible = bytes.get(..len).unwrap_or_default();
-        put(self.target, visible, self.offset + start)
+        put_bytes(self.target, visible, self.offset + start)
     }
 }
 

@@ -7,7 +7,7 @@
 use rayon::prelude::{IntoParallelRefMutIterator, ParallelIterator, ParallelSlice};
 
 use super::walk::{CellGap, CellGrid, CellWalk, WalkStep};
-use super::{ClusterEncoder, WriteError};
+use super::{ClusterEncoder, ImageWriteError};
 use vellum_core::hash::is_zero;
 use vellum_core::source::{ClusterCodec, ImageSource};
 
@@ -20,15 +20,15 @@ const STEPS_MAX: usize = 4096;
 /// A format's writer, called in the order of the disk.
 pub(crate) trait CellSink: Send {
     /// Takes a range without content: whole cells.
-    fn gap(&mut self, start: u64, len: u64, gap: CellGap) -> Result<(), WriteError>;
+    fn write_gap(&mut self, start: u64, len: u64, gap: CellGap) -> Result<(), ImageWriteError>;
 
     /// Takes cells of which each has a byte that is not zero; behind the disk's end they are zero.
-    fn data(&mut self, start: u64, bytes: &[u8]) -> Result<(), WriteError>;
+    fn write_data(&mut self, start: u64, bytes: &[u8]) -> Result<(), ImageWriteError>;
 
     /// Takes one compressed cell. Called only if there is a [`CellPacking`].
-    fn packed(&mut self, start: u64, bytes: &[u8]) -> Result<(), WriteError> {
+    fn write_packed(&mut self, start: u64, bytes: &[u8]) -> Result<(), ImageWriteError> {
         let _ = (start, bytes);
-        Err(WriteError::Encoder("nobody asked for it".to_owned()))
+        Err(ImageWriteError::Encoder("nobody asked for it".to_owned()))
     }
 }
 
@@ -72,13 +72,13 @@ pub(crate) struct CellFlow<'a> {
 
 impl CellFlow<'_> {
     /// Takes the whole disk to `sink`.
-    pub(crate) fn pour(&self, sink: &mut dyn CellSink) -> Result<(), WriteError> {
+    pub(crate) fn copy_to(&self, sink: &mut dyn CellSink) -> Result<(), ImageWriteError> {
         let mut walk = CellWalk::new(self.source, self.grid);
         let (mut ready, mut next) = (StepBatch::default(), StepBatch::default());
         loop {
             let (filled, drained) = rayon::join(
-                || self.fill(&mut walk, &mut next),
-                || self.drain(&mut ready, sink),
+                || self.fill_batch(&mut walk, &mut next),
+                || self.drain_batch(&mut ready, sink),
             );
             drained?;
             filled?;
@@ -89,10 +89,14 @@ impl CellFlow<'_> {
         }
     }
 
-    fn fill(&self, walk: &mut CellWalk, batch: &mut StepBatch) -> Result<(), WriteError> {
+    fn fill_batch(
+        &self,
+        walk: &mut CellWalk,
+        batch: &mut StepBatch,
+    ) -> Result<(), ImageWriteError> {
         let mut read_len = 0;
         while read_len < BATCH_LEN && batch.steps.len() < STEPS_MAX {
-            let Some(step) = walk.step()? else {
+            let Some(step) = walk.next_step()? else {
                 break;
             };
             let mut bytes = Vec::new();
@@ -109,10 +113,10 @@ impl CellFlow<'_> {
         let to_read = batch.steps.par_iter_mut();
         to_read
             .filter(|prepared| prepared.step.gap.is_none())
-            .try_for_each(|prepared| self.prepare(prepared))
+            .try_for_each(|prepared| self.prepare_step(prepared))
     }
 
-    fn prepare(&self, prepared: &mut PreparedStep) -> Result<(), WriteError> {
+    fn prepare_step(&self, prepared: &mut PreparedStep) -> Result<(), ImageWriteError> {
         let PreparedStep { step, bytes, cells } = prepared;
         bytes.resize(step.len as usize, 0);
         let visible_len = (self.source.len() - step.start).min(step.len) as usize;
@@ -124,17 +128,21 @@ impl CellFlow<'_> {
             None => bytes.chunks(cell_len).map(plain_content).collect(),
             Some(packing) => bytes
                 .par_chunks(cell_len)
-                .map(|cell| packing.content(cell))
+                .map(|cell| packing.pack_cell(cell))
                 .collect::<Result<_, _>>()?,
         };
         Ok(())
     }
 
-    fn drain(&self, batch: &mut StepBatch, sink: &mut dyn CellSink) -> Result<(), WriteError> {
+    fn drain_batch(
+        &self,
+        batch: &mut StepBatch,
+        sink: &mut dyn CellSink,
+    ) -> Result<(), ImageWriteError> {
         for prepared in batch.steps.drain(..) {
             let step = prepared.step;
             if let Some(gap) = step.gap {
-                sink.gap(step.start, step.len, gap)?;
+                sink.write_gap(step.start, step.len, gap)?;
             } else {
                 self.hand_over(&prepared, sink)?;
                 batch.spare.push(prepared.bytes);
@@ -148,15 +156,19 @@ impl CellFlow<'_> {
         &self,
         prepared: &PreparedStep,
         sink: &mut dyn CellSink,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), ImageWriteError> {
         let cell_len = self.grid.cell_len as usize;
         let mut at = 0;
         for run in prepared.cells.chunk_by(CellContent::is_like) {
             let (start, len) = (prepared.step.start + at as u64, run.len() * cell_len);
             match run.first() {
-                Some(CellContent::Zero) => sink.gap(start, len as u64, self.grid.zeros())?,
-                Some(CellContent::Packed(packed)) => sink.packed(start, packed)?,
-                _ => sink.data(start, prepared.bytes.get(at..at + len).unwrap_or_default())?,
+                Some(CellContent::Zero) => {
+                    sink.write_gap(start, len as u64, self.grid.zero_gap())?;
+                }
+                Some(CellContent::Packed(packed)) => sink.write_packed(start, packed)?,
+                _ => {
+                    sink.write_data(start, prepared.bytes.get(at..at + len).unwrap_or_default())?;
+                }
             }
             at += len;
         }
@@ -165,12 +177,12 @@ impl CellFlow<'_> {
 }
 
 impl CellPacking<'_> {
-    fn content(&self, cell: &[u8]) -> Result<CellContent, WriteError> {
+    fn pack_cell(&self, cell: &[u8]) -> Result<CellContent, ImageWriteError> {
         if is_zero(cell) {
             return Ok(CellContent::Zero);
         }
-        let packed = self.encoder.encode(self.codec, cell);
-        let packed = packed.map_err(WriteError::Encoder)?;
+        let packed = self.encoder.encode_cluster(self.codec, cell);
+        let packed = packed.map_err(ImageWriteError::Encoder)?;
         Ok(if self.is_always || packed.len() < cell.len() {
             CellContent::Packed(packed)
         } else {

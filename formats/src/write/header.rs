@@ -9,7 +9,7 @@ impl HeaderBytes {
     }
 
     /// Puts `field` at `at`. A field that leaves the header is our mistake.
-    pub(crate) fn put(&mut self, at: usize, field: &[u8]) -> &mut Self {
+    pub(crate) fn put_field(&mut self, at: usize, field: &[u8]) -> &mut Self {
         let place = self.0.get_mut(at..at + field.len());
         let place = place.expect("a field lies inside its header");
         place.copy_from_slice(field);
@@ -17,26 +17,26 @@ impl HeaderBytes {
     }
 
     pub(crate) fn le_u16(&mut self, at: usize, value: u16) -> &mut Self {
-        self.put(at, &value.to_le_bytes())
+        self.put_field(at, &value.to_le_bytes())
     }
 
     pub(crate) fn le_u32(&mut self, at: usize, value: u32) -> &mut Self {
-        self.put(at, &value.to_le_bytes())
+        self.put_field(at, &value.to_le_bytes())
     }
 
     pub(crate) fn le_u64(&mut self, at: usize, value: u64) -> &mut Self {
-        self.put(at, &value.to_le_bytes())
+        self.put_field(at, &value.to_le_bytes())
     }
 
     pub(crate) fn be_u32(&mut self, at: usize, value: u32) -> &mut Self {
-        self.put(at, &value.to_be_bytes())
+        self.put_field(at, &value.to_be_bytes())
     }
 
     pub(crate) fn be_u64(&mut self, at: usize, value: u64) -> &mut Self {
-        self.put(at, &value.to_be_bytes())
+        self.put_field(at, &value.to_be_bytes())
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub(crate) fn as_slice(&self) -> &[u8] {
         &self.0
     }
 }

@@ -1,8 +1,8 @@
 //! The door to every format's writer: whoever writes an image file calls it.
 
 use super::{
-    ClusterEncoder, ImageTarget, TargetFormat, VmdkKind, WriteError, WriteJob, WriteOptions,
-    WrittenImage, impossible,
+    ClusterEncoder, ImageTarget, ImageWriteError, TargetFormat, VmdkKind, WriteJob, WriteOptions,
+    WrittenImage, impossible_image,
 };
 use vellum_core::source::ImageSource;
 use vellum_core::units::IMAGE_LEN_MAX;
@@ -42,7 +42,7 @@ pub fn write_image(
     options: &WriteOptions,
     encoder: &dyn ClusterEncoder,
     target: &mut dyn ImageTarget,
-) -> Result<WrittenImage, WriteError> {
+) -> Result<WrittenImage, ImageWriteError> {
     let job = &mut WriteJob {
         source,
         options,
@@ -50,18 +50,22 @@ pub fn write_image(
         target,
     };
     if source.len() > IMAGE_LEN_MAX {
-        return Err(impossible(
-            format.format().name(),
+        return Err(impossible_image(
+            format.image_format().format_name(),
             format!("{} bytes are too much", source.len()),
         ));
     }
     match format {
-        TargetFormat::Raw => crate::raw::writer::write(job),
-        TargetFormat::Qcow2(kind) => crate::qcow2::writer::write(kind, job),
-        TargetFormat::Vdi(allocation) => crate::vdi::writer::write(allocation, job),
-        TargetFormat::Vmdk(VmdkKind::MonolithicSparse) => crate::vmdk::sparse_writer::write(job),
-        TargetFormat::Vmdk(VmdkKind::StreamOptimized) => crate::vmdk::stream_writer::write(job),
-        TargetFormat::Vhd(allocation) => crate::vhd::writer::write(allocation, job),
-        TargetFormat::Vhdx => crate::vhdx::writer::write(job),
+        TargetFormat::Raw => crate::raw::writer::write_image(job),
+        TargetFormat::Qcow2(kind) => crate::qcow2::writer::write_image(kind, job),
+        TargetFormat::Vdi(allocation) => crate::vdi::writer::write_image(allocation, job),
+        TargetFormat::Vmdk(VmdkKind::MonolithicSparse) => {
+            crate::vmdk::sparse_writer::write_image(job)
+        }
+        TargetFormat::Vmdk(VmdkKind::StreamOptimized) => {
+            crate::vmdk::stream_writer::write_image(job)
+        }
+        TargetFormat::Vhd(allocation) => crate::vhd::writer::write_image(allocation, job),
+        TargetFormat::Vhdx => crate::vhdx::writer::write_image(job),
     }
 }

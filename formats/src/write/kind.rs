@@ -76,7 +76,7 @@ pub struct UnknownOption {
 impl TargetFormat {
     /// The usual variant of a format: dynamic, sparse, plain.
     #[must_use]
-    pub fn usual(format: Format) -> Self {
+    pub fn default_variant(format: Format) -> Self {
         match format {
             Format::Raw => Self::Raw,
             Format::Qcow2 => Self::Qcow2(Qcow2Kind {
@@ -93,7 +93,7 @@ impl TargetFormat {
 
     /// The format.
     #[must_use]
-    pub fn format(self) -> Format {
+    pub fn image_format(self) -> Format {
         match self {
             Self::Raw => Format::Raw,
             Self::Qcow2(_) => Format::Qcow2,
@@ -125,13 +125,13 @@ impl TargetFormat {
     pub fn with_option(self, option: &str) -> Result<Self, UnknownOption> {
         let (key, value) = option.split_once('=').unwrap_or((option, ""));
         let found = match self {
-            Self::Qcow2(kind) => kind.with(key, value).map(Self::Qcow2),
+            Self::Qcow2(kind) => kind.with_option(key, value).map(Self::Qcow2),
             Self::Vdi(_) => match (key, value) {
                 ("static", "on") => Some(Self::Vdi(Allocation::Fixed)),
                 ("static", "off") => Some(Self::Vdi(Allocation::Dynamic)),
-                _ => allocation(key, value).map(Self::Vdi),
+                _ => parse_allocation(key, value).map(Self::Vdi),
             },
-            Self::Vhd(_) => allocation(key, value).map(Self::Vhd),
+            Self::Vhd(_) => parse_allocation(key, value).map(Self::Vhd),
             Self::Vmdk(_) => match (key, value) {
                 ("subformat", "monolithicSparse") => Some(Self::Vmdk(VmdkKind::MonolithicSparse)),
                 ("subformat", "streamOptimized") => Some(Self::Vmdk(VmdkKind::StreamOptimized)),
@@ -141,7 +141,7 @@ impl TargetFormat {
             Self::Raw => None,
         };
         found.ok_or_else(|| UnknownOption {
-            format: self.format().name(),
+            format: self.image_format().format_name(),
             option: option.to_owned(),
             known: self.known_options(),
         })
@@ -162,7 +162,7 @@ impl TargetFormat {
 }
 
 impl Qcow2Kind {
-    fn with(mut self, key: &str, value: &str) -> Option<Self> {
+    fn with_option(mut self, key: &str, value: &str) -> Option<Self> {
         match (key, value) {
             ("compression_type", "none") => self.codec = None,
             ("compression_type", "zlib") => self.codec = Some(ClusterCodecName::Zlib),
@@ -183,7 +183,7 @@ impl Qcow2Kind {
     }
 }
 
-fn allocation(key: &str, value: &str) -> Option<Allocation> {
+fn parse_allocation(key: &str, value: &str) -> Option<Allocation> {
     match (key, value) {
         ("subformat", "dynamic") => Some(Allocation::Dynamic),
         ("subformat", "fixed") => Some(Allocation::Fixed),
@@ -192,7 +192,7 @@ fn allocation(key: &str, value: &str) -> Option<Allocation> {
 }
 
 impl ClusterCodecName {
-    pub(crate) fn codec(self) -> ClusterCodec {
+    pub(crate) fn cluster_codec(self) -> ClusterCodec {
         match self {
             Self::Zlib => ClusterCodec::Deflate,
             Self::Zstd => ClusterCodec::Zstd,
@@ -205,6 +205,6 @@ impl FromStr for TargetFormat {
 
     /// A format by the names that [`Format`] knows, in its usual variant.
     fn from_str(name: &str) -> Result<Self, UnknownFormat> {
-        name.parse().map(Self::usual)
+        name.parse().map(Self::default_variant)
     }
 }

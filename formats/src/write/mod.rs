@@ -43,7 +43,7 @@ pub use kind::{Allocation, ClusterCodecName, Qcow2Kind, TargetFormat, UnknownOpt
 pub(crate) use options::change_uuid;
 pub use options::{ParentLink, WriteOptions};
 pub use target::{ImageTarget, SeekTarget, StreamTarget};
-pub(crate) use target::{end, put};
+pub(crate) use target::{end_file, put_bytes};
 pub(crate) use walk::{CellGap, CellGrid};
 
 use crate::Format;
@@ -59,7 +59,7 @@ pub(crate) const SECTOR_LEN: u64 = 512;
 /// (An encoder that looks at what the processor can do, as zlib-rs and zlib-ng do, is none.)
 pub trait ClusterEncoder: Send + Sync {
     /// `plain` compressed: one raw deflate stream or one zstd frame.
-    fn encode(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String>;
+    fn encode_cluster(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String>;
 }
 
 /// No codec: compressing formats are an error.
@@ -78,7 +78,7 @@ pub struct WrittenImage {
 
 /// Reason for which an image could not be written.
 #[derive(Debug, thiserror::Error)]
-pub enum WriteError {
+pub enum ImageWriteError {
     /// The disk could not be read.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -123,10 +123,10 @@ impl WriteJob<'_> {
     }
 
     /// Refuses a disk without bytes, of which other readers of the format make nothing.
-    pub(crate) fn refuse_empty(&self, format: Format) -> Result<(), WriteError> {
+    pub(crate) fn refuse_empty(&self, format: Format) -> Result<(), ImageWriteError> {
         if self.source.is_empty() {
-            return Err(impossible(
-                format.name(),
+            return Err(impossible_image(
+                format.format_name(),
                 "it has no byte, and nothing reads such an image: write it as raw, qcow2 or VDI",
             ));
         }
@@ -134,10 +134,14 @@ impl WriteJob<'_> {
     }
 
     /// Refuses a parent where the format has no way to name one.
-    pub(crate) fn refuse_parent(&self, format: Format, variant: &str) -> Result<(), WriteError> {
+    pub(crate) fn refuse_parent(
+        &self,
+        format: Format,
+        variant: &str,
+    ) -> Result<(), ImageWriteError> {
         if self.has_parent() {
-            return Err(impossible(
-                format.name(),
+            return Err(impossible_image(
+                format.format_name(),
                 format!("a {variant} image stands on no other: write it whole, without a parent"),
             ));
         }
@@ -146,13 +150,13 @@ impl WriteJob<'_> {
 }
 
 impl ClusterEncoder for NoEncoder {
-    fn encode(&self, codec: ClusterCodec, _: &[u8]) -> Result<Vec<u8>, String> {
+    fn encode_cluster(&self, codec: ClusterCodec, _: &[u8]) -> Result<Vec<u8>, String> {
         Err(format!("there is no encoder for {codec:?}"))
     }
 }
 
-pub(crate) fn impossible(format: &'static str, reason: impl Into<String>) -> WriteError {
-    WriteError::Impossible {
+pub(crate) fn impossible_image(format: &'static str, reason: impl Into<String>) -> ImageWriteError {
+    ImageWriteError::Impossible {
         format,
         reason: reason.into(),
     }

@@ -1,7 +1,7 @@
 //! The caller's options for an image that is to be written, beside its content and format.
 
-use super::WriteError;
-use super::impossible;
+use super::ImageWriteError;
+use super::impossible_image;
 use crate::identity::DiskIdentity;
 use vellum_core::hash::ChunkHash;
 
@@ -51,7 +51,7 @@ impl WriteOptions {
 
     /// A UUID for `purpose` that only this content has: version 8 of RFC 9562, bits from BLAKE3.
     pub(crate) fn uuid_for(&self, purpose: &str) -> [u8; 16] {
-        let hash = self.derived(purpose);
+        let hash = self.derive_bytes(purpose);
         let mut uuid = *hash.first_chunk::<16>().expect("a hash has 32 bytes");
         let [_, _, _, _, _, _, version, _, variant, ..] = &mut uuid;
         *version = (*version & 0x0f) | 0x80;
@@ -60,7 +60,7 @@ impl WriteOptions {
     }
 
     /// The image's own UUID.
-    pub(crate) fn uuid(&self) -> [u8; 16] {
+    pub(crate) fn image_uuid(&self) -> [u8; 16] {
         match self.identity {
             Some(DiskIdentity::Uuid(uuid)) => uuid,
             _ => self.uuid_for("image"),
@@ -72,17 +72,17 @@ impl WriteOptions {
         if let Some(DiskIdentity::ContentId(id)) = self.identity {
             return id;
         }
-        let hash = self.derived("content id");
+        let hash = self.derive_bytes("content id");
         let [a, b, c, d] = *hash.first_chunk::<4>().expect("a hash has 32 bytes");
         u32::from_le_bytes([a, b, c, d]) & 0x7fff_ffff
     }
 
     /// The parent's UUID, zeros without a parent.
-    pub(crate) fn parent_uuid(&self, format: &'static str) -> Result<[u8; 16], WriteError> {
+    pub(crate) fn parent_uuid(&self, format: &'static str) -> Result<[u8; 16], ImageWriteError> {
         match self.parent.as_ref().map(|parent| parent.identity) {
             None => Ok([0; 16]),
             Some(Some(DiskIdentity::Uuid(uuid))) => Ok(uuid),
-            Some(_) => Err(impossible(
+            Some(_) => Err(impossible_image(
                 format,
                 "it names its parent by UUID, and that one's is not given",
             )),
@@ -90,12 +90,12 @@ impl WriteOptions {
     }
 
     /// Refuses names that no format could hold, or that would mean something else in a text.
-    pub(crate) fn verify_names(&self, format: &'static str) -> Result<(), WriteError> {
+    pub(crate) fn verify_names(&self, format: &'static str) -> Result<(), ImageWriteError> {
         let parent = self.parent.as_ref().map(|parent| parent.path.as_str());
         for name in parent.into_iter().chain(self.file_name.as_deref()) {
             let is_odd = name.chars().any(|c| c.is_control() || c == '"');
             if name.is_empty() || name.len() > NAME_LEN_MAX || is_odd {
-                return Err(impossible(
+                return Err(impossible_image(
                     format,
                     format!("the name {name:?} cannot stand in it"),
                 ));
@@ -104,9 +104,9 @@ impl WriteOptions {
         Ok(())
     }
 
-    fn derived(&self, purpose: &str) -> [u8; 32] {
+    fn derive_bytes(&self, purpose: &str) -> [u8; 32] {
         let words = [&self.content_identity[..], purpose.as_bytes()].concat();
-        ChunkHash::of(&words).0
+        ChunkHash::of_chunk(&words).0
     }
 }
 

@@ -1,8 +1,8 @@
 //! A table of a new image file, written entry by entry in order, page by page. It holds one page,
 //! however long the table is.
 
-use super::target::put;
-use super::{ImageTarget, WriteError};
+use super::target::put_bytes;
+use super::{ImageTarget, ImageWriteError};
 
 /// Bytes of a page, as readers have it.
 const PAGE_LEN: usize = 64 << 10;
@@ -32,12 +32,12 @@ impl<const N: usize> OrderedTable<N> {
     }
 
     /// Writes entry `index`, which comes after all that were written.
-    pub(crate) fn write(
+    pub(crate) fn write_entry(
         &mut self,
         target: &mut dyn ImageTarget,
         index: u64,
         entry: [u8; N],
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), ImageWriteError> {
         assert!(
             (self.next..self.count).contains(&index),
             "entry {index} of {} comes after {}",
@@ -45,16 +45,19 @@ impl<const N: usize> OrderedTable<N> {
             self.next
         );
         self.fill_to(target, index)?;
-        self.push(target, entry)
+        self.push_entry(target, entry)
     }
 
     /// Writes what is left.
-    pub(crate) fn finish(mut self, target: &mut dyn ImageTarget) -> Result<(), WriteError> {
+    pub(crate) fn finish_entries(
+        mut self,
+        target: &mut dyn ImageTarget,
+    ) -> Result<(), ImageWriteError> {
         self.fill_to(target, self.count)?;
-        self.flush(target)
+        self.flush_page(target)
     }
 
-    fn fill_to(&mut self, target: &mut dyn ImageTarget, index: u64) -> Result<(), WriteError> {
+    fn fill_to(&mut self, target: &mut dyn ImageTarget, index: u64) -> Result<(), ImageWriteError> {
         while self.next < index {
             let is_hole = self.fill == [0; N] && self.page.is_empty();
             let page_entries = (PAGE_LEN / N) as u64;
@@ -62,25 +65,29 @@ impl<const N: usize> OrderedTable<N> {
                 self.next += page_entries;
                 self.page_offset += page_entries * N as u64;
             } else {
-                self.push(target, self.fill)?;
+                self.push_entry(target, self.fill)?;
             }
         }
         Ok(())
     }
 
-    fn push(&mut self, target: &mut dyn ImageTarget, entry: [u8; N]) -> Result<(), WriteError> {
+    fn push_entry(
+        &mut self,
+        target: &mut dyn ImageTarget,
+        entry: [u8; N],
+    ) -> Result<(), ImageWriteError> {
         self.page.extend_from_slice(&entry);
         self.next += 1;
         if self.page.len() + N > PAGE_LEN {
-            self.flush(target)?;
+            self.flush_page(target)?;
         }
         Ok(())
     }
 
-    fn flush(&mut self, target: &mut dyn ImageTarget) -> Result<(), WriteError> {
+    fn flush_page(&mut self, target: &mut dyn ImageTarget) -> Result<(), ImageWriteError> {
         let is_hole = self.page.iter().all(|byte| *byte == 0);
         if !is_hole {
-            put(target, &self.page, self.page_offset)?;
+            put_bytes(target, &self.page, self.page_offset)?;
         }
         self.page_offset += self.page.len() as u64;
         self.page.clear();
@@ -99,10 +106,10 @@ mod tests {
             let mut table = OrderedTable::new(100, 200_000, fill);
             for index in [0, 1, 16_383, 16_384, 50_000, 199_998] {
                 let entry = (index as u32 + 1).to_le_bytes();
-                table.write(&mut file, index, entry).expect("written");
+                table.write_entry(&mut file, index, entry).expect("written");
             }
-            table.finish(&mut file).expect("written");
-            file.finish(100 + 800_000).expect("long enough");
+            table.finish_entries(&mut file).expect("written");
+            file.finish_file(100 + 800_000).expect("long enough");
             let entry = |index: usize| *file[100 + 4 * index..].first_chunk::<4>().expect("there");
             for index in [0, 1, 16_383, 16_384, 50_000, 199_998] {
                 assert_eq!(entry(index), (index as u32 + 1).to_le_bytes());

@@ -2,7 +2,7 @@
 
 use std::io::{self, Seek, SeekFrom, Write};
 
-use super::WriteError;
+use super::ImageWriteError;
 
 /// Zeros that a stream gets for what nobody wrote.
 const ZEROS_LEN: usize = 16 << 10;
@@ -13,7 +13,7 @@ pub trait ImageTarget: Send {
     fn write_all_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
     /// Makes the file end at `len`, which is not before the last byte written. It is the last call.
-    fn finish(&mut self, len: u64) -> io::Result<()>;
+    fn finish_file(&mut self, len: u64) -> io::Result<()>;
 }
 
 /// A file that can seek. It stays sparse where nobody writes.
@@ -58,7 +58,7 @@ impl<W: Write + Seek + Send> ImageTarget for SeekTarget<W> {
         Ok(())
     }
 
-    fn finish(&mut self, len: u64) -> io::Result<()> {
+    fn finish_file(&mut self, len: u64) -> io::Result<()> {
         if len > self.end {
             self.write_all_at(&[0], len - 1)?;
         }
@@ -109,7 +109,7 @@ impl<W: Write + Send> ImageTarget for StreamTarget<W> {
         Ok(())
     }
 
-    fn finish(&mut self, len: u64) -> io::Result<()> {
+    fn finish_file(&mut self, len: u64) -> io::Result<()> {
         self.zeros_to(len)?;
         self.stream.flush()
     }
@@ -128,26 +128,26 @@ impl ImageTarget for Vec<u8> {
         Ok(())
     }
 
-    fn finish(&mut self, len: u64) -> io::Result<()> {
+    fn finish_file(&mut self, len: u64) -> io::Result<()> {
         self.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
         Ok(())
     }
 }
 
 /// Writes, and says where it failed.
-pub(crate) fn put(
+pub(crate) fn put_bytes(
     target: &mut dyn ImageTarget,
     bytes: &[u8],
     offset: u64,
-) -> Result<(), WriteError> {
+) -> Result<(), ImageWriteError> {
     let done = target.write_all_at(bytes, offset);
-    done.map_err(|source| WriteError::Target { offset, source })
+    done.map_err(|source| ImageWriteError::Target { offset, source })
 }
 
 /// Ends the file, and says where it failed.
-pub(crate) fn end(target: &mut dyn ImageTarget, len: u64) -> Result<(), WriteError> {
-    let done = target.finish(len);
-    done.map_err(|source| WriteError::Target {
+pub(crate) fn end_file(target: &mut dyn ImageTarget, len: u64) -> Result<(), ImageWriteError> {
+    let done = target.finish_file(len);
+    done.map_err(|source| ImageWriteError::Target {
         offset: len,
         source,
     })

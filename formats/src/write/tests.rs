@@ -62,7 +62,7 @@ fn written(format: TargetFormat, disk: &dyn ImageSource, options: &WriteOptions)
 
 fn opened(format: TargetFormat, file: Vec<u8>) -> Arc<dyn ImageSource> {
     let codecs = Arc::new(RealCodecs);
-    open_over_parent(format.format(), Arc::new(file), codecs, &NoCompanions)
+    open_over_parent(format.image_format(), Arc::new(file), codecs, &NoCompanions)
         .unwrap_or_else(|error| panic!("{format:?}: {error}"))
         .into()
 }
@@ -187,19 +187,19 @@ fn check_chain(format: TargetFormat) {
     let mut layers: Vec<Arc<dyn ImageSource>> = Vec::new();
     for depth in 0..sources.len() {
         let stack: Vec<_> = sources[..=depth].iter().rev().cloned().collect();
-        let child = crate::chain::ImageChain::child(stack.clone()).expect("few layers");
+        let child = crate::chain::ImageChain::for_child(stack.clone()).expect("few layers");
         let mut options = WriteOptions::new([depth as u8; 32]);
         options.parent = parent.take();
         let mut file = Vec::new();
         let told = write_image(format, &child, &options, &RealCodecs, &mut file).expect("written");
-        let facts = image_facts(format.format(), Arc::new(file.clone())).expect("told");
+        let facts = image_facts(format.image_format(), Arc::new(file.clone())).expect("told");
         assert_eq!(facts.identity, told.identity, "{format:?}");
         let named = facts.parent.map(|parent| parent.identity);
         let given = options.parent.map(|parent| parent.identity);
         assert_eq!(named, given, "{format:?}");
         layers.insert(0, opened(format, file));
-        let ours = crate::chain::ImageChain::whole(layers.clone()).expect("few layers");
-        let theirs = crate::chain::ImageChain::whole(stack).expect("few layers");
+        let ours = crate::chain::ImageChain::for_whole_disk(layers.clone()).expect("few layers");
+        let theirs = crate::chain::ImageChain::for_whole_disk(stack).expect("few layers");
         assert_eq!(
             first_difference(&ours, &theirs),
             None,
@@ -208,7 +208,7 @@ fn check_chain(format: TargetFormat) {
         parent = Some(ParentLink {
             path: format!("layer-{depth}"),
             identity: told.identity,
-            format: Some(format.format().name().to_owned()),
+            format: Some(format.image_format().format_name().to_owned()),
         });
     }
     // A file that holds only what differs is not longer than one that holds everything.
@@ -229,7 +229,7 @@ fn a_fixed_image_or_a_stream_has_no_parent_and_a_name_no_quotes() {
     let refused = |format, options: &WriteOptions| {
         let mut file = Vec::new();
         let done = write_image(format, &disks()[1], options, &RealCodecs, &mut file);
-        matches!(done, Err(WriteError::Impossible { .. })) && file.is_empty()
+        matches!(done, Err(ImageWriteError::Impossible { .. })) && file.is_empty()
     };
     assert!(refused(TargetFormat::Raw, &options));
     assert!(refused(TargetFormat::Vdi(Allocation::Fixed), &options));

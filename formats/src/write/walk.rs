@@ -53,7 +53,7 @@ pub(crate) struct CellWalk<'a> {
 
 impl CellGrid {
     /// A grid of cells that are asked of the parent one by one.
-    pub(crate) fn fine(cell_len: u64, has_parent: bool) -> Self {
+    pub(crate) fn single_cells(cell_len: u64, has_parent: bool) -> Self {
         Self {
             granule_len: cell_len,
             cell_len,
@@ -62,7 +62,7 @@ impl CellGrid {
     }
 
     /// A grid of cells in blocks, which a child has whole or not at all.
-    pub(crate) fn blocks(block_len: u64, cell_len: u64, has_parent: bool) -> Self {
+    pub(crate) fn whole_blocks(block_len: u64, cell_len: u64, has_parent: bool) -> Self {
         Self {
             granule_len: if has_parent { block_len } else { cell_len },
             cell_len,
@@ -71,7 +71,7 @@ impl CellGrid {
     }
 
     /// The kind of gap that cells of zeros are.
-    pub(crate) fn zeros(&self) -> CellGap {
+    pub(crate) fn zero_gap(&self) -> CellGap {
         if self.has_parent {
             CellGap::Zero
         } else {
@@ -83,7 +83,7 @@ impl CellGrid {
         match kind {
             ExtentKind::Data => None,
             ExtentKind::Absent => Some(CellGap::Absent),
-            ExtentKind::Zero => Some(self.zeros()),
+            ExtentKind::Zero => Some(self.zero_gap()),
         }
     }
 }
@@ -100,20 +100,20 @@ impl<'a> CellWalk<'a> {
     }
 
     /// The next step, `None` behind the last.
-    pub(crate) fn step(&mut self) -> Result<Option<WalkStep>, SourceError> {
+    pub(crate) fn next_step(&mut self) -> Result<Option<WalkStep>, SourceError> {
         if self.position >= self.source.len() {
             return Ok(None);
         }
         if self.position >= self.read_end {
             let granule_len = self.grid.granule_len;
-            let (gap, end) = self.stretch()?;
+            let (gap, end) = self.gap_at_position()?;
             let whole_end = if end >= self.source.len() && !self.is_last_read() {
                 self.end
             } else {
                 end / granule_len * granule_len
             };
             if gap.is_some() && whole_end > self.position {
-                return Ok(Some(self.advance(whole_end, gap)));
+                return Ok(Some(self.advance_to(whole_end, gap)));
             }
             let data_end = if gap.is_none() {
                 end
@@ -124,7 +124,7 @@ impl<'a> CellWalk<'a> {
         }
         let piece_len = PIECE_LEN.max(self.grid.cell_len);
         let end = self.read_end.min(self.position + piece_len);
-        Ok(Some(self.advance(end, None)))
+        Ok(Some(self.advance_to(end, None)))
     }
 
     /// True if the last granule is read whatever it is: behind an odd length a child has zeros, not
@@ -133,7 +133,7 @@ impl<'a> CellWalk<'a> {
         self.grid.has_parent && !self.source.len().is_multiple_of(SECTOR_LEN)
     }
 
-    fn advance(&mut self, end: u64, gap: Option<CellGap>) -> WalkStep {
+    fn advance_to(&mut self, end: u64, gap: Option<CellGap>) -> WalkStep {
         let step = WalkStep {
             start: self.position,
             len: end - self.position,
@@ -144,10 +144,10 @@ impl<'a> CellWalk<'a> {
     }
 
     /// The kind of range at the position, and the byte up to which it reaches at least.
-    fn stretch(&self) -> Result<(Option<CellGap>, u64), SourceError> {
+    fn gap_at_position(&self) -> Result<(Option<CellGap>, u64), SourceError> {
         let gap_at = |offset| {
             let extent = self.source.extent_at(offset)?;
-            Ok::<_, SourceError>((self.grid.gap_of(extent.kind), extent.end()))
+            Ok::<_, SourceError>((self.grid.gap_of(extent.kind), extent.end_offset()))
         };
         let (gap, mut end) = gap_at(self.position)?;
         if gap.is_none() {
@@ -174,7 +174,7 @@ mod tests {
 
     fn steps(source: &Patchwork, grid: CellGrid) -> Vec<(u64, u64, Option<CellGap>)> {
         let mut walk = CellWalk::new(source, grid);
-        std::iter::from_fn(|| walk.step().expect("told"))
+        std::iter::from_fn(|| walk.next_step().expect("told"))
             .map(|step| (step.start, step.len, step.gap))
             .collect()
     }
@@ -190,7 +190,7 @@ mod tests {
         ]);
         let absent = Some(CellGap::Absent);
         assert_eq!(
-            steps(&source, CellGrid::fine(64, true)),
+            steps(&source, CellGrid::single_cells(64, true)),
             [
                 (0, 64, absent),
                 (64, 64, None),
@@ -200,12 +200,12 @@ mod tests {
             "the last cells hold data and absent bytes"
         );
         assert_eq!(
-            steps(&source, CellGrid::fine(64, false)),
+            steps(&source, CellGrid::single_cells(64, false)),
             [(0, 128, absent), (128, 64, None), (192, 128, None)],
             "without a parent zero and absent are one"
         );
         assert_eq!(
-            steps(&source, CellGrid::blocks(128, 64, true)),
+            steps(&source, CellGrid::whole_blocks(128, 64, true)),
             [(0, 128, None), (128, 128, None), (256, 64, None)]
         );
     }
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_gap_at_the_end_reaches_to_the_end_of_its_cell() {
         let source = Patchwork::new(&[(64, Data), (65, Zero)]);
-        let steps_of = |has_parent| steps(&source, CellGrid::fine(64, has_parent));
+        let steps_of = |has_parent| steps(&source, CellGrid::single_cells(64, has_parent));
         assert_eq!(
             steps_of(false),
             [(0, 64, None), (64, 128, Some(CellGap::Absent))]
@@ -227,6 +227,6 @@ mod tests {
             ],
             "what follows an odd length is not the parent's"
         );
-        assert!(steps(&Patchwork::new(&[]), CellGrid::fine(64, true)).is_empty());
+        assert!(steps(&Patchwork::new(&[]), CellGrid::single_cells(64, true)).is_empty());
     }
 }

@@ -9,7 +9,12 @@ use vellum_formats::write::ClusterEncoder;
 pub(crate) struct Codecs;
 
 impl ClusterDecoder for Codecs {
-    fn decode(&self, codec: ClusterCodec, input: &[u8], output: &mut [u8]) -> Result<(), String> {
+    fn decode_cluster(
+        &self,
+        codec: ClusterCodec,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> Result<(), String> {
         match codec {
             ClusterCodec::Deflate => flate2::read::DeflateDecoder::new(input)
                 .read_exact(output)
@@ -22,7 +27,7 @@ impl ClusterDecoder for Codecs {
 }
 
 impl ClusterEncoder for Codecs {
-    fn encode(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String> {
+    fn encode_cluster(&self, codec: ClusterCodec, plain: &[u8]) -> Result<Vec<u8>, String> {
         let done = match codec {
             ClusterCodec::Deflate => {
                 let level = flate2::Compression::new(1);

@@ -121,7 +121,7 @@ fn hole_at(source: &dyn ImageSource, at: u64, len: u64) -> Result<u64, SourceErr
     let extent = source.extent_at(at)?;
     Ok(if extent.kind == ExtentKind::Data {
         0
-    } else if extent.end() == source.len() {
+    } else if extent.end_offset() == source.len() {
         len - at
     } else {
         extent.len

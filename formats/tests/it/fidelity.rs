@@ -14,7 +14,7 @@ use vellum_core::source::ExtentKind::{Data, Zero};
 use vellum_core::source::{ImageSource, SourceError};
 use vellum_formats::chain::ImageChain;
 use vellum_formats::write::{
-    ParentLink, SeekTarget, TargetFormat, WriteError, WriteOptions, WrittenImage, write_image,
+    ImageWriteError, ParentLink, SeekTarget, TargetFormat, WriteOptions, WrittenImage, write_image,
 };
 use vellum_formats::{Format, image_facts, open_over_parent};
 
@@ -94,7 +94,7 @@ fn write(
     disk: &dyn ImageSource,
     options: &WriteOptions,
     path: &Path,
-) -> Result<WrittenImage, WriteError> {
+) -> Result<WrittenImage, ImageWriteError> {
     let mut file = SeekTarget::new(File::create(path).expect("made"));
     write_image(format, disk, options, &Codecs, &mut file)
 }
@@ -141,25 +141,29 @@ fn what_is_written_is_what_qemu_img_reads() {
             }
             let what = format!("{name} as {format} {words:?}");
             let written = write(kind, &disk, &options, &image);
-            let holds_none = matches!(kind.format(), Format::Vmdk | Format::Vhd | Format::Vhdx);
-            if disk.len() > 2 * TIB && kind.format() == Format::Vhd || disk.is_empty() && holds_none
+            let holds_none = matches!(
+                kind.image_format(),
+                Format::Vmdk | Format::Vhd | Format::Vhdx
+            );
+            if disk.len() > 2 * TIB && kind.image_format() == Format::Vhd
+                || disk.is_empty() && holds_none
             {
                 assert!(
-                    matches!(written, Err(WriteError::Impossible { .. })),
+                    matches!(written, Err(ImageWriteError::Impossible { .. })),
                     "{what}"
                 );
                 continue;
             }
             faults.note(&what, written.map(drop).map_err(|error| error.to_string()));
-            let theirs = qemu::name(kind.format());
+            let theirs = qemu::name(kind.image_format());
             let pair = ((&*raw, "raw"), (&*image, theirs));
             faults.note(&what, compare(pair, &disk, &LONG_PIECES));
             // qemu-img looks at every grain of a VMDK, one by one.
-            if disk.len() < TIB || kind.format() != Format::Vmdk {
+            if disk.len() < TIB || kind.image_format() != Format::Vmdk {
                 faults.note(&what, qemu::check(&image, theirs));
             }
-            let ours =
-                read(&image, kind.format()).and_then(|image| first_difference(&*image, &disk));
+            let ours = read(&image, kind.image_format())
+                .and_then(|image| first_difference(&*image, &disk));
             faults.note(&what, same(ours));
         }
     }
@@ -214,7 +218,8 @@ fn disks_that_no_raw_file_can_hold_agree_across_formats() {
         let pieces = [0, 16 << 20, (20 << 20) - 1, 54_321];
         let pair = ((&*first, "qcow2"), (&*image, format));
         faults.note(format, compare(pair, &disk, &pieces));
-        let ours = read(&image, kind.format()).and_then(|image| first_difference(&*image, &disk));
+        let ours =
+            read(&image, kind.image_format()).and_then(|image| first_difference(&*image, &disk));
         faults.note(format, same(ours));
     }
     faults.settle();
@@ -245,13 +250,13 @@ fn chain() -> Vec<Arc<dyn ImageSource>> {
 }
 
 /// Writes the chain, base first; the file names, base first.
-fn write_chain(format: TargetFormat, room: &Path) -> Result<Vec<PathBuf>, WriteError> {
+fn write_chain(format: TargetFormat, room: &Path) -> Result<Vec<PathBuf>, ImageWriteError> {
     let sources = chain();
     let mut parent = None;
     let mut paths = Vec::new();
     for depth in 0..sources.len() {
         let layers = sources[sources.len() - 1 - depth..].to_vec();
-        let child = ImageChain::child(layers)?;
+        let child = ImageChain::for_child(layers)?;
         let path = room.join(format!("layer-{depth}.img"));
         let mut options = WriteOptions::new([depth as u8; 32]);
         options.parent = parent.take();
@@ -259,7 +264,7 @@ fn write_chain(format: TargetFormat, room: &Path) -> Result<Vec<PathBuf>, WriteE
         parent = Some(ParentLink {
             path: format!("layer-{depth}.img"),
             identity: written.identity,
-            format: Some(qemu::name(format.format()).to_owned()),
+            format: Some(qemu::name(format.image_format()).to_owned()),
         });
         paths.push(path);
     }
@@ -284,15 +289,19 @@ fn a_chain_that_is_written_is_what_qemu_img_and_this_reader_see() {
         let room = tempfile::tempdir().expect("a folder");
         let what = format!("{format} {words:?}");
         let paths = write_chain(kind, room.path()).expect("written");
-        let whole = ImageChain::whole(chain()).expect("three layers");
-        let images = paths.iter().rev().map(|path| read(path, kind.format()));
+        let whole = ImageChain::for_whole_disk(chain()).expect("three layers");
+        let images = paths
+            .iter()
+            .rev()
+            .map(|path| read(path, kind.image_format()));
         let images = images.collect::<Result<Vec<_>, _>>().expect("they open");
-        let ours = ImageChain::whole(images).expect("three layers");
+        let ours = ImageChain::for_whole_disk(images).expect("three layers");
         faults.note(&what, same(first_difference(&ours, &whole)));
         for (child, parent) in paths.iter().skip(1).zip(&paths) {
-            let facts = image_facts(kind.format(), Arc::new(open(child).expect("opens")));
+            let facts = image_facts(kind.image_format(), Arc::new(open(child).expect("opens")));
             let named = facts.expect("told").parent.expect("it has a parent");
-            let parent_facts = image_facts(kind.format(), Arc::new(open(parent).expect("opens")));
+            let parent_facts =
+                image_facts(kind.image_format(), Arc::new(open(parent).expect("opens")));
             assert_eq!(
                 named.identity,
                 parent_facts.expect("told").identity,
@@ -300,7 +309,7 @@ fn a_chain_that_is_written_is_what_qemu_img_and_this_reader_see() {
             );
         }
         // qemu-img reads no differencing VDI, VHD or VHDX.
-        if matches!(kind.format(), Format::Qcow2 | Format::Vmdk) {
+        if matches!(kind.image_format(), Format::Qcow2 | Format::Vmdk) {
             let raw = room.path().join("raw");
             write(TargetFormat::Raw, &whole, &WriteOptions::new([0; 32]), &raw).expect("written");
             let top = paths.last().expect("three files");
@@ -412,7 +421,7 @@ fn a_chain_by_qemu_img_is_read_as_one_disk() {
         for depth in 0..sources.len() {
             // Each state as a whole, from which qemu-img makes the file that differs.
             let stack = sources[sources.len() - 1 - depth..].to_vec();
-            let whole = ImageChain::whole(stack).expect("few layers");
+            let whole = ImageChain::for_whole_disk(stack).expect("few layers");
             write(TargetFormat::Raw, &whole, &WriteOptions::new([0; 32]), &raw).expect("written");
             let image = path(&format!("{format}-{depth}.vmdk"));
             let below = format!("{format}-{}.vmdk", depth.wrapping_sub(1));
@@ -427,7 +436,7 @@ fn a_chain_by_qemu_img_is_read_as_one_disk() {
                 0,
                 read(&image, format.parse().expect("a format")).expect("opens"),
             );
-            let ours = ImageChain::whole(layers.clone()).expect("few layers");
+            let ours = ImageChain::for_whole_disk(layers.clone()).expect("few layers");
             let found = first_difference(&ours, &whole).expect("read");
             assert_eq!(found, None, "{format} {options} at depth {depth}");
         }

@@ -35,7 +35,11 @@ impl ReadAt for OpenFile {
 pub(crate) struct Beside(pub(crate) PathBuf);
 
 impl Companions for Beside {
-    fn open(&self, format: &'static str, name: &str) -> Result<Arc<dyn ReadAt>, SourceError> {
+    fn open_companion(
+        &self,
+        format: &'static str,
+        name: &str,
+    ) -> Result<Arc<dyn ReadAt>, SourceError> {
         let is_plain = !name.contains('/')
             && Path::new(name)
                 .extension()

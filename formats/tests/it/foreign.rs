@@ -18,7 +18,7 @@ use crate::qemu;
 use vellum_core::source::{ExtentKind, ImageSource, ReadAt, SourceError};
 use vellum_formats::Format;
 use vellum_formats::machine::MachineDescription;
-use vellum_formats::probe::{Verdict, probe};
+use vellum_formats::probe::{FormatVerdict, probe_file};
 
 const PIECE_LEN: u64 = 1 << 20;
 
@@ -54,7 +54,7 @@ fn by_qemu(path: &Path, format: Format, target: &Path) -> Result<OpenFile, Strin
     let name = if format == Format::Vhd {
         "vpc"
     } else {
-        format.name()
+        format.format_name()
     };
     let mut command = Command::new("qemu-img");
     command
@@ -83,7 +83,7 @@ fn whole(path: &Path, format: Format, beside: &Beside) -> Result<Chain, SourceEr
                 .map(|hint| beside.0.join(hint))
                 .find(|path| path.is_file());
             let found = found.ok_or_else(|| SourceError::Refused {
-                format: format.name(),
+                format: format.format_name(),
                 reason: format!("its parent {parent} is not beside it"),
             })?;
             Some(Box::new(whole(&found, format, beside)?))
@@ -185,8 +185,8 @@ fn foreign_images_read_as_their_makers_meant_them() {
             .expect("a name")
             .to_string_lossy()
             .into_owned();
-        let Ok(Verdict::Known(format)) =
-            open(&path).map(|file| probe(&file).expect("read").verdict())
+        let Ok(FormatVerdict::Known(format)) =
+            open(&path).map(|file| probe_file(&file).expect("read").verdict())
         else {
             told.insert(name, "no container that is read".to_owned());
             continue;
@@ -256,7 +256,7 @@ fn a_foreign_parallels_image_is_read() {
     let Ok(file) = open(&room.path().join("parallels-v2")) else {
         return;
     };
-    let image = vellum_formats::parallels::open(Arc::new(file)).expect("opens");
+    let image = vellum_formats::parallels::open_image(Arc::new(file)).expect("opens");
     let target = room.path().join("by-qemu.raw");
     let source = room.path().join("parallels-v2");
     let words = [
@@ -270,7 +270,7 @@ fn a_foreign_parallels_image_is_read() {
     ];
     qemu::run(&words).expect("qemu-img reads it");
     let raw = Arc::new(open(&target).expect("opens"));
-    let raw = vellum_formats::open(
+    let raw = vellum_formats::open_image(
         Format::Raw,
         raw,
         Arc::new(Codecs),

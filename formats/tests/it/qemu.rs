@@ -33,7 +33,7 @@ pub(crate) fn name(format: vellum_formats::Format) -> &'static str {
     if format == vellum_formats::Format::Vhd {
         "vpc"
     } else {
-        format.name()
+        format.format_name()
     }
 }
 

@@ -26,7 +26,7 @@ fn target(name: &str, option: Option<&str>) -> TargetFormat {
 
 fn ours(from: &Path, format: Format, kind: TargetFormat, to: &Path) {
     let file = Arc::new(open(from).expect("opens"));
-    let source = vellum_formats::open(format, file, Arc::new(Codecs), &NoCompanions);
+    let source = vellum_formats::open_image(format, file, Arc::new(Codecs), &NoCompanions);
     let source = source.expect("an image");
     let mut file = SeekTarget::new(File::create(to).expect("made"));
     write_image(

@@ -81,7 +81,7 @@ fn internal_snapshots_are_the_states_that_qemu_kept() {
             run(&words);
             let ours =
                 open_internal_snapshot(file.clone(), Arc::new(Codecs), state).expect("opens");
-            let theirs = vellum_formats::open(
+            let theirs = vellum_formats::open_image(
                 Format::Raw,
                 Arc::new(open(&raw).expect("opens")),
                 Arc::new(Codecs),
@@ -161,7 +161,8 @@ fn disks_of_more_than_2_tib_that_qemu_wrote_are_read() {
         let file = Arc::new(open(&image).expect("opens"));
         let beside = Beside(room.path().to_owned());
         let format: Format = format.parse().expect("a format");
-        let ours = vellum_formats::open(format, file, Arc::new(Codecs), &beside).expect("opens");
+        let ours =
+            vellum_formats::open_image(format, file, Arc::new(Codecs), &beside).expect("opens");
         assert!(ours.len() >= 3 << 40, "{format}: {}", ours.len());
         for place in places {
             let mut bytes = [0; 1026];

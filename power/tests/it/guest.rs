@@ -28,9 +28,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use vellum_power::disk::{Disk, Tree};
-use vellum_serve::nbd::{Options, Server};
+use vellum_serve::nbd::{NbdServer, ServerOptions};
 use vellum_store::{
-    Access, CollectOptions, Compression, ImportRequest, ImportTarget, Input, LiveDisk, Store,
+    Access, CollectOptions, Compression, ImageInput, ImportRequest, ImportTarget, LiveDisk, Store,
     StoreError, StoreParameters, Unwatched,
 };
 
@@ -264,18 +264,18 @@ fn worker() {
             compression: Compression::Lz4,
             ..StoreParameters::DEFAULT
         };
-        Store::init(&dir, parameters).expect("an empty folder becomes a store");
+        Store::init_dir(&dir, parameters).expect("an empty folder becomes a store");
     }
-    let store = Store::open(&dir, Access::ReadWrite, "test").expect("a whole store opens");
-    if store.find(DISK).is_err() {
+    let store = Store::open_dir(&dir, Access::ReadWrite, "test").expect("a whole store opens");
+    if store.find_node(DISK).is_err() {
         store
-            .create(&name(DISK), SECTORS * SECTOR_LEN as u64)
+            .create_image(&name(DISK), SECTORS * SECTOR_LEN as u64)
             .expect("there is room for a disk");
     }
     let guests = fastrand::Rng::with_seed(orders.seed).u64(1..=4);
     if orders.seed.is_multiple_of(2) {
         let disk = store
-            .live(image(&store, DISK).expect("it is there"))
+            .open_live(image(&store, DISK).expect("it is there"))
             .expect("nobody else writes");
         run(
             &store,
@@ -285,15 +285,15 @@ fn worker() {
     } else {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("nbd.sock");
-        let server =
-            Server::start(Arc::new(store.exports()), Options::default()).expect("a server");
+        let server = NbdServer::start_server(Arc::new(store.exports()), ServerOptions::default())
+            .expect("a server");
         server.listen_unix(&socket).expect("a path that is free");
         run(
             &store,
             orders.seed,
             (0..guests).map(|_| Guest::connect(&socket)).collect(),
         );
-        server.stop(Duration::from_secs(10));
+        server.stop_within(Duration::from_secs(10));
     }
 }
 
@@ -430,7 +430,7 @@ fn neighbour(
     if let Ok(known) = image(store, "other") {
         store.delete_image(known, true)?;
     }
-    let input: Input = input(Content::plain(bytes), false);
+    let input: ImageInput = input(Content::plain(bytes), false);
     store.import(
         input,
         &ImportRequest {

@@ -389,10 +389,10 @@ fn worker() {
         return;
     };
     let dir = orders.root.join("store");
-    let open = || Store::open(&dir, Access::ReadWrite, "test").expect("a whole store opens");
+    let open = || Store::open_dir(&dir, Access::ReadWrite, "test").expect("a whole store opens");
     if !dir.join("vellum.store").exists() {
         mark("begin");
-        Store::init(&dir, StoreParameters::DEFAULT).expect("an empty folder becomes a store");
+        Store::init_dir(&dir, StoreParameters::DEFAULT).expect("an empty folder becomes a store");
         mark("done");
     }
     let mut store = open();

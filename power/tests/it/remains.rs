@@ -95,7 +95,7 @@ impl Remains {
         let folder = recording::scratch();
         let root = folder.path().join("root");
         recording::write(tree, &root);
-        let store = match Store::open(&root.join("store"), Access::ReadWrite, "test") {
+        let store = match Store::open_dir(&root.join("store"), Access::ReadWrite, "test") {
             Err(StoreError::NoStore { .. }) => return Ok(None),
             opened => opened.map_err(|error| format!("it does not open: {error}"))?,
         };

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, OFlags};
-use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
+use vellum_core::device::{AllocationStatus, Device, DeviceError, TypedRange};
 
 use super::refusal::Refusal;
-use crate::change_board::Watched;
+use crate::change_board::WatchGuard;
 
 /// Stretches asked for at a time while seeking: a page of them, so that a disk in a million pieces
 /// costs no more memory.
@@ -21,13 +21,18 @@ pub(super) struct OpenFile {
     pub(super) inode: u64,
     pub(super) export: String,
     /// Others may write the disk, and the kernel is told so.
-    pub(super) _watched: Option<Watched>,
+    pub(super) _watched: Option<WatchGuard>,
     pub(super) device: Arc<dyn Device>,
 }
 
 impl OpenFile {
     /// Reads up to `len` bytes into `buffer`, which becomes as long as what there is.
-    pub(super) fn read(&self, offset: u64, len: u32, buffer: &mut Vec<u8>) -> Result<(), Refusal> {
+    pub(super) fn read_range(
+        &self,
+        offset: u64,
+        len: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
         let len = on_device(offset, len.into(), self.device.len());
         buffer.resize(len as usize, 0);
         if len > 0 {
@@ -38,7 +43,12 @@ impl OpenFile {
 
     /// Writes what fits in front of the end and returns how much that was. With the flags of
     /// `O_DSYNC` or `O_SYNC` it is durable: the kernel leaves that to us.
-    pub(super) fn write(&self, offset: u64, bytes: &[u8], flags: i32) -> Result<u32, Refusal> {
+    pub(super) fn write_range(
+        &self,
+        offset: u64,
+        bytes: &[u8],
+        flags: i32,
+    ) -> Result<u32, Refusal> {
         let len = on_device(offset, bytes.len() as u64, self.device.len());
         if len == 0 && !bytes.is_empty() {
             return Err(Refusal::PastEnd);
@@ -51,7 +61,7 @@ impl OpenFile {
     }
 
     /// Makes every answered write durable.
-    pub(super) fn sync(&self) -> Result<(), Refusal> {
+    pub(super) fn sync_data(&self) -> Result<(), Refusal> {
         if self.device.is_read_only() {
             Ok(())
         } else {
@@ -61,7 +71,7 @@ impl OpenFile {
 
     /// Makes what lies behind `len` zero: the length of a disk does not change, but what is cut off
     /// its file is gone.
-    pub(super) fn cut(&self, len: u64) -> Result<(), Refusal> {
+    pub(super) fn zero_tail(&self, len: u64) -> Result<(), Refusal> {
         let device_len = self.device.len();
         if len > device_len {
             return Err(Refusal::PastEnd);
@@ -74,8 +84,8 @@ impl OpenFile {
 
     /// Punches holes and zeroes ranges; keeping room for what is inside is promised and costs
     /// nothing, as wherever nothing is written in place.
-    pub(super) fn fallocate(&self, offset: u64, len: u64, mode: i32) -> Result<(), Refusal> {
-        if let Some(len) = zeroed(offset, len, mode, self.device.len())? {
+    pub(super) fn zero_or_punch(&self, offset: u64, len: u64, mode: i32) -> Result<(), Refusal> {
+        if let Some(len) = zeroed_len(offset, len, mode, self.device.len())? {
             self.device.write_zeroes(offset, len)?;
         }
         Ok(())
@@ -83,14 +93,14 @@ impl OpenFile {
 
     /// The next data or hole from `offset`. Zeros that nothing is stored for are holes, however
     /// they were made; the end is one too.
-    pub(super) fn seek(&self, offset: i64, whence: i32) -> Result<i64, Refusal> {
+    pub(super) fn seek_data_or_hole(&self, offset: i64, whence: i32) -> Result<i64, Refusal> {
         let wants_data = match whence {
             SEEK_DATA => true,
             SEEK_HOLE => false,
             _ => return Err(Refusal::Invalid),
         };
         let start = u64::try_from(offset).map_err(|_| Refusal::NothingThere)?;
-        let found = find(start, self.device.len(), wants_data, |offset, len| {
+        let found = find_data_or_hole(start, self.device.len(), wants_data, |offset, len| {
             self.device.allocation(offset, len, STRETCH_COUNT_MAX)
         })?;
         i64::try_from(found.ok_or(Refusal::NothingThere)?).map_err(|_| Refusal::Invalid)
@@ -105,7 +115,7 @@ fn on_device(offset: u64, len: u64, device_len: u64) -> u64 {
 /// Number of bytes from `offset` that a `fallocate` makes zero, if any. The length stays as it is:
 /// a range past the end is cut off where the mode says that the length shall stay, and refused
 /// where it would grow. Nothing is zeroed where only room is asked for.
-fn zeroed(offset: u64, len: u64, mode: i32, device_len: u64) -> Result<Option<u64>, Refusal> {
+fn zeroed_len(offset: u64, len: u64, mode: i32, device_len: u64) -> Result<Option<u64>, Refusal> {
     let mode = FallocateFlags::from_bits_retain(mode.cast_unsigned());
     let keeps_len = mode.contains(FallocateFlags::KEEP_SIZE);
     let kind = mode.difference(FallocateFlags::KEEP_SIZE);
@@ -123,18 +133,18 @@ fn zeroed(offset: u64, len: u64, mode: i32, device_len: u64) -> Result<Option<u6
 
 /// The first byte from `start` that is data, or is not. `stretches` answers as
 /// [`Device::allocation`] does.
-fn find(
+fn find_data_or_hole(
     start: u64,
     end: u64,
     wants_data: bool,
-    mut stretches: impl FnMut(u64, u64) -> Result<Vec<Stretch<Allocation>>, DeviceError>,
+    mut stretches: impl FnMut(u64, u64) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError>,
 ) -> Result<Option<u64>, Refusal> {
     let mut offset = start;
     while offset < end {
         let part = stretches(offset, end - offset)?;
         if let Some(found) = part
             .iter()
-            .find(|stretch| (stretch.kind == Allocation::Data) == wants_data)
+            .find(|stretch| (stretch.kind == AllocationStatus::Data) == wants_data)
         {
             return Ok(Some(found.offset.max(start)));
         }
@@ -192,7 +202,7 @@ mod tests {
             (0, 10, -1, Err(Refusal::UnknownMode)),
         ] {
             assert_eq!(
-                zeroed(offset, len, mode, 100),
+                zeroed_len(offset, len, mode, 100),
                 expected,
                 "{offset} {len} {mode}"
             );
@@ -204,23 +214,23 @@ mod tests {
         let kinds: Vec<_> = map
             .chars()
             .map(|letter| match letter {
-                'd' => Allocation::Data,
-                'z' => Allocation::Zero,
-                _ => Allocation::Hole,
+                'd' => AllocationStatus::Data,
+                'z' => AllocationStatus::Zero,
+                _ => AllocationStatus::Hole,
             })
             .collect();
         let end = kinds.len() as u64 * 10;
         let stretches = |offset: u64, len: u64| {
             assert!(len > 0 && offset + len == end);
             let cells = (offset / 10)..kinds.len() as u64;
-            let whole = cells.map(|cell| Stretch {
+            let whole = cells.map(|cell| TypedRange {
                 offset: (cell * 10).max(offset),
                 len: 10 - offset.saturating_sub(cell * 10),
                 kind: kinds[cell as usize],
             });
             Ok(whole.take(2).collect())
         };
-        find(start, end, wants_data, stretches).unwrap()
+        find_data_or_hole(start, end, wants_data, stretches).unwrap()
     }
 
     #[test]
@@ -245,13 +255,13 @@ mod tests {
     fn a_map_that_stands_still_ends_the_search() {
         for stuck in [
             vec![],
-            vec![Stretch {
+            vec![TypedRange {
                 offset: 0,
                 len: 0,
-                kind: Allocation::Hole,
+                kind: AllocationStatus::Hole,
             }],
         ] {
-            assert!(find(0, 10, true, |_, _| Ok(stuck.clone())).is_err());
+            assert!(find_data_or_hole(0, 10, true, |_, _| Ok(stuck.clone())).is_err());
         }
     }
 }

@@ -31,7 +31,7 @@ use vellum_core::device::{Device, Exports, Intent};
 use super::file::OpenFile;
 use super::handles::Handles;
 use super::refusal::Refusal;
-use super::tree::{FILE_NAME_LEN_MAX, File, Folder, Node, Tree};
+use super::tree::{ExportFile, ExportFolder, FILE_NAME_LEN_MAX, FileTree, InodeTarget};
 use crate::change_board::ChangeBoard;
 
 /// The longest read and write: the most that Linux sends unless an administrator allowed more.
@@ -54,13 +54,13 @@ thread_local! {
 
 /// Whom the files belong to and what others may do.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Access {
+pub(super) struct FileAccess {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) is_for_all: bool,
 }
 
-impl Access {
+impl FileAccess {
     fn folder_mode(self) -> u16 {
         if self.is_for_all { 0o555 } else { 0o500 }
     }
@@ -78,7 +78,7 @@ impl Access {
 /// Everything behind the mount.
 pub(super) struct Filesystem {
     exports: Arc<dyn Exports>,
-    access: Access,
+    access: FileAccess,
     handles: Arc<Handles>,
     board: Arc<ChangeBoard>,
     tree: Mutex<SeenTree>,
@@ -86,19 +86,19 @@ pub(super) struct Filesystem {
 
 /// The tree, and the revision of the exports that it shows.
 struct SeenTree {
-    tree: Tree,
+    tree: FileTree,
     revision: Option<u64>,
 }
 
 impl Filesystem {
     pub(super) fn new(
         exports: Arc<dyn Exports>,
-        access: Access,
+        access: FileAccess,
         handles: Arc<Handles>,
         board: Arc<ChangeBoard>,
     ) -> Self {
         let tree = Mutex::new(SeenTree {
-            tree: Tree::new(),
+            tree: FileTree::new(),
             revision: None,
         });
         Self {
@@ -112,46 +112,49 @@ impl Filesystem {
 
     /// The tree as of now. The revision is read first: a change while the list is made is seen the
     /// next time.
-    fn tree(&self) -> Result<MutexGuard<'_, SeenTree>, Refusal> {
+    fn current_tree(&self) -> Result<MutexGuard<'_, SeenTree>, Refusal> {
         let mut seen = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
         let revision = self.exports.revision();
         if seen.revision != Some(revision) {
-            let exports = self.exports.list()?;
-            for line in seen.tree.update(&exports) {
-                self.handles.say(&line);
+            let exports = self.exports.list_exports()?;
+            for line in seen.tree.update_files(&exports) {
+                self.handles.report_line(&line);
             }
             seen.revision = Some(revision);
         }
         Ok(seen)
     }
 
-    fn node(&self, inode: u64) -> Result<Node, Refusal> {
-        self.tree()?.tree.node(inode).ok_or(Refusal::Gone)
+    fn node_of(&self, inode: u64) -> Result<InodeTarget, Refusal> {
+        self.current_tree()?
+            .tree
+            .node_of(inode)
+            .ok_or(Refusal::Gone)
     }
 
-    fn file(&self, inode: u64) -> Result<Arc<File>, Refusal> {
-        match self.node(inode)? {
-            Node::File(file) => Ok(file),
-            Node::Root | Node::Folder(_) => Err(Refusal::Invalid),
+    fn file_of(&self, inode: u64) -> Result<Arc<ExportFile>, Refusal> {
+        match self.node_of(inode)? {
+            InodeTarget::File(file) => Ok(file),
+            InodeTarget::Root | InodeTarget::Folder(_) => Err(Refusal::Invalid),
         }
     }
 
-    fn find(&self, parent: u64, name: &OsStr) -> Result<FileAttr, Refusal> {
+    fn look_up_name(&self, parent: u64, name: &OsStr) -> Result<FileAttr, Refusal> {
         let inode = self
-            .tree()?
+            .current_tree()?
             .tree
-            .lookup(parent, name)
+            .look_up_name(parent, name)
             .ok_or(Refusal::Unknown)?;
-        self.attributes(inode)
+        self.node_attributes(inode)
     }
 
     /// Asked of the exports each time: lengths and times change without a new revision.
-    fn attributes(&self, inode: u64) -> Result<FileAttr, Refusal> {
-        match self.node(inode) {
-            Ok(Node::Root) => Ok(self.folder_attributes(inode, 4)),
-            Ok(Node::Folder(_)) => Ok(self.folder_attributes(inode, 2)),
-            Ok(Node::File(file)) => {
-                let info = self.exports.info(&file.export)?;
+    fn node_attributes(&self, inode: u64) -> Result<FileAttr, Refusal> {
+        match self.node_of(inode) {
+            Ok(InodeTarget::Root) => Ok(self.folder_attributes(inode, 4)),
+            Ok(InodeTarget::Folder(_)) => Ok(self.folder_attributes(inode, 2)),
+            Ok(InodeTarget::File(file)) => {
+                let info = self.exports.export_info(&file.export)?;
                 let changed = UNIX_EPOCH
                     .checked_add(Duration::from_nanos(info.changed_ns))
                     .unwrap_or(UNIX_EPOCH);
@@ -163,7 +166,7 @@ impl Filesystem {
 
     /// Those of a file that is open, though its name is gone.
     fn nameless_attributes(&self, inode: u64) -> Option<FileAttr> {
-        let device = &self.handles.of(inode)?.device;
+        let device = &self.handles.any_open_file(inode)?.device;
         Some(FileAttr {
             nlink: 0,
             ..self.file_attributes(inode, device.len(), device.is_read_only(), UNIX_EPOCH)
@@ -207,7 +210,7 @@ impl Filesystem {
     }
 
     fn open_file(&self, inode: u64, flags: OpenFlags) -> Result<(FileHandle, FopenFlags), Refusal> {
-        let file = self.file(inode)?;
+        let file = self.file_of(inode)?;
         let intent = if flags.acc_mode() == OpenAccMode::O_RDONLY {
             Intent::Read
         } else {
@@ -216,14 +219,14 @@ impl Filesystem {
         let device = self.open_device(&file, intent)?;
         // The file was opened by name, and another may have got that name in between: check that
         // the inode still stands for the same file.
-        if self.file(inode)? != file {
+        if self.file_of(inode)? != file {
             return Err(Refusal::Gone);
         }
-        let never_changes = file.folder == Folder::Snapshots && device.is_read_only();
-        let handle = self.handles.add(OpenFile {
+        let never_changes = file.folder == ExportFolder::Snapshots && device.is_read_only();
+        let handle = self.handles.add_file(OpenFile {
             inode,
             export: file.export.clone(),
-            _watched: (!never_changes).then(|| self.board.watch(&device)),
+            _watched: (!never_changes).then(|| self.board.watch_device(&device)),
             device,
         })?;
         let kept = if never_changes {
@@ -234,12 +237,13 @@ impl Filesystem {
         Ok((FileHandle(handle), kept))
     }
 
-    fn open_device(&self, file: &File, intent: Intent) -> Result<Arc<dyn Device>, Refusal> {
+    fn open_device(&self, file: &ExportFile, intent: Intent) -> Result<Arc<dyn Device>, Refusal> {
         let opened = self
             .exports
-            .open(&file.export, intent)
+            .open_export(&file.export, intent)
             .map_err(Refusal::from);
-        let device = opened.inspect_err(|refusal| self.handles.tell(&file.export, refusal))?;
+        let device =
+            opened.inspect_err(|refusal| self.handles.report_refusal(&file.export, refusal))?;
         if intent == Intent::ReadWrite && device.is_read_only() {
             return Err(Refusal::ReadOnly);
         }
@@ -258,26 +262,28 @@ impl Filesystem {
         let Some(len) = len.filter(|_| !changes_more) else {
             return Err(Refusal::Fixed);
         };
-        if len != self.attributes(inode)?.size {
+        if len != self.node_attributes(inode)?.size {
             match handle {
-                Some(handle) => self.handles.ask(handle.0, |file| self.cut(file, len))?,
-                None => self.cut(&self.open_to_write(inode)?, len)?,
+                Some(handle) => self
+                    .handles
+                    .request_from(handle.0, |file| self.truncate_file(file, len))?,
+                None => self.truncate_file(&self.open_to_write(inode)?, len)?,
             }
         }
-        self.attributes(inode)
+        self.node_attributes(inode)
     }
 
     /// Cuts a file. The kernel forgets mapped pages only where a file becomes shorter.
-    fn cut(&self, file: &OpenFile, len: u64) -> Result<(), Refusal> {
-        file.cut(len)?;
+    fn truncate_file(&self, file: &OpenFile, len: u64) -> Result<(), Refusal> {
+        file.zero_tail(len)?;
         let cut_len = file.device.len().saturating_sub(len);
-        self.board.note(&*file.device, len, cut_len);
+        self.board.note_write(&*file.device, len, cut_len);
         Ok(())
     }
 
     /// The file behind `inode`, for one request that comes without a handle.
     fn open_to_write(&self, inode: u64) -> Result<OpenFile, Refusal> {
-        let file = self.file(inode)?;
+        let file = self.file_of(inode)?;
         let device = self.open_device(&file, Intent::ReadWrite)?;
         Ok(OpenFile {
             inode,
@@ -287,9 +293,14 @@ impl Filesystem {
         })
     }
 
-    fn list(&self, inode: u64, cookie: u64, reply: &mut ReplyDirectory) -> Result<(), Refusal> {
-        let seen = self.tree()?;
-        for entry in seen.tree.entries(inode, cookie).ok_or(Refusal::Gone)? {
+    fn list_folder(
+        &self,
+        inode: u64,
+        cookie: u64,
+        reply: &mut ReplyDirectory,
+    ) -> Result<(), Refusal> {
+        let seen = self.current_tree()?;
+        for entry in seen.tree.list_entries(inode, cookie).ok_or(Refusal::Gone)? {
             let kind = if entry.is_folder {
                 FileType::Directory
             } else {
@@ -342,11 +353,11 @@ impl fuser::Filesystem for Filesystem {
 
     /// The kernel does not say goodbye to files that were open to the last.
     fn destroy(&mut self) {
-        self.handles.close();
+        self.handles.close_all();
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.find(parent.0, name) {
+        match self.look_up_name(parent.0, name) {
             Ok(attributes) => reply.entry(&BELIEVED, &attributes, Generation(0)),
             Err(refusal) => reply.error(refusal.errno()),
         }
@@ -359,7 +370,7 @@ impl fuser::Filesystem for Filesystem {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        answer_attributes(reply, self.attributes(inode.0));
+        answer_attributes(reply, self.node_attributes(inode.0));
     }
 
     fn setattr(
@@ -393,7 +404,7 @@ impl fuser::Filesystem for Filesystem {
         cookie: u64,
         mut reply: ReplyDirectory,
     ) {
-        match self.list(inode.0, cookie, &mut reply) {
+        match self.list_folder(inode.0, cookie, &mut reply) {
             Ok(()) => reply.ok(),
             Err(refusal) => reply.error(refusal.errno()),
         }
@@ -420,7 +431,7 @@ impl fuser::Filesystem for Filesystem {
         BUFFER.with_borrow_mut(|buffer| {
             match self
                 .handles
-                .ask(handle.0, |file| file.read(offset, len, buffer))
+                .request_from(handle.0, |file| file.read_range(offset, len, buffer))
             {
                 Ok(()) => reply.data(buffer),
                 Err(refusal) => reply.error(refusal.errno()),
@@ -442,7 +453,7 @@ impl fuser::Filesystem for Filesystem {
     ) {
         match self
             .handles
-            .ask(handle.0, |file| file.write(offset, bytes, flags.0))
+            .request_from(handle.0, |file| file.write_range(offset, bytes, flags.0))
         {
             Ok(len) => reply.written(len),
             Err(refusal) => reply.error(refusal.errno()),
@@ -457,7 +468,10 @@ impl fuser::Filesystem for Filesystem {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        answer_empty(reply, self.handles.ask(handle.0, OpenFile::sync));
+        answer_empty(
+            reply,
+            self.handles.request_from(handle.0, OpenFile::sync_data),
+        );
     }
 
     fn fsyncdir(
@@ -511,7 +525,7 @@ impl fuser::Filesystem for Filesystem {
         answer_empty(
             reply,
             self.handles
-                .ask(handle.0, |file| file.fallocate(offset, len, mode)),
+                .request_from(handle.0, |file| file.zero_or_punch(offset, len, mode)),
         );
     }
 
@@ -524,7 +538,10 @@ impl fuser::Filesystem for Filesystem {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.handles.ask(handle.0, |file| file.seek(offset, whence)) {
+        match self
+            .handles
+            .request_from(handle.0, |file| file.seek_data_or_hole(offset, whence))
+        {
             Ok(offset) => reply.offset(offset),
             Err(refusal) => reply.error(refusal.errno()),
         }
@@ -533,10 +550,10 @@ impl fuser::Filesystem for Filesystem {
     /// Tells the room under the disks: where nothing can be written, they are full. Files cannot be
     /// made, so there is room for none.
     fn statfs(&self, _request: &Request, _inode: INodeNo, reply: ReplyStatfs) {
-        let answer = self.tree().and_then(|seen| {
+        let answer = self.current_tree().and_then(|seen| {
             let count = seen.tree.file_count();
             drop(seen);
-            Ok((self.exports.space()?, count))
+            Ok((self.exports.space_info()?, count))
         });
         let blocks = |len: u64| len / u64::from(BLOCK_LEN);
         match answer {

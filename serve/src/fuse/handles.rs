@@ -20,14 +20,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Handles and the files behind them.
 pub(super) struct Handles {
-    open: RwLock<Open>,
+    open: RwLock<HandleTable>,
     /// Held while all are closed: who asks for it a second time waits until they are.
     closing: Mutex<()>,
     report: Report,
 }
 
 #[derive(Default)]
-struct Open {
+struct HandleTable {
     files: HashMap<u64, Arc<OpenFile>>,
     next: u64,
     is_over: bool,
@@ -43,7 +43,7 @@ impl Handles {
     }
 
     /// A handle for `file`, not given out before.
-    pub(super) fn add(&self, file: OpenFile) -> Result<u64, Refusal> {
+    pub(super) fn add_file(&self, file: OpenFile) -> Result<u64, Refusal> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if open.is_over {
             return Err(DeviceError::Stopping.into());
@@ -55,17 +55,17 @@ impl Handles {
     }
 
     /// Puts a request to an open file.
-    pub(super) fn ask<T>(
+    pub(super) fn request_from<T>(
         &self,
         handle: u64,
         request: impl FnOnce(&OpenFile) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let file = self.get(handle)?;
-        request(&file).inspect_err(|refusal| self.tell(&file.export, refusal))
+        request(&file).inspect_err(|refusal| self.report_refusal(&file.export, refusal))
     }
 
     /// Any open file with this inode.
-    pub(super) fn of(&self, inode: u64) -> Option<Arc<OpenFile>> {
+    pub(super) fn any_open_file(&self, inode: u64) -> Option<Arc<OpenFile>> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         open.files
             .values()
@@ -74,11 +74,11 @@ impl Handles {
     }
 
     /// The inodes that are open and show `device`.
-    pub(super) fn inodes(&self, device: DeviceAddress) -> BTreeSet<u64> {
+    pub(super) fn inodes_of_device(&self, device: DeviceAddress) -> BTreeSet<u64> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let files = open.files.values();
         files
-            .filter(|file| DeviceAddress::of(&*file.device) == device)
+            .filter(|file| DeviceAddress::of_device(&*file.device) == device)
             .map(|file| file.inode)
             .collect()
     }
@@ -97,7 +97,7 @@ impl Handles {
 
     /// Closes all: no more requests, the last ones are waited for, and what was written is made
     /// durable for programs that could not ask for it any more. Waits as long as devices let it.
-    pub(super) fn close(&self) {
+    pub(super) fn close_all(&self) {
         let _closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         let files = {
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
@@ -108,20 +108,20 @@ impl Handles {
             while Arc::strong_count(&file) > 1 {
                 thread::sleep(LOOK_INTERVAL);
             }
-            if let Err(refusal) = file.sync() {
-                self.tell(&file.export, &refusal);
+            if let Err(refusal) = file.sync_data() {
+                self.report_refusal(&file.export, &refusal);
             }
         }
     }
 
     /// Tells the person who runs the server something.
-    pub(super) fn say(&self, line: &str) {
+    pub(super) fn report_line(&self, line: &str) {
         (self.report)(line);
     }
 
     /// Tells the person who runs the server what the program that asked cannot be told.
-    pub(super) fn tell(&self, export: &str, refusal: &Refusal) {
-        if let Some(news) = refusal.news() {
+    pub(super) fn report_refusal(&self, export: &str, refusal: &Refusal) {
+        if let Some(news) = refusal.operator_message() {
             (self.report)(&format!("{export}: {news}"));
         }
     }

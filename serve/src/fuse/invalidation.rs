@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 
-use super::Served;
+use super::ServiceEnd;
 use super::handles::Handles;
 use crate::change_board::ChangeBoard;
 
@@ -17,18 +17,18 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// Tells the kernel what was written to disks whose files are open, until the mount has ended. In a
 /// thread of its own: the kernel may first have pages written back, and waits for that.
-pub(super) fn start(
+pub(super) fn start_invalidation(
     board: Arc<ChangeBoard>,
     handles: Arc<Handles>,
     notifier: Notifier,
-    served: Arc<Served>,
+    served: Arc<ServiceEnd>,
 ) -> std::io::Result<()> {
     let work = move || {
-        while !served.wait(Duration::ZERO) {
-            for (device, range) in board.take(LOOK_INTERVAL) {
+        while !served.wait_until_ended(Duration::ZERO) {
+            for (device, range) in board.take_writes(LOOK_INTERVAL) {
                 let place = i64::try_from(range.start).unwrap_or(i64::MAX);
                 let len = i64::try_from(range.end - range.start).unwrap_or(i64::MAX);
-                for inode in handles.inodes(device) {
+                for inode in handles.inodes_of_device(device) {
                     // A kernel that has cached nothing of it, or is unmounting, has nothing to
                     // forget.
                     let _ = notifier.inval_inode(INodeNo(inode), place, len);

@@ -46,10 +46,10 @@ mod tree;
 mod unmount;
 
 use crate::change_board::ChangeBoard;
-use filesystem::{Access, Filesystem};
+use filesystem::{FileAccess, Filesystem};
 use handles::Handles;
-use mount_table::Number;
-use unmount::{Attempt, Guard};
+use mount_table::MountNumber;
+use unmount::{UnmountGuard, UnmountOutcome};
 
 /// Threads that answer. Each waits while its device does, and a flush may take a disk's time: with
 /// fewer, a few of them would keep all readers waiting.
@@ -65,7 +65,7 @@ pub type Report = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Options of a mount.
 #[derive(Clone)]
-pub struct Options {
+pub struct MountOptions {
     /// True if every user of the machine may read and write the files, instead of only the one who
     /// mounts. Without being root, `/etc/fuse.conf` must allow it.
     pub allow_other: bool,
@@ -75,7 +75,7 @@ pub struct Options {
     pub board: Arc<ChangeBoard>,
 }
 
-impl Default for Options {
+impl Default for MountOptions {
     fn default() -> Self {
         Self {
             allow_other: false,
@@ -118,21 +118,21 @@ pub enum MountError {
 /// If the process is killed, a guard (a small process of its own) unmounts the folder.
 pub struct Mount {
     folder: PathBuf,
-    number: Number,
+    number: MountNumber,
     handles: Arc<Handles>,
-    served: Arc<Served>,
-    guard: Option<Guard>,
+    served: Arc<ServiceEnd>,
+    guard: Option<UnmountGuard>,
 }
 
 /// State of the devices behind a mount: still serving it, or done.
 #[derive(Default)]
-struct Served {
+struct ServiceEnd {
     has_ended: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Served {
-    fn end(&self) {
+impl ServiceEnd {
+    fn mark_ended(&self) {
         *self
             .has_ended
             .lock()
@@ -141,7 +141,7 @@ impl Served {
     }
 
     /// Waits until it has ended, at most for `limit`, and says whether it has.
-    fn wait(&self, limit: Duration) -> bool {
+    fn wait_until_ended(&self, limit: Duration) -> bool {
         let has_ended = self
             .has_ended
             .lock()
@@ -157,13 +157,13 @@ impl Served {
 impl Mount {
     /// Shows `exports` in `folder`, which must be an empty folder. It can be used when this
     /// returns.
-    pub fn start(
+    pub fn mount_exports(
         exports: Arc<dyn Exports>,
         folder: &Path,
-        options: Options,
+        options: MountOptions,
     ) -> Result<Self, MountError> {
         let folder = empty_folder(folder)?;
-        let access = Access {
+        let access = FileAccess {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             is_for_all: options.allow_other,
@@ -175,20 +175,20 @@ impl Mount {
             Arc::clone(&handles),
             Arc::clone(&options.board),
         );
-        let mut guard = Guard::post(&folder).map_err(MountError::Fuse)?;
-        let session = Session::new(filesystem, &folder, &config(options.allow_other))
+        let mut guard = UnmountGuard::spawn_guard(&folder).map_err(MountError::Fuse)?;
+        let session = Session::new(filesystem, &folder, &mount_config(options.allow_other))
             .map_err(MountError::Fuse)?;
-        let number = unmount::number(&folder).map_err(MountError::Fuse)?;
-        guard.watch(number).map_err(MountError::Fuse)?;
-        let served = Arc::new(Served::default());
-        invalidation::start(
+        let number = unmount::mount_number(&folder).map_err(MountError::Fuse)?;
+        guard.guard_mount(number).map_err(MountError::Fuse)?;
+        let served = Arc::new(ServiceEnd::default());
+        invalidation::start_invalidation(
             options.board,
             Arc::clone(&handles),
             session.notifier(),
             Arc::clone(&served),
         )
         .map_err(MountError::Fuse)?;
-        serve(session, Arc::clone(&served)).map_err(MountError::Fuse)?;
+        spawn_service(session, Arc::clone(&served)).map_err(MountError::Fuse)?;
         Ok(Self {
             folder,
             number,
@@ -207,22 +207,22 @@ impl Mount {
     /// Waits until somebody unmounts the folder, at most for `limit`, and says whether it is
     /// unmounted and everything is closed.
     #[must_use]
-    pub fn wait(&self, limit: Duration) -> bool {
-        self.served.wait(limit)
+    pub fn wait_unmounted(&self, limit: Duration) -> bool {
+        self.served.wait_until_ended(limit)
     }
 
     /// Unmounts the folder. While files are open it waits for up to `grace`; then it takes them
     /// away from whoever uses them, as a power failure would, except that what was written is
     /// flushed. Returns when every device is closed, at the latest about ten seconds after `grace`.
-    pub fn stop(mut self, grace: Duration) -> Result<(), MountError> {
-        self.end(grace)
+    pub fn stop_within(mut self, grace: Duration) -> Result<(), MountError> {
+        self.unmount_within(grace)
     }
 
-    fn end(&mut self, grace: Duration) -> Result<(), MountError> {
+    fn unmount_within(&mut self, grace: Duration) -> Result<(), MountError> {
         let asked = Instant::now();
         loop {
             let is_busy = self.is_busy()?;
-            if self.served.wait(RETRY_INTERVAL) {
+            if self.served.wait_until_ended(RETRY_INTERVAL) {
                 break;
             }
             if asked.elapsed() >= grace {
@@ -232,7 +232,7 @@ impl Mount {
             }
         }
         self.guard = None;
-        if self.served.wait(LAST_REQUESTS) {
+        if self.served.wait_until_ended(LAST_REQUESTS) {
             Ok(())
         } else {
             Err(MountError::StillServing)
@@ -247,8 +247,8 @@ impl Mount {
         }
         let (handles, served) = (Arc::clone(&self.handles), Arc::clone(&self.served));
         let closing = move || {
-            handles.close();
-            served.end();
+            handles.close_all();
+            served.mark_ended();
         };
         thread::Builder::new()
             .name("fuse-close".to_owned())
@@ -258,12 +258,12 @@ impl Mount {
 
     /// Tries to unmount.
     fn is_busy(&self) -> Result<bool, MountError> {
-        match unmount::gently(&self.folder, self.number)
+        match unmount::unmount_if_idle(&self.folder, self.number)
             .map_err(|source| self.folder_error(source))?
         {
-            Attempt::Unmounted => Ok(false),
-            Attempt::Busy => Ok(true),
-            Attempt::Covered => Err(MountError::Covered(self.folder.clone())),
+            UnmountOutcome::Unmounted => Ok(false),
+            UnmountOutcome::Busy => Ok(true),
+            UnmountOutcome::Covered => Err(MountError::Covered(self.folder.clone())),
         }
     }
 
@@ -279,12 +279,12 @@ impl Drop for Mount {
     /// As [`Mount::stop`] without grace. After a stop there is nothing left to do.
     fn drop(&mut self) {
         if self.guard.is_some() {
-            let _ = self.end(Duration::ZERO);
+            let _ = self.unmount_within(Duration::ZERO);
         }
     }
 }
 
-fn config(allow_other: bool) -> Config {
+fn mount_config(allow_other: bool) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(unmount::SOURCE.to_owned()),
@@ -306,12 +306,12 @@ fn config(allow_other: bool) -> Config {
 
 /// Answers the kernel until the mount is gone. The devices are closed before `served` says that it
 /// has ended.
-fn serve(session: Session<Filesystem>, served: Arc<Served>) -> io::Result<()> {
+fn spawn_service(session: Session<Filesystem>, served: Arc<ServiceEnd>) -> io::Result<()> {
     let serving = move || {
         // It ends with an error only when the kernel breaks its own rules, and the mount is then
         // gone all the same.
         let _ = session.run();
-        served.end();
+        served.mark_ended();
     };
     thread::Builder::new()
         .name("fuse".to_owned())

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 
 /// The number of a mounted file system: no two that are mounted at the same time share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Number {
+pub(super) struct MountNumber {
     pub(super) major: u32,
     pub(super) minor: u32,
 }
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mounted {
-    pub(super) number: Number,
+pub(super) struct MountEntry {
+    pub(super) number: MountNumber,
     pub(super) path: PathBuf,
     /// `fuse`, `fuse.vellum`, `ext4`
     pub(super) kind: String,
@@ -23,32 +23,32 @@ pub(super) struct Mounted {
 }
 
 /// All lines of `table` that can be read, in order: of several at one path the last is on top.
-pub(super) fn read(table: &[u8]) -> impl DoubleEndedIterator<Item = Mounted> {
+pub(super) fn parse_table(table: &[u8]) -> impl DoubleEndedIterator<Item = MountEntry> {
     table.split(|byte| *byte == b'\n').filter_map(read_line)
 }
 
 /// The mount that is seen at `path`.
-pub(super) fn at(table: &[u8], path: &Path) -> Option<Mounted> {
-    read(table).rfind(|mounted| mounted.path == path)
+pub(super) fn topmost_mount_at(table: &[u8], path: &Path) -> Option<MountEntry> {
+    parse_table(table).rfind(|mounted| mounted.path == path)
 }
 
 /// `36 35 98:0 /root /mount/point rw,noatime shared:1 - ext3 /dev/root rw`, with any number of
 /// fields in front of the dash.
-fn read_line(line: &[u8]) -> Option<Mounted> {
+fn read_line(line: &[u8]) -> Option<MountEntry> {
     let fields: Vec<_> = line.split(|byte| *byte == b' ').collect();
     let (major, minor) = std::str::from_utf8(fields.get(2)?).ok()?.split_once(':')?;
-    let path = PathBuf::from(OsString::from_vec(unescaped(fields.get(4)?)));
+    let path = PathBuf::from(OsString::from_vec(unescape_field(fields.get(4)?)));
     let dash = fields.iter().skip(6).position(|field| field == b"-")? + 6;
     let text = |field: usize| {
         fields
             .get(field)
             .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     };
-    let number = Number {
+    let number = MountNumber {
         major: major.parse().ok()?,
         minor: minor.parse().ok()?,
     };
-    Some(Mounted {
+    Some(MountEntry {
         number,
         path,
         kind: text(dash + 1)?,
@@ -58,7 +58,7 @@ fn read_line(line: &[u8]) -> Option<Mounted> {
 
 /// Blanks, tabs, line ends and backslashes stand in the table as a backslash and three octal
 /// digits.
-fn unescaped(mut field: &[u8]) -> Vec<u8> {
+fn unescape_field(mut field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     while let Some((&first, rest)) = field.split_first() {
         let digits = rest
@@ -95,7 +95,7 @@ mod tests {
             ("/mnt/twice", Some((43, "fuse"))),
             ("/mnt", None),
         ] {
-            let found = at(TABLE, Path::new(path));
+            let found = topmost_mount_at(TABLE, Path::new(path));
             assert_eq!(
                 found
                     .as_ref()
@@ -105,7 +105,7 @@ mod tests {
             );
         }
         assert_eq!(
-            at(TABLE, Path::new("/mnt/twice")).map(|mounted| mounted.source),
+            topmost_mount_at(TABLE, Path::new("/mnt/twice")).map(|mounted| mounted.source),
             Some("vellum".to_owned())
         );
     }
@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn no_line_is_too_odd_to_be_passed_over() {
         for len in 0..TABLE.len() {
-            assert!(read(&TABLE[..len]).count() <= 4, "{len}");
+            assert!(parse_table(&TABLE[..len]).count() <= 4, "{len}");
         }
-        assert_eq!(unescaped(b"\\04\\999\\"), b"\\04\\999\\");
+        assert_eq!(unescape_field(b"\\04\\999\\"), b"\\04\\999\\");
     }
 }

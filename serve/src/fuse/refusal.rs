@@ -63,7 +63,7 @@ impl Refusal {
     }
 
     /// Message for the person who runs the server, if the error number cannot say it.
-    pub(super) fn news(&self) -> Option<String> {
+    pub(super) fn operator_message(&self) -> Option<String> {
         match self {
             Self::Device(error @ (DeviceError::Io(_) | DeviceError::NoSpace(_))) => {
                 Some(error.to_string())

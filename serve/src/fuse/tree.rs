@@ -33,17 +33,17 @@ const DOTS: u64 = 2;
 
 /// A folder below the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Folder {
+pub(super) enum ExportFolder {
     /// Files that may be written.
     Images,
     /// Files that never change.
     Snapshots,
 }
 
-impl Folder {
+impl ExportFolder {
     const ALL: [Self; 2] = [Self::Images, Self::Snapshots];
 
-    fn of(export: &str) -> Self {
+    fn of_export(export: &str) -> Self {
         if export.contains('@') {
             Self::Snapshots
         } else {
@@ -51,14 +51,14 @@ impl Folder {
         }
     }
 
-    fn name(self) -> &'static str {
+    fn folder_name(self) -> &'static str {
         match self {
             Self::Images => "images",
             Self::Snapshots => "snapshots",
         }
     }
 
-    fn inode(self) -> u64 {
+    fn folder_inode(self) -> u64 {
         match self {
             Self::Images => 2,
             Self::Snapshots => 3,
@@ -68,19 +68,19 @@ impl Folder {
 
 /// One export as a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct File {
+pub(super) struct ExportFile {
     pub(super) export: String,
-    pub(super) folder: Folder,
+    pub(super) folder: ExportFolder,
     name: String,
     /// For a snapshot, whose bytes the kernel may keep: what tells it from a later one of the same
     /// name.
     made: Option<(u64, u64)>,
 }
 
-impl File {
+impl ExportFile {
     fn new(info: &ExportInfo) -> Option<Self> {
-        let folder = Folder::of(&info.name);
-        let made = (folder == Folder::Snapshots).then_some((info.changed_ns, info.len));
+        let folder = ExportFolder::of_export(&info.name);
+        let made = (folder == ExportFolder::Snapshots).then_some((info.changed_ns, info.len));
         let is_nameable = !info.name.is_empty() && !info.name.contains(['/', '\0']);
         is_nameable.then(|| Self {
             export: info.name.clone(),
@@ -102,7 +102,7 @@ fn file_name(export: &str) -> String {
         Some(spare) if spare >= SUFFIX.len() => format!("{export}{SUFFIX}"),
         Some(_) => export.to_owned(),
         None => {
-            let digits = &ChunkHash::of(export.as_bytes()).to_string()[..DIGIT_COUNT];
+            let digits = &ChunkHash::of_chunk(export.as_bytes()).to_string()[..DIGIT_COUNT];
             let room = FILE_NAME_LEN_MAX - SUFFIX.len() - DIGIT_COUNT - 1;
             let beginning = &export[..export.floor_char_boundary(room)];
             format!("{beginning}~{digits}{SUFFIX}")
@@ -112,15 +112,15 @@ fn file_name(export: &str) -> String {
 
 /// The file or folder that an inode number stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Node {
+pub(super) enum InodeTarget {
     Root,
-    Folder(Folder),
-    File(Arc<File>),
+    Folder(ExportFolder),
+    File(Arc<ExportFile>),
 }
 
 /// One line of a folder's listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry<'a> {
+pub(super) struct ListingEntry<'a> {
     pub(super) inode: u64,
     /// Ask for what comes after this.
     pub(super) cookie: u64,
@@ -130,16 +130,16 @@ pub(super) struct Entry<'a> {
 
 /// All files, as of the last [`Tree::update`].
 #[derive(Debug)]
-pub(super) struct Tree {
-    images: BTreeMap<u64, Arc<File>>,
-    snapshots: BTreeMap<u64, Arc<File>>,
+pub(super) struct FileTree {
+    images: BTreeMap<u64, Arc<ExportFile>>,
+    snapshots: BTreeMap<u64, Arc<ExportFile>>,
     inodes: HashMap<String, u64>,
     next_inode: u64,
     /// Exports of which it was told how they are shown.
     told: BTreeSet<String>,
 }
 
-impl Tree {
+impl FileTree {
     pub(super) fn new() -> Self {
         Self {
             images: BTreeMap::new(),
@@ -153,15 +153,15 @@ impl Tree {
     /// Makes the files those of `exports`. A file that stays keeps its number; one that goes takes
     /// it along. What is to be told of names that no file has as they are is returned, once for
     /// each.
-    pub(super) fn update(&mut self, exports: &[ExportInfo]) -> Vec<String> {
+    pub(super) fn update_files(&mut self, exports: &[ExportInfo]) -> Vec<String> {
         let mut next = Self {
             next_inode: self.next_inode,
             ..Self::new()
         };
         let (mut lines, mut unusual) = (Vec::new(), Vec::new());
         for info in exports {
-            match File::new(info) {
-                Some(file) if file.is_plain() => next.insert(file, self),
+            match ExportFile::new(info) {
+                Some(file) if file.is_plain() => next.insert_file(file, self),
                 file => unusual.push((&info.name, file)),
             }
         }
@@ -169,7 +169,7 @@ impl Tree {
             let is_news = !self.told.contains(export);
             let file = file.filter(|file| !next.inodes.contains_key(&file.name));
             let shown = match &file {
-                Some(file) => format!("is shown as {}/{}", file.folder.name(), file.name),
+                Some(file) => format!("is shown as {}/{}", file.folder.folder_name(), file.name),
                 None => "is not shown as a file".to_owned(),
             };
             if is_news {
@@ -177,7 +177,7 @@ impl Tree {
             }
             next.told.insert(export.clone());
             if let Some(file) = file {
-                next.insert(file, self);
+                next.insert_file(file, self);
             }
         }
         *self = next;
@@ -185,7 +185,7 @@ impl Tree {
     }
 
     /// Adds `file`, with the number that it had in `before`.
-    fn insert(&mut self, file: File, before: &Self) {
+    fn insert_file(&mut self, file: ExportFile, before: &Self) {
         let inode = before.inode_of(&file).unwrap_or_else(|| {
             self.next_inode += 1;
             self.next_inode - 1
@@ -196,68 +196,68 @@ impl Tree {
 
     /// The number of files and folders.
     pub(super) fn file_count(&self) -> u64 {
-        (self.images.len() + self.snapshots.len() + 1 + Folder::ALL.len()) as u64
+        (self.images.len() + self.snapshots.len() + 1 + ExportFolder::ALL.len()) as u64
     }
 
     /// The node that `inode` stands for, if it is still there.
-    pub(super) fn node(&self, inode: u64) -> Option<Node> {
+    pub(super) fn node_of(&self, inode: u64) -> Option<InodeTarget> {
         if inode == ROOT {
-            return Some(Node::Root);
+            return Some(InodeTarget::Root);
         }
-        if let Some(folder) = Folder::ALL
+        if let Some(folder) = ExportFolder::ALL
             .into_iter()
-            .find(|folder| folder.inode() == inode)
+            .find(|folder| folder.folder_inode() == inode)
         {
-            return Some(Node::Folder(folder));
+            return Some(InodeTarget::Folder(folder));
         }
-        Folder::ALL
+        ExportFolder::ALL
             .into_iter()
-            .find_map(|folder| self.files(folder).get(&inode))
-            .map(|file| Node::File(Arc::clone(file)))
+            .find_map(|folder| self.files_in(folder).get(&inode))
+            .map(|file| InodeTarget::File(Arc::clone(file)))
     }
 
     /// The inode of `name` in the folder `parent`.
-    pub(super) fn lookup(&self, parent: u64, name: &OsStr) -> Option<u64> {
+    pub(super) fn look_up_name(&self, parent: u64, name: &OsStr) -> Option<u64> {
         let name = name.to_str()?;
-        match self.node(parent)? {
-            Node::Root => Folder::ALL
+        match self.node_of(parent)? {
+            InodeTarget::Root => ExportFolder::ALL
                 .into_iter()
-                .find(|folder| folder.name() == name)
-                .map(Folder::inode),
-            Node::Folder(folder) => self
+                .find(|folder| folder.folder_name() == name)
+                .map(ExportFolder::folder_inode),
+            InodeTarget::Folder(folder) => self
                 .inodes
                 .get(name)
                 .copied()
-                .filter(|inode| self.files(folder).contains_key(inode)),
-            Node::File(_) => None,
+                .filter(|inode| self.files_in(folder).contains_key(inode)),
+            InodeTarget::File(_) => None,
         }
     }
 
     /// The listing of the folder `parent` after `cookie` (0 is the beginning), or nothing if it is
     /// none. What is there during the whole of a listing in parts comes exactly once, whatever
     /// comes and goes beside it: the order is that of the inode numbers.
-    pub(super) fn entries(
+    pub(super) fn list_entries(
         &self,
         parent: u64,
         cookie: u64,
-    ) -> Option<impl Iterator<Item = Entry<'_>>> {
-        let (folders, files) = match self.node(parent)? {
-            Node::Root => (&Folder::ALL[..], None),
-            Node::Folder(folder) => (&[][..], Some(self.files(folder))),
-            Node::File(_) => return None,
+    ) -> Option<impl Iterator<Item = ListingEntry<'_>>> {
+        let (folders, files) = match self.node_of(parent)? {
+            InodeTarget::Root => (&ExportFolder::ALL[..], None),
+            InodeTarget::Folder(folder) => (&[][..], Some(self.files_in(folder))),
+            InodeTarget::File(_) => return None,
         };
         let dots = [(parent, "."), (ROOT, "..")].into_iter().zip(1..);
-        let dots = dots.map(|((inode, name), cookie)| Entry {
+        let dots = dots.map(|((inode, name), cookie)| ListingEntry {
             inode,
             cookie,
             is_folder: true,
             name,
         });
-        let folders = folders.iter().map(|folder| Entry {
-            inode: folder.inode(),
-            cookie: folder.inode() + DOTS,
+        let folders = folders.iter().map(|folder| ListingEntry {
+            inode: folder.folder_inode(),
+            cookie: folder.folder_inode() + DOTS,
             is_folder: true,
-            name: folder.name(),
+            name: folder.folder_name(),
         });
         let listed = (
             Bound::Excluded(cookie.saturating_sub(DOTS)),
@@ -266,7 +266,7 @@ impl Tree {
         let files = files
             .into_iter()
             .flat_map(move |files| files.range(listed))
-            .map(|(&inode, file)| Entry {
+            .map(|(&inode, file)| ListingEntry {
                 inode,
                 cookie: inode + DOTS,
                 is_folder: false,
@@ -280,25 +280,25 @@ impl Tree {
     }
 
     /// The number of a file that is the same as `file`.
-    fn inode_of(&self, file: &File) -> Option<u64> {
+    fn inode_of(&self, file: &ExportFile) -> Option<u64> {
         let inode = *self.inodes.get(&file.name)?;
-        self.files(file.folder)
+        self.files_in(file.folder)
             .get(&inode)
             .is_some_and(|known| **known == *file)
             .then_some(inode)
     }
 
-    fn files(&self, folder: Folder) -> &BTreeMap<u64, Arc<File>> {
+    fn files_in(&self, folder: ExportFolder) -> &BTreeMap<u64, Arc<ExportFile>> {
         match folder {
-            Folder::Images => &self.images,
-            Folder::Snapshots => &self.snapshots,
+            ExportFolder::Images => &self.images,
+            ExportFolder::Snapshots => &self.snapshots,
         }
     }
 
-    fn files_mut(&mut self, folder: Folder) -> &mut BTreeMap<u64, Arc<File>> {
+    fn files_mut(&mut self, folder: ExportFolder) -> &mut BTreeMap<u64, Arc<ExportFile>> {
         match folder {
-            Folder::Images => &mut self.images,
-            Folder::Snapshots => &mut self.snapshots,
+            ExportFolder::Images => &mut self.images,
+            ExportFolder::Snapshots => &mut self.snapshots,
         }
     }
 }
@@ -317,15 +317,15 @@ mod tests {
         }
     }
 
-    fn tree(names: &[&str]) -> Tree {
-        let mut tree = Tree::new();
-        tree.update(&names.iter().map(|name| export(name, 1)).collect::<Vec<_>>());
+    fn tree(names: &[&str]) -> FileTree {
+        let mut tree = FileTree::new();
+        tree.update_files(&names.iter().map(|name| export(name, 1)).collect::<Vec<_>>());
         tree
     }
 
-    fn listing(tree: &Tree, parent: u64) -> Vec<String> {
+    fn listing(tree: &FileTree, parent: u64) -> Vec<String> {
         let mut names: Vec<_> = tree
-            .entries(parent, 0)
+            .list_entries(parent, 0)
             .unwrap()
             .map(|entry| entry.name.to_owned())
             .collect();
@@ -333,8 +333,8 @@ mod tests {
         names
     }
 
-    fn inode(tree: &Tree, folder: Folder, name: &str) -> Option<u64> {
-        tree.lookup(folder.inode(), OsStr::new(name))
+    fn inode(tree: &FileTree, folder: ExportFolder, name: &str) -> Option<u64> {
+        tree.look_up_name(folder.folder_inode(), OsStr::new(name))
     }
 
     #[test]
@@ -343,12 +343,12 @@ mod tests {
         assert_eq!(listing(&tree, ROOT), [".", "..", "images", "snapshots"]);
         assert_eq!(listing(&tree, 2), [".", "..", "db.raw", "web.raw"]);
         assert_eq!(listing(&tree, 3), [".", "..", "web@monday.raw"]);
-        assert_eq!(inode(&tree, Folder::Snapshots, "web.raw"), None);
-        assert_eq!(inode(&tree, Folder::Images, "web"), None);
+        assert_eq!(inode(&tree, ExportFolder::Snapshots, "web.raw"), None);
+        assert_eq!(inode(&tree, ExportFolder::Images, "web"), None);
         let found = tree
-            .node(inode(&tree, Folder::Images, "web.raw").unwrap())
+            .node_of(inode(&tree, ExportFolder::Images, "web.raw").unwrap())
             .unwrap();
-        assert!(matches!(found, Node::File(file) if file.export == "web"));
+        assert!(matches!(found, InodeTarget::File(file) if file.export == "web"));
     }
 
     #[test]
@@ -383,23 +383,23 @@ mod tests {
     #[test]
     fn names_that_are_too_long_with_raw_behind_are_told_and_shown_unless_another_has_them() {
         let n = |len: usize| "n".repeat(len);
-        let mut shown = Tree::new();
+        let mut shown = FileTree::new();
         // Its name is that of the next one's file.
         let taken = format!("{}.raw", n(248));
         let names = [n(248), taken.clone(), n(255), format!("{}@s", n(254))];
         let exports = names.each_ref().map(|name| export(name, 1));
-        let lines = shown.update(&exports);
+        let lines = shown.update_files(&exports);
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines[0].contains(&taken) && lines[0].ends_with("is not shown as a file"));
         assert!(lines[1].ends_with(&format!("is shown as images/{}", n(255))));
         assert!(lines[2].contains("is shown as snapshots/nnn"));
-        assert!(shown.update(&exports).is_empty(), "told once");
+        assert!(shown.update_files(&exports).is_empty(), "told once");
         assert_eq!(
             listing(&shown, 2),
             [".", "..", &taken, &n(255)].map(str::to_owned)
         );
-        let found = shown.node(inode(&shown, Folder::Images, &taken).unwrap());
-        assert!(matches!(found, Some(Node::File(file)) if file.export == n(248)));
+        let found = shown.node_of(inode(&shown, ExportFolder::Images, &taken).unwrap());
+        assert!(matches!(found, Some(InodeTarget::File(file)) if file.export == n(248)));
         assert_eq!(listing(&shown, 3).len(), 3);
         assert!(listing(&shown, 3).iter().all(|name| name.len() <= 255));
     }
@@ -407,17 +407,18 @@ mod tests {
     #[test]
     fn inodes_stay_with_their_names_and_never_come_back() {
         let mut tree = tree(&["a", "b", "a@s"]);
-        let [a, b] = ["a.raw", "b.raw"].map(|name| inode(&tree, Folder::Images, name).unwrap());
-        tree.update(&[export("new", 1), export("b", 7)]);
+        let [a, b] =
+            ["a.raw", "b.raw"].map(|name| inode(&tree, ExportFolder::Images, name).unwrap());
+        tree.update_files(&[export("new", 1), export("b", 7)]);
         assert_eq!(
-            inode(&tree, Folder::Images, "b.raw"),
+            inode(&tree, ExportFolder::Images, "b.raw"),
             Some(b),
             "a written image is the same file"
         );
-        assert_eq!(tree.node(a), None);
-        tree.update(&[export("a", 1), export("b", 7)]);
+        assert_eq!(tree.node_of(a), None);
+        tree.update_files(&[export("a", 1), export("b", 7)]);
         assert!(
-            inode(&tree, Folder::Images, "a.raw").unwrap() > a,
+            inode(&tree, ExportFolder::Images, "a.raw").unwrap() > a,
             "a kernel that remembers the old file must not meet the new one"
         );
     }
@@ -425,12 +426,12 @@ mod tests {
     #[test]
     fn a_snapshot_made_anew_under_its_old_name_is_another_file() {
         let mut tree = tree(&["a@s"]);
-        let old = inode(&tree, Folder::Snapshots, "a@s.raw").unwrap();
-        tree.update(&[export("a@s", 1)]);
-        assert_eq!(inode(&tree, Folder::Snapshots, "a@s.raw"), Some(old));
-        tree.update(&[export("a@s", 2)]);
+        let old = inode(&tree, ExportFolder::Snapshots, "a@s.raw").unwrap();
+        tree.update_files(&[export("a@s", 1)]);
+        assert_eq!(inode(&tree, ExportFolder::Snapshots, "a@s.raw"), Some(old));
+        tree.update_files(&[export("a@s", 2)]);
         assert_ne!(
-            inode(&tree, Folder::Snapshots, "a@s.raw"),
+            inode(&tree, ExportFolder::Snapshots, "a@s.raw"),
             Some(old),
             "the kernel keeps pages of the old one"
         );
@@ -443,7 +444,7 @@ mod tests {
         let (mut seen, mut cookie) = (Vec::new(), 0);
         for round in 0.. {
             let part: Vec<_> = tree
-                .entries(2, cookie)
+                .list_entries(2, cookie)
                 .unwrap()
                 .take(3)
                 .map(|entry| (entry.cookie, entry.name.to_owned()))
@@ -454,7 +455,7 @@ mod tests {
             let others = (0..50)
                 .filter(|n| n % 2 == 0 || *n > 2 * round)
                 .map(|n| export(&format!("i{n}"), 1));
-            tree.update(&others.collect::<Vec<_>>());
+            tree.update_files(&others.collect::<Vec<_>>());
         }
         for n in (0..50).step_by(2) {
             assert_eq!(

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::mount_table::{self, Number};
+use super::mount_table::{self, MountNumber};
 
 /// Linux's table of mounts.
 const TABLE: &str = "/proc/self/mountinfo";
@@ -33,7 +33,7 @@ done < /proc/self/mountinfo"#;
 
 /// Outcome of an attempt to unmount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Attempt {
+pub(super) enum UnmountOutcome {
     /// It is not mounted any more.
     Unmounted,
     /// Somebody has a file or folder of it open.
@@ -43,38 +43,39 @@ pub(super) enum Attempt {
 }
 
 /// The number of what is mounted at `folder`, which need not answer.
-pub(super) fn number(folder: &Path) -> io::Result<Number> {
-    let mounted = mount_table::at(&fs::read(TABLE)?, folder);
+pub(super) fn mount_number(folder: &Path) -> io::Result<MountNumber> {
+    let mounted = mount_table::topmost_mount_at(&fs::read(TABLE)?, folder);
     mounted
         .map(|mounted| mounted.number)
         .ok_or_else(|| io::Error::other(format!("the mount is not in {TABLE}")))
 }
 
 /// Unmounts `number` from `folder` if nobody uses it.
-pub(super) fn gently(folder: &Path, number: Number) -> io::Result<Attempt> {
+pub(super) fn unmount_if_idle(folder: &Path, number: MountNumber) -> io::Result<UnmountOutcome> {
     let table = fs::read(TABLE)?;
-    if !mount_table::read(&table).any(|mounted| mounted.number == number) {
-        return Ok(Attempt::Unmounted);
+    if !mount_table::parse_table(&table).any(|mounted| mounted.number == number) {
+        return Ok(UnmountOutcome::Unmounted);
     }
-    if mount_table::at(&table, folder).is_some_and(|mounted| mounted.number != number) {
-        return Ok(Attempt::Covered);
+    if mount_table::topmost_mount_at(&table, folder).is_some_and(|mounted| mounted.number != number)
+    {
+        return Ok(UnmountOutcome::Covered);
     }
     match unmount(folder, UnmountFlags::empty()) {
-        Ok(()) => Ok(Attempt::Unmounted),
-        Err(Errno::BUSY) => Ok(Attempt::Busy),
+        Ok(()) => Ok(UnmountOutcome::Unmounted),
+        Err(Errno::BUSY) => Ok(UnmountOutcome::Busy),
         Err(Errno::PERM) => Ok(if ask_helper(folder, &["-u", "-q"]) {
-            Attempt::Unmounted
+            UnmountOutcome::Unmounted
         } else {
-            Attempt::Busy
+            UnmountOutcome::Busy
         }),
-        Err(Errno::INVAL) => Ok(Attempt::Unmounted),
+        Err(Errno::INVAL) => Ok(UnmountOutcome::Unmounted),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Takes `folder` away from those who use it: what they ask from now on fails, the folder is free
 /// at once.
-pub(super) fn by_force(folder: &Path, number: Number) -> io::Result<()> {
+pub(super) fn by_force(folder: &Path, number: MountNumber) -> io::Result<()> {
     // Without the right to force, its user may cut the connection, where the system shows
     // connections at all.
     let _ = fs::write(
@@ -97,7 +98,7 @@ pub(super) fn the_dead(folder: &Path) -> io::Result<()> {
         return Ok(());
     }
     let table = fs::read(TABLE)?;
-    match mount_table::at(&table, &std::path::absolute(folder)?) {
+    match mount_table::topmost_mount_at(&table, &std::path::absolute(folder)?) {
         Some(mounted) if mounted.kind.starts_with("fuse") && mounted.source == SOURCE => {
             by_force(folder, mounted.number)
         }
@@ -121,15 +122,15 @@ fn ask_helper(folder: &Path, options: &[&str]) -> bool {
 
 /// A process that takes the mount away if the server cannot any more, because it was killed.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct UnmountGuard {
     process: Child,
     pipe: Option<ChildStdin>,
 }
 
-impl Guard {
+impl UnmountGuard {
     /// Posts a guard for what will be mounted at `folder`. It begins before there is a connection
     /// to the kernel, so that it cannot hold it open.
-    pub(super) fn post(folder: &Path) -> io::Result<Self> {
+    pub(super) fn spawn_guard(folder: &Path) -> io::Result<Self> {
         let mut command = Command::new("sh");
         command
             .arg("-c")
@@ -147,7 +148,7 @@ impl Guard {
     }
 
     /// Tells it what to look for.
-    pub(super) fn watch(&mut self, number: Number) -> io::Result<()> {
+    pub(super) fn guard_mount(&mut self, number: MountNumber) -> io::Result<()> {
         use io::Write;
         self.pipe.as_mut().map_or(Ok(()), |pipe| {
             writeln!(pipe, "{}:{}", number.major, number.minor)
@@ -155,7 +156,7 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for UnmountGuard {
     /// Nothing is left to guard. It is killed before its pipe ends, for it must not act now.
     fn drop(&mut self) {
         let _ = self.process.kill();

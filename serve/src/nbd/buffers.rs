@@ -27,14 +27,14 @@ const FREE_COUNT_MAX: usize = 8;
 
 /// Bytes on their way out. Grows as needed, and clears only what it never held.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
+pub(super) struct ReplyBuffer {
     bytes: Vec<u8>,
     filled: usize,
 }
 
-impl Outgoing {
+impl ReplyBuffer {
     /// `len` bytes behind those that are filled, with anything in them.
-    pub(super) fn room(&mut self, len: usize) -> &mut [u8] {
+    pub(super) fn reserve_room(&mut self, len: usize) -> &mut [u8] {
         let end = self.filled + len;
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
@@ -43,7 +43,7 @@ impl Outgoing {
     }
 
     /// The next `len` bytes are filled now.
-    pub(super) fn commit(&mut self, len: usize) {
+    pub(super) fn commit_len(&mut self, len: usize) {
         assert!(
             self.filled + len <= self.bytes.len(),
             "only room that was asked for is filled"
@@ -56,7 +56,7 @@ impl Outgoing {
         self.bytes.capacity()
     }
 
-    pub(super) fn filled(&self) -> &[u8] {
+    pub(super) fn filled_bytes(&self) -> &[u8] {
         &self.bytes[..self.filled]
     }
 
@@ -69,7 +69,7 @@ impl Outgoing {
 /// Large buffers for all connections of a server.
 #[derive(Debug)]
 pub(super) struct Pool {
-    free: Mutex<Vec<Outgoing>>,
+    free: Mutex<Vec<ReplyBuffer>>,
     leased: AtomicUsize,
     leased_max: usize,
     extra_workers: AtomicUsize,
@@ -89,8 +89,8 @@ impl Pool {
     }
 
     /// A buffer for a piece of [`PIECE_LEN_LARGE`], `None` if too many are in use.
-    pub(super) fn lease(self: &Arc<Self>) -> Option<Lease> {
-        more(&self.leased, self.leased_max)?;
+    pub(super) fn lease_buffer(self: &Arc<Self>) -> Option<Lease> {
+        count_up_to(&self.leased, self.leased_max)?;
         let buffer = self
             .free
             .lock()
@@ -105,13 +105,13 @@ impl Pool {
 
     /// A place for one more worker, if there is one.
     pub(super) fn extra_worker(self: &Arc<Self>) -> Option<ExtraWorker> {
-        more(&self.extra_workers, self.extra_workers_max)?;
+        count_up_to(&self.extra_workers, self.extra_workers_max)?;
         Some(ExtraWorker(Arc::clone(self)))
     }
 }
 
 /// Counts one more, if there are less than `max`.
-fn more(counter: &AtomicUsize, max: usize) -> Option<usize> {
+fn count_up_to(counter: &AtomicUsize, max: usize) -> Option<usize> {
     let more = |count| (count < max).then_some(count + 1);
     counter
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
@@ -131,19 +131,19 @@ impl Drop for ExtraWorker {
 #[derive(Debug)]
 pub(super) struct Lease {
     pool: Arc<Pool>,
-    buffer: Outgoing,
+    buffer: ReplyBuffer,
 }
 
 impl Deref for Lease {
-    type Target = Outgoing;
+    type Target = ReplyBuffer;
 
-    fn deref(&self) -> &Outgoing {
+    fn deref(&self) -> &ReplyBuffer {
         &self.buffer
     }
 }
 
 impl DerefMut for Lease {
-    fn deref_mut(&mut self) -> &mut Outgoing {
+    fn deref_mut(&mut self) -> &mut ReplyBuffer {
         &mut self.buffer
     }
 }
@@ -166,7 +166,7 @@ impl Drop for Lease {
 
 /// Bytes that have arrived and are not understood yet.
 #[derive(Debug, Default)]
-pub(super) struct Input {
+pub(super) struct ReceiveBuffer {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
@@ -175,12 +175,12 @@ pub(super) struct Input {
 /// Bytes that one system call may receive: some writes of 4 KiB, thousands of reads.
 const INPUT_LEN: usize = 32 << 10;
 
-impl Input {
-    pub(super) fn data(&self) -> &[u8] {
+impl ReceiveBuffer {
+    pub(super) fn unread_bytes(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 
-    pub(super) fn consume(&mut self, len: usize) {
+    pub(super) fn consume_bytes(&mut self, len: usize) {
         assert!(
             len <= self.end - self.start,
             "only what has arrived is consumed"
@@ -189,16 +189,16 @@ impl Input {
     }
 
     /// Moves up to `into.len()` bytes out. Returns how many.
-    pub(super) fn take(&mut self, into: &mut [u8]) -> usize {
+    pub(super) fn take_bytes(&mut self, into: &mut [u8]) -> usize {
         let len = into.len().min(self.end - self.start);
-        into[..len].copy_from_slice(&self.data()[..len]);
-        self.consume(len);
+        into[..len].copy_from_slice(&self.unread_bytes()[..len]);
+        self.consume_bytes(len);
         len
     }
 
     /// Free space for arriving bytes: not empty if at most 32 KiB are waiting for their end.
     /// [`Input::arrived`] says how many came.
-    pub(super) fn space(&mut self) -> &mut [u8] {
+    pub(super) fn free_space(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
@@ -214,7 +214,7 @@ impl Input {
         &mut self.bytes[self.end..]
     }
 
-    pub(super) fn arrived(&mut self, len: usize) {
+    pub(super) fn add_arrived(&mut self, len: usize) {
         assert!(
             self.end + len <= self.bytes.len(),
             "bytes arrive in the space for them"
@@ -227,7 +227,7 @@ impl Input {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Input, Outgoing, Pool};
+    use super::{Pool, ReceiveBuffer, ReplyBuffer};
 
     #[test]
     fn the_pool_lends_no_more_than_its_limit_and_takes_back() {
@@ -239,35 +239,35 @@ mod tests {
         drop(workers);
         assert!(pool.extra_worker().is_some());
         let leases: Vec<_> = (0..16)
-            .map(|_| pool.lease().expect("below the limit"))
+            .map(|_| pool.lease_buffer().expect("below the limit"))
             .collect();
-        assert!(pool.lease().is_none());
+        assert!(pool.lease_buffer().is_none());
         drop(leases);
-        assert!(pool.lease().is_some());
+        assert!(pool.lease_buffer().is_some());
     }
 
     #[test]
     fn uncommitted_room_is_forgotten() {
-        let mut out = Outgoing::default();
-        out.room(4).copy_from_slice(b"done");
-        out.commit(4);
-        out.room(4).copy_from_slice(b"torn");
-        assert_eq!(out.filled(), b"done");
-        out.room(1)[0] = b'!';
-        out.commit(1);
-        assert_eq!(out.filled(), b"done!");
+        let mut out = ReplyBuffer::default();
+        out.reserve_room(4).copy_from_slice(b"done");
+        out.commit_len(4);
+        out.reserve_room(4).copy_from_slice(b"torn");
+        assert_eq!(out.filled_bytes(), b"done");
+        out.reserve_room(1)[0] = b'!';
+        out.commit_len(1);
+        assert_eq!(out.filled_bytes(), b"done!");
     }
 
     #[test]
     fn bytes_come_out_of_an_input_as_they_came() {
-        let mut input = Input::default();
+        let mut input = ReceiveBuffer::default();
         for round in 0..100_u8 {
-            input.space()[..3].fill(round);
-            input.arrived(3);
+            input.free_space()[..3].fill(round);
+            input.add_arrived(3);
             let mut taken = [0; 2];
-            assert_eq!(input.take(&mut taken), 2);
+            assert_eq!(input.take_bytes(&mut taken), 2);
         }
-        assert_eq!(input.data().len(), 100);
-        assert_eq!(input.data()[99], 99);
+        assert_eq!(input.unread_bytes().len(), 100);
+        assert_eq!(input.unread_bytes()[99], 99);
     }
 }

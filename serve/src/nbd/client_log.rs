@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::peer::Peer;
-use super::transmission::{Job, Request};
+use super::transmission::{NbdRequest, RequestJob};
 
 /// Takes one line, without its end. Called from many threads.
 pub type Report = Arc<dyn Fn(&str) + Send + Sync>;
@@ -53,39 +53,41 @@ impl ClientLog {
 
     /// The client did not get what it came for, or broke off.
     pub(super) fn turned_away(&self, why: impl Display) {
-        self.say(|peer| format!("{peer}: {why}"));
+        self.report_line(|peer| format!("{peer}: {why}"));
     }
 
     /// The client has entered an export.
-    pub(super) fn entered(&self, export: &str, read_only: bool) {
+    pub(super) fn log_entered(&self, export: &str, read_only: bool) {
         // It enters once.
         let _ = self.export.set(export.to_owned());
         let how = if read_only { "to read" } else { "to write" };
-        self.say(|peer| format!("{peer}: attached {export}, {how}"));
+        self.report_line(|peer| format!("{peer}: attached {export}, {how}"));
     }
 
     /// A request is done, or has failed.
-    pub(super) fn request(&self, request: &Request, took: Duration, failure: Option<&str>) {
+    pub(super) fn log_request(&self, request: &NbdRequest, took: Duration, failure: Option<&str>) {
         match request.job {
             _ if failure.is_some() => 0,
-            Job::Read { len, .. } => self.read_len.fetch_add(len.into(), Ordering::Relaxed),
-            Job::Write { len, .. } => self.written_len.fetch_add(len.into(), Ordering::Relaxed),
+            RequestJob::Read { len, .. } => self.read_len.fetch_add(len.into(), Ordering::Relaxed),
+            RequestJob::Write { len, .. } => {
+                self.written_len.fetch_add(len.into(), Ordering::Relaxed)
+            }
             _ => 0,
         };
         let export = self.export.get().map_or("", String::as_str);
         if let Some(why) = failure {
             if self.failed.fetch_add(1, Ordering::Relaxed) < FAILURES_MAX {
-                let what = words(request);
-                self.say(|peer| format!("{peer}: {export}: {what} failed: {why}"));
+                let what = describe_request(request);
+                self.report_line(|peer| format!("{peer}: {export}: {what} failed: {why}"));
             }
         } else if took >= SLOW_TIME {
-            let (what, seconds) = (words(request), took.as_secs_f64());
-            self.say(|peer| format!("{peer}: {export}: {what} took {seconds:.1} s"));
+            let (what, seconds) = (describe_request(request), took.as_secs_f64());
+            self.report_line(|peer| format!("{peer}: {export}: {what} took {seconds:.1} s"));
         }
     }
 
     /// The client has gone.
-    pub(super) fn left(&self) {
+    pub(super) fn log_left(&self) {
         let Some(export) = self.export.get() else {
             return;
         };
@@ -96,7 +98,7 @@ impl ClientLog {
             count(&self.failed),
         );
         let seconds = self.begun.elapsed().as_secs_f64();
-        self.say(|peer| {
+        self.report_line(|peer| {
             format!(
                 "{peer}: left {export} after {seconds:.1} s: {read} bytes read, {written} written, \
                  {failed} requests failed"
@@ -104,7 +106,7 @@ impl ClientLog {
         });
     }
 
-    fn say(&self, line: impl FnOnce(&str) -> String) {
+    fn report_line(&self, line: impl FnOnce(&str) -> String) {
         if let Some(report) = &self.report {
             report(&line(&self.peer));
         }
@@ -112,15 +114,15 @@ impl ClientLog {
 }
 
 /// A request as a person reads it.
-fn words(request: &Request) -> String {
+fn describe_request(request: &NbdRequest) -> String {
     match request.job {
-        Job::Read { offset, len, .. } => format!("reading {len} bytes at {offset}"),
-        Job::Write { offset, len, .. } => format!("writing {len} bytes at {offset}"),
-        Job::Zero { offset, len, .. } => format!("zeroing {len} bytes at {offset}"),
-        Job::Flush => "a flush".to_owned(),
-        Job::Prefetch { offset, len } => format!("prefetching {len} bytes at {offset}"),
-        Job::Status { offset, len, .. } => format!("the status of {len} bytes at {offset}"),
-        Job::Refuse(..) => format!("a request at {}", request.address.offset),
-        Job::Disconnect => "leaving".to_owned(),
+        RequestJob::Read { offset, len, .. } => format!("reading {len} bytes at {offset}"),
+        RequestJob::Write { offset, len, .. } => format!("writing {len} bytes at {offset}"),
+        RequestJob::Zero { offset, len, .. } => format!("zeroing {len} bytes at {offset}"),
+        RequestJob::Flush => "a flush".to_owned(),
+        RequestJob::Prefetch { offset, len } => format!("prefetching {len} bytes at {offset}"),
+        RequestJob::Status { offset, len, .. } => format!("the status of {len} bytes at {offset}"),
+        RequestJob::Refuse(..) => format!("a request at {}", request.address.offset),
+        RequestJob::Disconnect => "leaving".to_owned(),
     }
 }

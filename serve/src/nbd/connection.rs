@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use rustix::net::Shutdown;
 use vellum_core::device::Device;
 
-use super::buffers::{Input, Lease, Outgoing, PIECE_LEN_LARGE, PIECE_LEN_SMALL};
-use super::clients::{Membership, Shared};
-use super::execution::{Execution, Sender, WriteError};
-use super::transmission::{Job, Request, Transmission};
-use super::transport::{Outlet, Transport};
+use super::buffers::{Lease, PIECE_LEN_LARGE, PIECE_LEN_SMALL, ReceiveBuffer, ReplyBuffer};
+use super::clients::{ClientGuard, ServerState};
+use super::execution::{Execution, GuardedWriteError, Sender};
+use super::transmission::{NbdRequest, RequestJob, Transmission};
+use super::transport::{SocketWriter, Transport};
 use super::writers::WriteRight;
 
 /// Workers of one connection: enough to keep both a disk and a few cores busy; a client's queue is
@@ -46,18 +46,18 @@ const KEPT_LEN_MAX: usize = PIECE_LEN_SMALL * 2 + 4096;
 
 /// A client that has entered an export. The fields are dropped in this order: the device is let go
 /// before the client counts as gone.
-pub(super) struct Guest {
+pub(super) struct AttachedClient {
     pub(super) right: Option<WriteRight>,
     pub(super) device: Arc<dyn Device>,
     pub(super) transmission: Transmission,
     pub(super) transport: Arc<Transport>,
-    pub(super) membership: Membership,
+    pub(super) membership: ClientGuard,
 }
 
 /// Serves a client until it leaves, or is cut off. What it has sent already is in `input`.
-pub(super) fn work(guest: Guest, shared: &Arc<Shared>, input: Input) {
-    let sender = Mutex::new(Box::new(Outlet(Arc::clone(&guest.transport))) as Box<_>);
-    let turn = Mutex::new(Turn {
+pub(super) fn serve_client(guest: AttachedClient, shared: &Arc<ServerState>, input: ReceiveBuffer) {
+    let sender = Mutex::new(Box::new(SocketWriter(Arc::clone(&guest.transport))) as Box<_>);
+    let turn = Mutex::new(ReceiveTurn {
         state: TurnState::Free(input),
         waiting: 0,
         workers: 1,
@@ -71,22 +71,22 @@ pub(super) fn work(guest: Guest, shared: &Arc<Shared>, input: Input) {
         said_goodbye: AtomicBool::new(false),
         shared: Arc::clone(shared),
     };
-    Arc::new(connection).work();
+    Arc::new(connection).run_worker();
 }
 
 struct Connection {
-    guest: Guest,
+    guest: AttachedClient,
     sender: Sender,
-    turn: Mutex<Turn>,
+    turn: Mutex<ReceiveTurn>,
     passed: Condvar,
     /// Number of coming requests that are expected to be slow.
     slow: AtomicU32,
     /// True once the client has said goodbye.
     said_goodbye: AtomicBool,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
 }
 
-struct Turn {
+struct ReceiveTurn {
     state: TurnState,
     /// Workers that wait for it.
     waiting: usize,
@@ -95,7 +95,7 @@ struct Turn {
 
 enum TurnState {
     /// Nobody receives; what has arrived is here.
-    Free(Input),
+    Free(ReceiveBuffer),
     Taken,
     /// There is nothing more to receive.
     Over,
@@ -103,8 +103,8 @@ enum TurnState {
 
 /// A worker's own buffers.
 #[derive(Default)]
-struct Desk {
-    out: Outgoing,
+struct WorkerBuffers {
+    out: ReplyBuffer,
     /// Number of replies in `out`.
     company: usize,
     payload: Vec<u8>,
@@ -113,7 +113,7 @@ struct Desk {
 /// The end of a turn.
 enum TurnEnd {
     /// This request is done with the turn passed on.
-    Pass(Request, Payload),
+    Pass(NbdRequest, Payload),
     /// The client has no more requests, or is lost.
     Over,
 }
@@ -124,12 +124,12 @@ enum Payload {
     Small(usize),
     Large(Lease),
     /// The device has it already, in pieces, or has failed at one; and how long that took.
-    Written(Result<(), WriteError>, Duration),
+    Written(Result<(), GuardedWriteError>, Duration),
 }
 
 impl Payload {
     /// Time that the device has worked on it already.
-    fn took(&self) -> Duration {
+    fn time_spent(&self) -> Duration {
         if let Self::Written(_, took) = self {
             *took
         } else {
@@ -139,24 +139,24 @@ impl Payload {
 }
 
 impl Connection {
-    fn work(self: Arc<Self>) {
-        let mut desk = Desk::default();
+    fn run_worker(self: Arc<Self>) {
+        let mut desk = WorkerBuffers::default();
         while let Some(mut input) = self.take_turn() {
-            match self.turn(&mut input, &mut desk) {
+            match self.serve_turn(&mut input, &mut desk) {
                 Ok(TurnEnd::Pass(request, payload)) => {
                     self.pass_turn(input);
                     let started = Instant::now();
-                    let done = self.run(&request, &payload, &mut desk);
+                    let done = self.run_request(&request, &payload, &mut desk);
                     self.judge_pace(started.elapsed());
-                    if done.and_then(|()| self.send(&mut desk)).is_err() {
+                    if done.and_then(|()| self.send_replies(&mut desk)).is_err() {
                         // The worker that receives finds it out at once.
-                        self.guest.transport.shut(Shutdown::Both);
+                        self.guest.transport.shut_down(Shutdown::Both);
                     }
                 }
-                Ok(TurnEnd::Over) => self.end(),
+                Ok(TurnEnd::Over) => self.end_receiving(),
                 Err(_) => {
-                    self.guest.transport.shut(Shutdown::Both);
-                    self.end();
+                    self.guest.transport.shut_down(Shutdown::Both);
+                    self.end_receiving();
                 }
             }
         }
@@ -164,49 +164,57 @@ impl Connection {
 
     /// Receives requests and does them, until one is better done without the turn. An error: the
     /// client is lost.
-    fn turn(&self, input: &mut Input, desk: &mut Desk) -> io::Result<TurnEnd> {
+    fn serve_turn(
+        &self,
+        input: &mut ReceiveBuffer,
+        desk: &mut WorkerBuffers,
+    ) -> io::Result<TurnEnd> {
         loop {
             let Ok(next) = self
                 .guest
                 .transmission
-                .next(input.data(), self.shared.is_stopping())
+                .next(input.unread_bytes(), self.shared.is_stopping())
             else {
                 // Requests that were done before the client broke the protocol are still answered.
-                return self.send(desk).map(|()| TurnEnd::Over);
+                return self.send_replies(desk).map(|()| TurnEnd::Over);
             };
             let Some((request, header_len)) = next else {
-                if !self.receive(input, desk)? {
+                if !self.receive_more(input, desk)? {
                     return Ok(TurnEnd::Over);
                 }
                 continue;
             };
-            input.consume(header_len);
-            if request.job == Job::Disconnect {
+            input.consume_bytes(header_len);
+            if request.job == RequestJob::Disconnect {
                 self.said_goodbye.store(true, Ordering::Relaxed);
-                return self.send(desk).map(|()| TurnEnd::Over);
+                return self.send_replies(desk).map(|()| TurnEnd::Over);
             }
-            let payload = self.payload(&request, input, desk)?;
+            let payload = self.receive_payload(&request, input, desk)?;
             if self.is_slow(&request) {
-                return self.send(desk).map(|()| TurnEnd::Pass(request, payload));
+                return self
+                    .send_replies(desk)
+                    .map(|()| TurnEnd::Pass(request, payload));
             }
             let started = Instant::now();
-            self.run(&request, &payload, desk)?;
+            self.run_request(&request, &payload, desk)?;
             if started.elapsed() > SLOW {
                 self.slow.store(SLOW_CREDIT, Ordering::Relaxed);
             }
             desk.company += 1;
             if desk.company >= COMPANY_MAX {
-                self.send(desk)?;
+                self.send_replies(desk)?;
             }
         }
     }
 
-    fn is_slow(&self, request: &Request) -> bool {
+    fn is_slow(&self, request: &NbdRequest) -> bool {
         let long = match request.job {
-            Job::Refuse(..) | Job::Disconnect | Job::Prefetch { .. } => return false,
-            Job::Flush | Job::Zero { .. } | Job::Status { .. } => true,
-            Job::Write { len, durable, .. } => durable || u64::from(len) > LONG_LEN,
-            Job::Read { len, .. } => u64::from(len) > LONG_LEN,
+            RequestJob::Refuse(..) | RequestJob::Disconnect | RequestJob::Prefetch { .. } => {
+                return false;
+            }
+            RequestJob::Flush | RequestJob::Zero { .. } | RequestJob::Status { .. } => true,
+            RequestJob::Write { len, durable, .. } => durable || u64::from(len) > LONG_LEN,
+            RequestJob::Read { len, .. } => u64::from(len) > LONG_LEN,
         };
         long || self.slow.load(Ordering::Relaxed) > 0
     }
@@ -226,29 +234,36 @@ impl Connection {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, pace);
     }
 
-    fn run(&self, request: &Request, payload: &Payload, desk: &mut Desk) -> io::Result<()> {
-        let execution = self.execution();
-        let (begun, before) = (Instant::now(), payload.took());
+    fn run_request(
+        &self,
+        request: &NbdRequest,
+        payload: &Payload,
+        desk: &mut WorkerBuffers,
+    ) -> io::Result<()> {
+        let execution = self.new_execution();
+        let (begun, before) = (Instant::now(), payload.time_spent());
         let done = match (payload, request.job) {
-            (Payload::Written(done, _), Job::Write { durable, .. }) => {
+            (Payload::Written(done, _), RequestJob::Write { durable, .. }) => {
                 execution.finish_write(request.address, done.clone(), durable, &mut desk.out);
                 Ok(())
             }
-            (Payload::Large(lease), _) => execution.run(request, lease.filled(), &mut desk.out),
-            (Payload::Small(len), _) => {
-                execution.run(request, &desk.payload[..*len], &mut desk.out)
+            (Payload::Large(lease), _) => {
+                execution.run_request(request, lease.filled_bytes(), &mut desk.out)
             }
-            (Payload::Written(..), _) => execution.run(request, &[], &mut desk.out),
+            (Payload::Small(len), _) => {
+                execution.run_request(request, &desk.payload[..*len], &mut desk.out)
+            }
+            (Payload::Written(..), _) => execution.run_request(request, &[], &mut desk.out),
         };
         let log = &self.guest.membership.log;
         if log.is_heard() {
             let failure = execution.take_failure();
-            log.request(request, before + begun.elapsed(), failure.as_deref());
+            log.log_request(request, before + begun.elapsed(), failure.as_deref());
         }
         done
     }
 
-    fn execution(&self) -> Execution<'_> {
+    fn new_execution(&self) -> Execution<'_> {
         let shared = &self.shared;
         Execution::new(
             &*self.guest.device,
@@ -260,32 +275,36 @@ impl Connection {
         .with_board(&shared.board)
     }
 
-    fn send(&self, desk: &mut Desk) -> io::Result<()> {
+    fn send_replies(&self, desk: &mut WorkerBuffers) -> io::Result<()> {
         desk.company = 0;
-        self.execution().send(&mut desk.out)
+        self.new_execution().send_buffer(&mut desk.out)
     }
 
     /// More bytes of the client, after it has been sent all that is ready. `false`: it has no more.
-    fn receive(&self, input: &mut Input, desk: &mut Desk) -> io::Result<bool> {
-        self.send(desk)?;
+    fn receive_more(
+        &self,
+        input: &mut ReceiveBuffer,
+        desk: &mut WorkerBuffers,
+    ) -> io::Result<bool> {
+        self.send_replies(desk)?;
         if desk.payload.capacity() + desk.out.capacity() > KEPT_LEN_MAX {
-            *desk = Desk::default();
+            *desk = WorkerBuffers::default();
         }
-        let received = self.guest.transport.receive(input.space())?;
-        input.arrived(received);
+        let received = self.guest.transport.receive_bytes(input.free_space())?;
+        input.add_arrived(received);
         Ok(received > 0)
     }
 
     /// Receives what follows a request. Of a write too large for the buffers at hand each piece is
     /// written as it comes.
-    fn payload(
+    fn receive_payload(
         &self,
-        request: &Request,
-        input: &mut Input,
-        desk: &mut Desk,
+        request: &NbdRequest,
+        input: &mut ReceiveBuffer,
+        desk: &mut WorkerBuffers,
     ) -> io::Result<Payload> {
-        let Job::Write { offset, len, .. } = request.job else {
-            self.skip(request.payload_len, input, desk)?;
+        let RequestJob::Write { offset, len, .. } = request.job else {
+            self.skip_bytes(request.payload_len, input, desk)?;
             return Ok(Payload::Small(0));
         };
         let len = len as usize;
@@ -293,26 +312,26 @@ impl Connection {
             if desk.payload.len() < len {
                 desk.payload.resize(len, 0);
             }
-            let taken = input.take(&mut desk.payload[..len]);
+            let taken = input.take_bytes(&mut desk.payload[..len]);
             if taken < len {
-                self.send(desk)?;
+                self.send_replies(desk)?;
                 self.receive_exact(&mut desk.payload[taken..len])?;
             }
             return Ok(Payload::Small(len));
         }
-        self.send(desk)?;
-        let mut lease = self.shared.pool.lease();
+        self.send_replies(desk)?;
+        let mut lease = self.shared.pool.lease_buffer();
         if let Some(lease) = lease.as_mut().filter(|_| len <= PIECE_LEN_LARGE) {
-            let room = lease.room(len);
-            let taken = input.take(room);
+            let room = lease.reserve_room(len);
+            let taken = input.take_bytes(room);
             self.receive_exact(&mut room[taken..])?;
-            lease.commit(len);
+            lease.commit_len(len);
         } else {
-            let mut own = Outgoing::default();
+            let mut own = ReplyBuffer::default();
             let (buffer, piece_len) = lease.as_mut().map_or((&mut own, PIECE_LEN_SMALL), |lease| {
                 (&mut **lease, PIECE_LEN_LARGE)
             });
-            return self.write_pieces(offset, len, input, buffer.room(piece_len));
+            return self.write_pieces(offset, len, input, buffer.reserve_room(piece_len));
         }
         Ok(lease.map_or(Payload::Small(0), Payload::Large))
     }
@@ -321,15 +340,15 @@ impl Connection {
         &self,
         offset: u64,
         len: usize,
-        input: &mut Input,
+        input: &mut ReceiveBuffer,
         buffer: &mut [u8],
     ) -> io::Result<Payload> {
-        let execution = self.execution();
+        let execution = self.new_execution();
         let (mut written, mut took, mut done) = (Ok(()), Duration::ZERO, 0);
         while done < len {
             let piece = buffer.len().min(len - done);
             let piece = &mut buffer[..piece];
-            let taken = input.take(piece);
+            let taken = input.take_bytes(piece);
             self.receive_exact(&mut piece[taken..])?;
             if written.is_ok() {
                 let begun = Instant::now();
@@ -343,7 +362,7 @@ impl Connection {
 
     fn receive_exact(&self, mut into: &mut [u8]) -> io::Result<()> {
         while !into.is_empty() {
-            let received = self.guest.transport.receive(into)?;
+            let received = self.guest.transport.receive_bytes(into)?;
             if received == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -352,21 +371,26 @@ impl Connection {
         Ok(())
     }
 
-    fn skip(&self, len: u64, input: &mut Input, desk: &mut Desk) -> io::Result<()> {
+    fn skip_bytes(
+        &self,
+        len: u64,
+        input: &mut ReceiveBuffer,
+        desk: &mut WorkerBuffers,
+    ) -> io::Result<()> {
         let mut left = len;
         while left > 0 {
-            if input.data().is_empty() && !self.receive(input, desk)? {
+            if input.unread_bytes().is_empty() && !self.receive_more(input, desk)? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let skipped = left.min(input.data().len() as u64);
-            input.consume(skipped as usize);
+            let skipped = left.min(input.unread_bytes().len() as u64);
+            input.consume_bytes(skipped as usize);
             left -= skipped;
         }
         Ok(())
     }
 
     /// Waits for the turn. `None`: there is nothing for this worker to do any more.
-    fn take_turn(&self) -> Option<Input> {
+    fn take_turn(&self) -> Option<ReceiveBuffer> {
         let mut turn = self.lock_turn();
         let mut waited = false;
         loop {
@@ -394,7 +418,7 @@ impl Connection {
         }
     }
 
-    fn pass_turn(self: &Arc<Self>, input: Input) {
+    fn pass_turn(self: &Arc<Self>, input: ReceiveBuffer) {
         let mut turn = self.lock_turn();
         turn.state = TurnState::Free(input);
         if turn.waiting > 0 {
@@ -412,7 +436,7 @@ impl Connection {
         };
         let connection = Arc::clone(self);
         let work = move || {
-            connection.work();
+            connection.run_worker();
             drop(place);
         };
         thread::Builder::new()
@@ -423,12 +447,12 @@ impl Connection {
     }
 
     /// Nothing more is received: all workers leave when they are done.
-    fn end(&self) {
+    fn end_receiving(&self) {
         self.lock_turn().state = TurnState::Over;
         self.passed.notify_all();
     }
 
-    fn lock_turn(&self) -> MutexGuard<'_, Turn> {
+    fn lock_turn(&self) -> MutexGuard<'_, ReceiveTurn> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -437,11 +461,11 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // Clients also say goodbye to a server that is stopping, and come back to the next.
         let is_over = *self.said_goodbye.get_mut() && !self.shared.is_stopping();
-        let writes = self.guest.right.as_ref().is_some_and(WriteRight::writes);
+        let writes = self.guest.right.as_ref().is_some_and(WriteRight::is_writer);
         if is_over && writes {
             self.guest.device.guest_left();
         }
         self.guest.transport.say_goodbye();
-        self.guest.transport.shut(Shutdown::Both);
+        self.guest.transport.shut_down(Shutdown::Both);
     }
 }

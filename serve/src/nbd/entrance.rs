@@ -5,33 +5,38 @@ use std::sync::Arc;
 
 use vellum_core::device::Device;
 
-use super::buffers::Input;
-use super::clients::{Membership, Shared};
-use super::connection::{self, Guest};
-use super::handshake::{self, Channel, Entered};
+use super::buffers::ReceiveBuffer;
+use super::clients::{ClientGuard, ServerState};
+use super::connection::{self, AttachedClient};
+use super::handshake::{self, Channel, EnteredExport};
 use super::transport::Transport;
 use super::writers::WriteRight;
 
 /// Serves one client until it leaves, or is cut off.
-pub(super) fn serve(shared: &Arc<Shared>, transport: Arc<Transport>, membership: Membership) {
-    let mut input = Input::default();
+pub(super) fn serve_socket(
+    shared: &Arc<ServerState>,
+    transport: Arc<Transport>,
+    membership: ClientGuard,
+) {
+    let mut input = ReceiveBuffer::default();
     let mut channel = Handshaking {
         shared,
         transport: &transport,
         membership: &membership,
     };
-    let entered = match handshake::run(&mut channel, &*shared.exports, shared.policy, &mut input) {
-        Ok(Some(entered)) => entered,
-        // A client that leaves in the handshake, or is sent away, has had its reply already.
-        Ok(None) => return transport.say_goodbye(),
-        Err(error) => {
-            membership
-                .log
-                .turned_away(format_args!("no handshake: {error}"));
-            return transport.say_goodbye();
-        }
-    };
-    let Entered {
+    let entered =
+        match handshake::run_handshake(&mut channel, &*shared.exports, shared.policy, &mut input) {
+            Ok(Some(entered)) => entered,
+            // A client that leaves in the handshake, or is sent away, has had its reply already.
+            Ok(None) => return transport.say_goodbye(),
+            Err(error) => {
+                membership
+                    .log
+                    .turned_away(format_args!("no handshake: {error}"));
+                return transport.say_goodbye();
+            }
+        };
+    let EnteredExport {
         name,
         right,
         device,
@@ -40,31 +45,31 @@ pub(super) fn serve(shared: &Arc<Shared>, transport: Arc<Transport>, membership:
     if transport.take_time().is_err() {
         return;
     }
-    membership.entered();
-    membership.log.entered(&name, transmission.read_only);
-    let guest = Guest {
+    membership.mark_entered();
+    membership.log.log_entered(&name, transmission.read_only);
+    let guest = AttachedClient {
         right,
         device,
         transmission,
         transport,
         membership,
     };
-    connection::work(guest, shared, input);
+    connection::serve_client(guest, shared, input);
 }
 
 struct Handshaking<'a> {
-    shared: &'a Shared,
+    shared: &'a ServerState,
     transport: &'a Transport,
-    membership: &'a Membership,
+    membership: &'a ClientGuard,
 }
 
 impl Channel for Handshaking<'_> {
-    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.transport.receive(into)
+    fn receive_bytes(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.transport.receive_bytes(into)
     }
 
-    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.transport.send(bytes)
+    fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.transport.send_bytes(bytes)
     }
 
     fn start_tls(&mut self) -> io::Result<()> {
@@ -72,7 +77,7 @@ impl Channel for Handshaking<'_> {
         self.transport.start_tls(&identity.config)
     }
 
-    fn stopping(&self) -> bool {
+    fn is_stopping(&self) -> bool {
         self.shared.is_stopping()
     }
 
@@ -85,7 +90,11 @@ impl Channel for Handshaking<'_> {
     }
 
     fn write_right(&mut self, device: &Arc<dyn Device>) -> Option<WriteRight> {
-        let enter = || self.shared.writers.enter(device, &self.membership.peer);
+        let enter = || {
+            self.shared
+                .writers
+                .enter_disk(device, &self.membership.peer)
+        };
         (!device.is_shareable()).then(enter)
     }
 

@@ -8,12 +8,12 @@ use std::cell::RefCell;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vellum_core::device::{Allocation, Device, DeviceError, Stretch};
+use vellum_core::device::{AllocationStatus, Device, DeviceError, TypedRange};
 
-use super::buffers::{Outgoing, Pool};
+use super::buffers::{Pool, ReplyBuffer};
 use super::peer::Peer;
-use super::transmission::{Context, Job, Request, Transmission};
-use super::wire::{self, Address, CHUNK_DONE, Errno, Headers, chunk};
+use super::transmission::{MetadataContext, NbdRequest, RequestJob, Transmission};
+use super::wire::{self, CHUNK_DONE, Errno, Headers, ReplyAddress, chunk};
 use super::writers::WriteRight;
 use crate::change_board::ChangeBoard;
 
@@ -79,109 +79,131 @@ impl<'a> Execution<'a> {
 
     /// Does `request` and puts its reply into `out`, sending when that is much. `payload` is a
     /// write's, else empty. An error: the connection is lost.
-    pub(super) fn run(
+    pub(super) fn run_request(
         &self,
-        request: &Request,
+        request: &NbdRequest,
         payload: &[u8],
-        out: &mut Outgoing,
+        out: &mut ReplyBuffer,
     ) -> io::Result<()> {
         let address = request.address;
         match request.job {
-            Job::Read { offset, len, whole } => self.read(address, offset, len, whole, out)?,
-            Job::Write {
+            RequestJob::Read { offset, len, whole } => {
+                self.read_and_reply(address, offset, len, whole, out)?;
+            }
+            RequestJob::Write {
                 offset, durable, ..
             } => {
                 let done = self.write_at(payload, offset);
                 self.finish_write(address, done, durable, out);
             }
-            Job::Zero {
+            RequestJob::Zero {
                 offset,
                 len,
                 durable,
             } => {
-                let done = self.writing(|| self.device.write_zeroes(offset, len));
-                self.note(offset, len);
+                let done = self.write_guarded(|| self.device.write_zeroes(offset, len));
+                self.note_write(offset, len);
                 self.finish_write(address, done, durable, out);
             }
-            Job::Flush => self.finish_write(address, Ok(()), true, out),
-            Job::Prefetch { offset, len } => {
+            RequestJob::Flush => self.finish_write(address, Ok(()), true, out),
+            RequestJob::Prefetch { offset, len } => {
                 self.device.prefetch(offset, len);
                 self.put_done(address, out);
             }
-            Job::Status { offset, len, one } => self.status(address, offset, len, one, out),
-            Job::Refuse(errno, text) => self.put_error(address, errno, text, None, out),
-            Job::Disconnect => {}
+            RequestJob::Status { offset, len, one } => {
+                self.reply_block_status(address, offset, len, one, out);
+            }
+            RequestJob::Refuse(errno, text) => self.put_error(address, errno, text, None, out),
+            RequestJob::Disconnect => {}
         }
-        if out.filled().len() >= COALESCED_LEN_MAX {
-            self.send(out)
+        if out.filled_bytes().len() >= COALESCED_LEN_MAX {
+            self.send_buffer(out)
         } else {
             Ok(())
         }
     }
 
     /// Writes a payload, or a piece of one.
-    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), WriteError> {
-        let done = self.writing(|| self.device.write_at(bytes, offset));
-        self.note(offset, bytes.len() as u64);
+    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), GuardedWriteError> {
+        let done = self.write_guarded(|| self.device.write_at(bytes, offset));
+        self.note_write(offset, bytes.len() as u64);
         done
     }
 
     /// Says that something was written, also where that failed: a part of it may be there.
-    fn note(&self, offset: u64, len: u64) {
+    fn note_write(&self, offset: u64, len: u64) {
         if let Some(board) = self.board {
-            board.note(self.device, offset, len);
+            board.note_write(self.device, offset, len);
         }
     }
 
-    fn writing(&self, act: impl FnOnce() -> Result<(), DeviceError>) -> Result<(), WriteError> {
+    fn write_guarded(
+        &self,
+        act: impl FnOnce() -> Result<(), DeviceError>,
+    ) -> Result<(), GuardedWriteError> {
         match self.right {
             None => Ok(act()?),
-            Some(right) => Ok(right.write(act).map_err(WriteError::Held)??),
+            Some(right) => Ok(right
+                .write_exclusively(act)
+                .map_err(GuardedWriteError::Held)??),
         }
     }
 
     /// Answers a write that the device has taken, or not: durably if asked.
     pub(super) fn finish_write(
         &self,
-        address: Address,
-        done: Result<(), WriteError>,
+        address: ReplyAddress,
+        done: Result<(), GuardedWriteError>,
         durable: bool,
-        out: &mut Outgoing,
+        out: &mut ReplyBuffer,
     ) {
         let flush = durable && !self.transmission.read_only;
         let flushed = || Ok(self.device.flush()?);
         match done.and_then(|()| if flush { flushed() } else { Ok(()) }) {
             Ok(()) => self.put_done(address, out),
-            Err(error) => self.put_error(address, error.errno(), &error.to_string(), None, out),
+            Err(error) => self.put_error(address, error.nbd_errno(), &error.to_string(), None, out),
         }
     }
 
     /// Sends what is in `out`.
-    pub(super) fn send(&self, out: &mut Outgoing) -> io::Result<()> {
-        if out.filled().is_empty() {
+    pub(super) fn send_buffer(&self, out: &mut ReplyBuffer) -> io::Result<()> {
+        if out.filled_bytes().is_empty() {
             return Ok(());
         }
         let sent = self
             .sender
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .write_all(out.filled());
+            .write_all(out.filled_bytes());
         out.clear();
         sent
     }
 
-    fn status(&self, address: Address, offset: u64, len: u64, one: bool, out: &mut Outgoing) {
+    fn reply_block_status(
+        &self,
+        address: ReplyAddress,
+        offset: u64,
+        len: u64,
+        one: bool,
+        out: &mut ReplyBuffer,
+    ) {
         // All are found before one is told: a failure is the whole reply.
-        let told: Result<Vec<Vec<Stretch<u32>>>, DeviceError> = self
+        let told: Result<Vec<Vec<TypedRange<u32>>>, DeviceError> = self
             .transmission
             .contexts
             .iter()
-            .map(|context| self.stretches(context, offset, len, one))
+            .map(|context| self.context_stretches(context, offset, len, one))
             .collect();
         let told = match told {
             Ok(told) => told,
             Err(error) => {
-                return self.put_error(address, errno(&error), &error.to_string(), None, out);
+                return self.put_error(
+                    address,
+                    device_errno(&error),
+                    &error.to_string(),
+                    None,
+                    out,
+                );
             }
         };
         let count = told.len();
@@ -196,13 +218,13 @@ impl<'a> Execution<'a> {
         }
     }
 
-    fn stretches(
+    fn context_stretches(
         &self,
-        context: &Context,
+        context: &MetadataContext,
         offset: u64,
         len: u64,
         one: bool,
-    ) -> Result<Vec<Stretch<u32>>, DeviceError> {
+    ) -> Result<Vec<TypedRange<u32>>, DeviceError> {
         // Compact replies have lengths of 32 bits.
         let len = if self.transmission.headers == Headers::Extended {
             len
@@ -210,19 +232,19 @@ impl<'a> Execution<'a> {
             len.min(u64::from(u32::MAX))
         };
         let found = match context {
-            Context::Allocation => {
+            MetadataContext::Allocation => {
                 let found = self.device.allocation(offset, len, STRETCH_COUNT_MAX)?;
-                joined(found.into_iter().map(|one| Stretch {
+                join_stretches(found.into_iter().map(|one| TypedRange {
                     offset: one.offset,
                     len: one.len,
                     kind: allocation_flags(one.kind),
                 }))
             }
-            Context::Since(snapshot) => {
+            MetadataContext::Since(snapshot) => {
                 let found = self
                     .device
                     .changes(snapshot, offset, len, STRETCH_COUNT_MAX)?;
-                joined(found.into_iter().map(|one| Stretch {
+                join_stretches(found.into_iter().map(|one| TypedRange {
                     offset: one.offset,
                     len: one.len,
                     kind: u32::from(one.kind),
@@ -237,11 +259,11 @@ impl<'a> Execution<'a> {
 
     fn put_status(
         &self,
-        address: Address,
+        address: ReplyAddress,
         id: u32,
-        stretches: &[Stretch<u32>],
+        stretches: &[TypedRange<u32>],
         done: u16,
-        out: &mut Outgoing,
+        out: &mut ReplyBuffer,
     ) {
         let mut payload = id.to_be_bytes().to_vec();
         let kind = if self.transmission.headers == Headers::Extended {
@@ -263,29 +285,33 @@ impl<'a> Execution<'a> {
         self.put_payload(address, done, kind, &payload, out);
     }
 
-    fn put_done(&self, address: Address, out: &mut Outgoing) {
+    fn put_done(&self, address: ReplyAddress, out: &mut ReplyBuffer) {
         if self.transmission.headers == Headers::Extended {
             return self.put_payload(address, CHUNK_DONE, chunk::NONE, &[], out);
         }
-        let len = wire::put_simple(out.room(HEADER_LEN_MAX), 0, address.cookie);
-        out.commit(len);
+        let len = wire::put_simple(out.reserve_room(HEADER_LEN_MAX), 0, address.cookie);
+        out.commit_len(len);
     }
 
     /// Says that a request failed, `at` which byte if that is known.
     pub(super) fn put_error(
         &self,
-        address: Address,
+        address: ReplyAddress,
         errno: Errno,
         text: &str,
         at: Option<u64>,
-        out: &mut Outgoing,
+        out: &mut ReplyBuffer,
     ) {
         self.failure.replace(Some(text.to_owned()));
         if self.transmission.headers == Headers::Simple {
-            let len = wire::put_simple(out.room(HEADER_LEN_MAX), errno as u32, address.cookie);
-            return out.commit(len);
+            let len = wire::put_simple(
+                out.reserve_room(HEADER_LEN_MAX),
+                errno as u32,
+                address.cookie,
+            );
+            return out.commit_len(len);
         }
-        let text = super::negotiation::clipped(text);
+        let text = super::negotiation::clip_text(text);
         let mut payload = (errno as u32).to_be_bytes().to_vec();
         payload.extend((text.len() as u16).to_be_bytes());
         payload.extend(text.as_bytes());
@@ -300,13 +326,13 @@ impl<'a> Execution<'a> {
 
     pub(super) fn put_payload(
         &self,
-        address: Address,
+        address: ReplyAddress,
         flags: u16,
         kind: u16,
         payload: &[u8],
-        out: &mut Outgoing,
+        out: &mut ReplyBuffer,
     ) {
-        let room = out.room(HEADER_LEN_MAX + payload.len());
+        let room = out.reserve_room(HEADER_LEN_MAX + payload.len());
         let at = wire::put_chunk(
             room,
             self.transmission.headers,
@@ -316,13 +342,13 @@ impl<'a> Execution<'a> {
             payload.len() as u64,
         );
         room[at..at + payload.len()].copy_from_slice(payload);
-        out.commit(at + payload.len());
+        out.commit_len(at + payload.len());
     }
 }
 
 /// The reason why something was not written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum WriteError {
+pub(super) enum GuardedWriteError {
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// Another client writes to the disk.
@@ -330,11 +356,11 @@ pub(super) enum WriteError {
     Held(Peer),
 }
 
-impl WriteError {
-    fn errno(&self) -> Errno {
+impl GuardedWriteError {
+    fn nbd_errno(&self) -> Errno {
         match self {
             Self::Device(DeviceError::OutOfRange) => Errno::NoSpace,
-            Self::Device(error) => errno(error),
+            Self::Device(error) => device_errno(error),
             Self::Held(_) => Errno::Permission,
         }
     }
@@ -345,8 +371,10 @@ pub(super) fn done_flag(last: bool) -> u16 {
 }
 
 /// Neighbours of one kind become one.
-pub(super) fn joined<K: PartialEq>(stretches: impl Iterator<Item = Stretch<K>>) -> Vec<Stretch<K>> {
-    let mut joined: Vec<Stretch<K>> = Vec::new();
+pub(super) fn join_stretches<K: PartialEq>(
+    stretches: impl Iterator<Item = TypedRange<K>>,
+) -> Vec<TypedRange<K>> {
+    let mut joined: Vec<TypedRange<K>> = Vec::new();
     for stretch in stretches {
         match joined.last_mut() {
             Some(last) if last.kind == stretch.kind => last.len += stretch.len,
@@ -357,15 +385,15 @@ pub(super) fn joined<K: PartialEq>(stretches: impl Iterator<Item = Stretch<K>>) 
 }
 
 /// Bit 0: nothing is kept for it; bit 1: it reads as zeros.
-fn allocation_flags(kind: Allocation) -> u32 {
+fn allocation_flags(kind: AllocationStatus) -> u32 {
     match kind {
-        Allocation::Data => 0,
-        Allocation::Zero => 0b10,
-        Allocation::Hole => 0b11,
+        AllocationStatus::Data => 0,
+        AllocationStatus::Zero => 0b10,
+        AllocationStatus::Hole => 0b11,
     }
 }
 
-pub(super) fn errno(error: &DeviceError) -> Errno {
+pub(super) fn device_errno(error: &DeviceError) -> Errno {
     match error {
         DeviceError::ReadOnly => Errno::Permission,
         DeviceError::OutOfRange => Errno::Invalid,

@@ -73,13 +73,13 @@ impl fmt::Display for KeyKind {
 
 impl KeyKind {
     /// True if the server can sign with it.
-    pub(super) fn signs(&self) -> bool {
-        self.verifies() && !matches!(self, Self::Rsa(Some(bits)) if *bits > OWN_RSA_BITS_MAX)
+    pub(super) fn can_sign(&self) -> bool {
+        self.can_verify() && !matches!(self, Self::Rsa(Some(bits)) if *bits > OWN_RSA_BITS_MAX)
     }
 
     /// True if what others sign with it can be verified. What is not known is for the library to
     /// judge.
-    pub(super) fn verifies(&self) -> bool {
+    pub(super) fn can_verify(&self) -> bool {
         match self {
             Self::Rsa(bits) => {
                 bits.is_none_or(|bits| (RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits))
@@ -93,8 +93,8 @@ impl KeyKind {
     pub(super) fn of_private(key: &PrivateKeyDer<'_>) -> Self {
         let found = match key {
             PrivateKeyDer::Pkcs1(key) => Some(Self::Rsa(rsa_bits(key.secret_pkcs1_der()))),
-            PrivateKeyDer::Sec1(key) => sec1(key.secret_sec1_der()),
-            PrivateKeyDer::Pkcs8(key) => pkcs8(key.secret_pkcs8_der()),
+            PrivateKeyDer::Sec1(key) => parse_sec1(key.secret_sec1_der()),
+            PrivateKeyDer::Pkcs8(key) => parse_pkcs8(key.secret_pkcs8_der()),
             _ => None,
         };
         found.unwrap_or(Self::Other("unknown"))
@@ -102,12 +102,12 @@ impl KeyKind {
 
     /// The kind of a public key, as a certificate holds it (`SubjectPublicKeyInfo`).
     pub(super) fn of_public(info: &[u8]) -> Self {
-        public(info).unwrap_or(Self::Other("unknown"))
+        parse_public_key(info).unwrap_or(Self::Other("unknown"))
     }
 }
 
 /// The element at the start of `bytes`, if it is of this kind: its content, and what follows.
-fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+fn der_element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (found, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;
     let (len, rest) = if *first < 0x80 {
@@ -121,44 +121,44 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     (*found == tag).then_some((content, rest))
 }
 
-fn public(info: &[u8]) -> Option<KeyKind> {
-    let (info, _) = element(info, SEQUENCE)?;
-    let (algorithm, rest) = element(info, SEQUENCE)?;
-    let (key, _) = element(rest, BIT_STRING)?;
+fn parse_public_key(info: &[u8]) -> Option<KeyKind> {
+    let (info, _) = der_element(info, SEQUENCE)?;
+    let (algorithm, rest) = der_element(info, SEQUENCE)?;
+    let (key, _) = der_element(rest, BIT_STRING)?;
     // One byte says how many bits of the last are not used.
     let modulus = || {
-        Some(bits(
-            element(element(key.get(1..)?, SEQUENCE)?.0, INTEGER)?.0,
+        Some(bit_len(
+            der_element(der_element(key.get(1..)?, SEQUENCE)?.0, INTEGER)?.0,
         ))
     };
-    kind(algorithm, modulus)
+    algorithm_kind(algorithm, modulus)
 }
 
-fn pkcs8(key: &[u8]) -> Option<KeyKind> {
-    let (key, _) = element(key, SEQUENCE)?;
-    let (_version, rest) = element(key, INTEGER)?;
-    let (algorithm, rest) = element(rest, SEQUENCE)?;
-    let (key, _) = element(rest, OCTET_STRING)?;
-    kind(algorithm, || rsa_bits(key))
+fn parse_pkcs8(key: &[u8]) -> Option<KeyKind> {
+    let (key, _) = der_element(key, SEQUENCE)?;
+    let (_version, rest) = der_element(key, INTEGER)?;
+    let (algorithm, rest) = der_element(rest, SEQUENCE)?;
+    let (key, _) = der_element(rest, OCTET_STRING)?;
+    algorithm_kind(algorithm, || rsa_bits(key))
 }
 
-fn sec1(key: &[u8]) -> Option<KeyKind> {
-    let (key, _) = element(key, SEQUENCE)?;
-    let (_version, rest) = element(key, INTEGER)?;
-    let (_secret, rest) = element(rest, OCTET_STRING)?;
-    let (curve, _) = element(rest, CURVE)?;
+fn parse_sec1(key: &[u8]) -> Option<KeyKind> {
+    let (key, _) = der_element(key, SEQUENCE)?;
+    let (_version, rest) = der_element(key, INTEGER)?;
+    let (_secret, rest) = der_element(rest, OCTET_STRING)?;
+    let (curve, _) = der_element(rest, CURVE)?;
     Some(KeyKind::Ecdsa(curve_of(curve)))
 }
 
 /// The length of the modulus in an RSA private key.
 fn rsa_bits(key: &[u8]) -> Option<usize> {
-    let (key, _) = element(key, SEQUENCE)?;
-    let (_version, rest) = element(key, INTEGER)?;
-    Some(bits(element(rest, INTEGER)?.0))
+    let (key, _) = der_element(key, SEQUENCE)?;
+    let (_version, rest) = der_element(key, INTEGER)?;
+    Some(bit_len(der_element(rest, INTEGER)?.0))
 }
 
-fn kind(algorithm: &[u8], modulus: impl Fn() -> Option<usize>) -> Option<KeyKind> {
-    let (id, parameters) = element(algorithm, OBJECT)?;
+fn algorithm_kind(algorithm: &[u8], modulus: impl Fn() -> Option<usize>) -> Option<KeyKind> {
+    let (id, parameters) = der_element(algorithm, OBJECT)?;
     let name = ALGORITHMS.iter().find(|(known, _)| *known == id)?.1;
     Some(match id {
         RSA => KeyKind::Rsa(modulus()),
@@ -173,17 +173,17 @@ pub(super) fn with_whole_secret(key: PrivateKeyDer<'static>) -> PrivateKeyDer<'s
     let PrivateKeyDer::Sec1(sec1) = &key else {
         return key;
     };
-    match rewritten(sec1.secret_sec1_der()) {
+    match rewrite_sec1(sec1.secret_sec1_der()) {
         Some(written) => PrivateSec1KeyDer::from(written).into(),
         None => key,
     }
 }
 
-fn rewritten(key: &[u8]) -> Option<Vec<u8>> {
-    let (key, _) = element(key, SEQUENCE)?;
-    let (version, rest) = element(key, INTEGER)?;
-    let (secret, rest) = element(rest, OCTET_STRING)?;
-    let curve = curve_of(element(rest, CURVE)?.0);
+fn rewrite_sec1(key: &[u8]) -> Option<Vec<u8>> {
+    let (key, _) = der_element(key, SEQUENCE)?;
+    let (version, rest) = der_element(key, INTEGER)?;
+    let (secret, rest) = der_element(rest, OCTET_STRING)?;
+    let curve = curve_of(der_element(rest, CURVE)?.0);
     let len = SECRET_LENS.iter().find(|(name, _)| *name == curve)?.1;
     let zeros = secret.iter().take_while(|byte| **byte == 0).count();
     let significant = &secret[zeros..];
@@ -205,12 +205,12 @@ fn wrapped(tag: u8, parts: &[&[u8]]) -> Option<Vec<u8>> {
 }
 
 fn curve_of(parameters: &[u8]) -> &'static str {
-    let known = element(parameters, OBJECT)
+    let known = der_element(parameters, OBJECT)
         .and_then(|(id, _)| CURVES.iter().find(|(known, _)| *known == id));
     known.map_or("an unknown curve", |(_, name)| name)
 }
 
-fn bits(number: &[u8]) -> usize {
+fn bit_len(number: &[u8]) -> usize {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     let rest = &number[zeros..];
     rest.first()
@@ -266,10 +266,14 @@ mod tests {
             &[[0; 1].as_slice(), &[9; 31]].concat(),
             &[[0; 5].as_slice(), &[9; 31]].concat(),
         ] {
-            assert_eq!(rewritten(&key(secret)), Some(whole.clone()));
+            assert_eq!(rewrite_sec1(&key(secret)), Some(whole.clone()));
         }
-        assert_eq!(rewritten(&key(&[9; 33])), None, "no secret of this curve");
-        (0..whole.len()).for_each(|len| assert_eq!(rewritten(&whole[..len]), None));
+        assert_eq!(
+            rewrite_sec1(&key(&[9; 33])),
+            None,
+            "no secret of this curve"
+        );
+        (0..whole.len()).for_each(|len| assert_eq!(rewrite_sec1(&whole[..len]), None));
     }
 
     #[test]
@@ -283,9 +287,9 @@ mod tests {
                 let _ = KeyKind::of_public(&changed);
             }
         }
-        assert_eq!(element(&[SEQUENCE, 0xff], SEQUENCE), None);
+        assert_eq!(der_element(&[SEQUENCE, 0xff], SEQUENCE), None);
         assert_eq!(
-            element(
+            der_element(
                 &[[SEQUENCE, 0x89].as_slice(), &[0xff; 9]].concat(),
                 SEQUENCE
             ),

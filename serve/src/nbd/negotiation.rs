@@ -8,9 +8,9 @@
 
 use vellum_core::device::{DeviceError, ExportInfo, OpenError};
 
-use super::transmission::{Context, Transmission};
+use super::transmission::{MetadataContext, Transmission};
 use super::wire::{
-    self, BadMagic, Fields, Headers, OptionHeader, info, option, reply, transmission_flag,
+    self, BadMagic, FieldReader, Headers, OptionHeader, info, option, reply, transmission_flag,
 };
 
 /// Longer options are answered with an error, their bytes skipped. The longest useful one selects
@@ -39,7 +39,7 @@ pub(super) struct Policy {
 
 /// Conclusion from the bytes at hand.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum NegotiationStep {
     /// Nothing: so many bytes in all are needed.
     Need(usize),
     /// So many bytes were taken, and this is to be done.
@@ -54,7 +54,7 @@ pub(super) enum Action {
     /// Find out, and tell [`Negotiation`] the answer.
     Ask(Question),
     /// Open this export, and tell [`Negotiation::opened`].
-    Open(Wish),
+    Open(ExportRequest),
     /// Send this, start TLS, and call [`Negotiation::secured`]. Bytes that arrived already are not
     /// the client's: close instead.
     StartTls(Vec<u8>),
@@ -68,15 +68,15 @@ pub(super) enum Question {
     /// All exports: [`Negotiation::listed`].
     List,
     /// One export, without opening it: [`Negotiation::described`].
-    Describe(Wish),
+    Describe(ExportRequest),
     /// Snapshots that the export's device can be compared with, if they matter:
     /// [`Negotiation::contexts_found`].
-    Contexts(Queries),
+    Contexts(ContextQueries),
 }
 
 /// An export that a client wants.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wish {
+pub(super) struct ExportRequest {
     pub(super) name: String,
     option: u32,
     kinds: Vec<u16>,
@@ -84,7 +84,7 @@ pub(super) struct Wish {
 
 /// Contexts that a client asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Queries {
+pub(super) struct ContextQueries {
     pub(super) name: String,
     /// True if the snapshots of the device matter.
     pub(super) need_comparable: bool,
@@ -94,14 +94,14 @@ pub(super) struct Queries {
 
 /// Properties of an open device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Opened {
+pub(super) struct OpenedExport {
     pub(super) info: ExportInfo,
     pub(super) preferred_len: u32,
 }
 
 /// Outcome of a client's wish to enter an export.
 #[derive(Debug)]
-pub(super) enum Entry {
+pub(super) enum EntryReply {
     /// Send this; requests follow.
     Started(Vec<u8>, Transmission),
     /// Send this; options go on.
@@ -111,7 +111,7 @@ pub(super) enum Entry {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum HandshakePhase {
     ClientFlags,
     Options,
     /// So many bytes of a refused option are still to come, then the reply.
@@ -123,19 +123,19 @@ enum Phase {
 #[derive(Debug)]
 pub(super) struct Negotiation {
     policy: Policy,
-    phase: Phase,
+    phase: HandshakePhase,
     secure: bool,
     fixed: bool,
     no_zeroes: bool,
     headers: Headers,
     /// For which export contexts were selected, and which.
-    selected: Option<(String, Vec<Context>)>,
+    selected: Option<(String, Vec<MetadataContext>)>,
 }
 
 impl Negotiation {
     /// A new client; [`wire::greeting`] has been sent.
     pub(super) fn new(policy: Policy) -> Self {
-        let phase = Phase::ClientFlags;
+        let phase = HandshakePhase::ClientFlags;
         Self {
             policy,
             phase,
@@ -149,82 +149,97 @@ impl Negotiation {
 
     /// Decides about the first message in `input`. `stopping`: the server is about to end, and says
     /// so.
-    pub(super) fn next(&mut self, input: &[u8], stopping: bool) -> Result<Step, BadMagic> {
+    pub(super) fn next(
+        &mut self,
+        input: &[u8],
+        stopping: bool,
+    ) -> Result<NegotiationStep, BadMagic> {
         match self.phase {
-            Phase::ClientFlags => Ok(self.client_flags(input)),
-            Phase::Options => self.option(input, stopping),
-            Phase::Skipping(left, option) => Ok(self.skip(input.len(), left, option)),
-            Phase::Ended => Ok(Step::Taken(input.len(), Action::End(Vec::new()))),
+            HandshakePhase::ClientFlags => Ok(self.client_flags(input)),
+            HandshakePhase::Options => self.take_option(input, stopping),
+            HandshakePhase::Skipping(left, option) => {
+                Ok(self.skip_option_data(input.len(), left, option))
+            }
+            HandshakePhase::Ended => {
+                Ok(NegotiationStep::Taken(input.len(), Action::End(Vec::new())))
+            }
         }
     }
 
     /// TLS is there: everything said before is forgotten, except how the handshake is done.
-    pub(super) fn secured(&mut self) {
+    pub(super) fn restart_secured(&mut self) {
         let (fixed, no_zeroes) = (self.fixed, self.no_zeroes);
         *self = Self {
             secure: true,
-            phase: Phase::Options,
+            phase: HandshakePhase::Options,
             fixed,
             no_zeroes,
             ..Self::new(self.policy)
         };
     }
 
-    fn client_flags(&mut self, input: &[u8]) -> Step {
-        let Some(flags) = Fields(input).u32() else {
-            return Step::Need(wire::CLIENT_FLAGS_LEN);
+    fn client_flags(&mut self, input: &[u8]) -> NegotiationStep {
+        let Some(flags) = FieldReader(input).take_u32() else {
+            return NegotiationStep::Need(wire::CLIENT_FLAGS_LEN);
         };
         self.fixed = flags & u32::from(wire::FIXED_NEWSTYLE) != 0;
         self.no_zeroes = flags & u32::from(wire::NO_ZEROES) != 0;
         let known = flags & !u32::from(wire::FIXED_NEWSTYLE | wire::NO_ZEROES) == 0;
-        self.phase = if known { Phase::Options } else { Phase::Ended };
+        self.phase = if known {
+            HandshakePhase::Options
+        } else {
+            HandshakePhase::Ended
+        };
         let action = if known {
             Action::Say(Vec::new())
         } else {
             Action::End(Vec::new())
         };
-        Step::Taken(wire::CLIENT_FLAGS_LEN, action)
+        NegotiationStep::Taken(wire::CLIENT_FLAGS_LEN, action)
     }
 
-    fn option(&mut self, input: &[u8], stopping: bool) -> Result<Step, BadMagic> {
+    fn take_option(&mut self, input: &[u8], stopping: bool) -> Result<NegotiationStep, BadMagic> {
         let Some(header) = wire::option_header(input)? else {
-            return Ok(Step::Need(wire::OPTION_HEADER_LEN));
+            return Ok(NegotiationStep::Need(wire::OPTION_HEADER_LEN));
         };
         let data_len = header.data_len as usize;
         // Clients that cannot be told of an error are let go at once.
         let mute = header.option == option::EXPORT_NAME
             && (data_len > wire::STRING_LEN_MAX || stopping || self.must_secure());
         if mute || (!self.fixed && header.option != option::EXPORT_NAME) {
-            self.phase = Phase::Ended;
-            return Ok(Step::Taken(
+            self.phase = HandshakePhase::Ended;
+            return Ok(NegotiationStep::Taken(
                 wire::OPTION_HEADER_LEN,
                 Action::End(Vec::new()),
             ));
         }
         if data_len > OPTION_LEN_MAX {
-            self.phase = Phase::Skipping(u64::from(header.data_len), header.option);
-            return Ok(Step::Taken(
+            self.phase = HandshakePhase::Skipping(u64::from(header.data_len), header.option);
+            return Ok(NegotiationStep::Taken(
                 wire::OPTION_HEADER_LEN,
                 Action::Say(Vec::new()),
             ));
         }
         let whole_len = wire::OPTION_HEADER_LEN + data_len;
         let Some(data) = input.get(wire::OPTION_HEADER_LEN..whole_len) else {
-            return Ok(Step::Need(whole_len));
+            return Ok(NegotiationStep::Need(whole_len));
         };
-        Ok(Step::Taken(whole_len, self.decide(header, data, stopping)))
+        Ok(NegotiationStep::Taken(
+            whole_len,
+            self.decide_option(header, data, stopping),
+        ))
     }
 
-    fn skip(&mut self, available: usize, left: u64, option: u32) -> Step {
+    fn skip_option_data(&mut self, available: usize, left: u64, option: u32) -> NegotiationStep {
         let taken = left.min(available as u64);
         if taken == 0 && left > 0 {
-            return Step::Need(1);
+            return NegotiationStep::Need(1);
         }
         let left = left - taken;
         self.phase = if left == 0 {
-            Phase::Options
+            HandshakePhase::Options
         } else {
-            Phase::Skipping(left, option)
+            HandshakePhase::Skipping(left, option)
         };
         let kind = if self.must_secure() {
             reply::ERR_TLS_REQD
@@ -232,23 +247,23 @@ impl Negotiation {
             reply::ERR_TOO_BIG
         };
         let said = if left == 0 {
-            answer(option, kind, "the option is too long")
+            text_reply(option, kind, "the option is too long")
         } else {
             Vec::new()
         };
-        Step::Taken(taken as usize, Action::Say(said))
+        NegotiationStep::Taken(taken as usize, Action::Say(said))
     }
 
     fn must_secure(&self) -> bool {
         self.policy.tls_required && !self.secure
     }
 
-    fn decide(&mut self, header: OptionHeader, data: &[u8], stopping: bool) -> Action {
+    fn decide_option(&mut self, header: OptionHeader, data: &[u8], stopping: bool) -> Action {
         let option = header.option;
-        let refuse = |kind, text: &str| Action::Say(answer(option, kind, text));
+        let refuse = |kind, text: &str| Action::Say(text_reply(option, kind, text));
         if option == option::ABORT {
-            self.phase = Phase::Ended;
-            return Action::End(answer(option, reply::ACK, ""));
+            self.phase = HandshakePhase::Ended;
+            return Action::End(text_reply(option, reply::ACK, ""));
         }
         if stopping {
             return refuse(reply::ERR_SHUTDOWN, "the server is stopping");
@@ -260,17 +275,21 @@ impl Negotiation {
             option::EXPORT_NAME => return self.export_name(data),
             option::LIST => data.is_empty().then_some(Action::Ask(Question::List)),
             option::STARTTLS => return self.start_tls(data),
-            option::INFO => wish(option, data).map(|wish| Action::Ask(Question::Describe(wish))),
-            option::GO => wish(option, data).map(Action::Open),
+            option::INFO => {
+                parse_export_request(option, data).map(|wish| Action::Ask(Question::Describe(wish)))
+            }
+            option::GO => parse_export_request(option, data).map(Action::Open),
             option::STRUCTURED_REPLY if self.headers == Headers::Extended => {
                 return refuse(
                     reply::ERR_EXT_HEADER_REQD,
                     "extended headers are agreed already",
                 );
             }
-            option::STRUCTURED_REPLY => self.raise(option, data, Headers::Structured),
-            option::EXTENDED_HEADERS => self.raise(option, data, Headers::Extended),
-            option::LIST_META_CONTEXT | option::SET_META_CONTEXT => self.contexts(option, data),
+            option::STRUCTURED_REPLY => self.raise_headers(option, data, Headers::Structured),
+            option::EXTENDED_HEADERS => self.raise_headers(option, data, Headers::Extended),
+            option::LIST_META_CONTEXT | option::SET_META_CONTEXT => {
+                self.context_question(option, data)
+            }
             _ => return refuse(reply::ERR_UNSUP, "this option is not known here"),
         };
         action.unwrap_or_else(|| {
@@ -283,10 +302,10 @@ impl Negotiation {
 
     fn export_name(&mut self, data: &[u8]) -> Action {
         let Ok(name) = std::str::from_utf8(data) else {
-            self.phase = Phase::Ended;
+            self.phase = HandshakePhase::Ended;
             return Action::End(Vec::new());
         };
-        Action::Open(Wish {
+        Action::Open(ExportRequest {
             name: name.to_owned(),
             option: option::EXPORT_NAME,
             kinds: Vec::new(),
@@ -294,7 +313,7 @@ impl Negotiation {
     }
 
     fn start_tls(&self, data: &[u8]) -> Action {
-        let say = |kind, text: &str| answer(option::STARTTLS, kind, text);
+        let say = |kind, text: &str| text_reply(option::STARTTLS, kind, text);
         if !data.is_empty() {
             return Action::Say(say(reply::ERR_INVALID, "STARTTLS has no data"));
         }
@@ -306,35 +325,35 @@ impl Negotiation {
     }
 
     /// Other forms of replies, never simpler ones than agreed before.
-    fn raise(&mut self, option: u32, data: &[u8], headers: Headers) -> Option<Action> {
+    fn raise_headers(&mut self, option: u32, data: &[u8], headers: Headers) -> Option<Action> {
         if !data.is_empty() || self.headers >= headers {
             return None;
         }
         self.headers = headers;
-        Some(Action::Say(answer(option, reply::ACK, "")))
+        Some(Action::Say(text_reply(option, reply::ACK, "")))
     }
 
-    fn contexts(&mut self, option: u32, data: &[u8]) -> Option<Action> {
+    fn context_question(&mut self, option: u32, data: &[u8]) -> Option<Action> {
         if option == option::SET_META_CONTEXT {
             self.selected = None;
         }
         if self.headers == Headers::Simple {
             return None;
         }
-        let mut fields = Fields(data);
-        let name = fields.string()?.to_owned();
-        let count = fields.u32()?;
+        let mut fields = FieldReader(data);
+        let name = fields.take_string()?.to_owned();
+        let count = fields.take_u32()?;
         // Each query takes at least its length: a count alone reserves nothing.
         let queries: Vec<String> = (0..count)
-            .map(|_| fields.string().map(str::to_owned))
+            .map(|_| fields.take_string().map(str::to_owned))
             .collect::<Option<_>>()?;
-        fields.finish()?;
+        fields.expect_end()?;
         if queries.iter().any(|query| !query.contains(':')) {
             return None;
         }
         let list_all = option == option::LIST_META_CONTEXT && queries.is_empty();
         let need_comparable = list_all || queries.iter().any(|query| query.starts_with("qemu:"));
-        Some(Action::Ask(Question::Contexts(Queries {
+        Some(Action::Ask(Question::Contexts(ContextQueries {
             name,
             need_comparable,
             option,
@@ -343,10 +362,12 @@ impl Negotiation {
     }
 
     /// The answer to [`Question::List`].
-    pub(super) fn listed(exports: Result<Vec<ExportInfo>, DeviceError>) -> Vec<u8> {
+    pub(super) fn reply_listed(exports: Result<Vec<ExportInfo>, DeviceError>) -> Vec<u8> {
         let exports = match exports {
             Ok(exports) => exports,
-            Err(error) => return answer(option::LIST, device_refusal(&error), &error.to_string()),
+            Err(error) => {
+                return text_reply(option::LIST, device_refusal(&error), &error.to_string());
+            }
         };
         let mut said = Vec::new();
         for export in &exports {
@@ -354,7 +375,7 @@ impl Negotiation {
             let data = [
                 &name_len[..],
                 export.name.as_bytes(),
-                clipped(&export.description).as_bytes(),
+                clip_text(&export.description).as_bytes(),
             ];
             wire::put_option_reply(&mut said, option::LIST, reply::SERVER, &data);
         }
@@ -363,27 +384,35 @@ impl Negotiation {
     }
 
     /// The answer to [`Question::Describe`].
-    pub(super) fn described(&self, wish: &Wish, found: Result<ExportInfo, OpenError>) -> Vec<u8> {
+    pub(super) fn reply_described(
+        &self,
+        wish: &ExportRequest,
+        found: Result<ExportInfo, OpenError>,
+    ) -> Vec<u8> {
         match found {
-            Ok(info) => self.facts(
+            Ok(info) => self.export_info_replies(
                 wish,
-                &Opened {
+                &OpenedExport {
                     info,
                     preferred_len: PREFERRED_LEN_UNOPENED,
                 },
             ),
-            Err(error) => refusal(wish.option, &error),
+            Err(error) => refusal_reply(wish.option, &error),
         }
     }
 
     /// The answer to [`Action::Open`].
-    pub(super) fn opened(&mut self, wish: &Wish, found: Result<Opened, OpenError>) -> Entry {
+    pub(super) fn enter_opened(
+        &mut self,
+        wish: &ExportRequest,
+        found: Result<OpenedExport, OpenError>,
+    ) -> EntryReply {
         let opened = match found {
             Ok(opened) => opened,
-            Err(_) if wish.option == option::EXPORT_NAME => return Entry::Closed,
-            Err(error) => return Entry::Refused(refusal(wish.option, &error)),
+            Err(_) if wish.option == option::EXPORT_NAME => return EntryReply::Closed,
+            Err(error) => return EntryReply::Refused(refusal_reply(wish.option, &error)),
         };
-        self.phase = Phase::Ended;
+        self.phase = HandshakePhase::Ended;
         let selected = self.selected.take().filter(|(name, _)| *name == wish.name);
         let transmission = Transmission {
             headers: self.headers,
@@ -392,39 +421,39 @@ impl Negotiation {
             contexts: selected.map(|(_, contexts)| contexts).unwrap_or_default(),
         };
         if wish.option == option::GO {
-            return Entry::Started(self.facts(wish, &opened), transmission);
+            return EntryReply::Started(self.export_info_replies(wish, &opened), transmission);
         }
         let mut said = opened.info.len.to_be_bytes().to_vec();
-        said.extend(self.flags(&opened.info).to_be_bytes());
+        said.extend(self.transmission_flags(&opened.info).to_be_bytes());
         said.resize(
             said.len() + if self.no_zeroes { 0 } else { wire::PADDING_LEN },
             0,
         );
-        Entry::Started(said, transmission)
+        EntryReply::Started(said, transmission)
     }
 
     /// The answer to [`Question::Contexts`]: the snapshots, none if they do not matter, or why
     /// there is no such export.
     pub(super) fn contexts_found(
         &mut self,
-        asked: &Queries,
+        asked: &ContextQueries,
         comparable: Result<Vec<String>, OpenError>,
     ) -> Vec<u8> {
         let comparable = match comparable {
             Ok(comparable) => comparable,
-            Err(error) => return refusal(asked.option, &error),
+            Err(error) => return refusal_reply(asked.option, &error),
         };
         let listing = asked.option == option::LIST_META_CONTEXT;
-        let all = [Context::Allocation]
+        let all = [MetadataContext::Allocation]
             .into_iter()
-            .chain(comparable.into_iter().map(Context::Since));
-        let mut chosen: Vec<Context> = all
-            .filter(|context| asked.matches(&context_name(context), listing))
+            .chain(comparable.into_iter().map(MetadataContext::Since));
+        let mut chosen: Vec<MetadataContext> = all
+            .filter(|context| asked.matches_name(&context_name(context), listing))
             .collect();
         let mut said = Vec::new();
         if !listing && chosen.len() > CONTEXT_COUNT_MAX {
             chosen.clear();
-            return answer(
+            return text_reply(
                 asked.option,
                 reply::ERR_TOO_BIG,
                 "these are too many contexts",
@@ -443,7 +472,7 @@ impl Negotiation {
         said
     }
 
-    fn flags(&self, info: &ExportInfo) -> u16 {
+    fn transmission_flags(&self, info: &ExportInfo) -> u16 {
         use transmission_flag as flag;
         let mut flags = flag::HAS_FLAGS | flag::SEND_FLUSH | flag::SEND_FUA | flag::SEND_CACHE;
         if info.read_only || self.policy.read_only {
@@ -460,7 +489,7 @@ impl Negotiation {
         flags
     }
 
-    fn facts(&self, wish: &Wish, opened: &Opened) -> Vec<u8> {
+    fn export_info_replies(&self, wish: &ExportRequest, opened: &OpenedExport) -> Vec<u8> {
         let mut said = Vec::new();
         let mut put = |kind: u16, data: &[&[u8]]| {
             let data = [&kind.to_be_bytes()[..], &data.concat()].concat();
@@ -470,7 +499,7 @@ impl Negotiation {
             info::EXPORT,
             &[
                 &opened.info.len.to_be_bytes(),
-                &self.flags(&opened.info).to_be_bytes(),
+                &self.transmission_flags(&opened.info).to_be_bytes(),
             ],
         );
         if wish.kinds.contains(&info::NAME) {
@@ -479,7 +508,7 @@ impl Negotiation {
         if wish.kinds.contains(&info::DESCRIPTION) {
             put(
                 info::DESCRIPTION,
-                &[clipped(&opened.info.description).as_bytes()],
+                &[clip_text(&opened.info.description).as_bytes()],
             );
         }
         if wish.kinds.contains(&info::BLOCK_SIZE) {
@@ -502,9 +531,9 @@ impl Negotiation {
     }
 }
 
-impl Queries {
+impl ContextQueries {
     /// Exact names; in a list also everything of a namespace, or everything.
-    fn matches(&self, name: &str, listing: bool) -> bool {
+    fn matches_name(&self, name: &str, listing: bool) -> bool {
         let family = |query: &str| listing && query.ends_with(':') && name.starts_with(query);
         (listing && self.patterns.is_empty())
             || self
@@ -515,40 +544,42 @@ impl Queries {
 }
 
 /// The data of INFO and GO: a name and the kinds of information wanted.
-fn wish(option: u32, data: &[u8]) -> Option<Wish> {
-    let mut fields = Fields(data);
-    let name = fields.string()?.to_owned();
-    let count = fields.u16()?;
-    let kinds = (0..count).map(|_| fields.u16()).collect::<Option<_>>()?;
-    fields.finish()?;
-    Some(Wish {
+fn parse_export_request(option: u32, data: &[u8]) -> Option<ExportRequest> {
+    let mut fields = FieldReader(data);
+    let name = fields.take_string()?.to_owned();
+    let count = fields.take_u16()?;
+    let kinds = (0..count)
+        .map(|_| fields.take_u16())
+        .collect::<Option<_>>()?;
+    fields.expect_end()?;
+    Some(ExportRequest {
         name,
         option,
         kinds,
     })
 }
 
-fn context_name(context: &Context) -> String {
+fn context_name(context: &MetadataContext) -> String {
     match context {
-        Context::Allocation => ALLOCATION_CONTEXT.to_owned(),
-        Context::Since(snapshot) => format!("{SINCE_PREFIX}{snapshot}"),
+        MetadataContext::Allocation => ALLOCATION_CONTEXT.to_owned(),
+        MetadataContext::Since(snapshot) => format!("{SINCE_PREFIX}{snapshot}"),
     }
 }
 
 /// One reply whose data is a text for people.
-fn answer(option: u32, kind: u32, text: &str) -> Vec<u8> {
+fn text_reply(option: u32, kind: u32, text: &str) -> Vec<u8> {
     let mut said = Vec::new();
-    wire::put_option_reply(&mut said, option, kind, &[clipped(text).as_bytes()]);
+    wire::put_option_reply(&mut said, option, kind, &[clip_text(text).as_bytes()]);
     said
 }
 
-fn refusal(option: u32, error: &OpenError) -> Vec<u8> {
+fn refusal_reply(option: u32, error: &OpenError) -> Vec<u8> {
     let kind = match error {
         OpenError::Unknown(_) => reply::ERR_UNKNOWN,
         OpenError::Refused(_) => reply::ERR_POLICY,
         OpenError::Device(error) => device_refusal(error),
     };
-    answer(option, kind, &error.to_string())
+    text_reply(option, kind, &error.to_string())
 }
 
 fn device_refusal(error: &DeviceError) -> u32 {
@@ -560,13 +591,13 @@ fn device_refusal(error: &DeviceError) -> u32 {
 }
 
 /// No longer than a string may be, cut between characters.
-pub(super) fn clipped(text: &str) -> &str {
+pub(super) fn clip_text(text: &str) -> &str {
     &text[..text.floor_char_boundary(wire::STRING_LEN_MAX)]
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Action, Negotiation, Phase, Policy, Step};
+    use super::{Action, HandshakePhase, Negotiation, NegotiationStep, Policy};
     use crate::nbd::wire::{BadMagic, Headers, option, reply};
 
     const PLAIN: Policy = Policy {
@@ -595,7 +626,7 @@ mod tests {
         let mut negotiation = Negotiation::new(policy);
         assert_eq!(
             negotiation.next(&FLAGS, false),
-            Ok(Step::Taken(4, Action::Say(Vec::new())))
+            Ok(NegotiationStep::Taken(4, Action::Say(Vec::new())))
         );
         negotiation
     }
@@ -604,8 +635,8 @@ mod tests {
     fn decided(negotiation: &mut Negotiation, number: u32, data: &[u8], stopping: bool) -> Action {
         let bytes = message(number, data);
         match negotiation.next(&bytes, stopping).expect("an option") {
-            Step::Taken(len, action) if len == bytes.len() => action,
-            Step::Taken(_, Action::End(bytes)) => Action::End(bytes),
+            NegotiationStep::Taken(len, action) if len == bytes.len() => action,
+            NegotiationStep::Taken(_, Action::End(bytes)) => Action::End(bytes),
             other => panic!("{other:?}"),
         }
     }
@@ -650,14 +681,14 @@ mod tests {
             decided(&mut negotiation, option::STARTTLS, b"", false),
             Action::StartTls(_)
         ));
-        negotiation.secured();
+        negotiation.restart_secured();
         assert_eq!(
             (negotiation.headers, negotiation.selected.is_none()),
             (Headers::Simple, true)
         );
         assert_eq!(
             (negotiation.phase, negotiation.fixed, negotiation.no_zeroes),
-            (Phase::Options, true, true)
+            (HandshakePhase::Options, true, true)
         );
         assert!(
             matches!(
@@ -674,14 +705,14 @@ mod tests {
         for len in 0..bytes.len() {
             assert_eq!(
                 negotiation(PLAIN).next(&bytes[..len], false),
-                Ok(Step::Need(16)),
+                Ok(NegotiationStep::Need(16)),
                 "{len}"
             );
         }
         let long = message(option::GO, &[0; 100]);
         assert_eq!(
             negotiation(PLAIN).next(&long[..115], false),
-            Ok(Step::Need(116))
+            Ok(NegotiationStep::Need(116))
         );
         assert_eq!(negotiation(PLAIN).next(&[0; 16], false), Err(BadMagic));
     }
@@ -697,14 +728,15 @@ mod tests {
         .concat();
         assert_eq!(
             negotiation.next(&header, false),
-            Ok(Step::Taken(16, Action::Say(Vec::new())))
+            Ok(NegotiationStep::Taken(16, Action::Say(Vec::new())))
         );
-        assert_eq!(negotiation.next(b"", false), Ok(Step::Need(1)));
+        assert_eq!(negotiation.next(b"", false), Ok(NegotiationStep::Need(1)));
         assert_eq!(
             negotiation.next(&vec![0; 60_000], false),
-            Ok(Step::Taken(60_000, Action::Say(Vec::new())))
+            Ok(NegotiationStep::Taken(60_000, Action::Say(Vec::new())))
         );
-        let Ok(Step::Taken(40_000, Action::Say(said))) = negotiation.next(&vec![0; 60_000], false)
+        let Ok(NegotiationStep::Taken(40_000, Action::Say(said))) =
+            negotiation.next(&vec![0; 60_000], false)
         else {
             panic!("the rest")
         };

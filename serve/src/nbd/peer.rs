@@ -25,7 +25,7 @@ pub(super) enum Peer {
 
 impl Peer {
     /// The other end of a connected socket.
-    pub(super) fn of(socket: impl AsFd) -> Self {
+    pub(super) fn of_socket(socket: impl AsFd) -> Self {
         let address = getpeername(&socket)
             .ok()
             .flatten()
@@ -45,7 +45,7 @@ impl fmt::Display for Peer {
         match self {
             Self::Machine(address) => write!(out, "{address}"),
             Self::Unknown => write!(out, "an unknown client"),
-            Self::Process { pid, user } => match program(*pid) {
+            Self::Process { pid, user } => match program_name(*pid) {
                 Some(program) => write!(out, "process {pid} ({program}) of user {user}"),
                 None => write!(out, "process {pid} of user {user}"),
             },
@@ -54,7 +54,7 @@ impl fmt::Display for Peer {
 }
 
 /// The name of a process's program, without what would disturb a line of text.
-fn program(pid: i32) -> Option<String> {
+fn program_name(pid: i32) -> Option<String> {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     let shown: String = name
         .trim_end()
@@ -78,8 +78,8 @@ mod tests {
             UnixStream::pair().expect("a pair"),
             UnixStream::pair().expect("a pair"),
         );
-        let peer = Peer::of(&one);
-        assert_eq!(peer, Peer::of(&other));
+        let peer = Peer::of_socket(&one);
+        assert_eq!(peer, Peer::of_socket(&other));
         let pid = std::process::id();
         assert!(peer.to_string().starts_with(&format!("process {pid} (")));
     }
@@ -89,7 +89,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("it is bound");
         let streams = [(); 2].map(|()| TcpStream::connect(address).expect("it listens"));
-        let peers = [(); 2].map(|()| Peer::of(&listener.accept().expect("it came").0));
+        let peers = [(); 2].map(|()| Peer::of_socket(&listener.accept().expect("it came").0));
         assert_eq!(peers[0], peers[1]);
         assert_eq!(peers[0].to_string(), "127.0.0.1");
         drop(streams);

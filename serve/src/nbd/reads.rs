@@ -4,13 +4,14 @@
 use std::io;
 use std::sync::PoisonError;
 
-use vellum_core::device::{Allocation, Stretch};
+use vellum_core::device::{AllocationStatus, TypedRange};
 
-use super::buffers::{Outgoing, PIECE_LEN_LARGE, PIECE_LEN_SMALL};
+use super::buffers::{PIECE_LEN_LARGE, PIECE_LEN_SMALL, ReplyBuffer};
 use super::execution::{
-    COALESCED_LEN_MAX, Execution, HEADER_LEN_MAX, STRETCH_COUNT_MAX, done_flag, errno, joined,
+    COALESCED_LEN_MAX, Execution, HEADER_LEN_MAX, STRETCH_COUNT_MAX, device_errno, done_flag,
+    join_stretches,
 };
-use super::wire::{self, Address, CHUNK_DONE, Headers, chunk};
+use super::wire::{self, CHUNK_DONE, Headers, ReplyAddress, chunk};
 
 /// Shorter reads do not ask where zeros are: sending them costs less than asking.
 const SPARSE_LEN_MIN: u32 = 64 << 10;
@@ -18,32 +19,32 @@ const SPARSE_LEN_MIN: u32 = 64 << 10;
 const HOLE_LEN_MIN: u64 = 32 << 10;
 
 impl Execution<'_> {
-    pub(super) fn read(
+    pub(super) fn read_and_reply(
         &self,
-        address: Address,
+        address: ReplyAddress,
         offset: u64,
         len: u32,
         whole: bool,
-        out: &mut Outgoing,
+        out: &mut ReplyBuffer,
     ) -> io::Result<()> {
         if len as usize <= PIECE_LEN_SMALL {
             return self.read_pieces(address, offset, len, whole, PIECE_LEN_SMALL, out);
         }
-        let Some(mut lease) = self.pool.lease() else {
+        let Some(mut lease) = self.pool.lease_buffer() else {
             return self.read_pieces(address, offset, len, whole, PIECE_LEN_SMALL, out);
         };
         self.read_pieces(address, offset, len, whole, PIECE_LEN_LARGE, &mut lease)?;
-        self.send(&mut lease)
+        self.send_buffer(&mut lease)
     }
 
     fn read_pieces(
         &self,
-        address: Address,
+        address: ReplyAddress,
         offset: u64,
         len: u32,
         whole: bool,
         piece_len: usize,
-        out: &mut Outgoing,
+        out: &mut ReplyBuffer,
     ) -> io::Result<()> {
         if self.transmission.headers == Headers::Simple {
             return self.read_simple(address.cookie, offset, len as usize, piece_len, out);
@@ -68,26 +69,26 @@ impl Execution<'_> {
         offset: u64,
         len: usize,
         piece_len: usize,
-        out: &mut Outgoing,
+        out: &mut ReplyBuffer,
     ) -> io::Result<()> {
         let first_len = len.min(piece_len);
-        let room = out.room(16 + first_len);
+        let room = out.reserve_room(16 + first_len);
         if let Err(error) = self.device.read_at(&mut room[16..], offset) {
-            let address = Address { cookie, offset };
-            self.put_error(address, errno(&error), &error.to_string(), None, out);
+            let address = ReplyAddress { cookie, offset };
+            self.put_error(address, device_errno(&error), &error.to_string(), None, out);
             return Ok(());
         }
         wire::put_simple(room, 0, cookie);
-        out.commit(16 + first_len);
+        out.commit_len(16 + first_len);
         if first_len == len {
             return Ok(());
         }
         let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         let mut done = first_len;
-        sender.write_all(out.filled())?;
+        sender.write_all(out.filled_bytes())?;
         out.clear();
         while done < len {
-            let room = out.room(piece_len.min(len - done));
+            let room = out.reserve_room(piece_len.min(len - done));
             self.device
                 .read_at(room, offset + done as u64)
                 .map_err(io::Error::other)?;
@@ -101,17 +102,17 @@ impl Execution<'_> {
     /// be read is zeros, and the client is told from where on.
     fn read_whole(
         &self,
-        address: Address,
+        address: ReplyAddress,
         offset: u64,
         len: usize,
         piece_len: usize,
-        out: &mut Outgoing,
+        out: &mut ReplyBuffer,
     ) -> io::Result<()> {
         let headers = self.transmission.headers;
         let data_at = headers.reply_len() + 8;
-        let room = out.room(data_at + piece_len);
+        let room = out.reserve_room(data_at + piece_len);
         if let Err(error) = self.device.read_at(&mut room[data_at..], offset) {
-            let (errno, text) = (errno(&error), error.to_string());
+            let (errno, text) = (device_errno(&error), error.to_string());
             self.put_error(address, errno, &text, Some(offset), out);
             return Ok(());
         }
@@ -124,13 +125,13 @@ impl Execution<'_> {
             8 + len as u64,
         );
         room[at..data_at].copy_from_slice(&offset.to_be_bytes());
-        out.commit(data_at + piece_len);
+        out.commit_len(data_at + piece_len);
         let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        sender.write_all(out.filled())?;
+        sender.write_all(out.filled_bytes())?;
         out.clear();
         let (mut done, mut failed) = (piece_len, None);
         while done < len {
-            let room = out.room(piece_len.min(len - done));
+            let room = out.reserve_room(piece_len.min(len - done));
             let at = offset + done as u64;
             if failed.is_none() {
                 failed = self.device.read_at(room, at).err().map(|error| (at, error));
@@ -145,7 +146,13 @@ impl Execution<'_> {
         match failed {
             None => self.put_payload(address, CHUNK_DONE, chunk::NONE, &[], out),
             Some((at, error)) => {
-                self.put_error(address, errno(&error), &error.to_string(), Some(at), out);
+                self.put_error(
+                    address,
+                    device_errno(&error),
+                    &error.to_string(),
+                    Some(at),
+                    out,
+                );
             }
         }
         Ok(())
@@ -154,15 +161,15 @@ impl Execution<'_> {
     /// Chunks of data and of zeros.
     fn read_sparse(
         &self,
-        address: Address,
+        address: ReplyAddress,
         offset: u64,
         end: u64,
         whole: bool,
         piece_len: usize,
-        out: &mut Outgoing,
+        out: &mut ReplyBuffer,
     ) -> io::Result<()> {
         let stretches = self.zeros_and_data(offset, end);
-        let one_data = [Stretch {
+        let one_data = [TypedRange {
             offset,
             len: end - offset,
             kind: false,
@@ -176,11 +183,11 @@ impl Execution<'_> {
             let stretch_end = stretch.offset + stretch.len;
             if stretch.kind {
                 let (done, headers) = (done_flag(stretch_end == end), self.transmission.headers);
-                let room = out.room(HEADER_LEN_MAX + 12);
+                let room = out.reserve_room(HEADER_LEN_MAX + 12);
                 let at = wire::put_chunk(room, headers, done, chunk::OFFSET_HOLE, address, 12);
                 room[at..at + 8].copy_from_slice(&stretch.offset.to_be_bytes());
                 room[at + 8..at + 12].copy_from_slice(&(stretch.len as u32).to_be_bytes());
-                out.commit(at + 12);
+                out.commit_len(at + 12);
             } else if !self.read_data(address, stretch.offset, stretch_end, end, piece_len, out)? {
                 return Ok(());
             }
@@ -192,25 +199,25 @@ impl Execution<'_> {
     /// `false`: it failed, the client knows.
     fn read_data(
         &self,
-        address: Address,
+        address: ReplyAddress,
         offset: u64,
         data_end: u64,
         end: u64,
         piece_len: usize,
-        out: &mut Outgoing,
+        out: &mut ReplyBuffer,
     ) -> io::Result<bool> {
         let mut offset = offset;
         while offset < data_end {
-            if out.filled().len() >= COALESCED_LEN_MAX {
-                self.send(out)?;
+            if out.filled_bytes().len() >= COALESCED_LEN_MAX {
+                self.send_buffer(out)?;
             }
             let len = (data_end - offset).min(piece_len as u64) as usize;
             let data_at = self.transmission.headers.reply_len() + 8;
-            let room = out.room(data_at + len);
+            let room = out.reserve_room(data_at + len);
             if let Err(error) = self.device.read_at(&mut room[data_at..], offset) {
                 self.put_error(
                     address,
-                    errno(&error),
+                    device_errno(&error),
                     &error.to_string(),
                     Some(offset),
                     out,
@@ -227,37 +234,37 @@ impl Execution<'_> {
                 8 + len as u64,
             );
             room[at..data_at].copy_from_slice(&offset.to_be_bytes());
-            out.commit(data_at + len);
+            out.commit_len(data_at + len);
             offset += len as u64;
         }
         Ok(true)
     }
 
     /// Stretches of zeros (`true`) and of data, gap-free. Unknown stretches count as data.
-    fn zeros_and_data(&self, offset: u64, end: u64) -> Vec<Stretch<bool>> {
+    fn zeros_and_data(&self, offset: u64, end: u64) -> Vec<TypedRange<bool>> {
         let known = self
             .device
             .allocation(offset, end - offset, STRETCH_COUNT_MAX)
             .unwrap_or_default();
-        let mut stretches: Vec<Stretch<bool>> = Vec::new();
-        let mut put = |stretch: Stretch<bool>| match stretches.last_mut() {
+        let mut stretches: Vec<TypedRange<bool>> = Vec::new();
+        let mut put = |stretch: TypedRange<bool>| match stretches.last_mut() {
             Some(last) if last.kind == stretch.kind => last.len += stretch.len,
             _ => stretches.push(stretch),
         };
         let mut at = offset;
-        for zeros in joined(known.iter().map(|one| Stretch {
+        for zeros in join_stretches(known.iter().map(|one| TypedRange {
             offset: one.offset,
             len: one.len,
-            kind: one.kind != Allocation::Data,
+            kind: one.kind != AllocationStatus::Data,
         })) {
-            put(Stretch {
+            put(TypedRange {
                 kind: zeros.kind && zeros.len >= HOLE_LEN_MIN,
                 ..zeros
             });
             at = zeros.offset + zeros.len;
         }
         if at < end {
-            put(Stretch {
+            put(TypedRange {
                 offset: at,
                 len: end - at,
                 kind: false,

@@ -60,21 +60,21 @@ impl SeatLimits {
 pub(super) struct Seats {
     limits: SeatLimits,
     /// By number: who came first has the lowest.
-    connected: BTreeMap<u64, Guest>,
+    connected: BTreeMap<u64, ConnectedClient>,
     next_id: u64,
 }
 
 #[derive(Debug)]
-struct Guest {
+struct ConnectedClient {
     transport: Arc<Transport>,
     peer: Peer,
     listener: usize,
     came: Instant,
-    phase: Phase,
+    phase: SeatPhase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum SeatPhase {
     Handshake,
     /// Its socket is shut; its thread is about to notice.
     GivenUp,
@@ -83,7 +83,7 @@ enum Phase {
 
 /// Room for one more client of a listener.
 #[derive(Debug)]
-pub(super) enum Room {
+pub(super) enum ListenerRoom {
     /// It can.
     Free,
     /// It can when this one's socket is shut, which is given up.
@@ -94,7 +94,7 @@ pub(super) enum Room {
 
 /// The answer to a client that asks for a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Seating {
+pub(super) enum SeatOutcome {
     /// It is taken.
     Taken,
     /// All are taken.
@@ -115,16 +115,18 @@ impl Seats {
     }
 
     /// Makes room for one more client of `listener`.
-    pub(super) fn make_room(&mut self, listener: usize, now: Instant) -> Room {
+    pub(super) fn make_room(&mut self, listener: usize, now: Instant) -> ListenerRoom {
         if self.connected.len() >= self.limits.sockets_max {
-            return Room::After(FAIR_TIME);
+            return ListenerRoom::After(FAIR_TIME);
         }
-        let shaking = |guest: &Guest| guest.phase == Phase::Handshake && guest.listener == listener;
+        let shaking = |guest: &ConnectedClient| {
+            guest.phase == SeatPhase::Handshake && guest.listener == listener
+        };
         let mut counts: HashMap<&Peer, usize> = HashMap::new();
         let handshakes = self.connected.values().filter(|guest| shaking(guest));
         handshakes.for_each(|guest| *counts.entry(&guest.peer).or_default() += 1);
         if counts.values().sum::<usize>() < self.limits.handshakes_max {
-            return Room::Free;
+            return ListenerRoom::Free;
         }
         let most = counts.values().copied().max().unwrap_or(0);
         let oldest = self
@@ -132,20 +134,20 @@ impl Seats {
             .iter()
             .find(|(_, guest)| shaking(guest) && counts.get(&guest.peer) == Some(&most));
         let Some((&id, guest)) = oldest else {
-            return Room::Free;
+            return ListenerRoom::Free;
         };
         let age = now.saturating_duration_since(guest.came);
         let left = FAIR_TIME.saturating_sub(age);
         if !left.is_zero() {
-            return Room::After(left);
+            return ListenerRoom::After(left);
         }
         let transport = Arc::clone(&guest.transport);
-        self.set_phase(id, Phase::GivenUp);
-        Room::Given(transport)
+        self.set_phase(id, SeatPhase::GivenUp);
+        ListenerRoom::Given(transport)
     }
 
     /// Notes a client that begins to shake hands. Returns its number.
-    pub(super) fn admit(
+    pub(super) fn admit_client(
         &mut self,
         transport: Arc<Transport>,
         peer: Peer,
@@ -154,45 +156,45 @@ impl Seats {
     ) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        let guest = Guest {
+        let guest = ConnectedClient {
             transport,
             peer,
             listener,
             came: now,
-            phase: Phase::Handshake,
+            phase: SeatPhase::Handshake,
         };
         self.connected.insert(id, guest);
         id
     }
 
     /// Gives client `id` a seat, if there is one for it.
-    pub(super) fn take(&mut self, id: u64) -> Seating {
-        let seated = |guest: &&Guest| guest.phase == Phase::Seated;
+    pub(super) fn take_seat(&mut self, id: u64) -> SeatOutcome {
+        let seated = |guest: &&ConnectedClient| guest.phase == SeatPhase::Seated;
         let Some(own) = self.connected.get(&id) else {
-            return Seating::Gone;
+            return SeatOutcome::Gone;
         };
         let all = self.connected.values().filter(seated).count();
         let same = self.connected.values().filter(seated);
         let same = same.filter(|guest| guest.peer == own.peer).count();
         match own.phase {
-            Phase::GivenUp => Seating::Gone,
-            Phase::Seated => Seating::Taken,
-            Phase::Handshake if all >= self.limits.clients_max => Seating::Full,
-            Phase::Handshake if same >= self.limits.share => Seating::ShareUsed,
-            Phase::Handshake => {
-                self.set_phase(id, Phase::Seated);
-                Seating::Taken
+            SeatPhase::GivenUp => SeatOutcome::Gone,
+            SeatPhase::Seated => SeatOutcome::Taken,
+            SeatPhase::Handshake if all >= self.limits.clients_max => SeatOutcome::Full,
+            SeatPhase::Handshake if same >= self.limits.share => SeatOutcome::ShareUsed,
+            SeatPhase::Handshake => {
+                self.set_phase(id, SeatPhase::Seated);
+                SeatOutcome::Taken
             }
         }
     }
 
     /// Client `id` was refused what it wanted the seat for.
     pub(super) fn give_back(&mut self, id: u64) {
-        self.set_phase(id, Phase::Handshake);
+        self.set_phase(id, SeatPhase::Handshake);
     }
 
     /// Client `id` has gone.
-    pub(super) fn leave(&mut self, id: u64) {
+    pub(super) fn remove_client(&mut self, id: u64) {
         self.connected.remove(&id);
     }
 
@@ -204,11 +206,11 @@ impl Seats {
         self.connected.len()
     }
 
-    pub(super) fn transports(&self) -> impl Iterator<Item = &Arc<Transport>> {
+    pub(super) fn all_transports(&self) -> impl Iterator<Item = &Arc<Transport>> {
         self.connected.values().map(|guest| &guest.transport)
     }
 
-    fn set_phase(&mut self, id: u64, phase: Phase) {
+    fn set_phase(&mut self, id: u64, phase: SeatPhase) {
         if let Some(guest) = self.connected.get_mut(&id) {
             guest.phase = phase;
         }
@@ -229,7 +231,7 @@ mod tests {
     fn admit(seats: &mut Seats, last: u8, now: Instant) -> u64 {
         let (socket, _other) = UnixStream::pair().expect("a pair");
         let transport = Arc::new(Transport::new(socket.into(), now));
-        seats.admit(transport, peer(last), 0, now)
+        seats.admit_client(transport, peer(last), 0, now)
     }
 
     #[test]
@@ -239,19 +241,21 @@ mod tests {
         assert_eq!((limits.handshakes_max, limits.clients_max), (4, 16));
         let honest = admit(&mut seats, 1, start);
         let idle: Vec<u64> = (0..3).map(|_| admit(&mut seats, 2, start)).collect();
-        assert!(matches!(seats.make_room(0, start), Room::After(time) if time == FAIR_TIME));
         assert!(
-            matches!(seats.make_room(1, start), Room::Free),
+            matches!(seats.make_room(0, start), ListenerRoom::After(time) if time == FAIR_TIME)
+        );
+        assert!(
+            matches!(seats.make_room(1, start), ListenerRoom::Free),
             "another listener"
         );
         assert!(matches!(
             seats.make_room(0, start + FAIR_TIME),
-            Room::Given(_)
+            ListenerRoom::Given(_)
         ));
-        assert_eq!(seats.take(idle[0]), Seating::Gone);
-        assert_eq!(seats.take(honest), Seating::Taken);
-        assert_eq!(seats.take(idle[1]), Seating::Taken);
-        assert!(matches!(seats.make_room(0, start), Room::Free));
+        assert_eq!(seats.take_seat(idle[0]), SeatOutcome::Gone);
+        assert_eq!(seats.take_seat(honest), SeatOutcome::Taken);
+        assert_eq!(seats.take_seat(idle[1]), SeatOutcome::Taken);
+        assert!(matches!(seats.make_room(0, start), ListenerRoom::Free));
     }
 
     #[test]
@@ -260,7 +264,7 @@ mod tests {
         let now = Instant::now();
         for _ in 0..14 {
             let id = admit(&mut seats, 1, now);
-            assert_eq!(seats.take(id), Seating::Taken);
+            assert_eq!(seats.take_seat(id), SeatOutcome::Taken);
         }
         let (more, other, third, late) = (
             admit(&mut seats, 1, now),
@@ -268,19 +272,23 @@ mod tests {
             admit(&mut seats, 3, now),
             admit(&mut seats, 4, now),
         );
-        assert_eq!(seats.take(more), Seating::ShareUsed);
-        assert_eq!(seats.take(other), Seating::Taken);
-        assert_eq!(seats.take(third), Seating::Taken);
-        assert_eq!(seats.take(late), Seating::Full);
+        assert_eq!(seats.take_seat(more), SeatOutcome::ShareUsed);
+        assert_eq!(seats.take_seat(other), SeatOutcome::Taken);
+        assert_eq!(seats.take_seat(third), SeatOutcome::Taken);
+        assert_eq!(seats.take_seat(late), SeatOutcome::Full);
         seats.give_back(third);
-        assert_eq!(seats.take(late), Seating::Taken);
-        seats.leave(0);
-        assert_eq!(seats.take(more), Seating::Taken, "one of its own has left");
+        assert_eq!(seats.take_seat(late), SeatOutcome::Taken);
+        seats.remove_client(0);
+        assert_eq!(
+            seats.take_seat(more),
+            SeatOutcome::Taken,
+            "one of its own has left"
+        );
         // Few seats are for whoever they were counted for.
         let mut few = Seats::new(SeatLimits::new(2, 4096));
         for _ in 0..2 {
             let id = admit(&mut few, 1, now);
-            assert_eq!(few.take(id), Seating::Taken);
+            assert_eq!(few.take_seat(id), SeatOutcome::Taken);
         }
     }
 
@@ -292,8 +300,8 @@ mod tests {
             admit(&mut seats, nth, now);
         }
         let later = now + FAIR_TIME * 2;
-        assert!(matches!(seats.make_room(0, later), Room::After(_)));
-        seats.leave(3);
-        assert!(matches!(seats.make_room(0, later), Room::Given(_)));
+        assert!(matches!(seats.make_room(0, later), ListenerRoom::After(_)));
+        seats.remove_client(3);
+        assert!(matches!(seats.make_room(0, later), ListenerRoom::Given(_)));
     }
 }

@@ -15,15 +15,15 @@ use vellum_core::device::Exports;
 
 use super::buffers::{Pool, REQUESTS_LEN};
 use super::client_log::{ClientLog, Report};
-use super::clients::{Clients, Membership, Shared};
+use super::clients::{ClientGuard, ClientTable, ServerState};
 use super::connection::STACK_LEN;
 use super::entrance;
 use super::error::ServeError;
 use super::negotiation::Policy;
 use super::peer::Peer;
-use super::seats::{Room, SeatLimits, Seats};
-use super::socket::Listening;
-use super::tls::Identity;
+use super::seats::{ListenerRoom, SeatLimits, Seats};
+use super::socket::ListeningSocket;
+use super::tls::TlsIdentity;
 use super::transport::Transport;
 use super::writers::Writers;
 use crate::change_board::ChangeBoard;
@@ -35,9 +35,9 @@ const GRACE_MAX: Duration = Duration::from_hours(1);
 
 /// Options of a server.
 #[derive(Clone)]
-pub struct Options {
+pub struct ServerOptions {
     /// With an identity every client must start TLS first, on every socket; without, there is none.
-    pub tls: Option<Identity>,
+    pub tls: Option<TlsIdentity>,
     /// No client may write, whatever the exports allow.
     pub read_only: bool,
     /// The client that writes last to an export becomes its writer, and the one before is refused
@@ -60,7 +60,7 @@ pub struct Options {
     pub board: Arc<ChangeBoard>,
 }
 
-impl Default for Options {
+impl Default for ServerOptions {
     /// No TLS, writable, 1,024 clients on 4,096 sockets, 30 seconds, 256 MiB, silent.
     fn default() -> Self {
         Self {
@@ -77,35 +77,35 @@ impl Default for Options {
     }
 }
 
-impl Shared {
+impl ServerState {
     /// Waits until one more client of `listener` can be taken. `false`: the server stops.
     fn await_room(&self, listener: usize) -> bool {
-        let mut clients = self.clients();
+        let mut clients = self.lock_clients();
         while !self.is_stopping() {
             match clients.seats.make_room(listener, Instant::now()) {
-                Room::Free => return true,
-                Room::Given(transport) => transport.shut(Shutdown::Both),
-                Room::After(time) => clients = self.wait(clients, time),
+                ListenerRoom::Free => return true,
+                ListenerRoom::Given(transport) => transport.shut_down(Shutdown::Both),
+                ListenerRoom::After(time) => clients = self.wait_for_change(clients, time),
             }
         }
         false
     }
 
     /// Begins to serve one more client. `false`: the server stops.
-    fn admit(self: &Arc<Self>, socket: OwnedFd, listener: usize) -> bool {
-        let (now, peer) = (Instant::now(), Peer::of(&socket));
+    fn admit_socket(self: &Arc<Self>, socket: OwnedFd, listener: usize) -> bool {
+        let (now, peer) = (Instant::now(), Peer::of_socket(&socket));
         let deadline = now + self.handshake_time;
         let transport = Arc::new(Transport::new(socket, deadline));
-        let mut clients = self.clients();
+        let mut clients = self.lock_clients();
         // Under the lock: `stop` either sees this client or has been seen here.
         if self.is_stopping() {
             return false;
         }
         let id = clients
             .seats
-            .admit(Arc::clone(&transport), peer.clone(), listener, now);
+            .admit_client(Arc::clone(&transport), peer.clone(), listener, now);
         drop(clients);
-        let membership = Membership {
+        let membership = ClientGuard {
             log: ClientLog::new(self.report.clone(), &peer),
             peer,
             shared: Arc::clone(self),
@@ -115,7 +115,7 @@ impl Shared {
             entered: AtomicBool::new(false),
         };
         let shared = Arc::clone(self);
-        let serve = move || entrance::serve(&shared, transport, membership);
+        let serve = move || entrance::serve_socket(&shared, transport, membership);
         // Without a thread the client is dropped, and sees the connection closed.
         let _ = thread::Builder::new()
             .name("nbd-client".to_owned())
@@ -124,18 +124,18 @@ impl Shared {
         true
     }
 
-    fn accept_all(self: &Arc<Self>, listening: &Listening, listener: usize) {
+    fn accept_all(self: &Arc<Self>, listening: &ListeningSocket, listener: usize) {
         while self.await_room(listener)
             && listening
-                .accept(self.stop.as_fd())
-                .is_some_and(|socket| self.admit(socket, listener))
+                .accept_client(self.stop.as_fd())
+                .is_some_and(|socket| self.admit_socket(socket, listener))
         {}
     }
 }
 
 /// Outcome of a wait for the last client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
+pub enum LastClientWait {
     /// Some client had entered an export, and now none is connected.
     All,
     /// The server stops or has stopped.
@@ -146,7 +146,7 @@ pub enum Left {
 
 /// State that is left after a server has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stopped {
+pub struct StoppedServer {
     /// Clients that were still connected when the grace was over, and were cut off.
     pub cut_off: usize,
     /// Of these, those whose request a device has not ended yet: a thread of each still holds its
@@ -155,14 +155,17 @@ pub struct Stopped {
 }
 
 /// An NBD server. It may be used from many threads; dropping it stops it without grace.
-pub struct Server {
-    shared: Arc<Shared>,
+pub struct NbdServer {
+    shared: Arc<ServerState>,
     acceptors: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl Server {
+impl NbdServer {
     /// A server for `exports` that listens nowhere yet. An error: the system refuses a descriptor.
-    pub fn start(exports: Arc<dyn Exports>, options: Options) -> Result<Self, ServeError> {
+    pub fn start_server(
+        exports: Arc<dyn Exports>,
+        options: ServerOptions,
+    ) -> Result<Self, ServeError> {
         let limits = SeatLimits::new(options.clients_max, options.sockets_max);
         let clients_max = limits.clients_max();
         let policy = Policy {
@@ -172,7 +175,7 @@ impl Server {
         };
         let stop =
             eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
-        let shared = Shared {
+        let shared = ServerState {
             exports,
             policy,
             tls: options.tls,
@@ -183,7 +186,7 @@ impl Server {
             clients_max,
             handshake_time: options.handshake_time,
             stopping: AtomicBool::new(false),
-            clients: Mutex::new(Clients {
+            clients: Mutex::new(ClientTable {
                 seats: Seats::new(limits),
                 left: false,
                 listener_count: 0,
@@ -202,14 +205,14 @@ impl Server {
     /// server listens there, another kind of file is in the way, the path is too long for a socket
     /// (107 bytes), or the system refuses.
     pub fn listen_unix(&self, path: &Path) -> Result<(), ServeError> {
-        self.listen(Listening::unix(path)?)
+        self.start_listener(ListeningSocket::bind_unix(path)?)
     }
 
     /// Listens on a TCP port, of any free number if `address` has 0. Returns the address. An error:
     /// it is taken or not ours.
     pub fn listen_tcp(&self, address: SocketAddr) -> Result<SocketAddr, ServeError> {
-        let (listening, address) = Listening::tcp(address)?;
-        self.listen(listening)?;
+        let (listening, address) = ListeningSocket::bind_tcp(address)?;
+        self.start_listener(listening)?;
         Ok(address)
     }
 
@@ -217,10 +220,10 @@ impl Server {
     /// It becomes non-blocking, for all who share it. An error: it is no listening stream socket,
     /// Unix or TCP.
     pub fn listen_on(&self, socket: OwnedFd) -> Result<(), ServeError> {
-        self.listen(Listening::inherited(socket)?)
+        self.start_listener(ListeningSocket::from_inherited(socket)?)
     }
 
-    fn listen(&self, listening: Listening) -> Result<(), ServeError> {
+    fn start_listener(&self, listening: ListeningSocket) -> Result<(), ServeError> {
         let mut acceptors = self
             .acceptors
             .lock()
@@ -229,7 +232,7 @@ impl Server {
             return Err(ServeError::Stopping);
         }
         let listener = {
-            let mut clients = self.shared.clients();
+            let mut clients = self.shared.lock_clients();
             clients.listener_count += 1;
             clients.listener_count
         };
@@ -246,7 +249,7 @@ impl Server {
     /// Number of connected clients.
     #[must_use]
     pub fn client_count(&self) -> usize {
-        self.shared.clients().seats.len()
+        self.shared.lock_clients().seats.len()
     }
 
     /// Limit of clients in exports at once: the one asked for, or what descriptors allow.
@@ -259,19 +262,19 @@ impl Server {
     /// stops, or `time` is over; without `time` as long as it takes. For servers that leave with
     /// their last client: a client that only lists does not count.
     #[must_use]
-    pub fn wait_left(&self, time: Option<Duration>) -> Left {
+    pub fn wait_left(&self, time: Option<Duration>) -> LastClientWait {
         let deadline = time.and_then(|time| Instant::now().checked_add(time));
-        let mut clients = self.shared.clients();
+        let mut clients = self.shared.lock_clients();
         loop {
             if self.shared.is_stopping() {
-                return Left::Stopping;
+                return LastClientWait::Stopping;
             }
             if clients.left && clients.seats.is_empty() {
-                return Left::All;
+                return LastClientWait::All;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             clients = match left {
-                Some(Duration::ZERO) => return Left::NotYet,
+                Some(Duration::ZERO) => return LastClientWait::NotYet,
                 Some(left) => {
                     self.shared
                         .changed
@@ -292,11 +295,11 @@ impl Server {
     /// those under way end and their replies go out, and after `grace` cuts off who is left. Takes
     /// at most `grace` and a second, whatever clients do. Idle clients cost no time. A second call
     /// waits for the same end.
-    pub fn stop(&self, grace: Duration) -> Stopped {
+    pub fn stop_within(&self, grace: Duration) -> StoppedServer {
         let deadline = Instant::now() + grace.min(GRACE_MAX);
         {
             // Under the lock, so that who decides to wait has seen it or is woken.
-            let _clients = self.shared.clients();
+            let _clients = self.shared.lock_clients();
             self.shared.stopping.store(true, Ordering::Relaxed);
         }
         self.shared.changed.notify_all();
@@ -320,15 +323,15 @@ impl Server {
         } else {
             self.shared.wait_gone(Instant::now() + CUT_TIME)
         };
-        Stopped {
+        StoppedServer {
             cut_off,
             unfinished,
         }
     }
 }
 
-impl Drop for Server {
+impl Drop for NbdServer {
     fn drop(&mut self) {
-        self.stop(Duration::ZERO);
+        self.stop_within(Duration::ZERO);
     }
 }

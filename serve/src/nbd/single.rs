@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use vellum_core::device::{Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Space};
+use vellum_core::device::{
+    Device, DeviceError, ExportInfo, ExportSpace, Exports, Intent, OpenError,
+};
 
 /// One export of another list, as the only one. A client that names no export gets it.
 pub struct SingleExport {
@@ -23,7 +25,7 @@ impl SingleExport {
         }
     }
 
-    fn check(&self, name: &str) -> Result<(), OpenError> {
+    fn check_name(&self, name: &str) -> Result<(), OpenError> {
         if name.is_empty() || name == self.name {
             Ok(())
         } else {
@@ -33,29 +35,29 @@ impl SingleExport {
 }
 
 impl Exports for SingleExport {
-    fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
-        match self.info("") {
+    fn list_exports(&self) -> Result<Vec<ExportInfo>, DeviceError> {
+        match self.export_info("") {
             Ok(info) => Ok(vec![info]),
             Err(OpenError::Device(error)) => Err(error),
             Err(OpenError::Unknown(_) | OpenError::Refused(_)) => Ok(Vec::new()),
         }
     }
 
-    fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
-        self.check(name)?;
+    fn export_info(&self, name: &str) -> Result<ExportInfo, OpenError> {
+        self.check_name(name)?;
         Ok(ExportInfo {
             name: self.name.clone(),
-            ..self.inner.info(&self.target)?
+            ..self.inner.export_info(&self.target)?
         })
     }
 
-    fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError> {
-        self.check(name)?;
-        self.inner.open(&self.target, intent)
+    fn open_export(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError> {
+        self.check_name(name)?;
+        self.inner.open_export(&self.target, intent)
     }
 
-    fn space(&self) -> Result<Space, DeviceError> {
-        self.inner.space()
+    fn space_info(&self) -> Result<ExportSpace, DeviceError> {
+        self.inner.space_info()
     }
 
     fn revision(&self) -> u64 {

@@ -38,7 +38,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// A listening socket, and its file if it has one that is ours.
 #[derive(Debug)]
-pub(super) struct Listening {
+pub(super) struct ListeningSocket {
     socket: OwnedFd,
     _file: Option<SocketFile>,
 }
@@ -52,23 +52,23 @@ struct SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+        if file_identity(&self.path).is_ok_and(|found| found == self.identity) {
             // If it stays, the next server finds that nobody listens.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
+fn file_identity(path: &Path) -> io::Result<(u64, u64)> {
     let found = fs::symlink_metadata(path)?;
     Ok((found.dev(), found.ino()))
 }
 
-impl Listening {
+impl ListeningSocket {
     /// A Unix socket at `path` that only this user may connect to. A dead server's is replaced; a
     /// live one's, or any other file, is refused. The socket listens before it has this name: who
     /// sees the name can connect.
-    pub(super) fn unix(path: &Path) -> Result<Self, ServeError> {
+    pub(super) fn bind_unix(path: &Path) -> Result<Self, ServeError> {
         let failed = |error: io::Error| ServeError::Listen(path.display().to_string(), error);
         let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -97,7 +97,7 @@ impl Listening {
     }
 
     /// A TCP socket, and its address with the port that was found if none was given.
-    pub(super) fn tcp(address: SocketAddr) -> Result<(Self, SocketAddr), ServeError> {
+    pub(super) fn bind_tcp(address: SocketAddr) -> Result<(Self, SocketAddr), ServeError> {
         let listen = || {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
@@ -114,7 +114,7 @@ impl Listening {
     }
 
     /// A socket that somebody else made and listens on, as systemd does. Its file is theirs.
-    pub(super) fn inherited(socket: OwnedFd) -> Result<Self, ServeError> {
+    pub(super) fn from_inherited(socket: OwnedFd) -> Result<Self, ServeError> {
         let check = || -> rustix::io::Result<bool> {
             let known = [
                 AddressFamily::UNIX,
@@ -136,7 +136,7 @@ impl Listening {
     }
 
     /// The next client. `None`: `stop` has become readable.
-    pub(super) fn accept(&self, stop: BorrowedFd<'_>) -> Option<OwnedFd> {
+    pub(super) fn accept_client(&self, stop: BorrowedFd<'_>) -> Option<OwnedFd> {
         loop {
             let mut watched = [
                 PollFd::from_borrowed_fd(stop, PollFlags::IN),
@@ -148,7 +148,7 @@ impl Listening {
             }
             match accept_with(&self.socket, SocketFlags::CLOEXEC) {
                 Ok(client) => {
-                    prepare(&client);
+                    prepare_client(&client);
                     return Some(client);
                 }
                 Err(
@@ -190,7 +190,7 @@ fn give_name(socket: &OwnedFd, folder: &OwnedFd, path: &Path) -> io::Result<Sock
 
 /// Small replies go out at once, and a client whose machine has vanished is noticed some day. Unix
 /// sockets need neither.
-fn prepare(client: &OwnedFd) {
+fn prepare_client(client: &OwnedFd) {
     if socket_domain(client).is_ok_and(|domain| domain != AddressFamily::UNIX) {
         // Without either it still works.
         let _ = set_tcp_nodelay(client, true);

@@ -29,59 +29,65 @@ pub enum ClientCertificates {
 
 /// The certificate and key of a server.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct TlsIdentity {
     pub(super) config: Arc<ServerConfig>,
 }
 
-impl Identity {
+impl TlsIdentity {
     /// Reads `server-cert.pem` and `server-key.pem` in `folder`, and if clients are asked for
     /// certificates `ca-cert.pem` and `ca-crl.pem`. An error: a file is missing (only `ca-crl.pem`
     /// may), unreadable or not what its name says, or the key is not the certificate's. Files that
     /// change later are not read again.
-    pub fn load(folder: &Path, clients: ClientCertificates) -> Result<Self, ServeError> {
+    pub fn load_from(folder: &Path, clients: ClientCertificates) -> Result<Self, ServeError> {
         let chain: Vec<CertificateDer<'static>> = read_all(&folder.join("server-cert.pem"))?;
         let key_path = folder.join("server-key.pem");
         let key = PrivateKeyDer::from_pem_file(&key_path)
-            .map_err(|error| unreadable(&key_path, &error))?;
+            .map_err(|error| unreadable_error(&key_path, &error))?;
         let kind = KeyKind::of_private(&key);
-        check_kind(&key_path, &kind, kind.signs())?;
+        check_kind(&key_path, &kind, kind.can_sign())?;
         let key = with_whole_secret(key);
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(refused)?;
+            .map_err(refused_error)?;
         let builder = match clients {
             ClientCertificates::NotAsked => builder.with_no_client_auth(),
             ClientCertificates::Required => {
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(authorities(folder)?, provider);
+                let verifier = WebPkiClientVerifier::builder_with_provider(
+                    read_authorities(folder)?,
+                    provider,
+                );
                 let verifier = verifier
-                    .with_crls(revoked(folder)?)
+                    .with_crls(read_revocations(folder)?)
                     .only_check_end_entity_revocation();
-                builder.with_client_cert_verifier(verifier.build().map_err(refused)?)
+                builder.with_client_cert_verifier(verifier.build().map_err(refused_error)?)
             }
         };
-        let config = builder.with_single_cert(chain, key).map_err(refused)?;
+        let config = builder
+            .with_single_cert(chain, key)
+            .map_err(refused_error)?;
         Ok(Self {
             config: Arc::new(config),
         })
     }
 }
 
-fn authorities(folder: &Path) -> Result<Arc<RootCertStore>, ServeError> {
+fn read_authorities(folder: &Path) -> Result<Arc<RootCertStore>, ServeError> {
     let mut roots = RootCertStore::empty();
     let path = folder.join("ca-cert.pem");
     for certificate in read_all::<CertificateDer<'static>>(&path)? {
         if let Ok(parsed) = ParsedCertificate::try_from(&certificate) {
             let kind = KeyKind::of_public(&parsed.subject_public_key_info());
-            check_kind(&path, &kind, kind.verifies())?;
+            check_kind(&path, &kind, kind.can_verify())?;
         }
-        roots.add(certificate).map_err(refused)?;
+        roots.add(certificate).map_err(refused_error)?;
     }
     Ok(Arc::new(roots))
 }
 
-fn revoked(folder: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, ServeError> {
+fn read_revocations(
+    folder: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, ServeError> {
     let path = folder.join("ca-crl.pem");
     // Only a list that is certainly not there is none: one that cannot be read must not let revoked
     // clients in.
@@ -93,12 +99,12 @@ fn revoked(folder: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, 
 
 /// All sections of one kind in a file, at least one.
 fn read_all<T: PemObject>(path: &Path) -> Result<Vec<T>, ServeError> {
-    let sections = T::pem_file_iter(path).map_err(|error| unreadable(path, &error))?;
+    let sections = T::pem_file_iter(path).map_err(|error| unreadable_error(path, &error))?;
     let found: Vec<T> = sections
         .collect::<Result<_, _>>()
-        .map_err(|error| unreadable(path, &error))?;
+        .map_err(|error| unreadable_error(path, &error))?;
     if found.is_empty() {
-        Err(unreadable(path, &pem::Error::NoItemsFound))
+        Err(unreadable_error(path, &pem::Error::NoItemsFound))
     } else {
         Ok(found)
     }
@@ -113,7 +119,7 @@ fn check_kind(path: &Path, kind: &KeyKind, works: bool) -> Result<(), ServeError
 }
 
 /// Explains to a person why a handshake failed.
-pub(super) fn explained(error: &rustls::Error) -> String {
+pub(super) fn explain_tls_error(error: &rustls::Error) -> String {
     let is_about_keys = matches!(
         error,
         rustls::Error::NoCertificatesPresented
@@ -130,10 +136,10 @@ pub(super) fn explained(error: &rustls::Error) -> String {
     }
 }
 
-fn unreadable(path: &Path, error: &pem::Error) -> ServeError {
+fn unreadable_error(path: &Path, error: &pem::Error) -> ServeError {
     ServeError::Certificate(PathBuf::from(path), error.to_string())
 }
 
-fn refused(error: impl std::fmt::Display) -> ServeError {
+fn refused_error(error: impl std::fmt::Display) -> ServeError {
     ServeError::Tls(error.to_string())
 }

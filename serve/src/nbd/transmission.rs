@@ -4,7 +4,9 @@
 //! ones, and some do: as no request is ever whole in memory, they are served as far as other
 //! servers do, and further where a reply has chunks.
 
-use super::wire::{self, Address, BadMagic, Errno, Headers, RawRequest, command, command_flag};
+use super::wire::{
+    self, BadMagic, Errno, Headers, RawRequest, ReplyAddress, command, command_flag,
+};
 
 /// The longest write, and read in one piece: what nbdkit takes. A client that means to send more is
 /// broken.
@@ -15,7 +17,7 @@ const READ_LEN_MAX: u64 = u32::MAX as u64;
 /// A metadata context of BLOCK_STATUS. Its number on the wire is its place among the contexts
 /// selected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Context {
+pub(super) enum MetadataContext {
     /// Data, zeros or a hole.
     Allocation,
     /// The ranges that may differ from this snapshot.
@@ -32,23 +34,23 @@ pub(super) struct Transmission {
     /// True if every write is refused.
     pub(super) read_only: bool,
     /// Contexts that BLOCK_STATUS reports.
-    pub(super) contexts: Vec<Context>,
+    pub(super) contexts: Vec<MetadataContext>,
 }
 
 /// One request, judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Request {
+pub(super) struct NbdRequest {
     /// Destination of its reply.
-    pub(super) address: Address,
+    pub(super) address: ReplyAddress,
     /// So many bytes follow it, wanted or not.
     pub(super) payload_len: u64,
     /// The work to do.
-    pub(super) job: Job,
+    pub(super) job: RequestJob,
 }
 
 /// Work of a request. Ranges lie inside of the export, `len` is at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Job {
+pub(super) enum RequestJob {
     Read {
         offset: u64,
         len: u32,
@@ -89,25 +91,25 @@ impl Transmission {
         &self,
         input: &[u8],
         stopping: bool,
-    ) -> Result<Option<(Request, usize)>, BadMagic> {
-        let Some(raw) = wire::request(self.headers, input)? else {
+    ) -> Result<Option<(NbdRequest, usize)>, BadMagic> {
+        let Some(raw) = wire::parse_request(self.headers, input)? else {
             return Ok(None);
         };
-        let job = match self.judge(&raw) {
-            Ok(Job::Disconnect) => Job::Disconnect,
-            Ok(_) if stopping => Job::Refuse(Errno::Shutdown, "the server is stopping"),
+        let job = match self.judge_request(&raw) {
+            Ok(RequestJob::Disconnect) => RequestJob::Disconnect,
+            Ok(_) if stopping => RequestJob::Refuse(Errno::Shutdown, "the server is stopping"),
             Ok(job) => job,
-            Err((errno, text)) => Job::Refuse(errno, text),
+            Err((errno, text)) => RequestJob::Refuse(errno, text),
         };
         let has_payload = raw.command == command::WRITE
             || (self.is_extended() && raw.flags & command_flag::PAYLOAD_LEN != 0);
         let payload_len = if has_payload { raw.len } else { 0 };
-        let address = Address {
+        let address = ReplyAddress {
             cookie: raw.cookie,
             offset: raw.offset,
         };
         Ok(Some((
-            Request {
+            NbdRequest {
                 address,
                 payload_len,
                 job,
@@ -120,7 +122,7 @@ impl Transmission {
         self.headers == Headers::Extended
     }
 
-    fn judge(&self, raw: &RawRequest) -> Result<Job, (Errno, &'static str)> {
+    fn judge_request(&self, raw: &RawRequest) -> Result<RequestJob, (Errno, &'static str)> {
         let RawRequest { offset, len, .. } = *raw;
         self.check_flags(raw)?;
         let durable = raw.flags & command_flag::FUA != 0;
@@ -128,7 +130,7 @@ impl Transmission {
             command::READ => {
                 self.check_range(raw, Errno::Invalid)?;
                 let whole = raw.flags & command_flag::DF != 0;
-                Ok(Job::Read {
+                Ok(RequestJob::Read {
                     offset,
                     len: self.read_len(len, whole)?,
                     whole,
@@ -137,7 +139,7 @@ impl Transmission {
             command::WRITE => {
                 self.check_writable()?;
                 self.check_range(raw, Errno::NoSpace)?;
-                Ok(Job::Write {
+                Ok(RequestJob::Write {
                     offset,
                     len: moved_len(len, WHOLE_LEN_MAX, Errno::Invalid)?,
                     durable,
@@ -153,25 +155,25 @@ impl Transmission {
                         Errno::NoSpace
                     },
                 )?;
-                Ok(Job::Zero {
+                Ok(RequestJob::Zero {
                     offset,
                     len,
                     durable,
                 })
             }
-            command::DISC => Ok(Job::Disconnect),
-            command::FLUSH if offset == 0 && len == 0 => Ok(Job::Flush),
+            command::DISC => Ok(RequestJob::Disconnect),
+            command::FLUSH if offset == 0 && len == 0 => Ok(RequestJob::Flush),
             command::FLUSH => Err((Errno::Invalid, "a flush has no range")),
             command::CACHE => {
                 self.check_range(raw, Errno::Invalid)?;
-                Ok(Job::Prefetch { offset, len })
+                Ok(RequestJob::Prefetch { offset, len })
             }
             command::BLOCK_STATUS if self.contexts.is_empty() => {
                 Err((Errno::Invalid, "no context was selected"))
             }
             command::BLOCK_STATUS => {
                 self.check_range(raw, Errno::Invalid)?;
-                Ok(Job::Status {
+                Ok(RequestJob::Status {
                     offset,
                     len,
                     one: raw.flags & command_flag::REQ_ONE != 0,
@@ -239,7 +241,7 @@ fn moved_len(len: u64, max: u64, too_long: Errno) -> Result<u32, (Errno, &'stati
 
 #[cfg(test)]
 mod tests {
-    use super::{Errno, Headers, Job, Transmission};
+    use super::{Errno, Headers, RequestJob, Transmission};
 
     fn request(command: u16) -> Vec<u8> {
         let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
@@ -263,7 +265,7 @@ mod tests {
                 .expect("a request")
                 .expect("a whole one");
             assert!(
-                matches!(request.job, Job::Refuse(Errno::Shutdown, _)),
+                matches!(request.job, RequestJob::Refuse(Errno::Shutdown, _)),
                 "command {command}"
             );
             assert_eq!(
@@ -276,6 +278,6 @@ mod tests {
             .next(&request(2), true)
             .expect("a request")
             .expect("a whole one");
-        assert_eq!(request.job, Job::Disconnect);
+        assert_eq!(request.job, RequestJob::Disconnect);
     }
 }

@@ -12,8 +12,8 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustls::server::{ServerConfig, ServerConnection};
 
-use super::buffers::Input;
-use super::tls::explained;
+use super::buffers::ReceiveBuffer;
+use super::tls::explain_tls_error;
 
 /// Plain bytes that become records at once: what is encrypted but not sent yet.
 const TLS_PIECE_LEN: usize = 64 << 10;
@@ -25,14 +25,14 @@ pub(super) struct Transport {
     /// Until then each call must end, while `hurried`.
     deadline: Instant,
     hurried: AtomicBool,
-    tls: OnceLock<Tls>,
+    tls: OnceLock<TlsSession>,
 }
 
 #[derive(Debug)]
-struct Tls {
+struct TlsSession {
     session: Mutex<ServerConnection>,
     /// Records that have arrived and are not decrypted yet: the receiving thread's.
-    arrived: Mutex<Input>,
+    arrived: Mutex<ReceiveBuffer>,
 }
 
 impl Transport {
@@ -54,13 +54,13 @@ impl Transport {
     }
 
     /// No more bytes come in, and who waits for some wakes up; or neither in nor out.
-    pub(super) fn shut(&self, how: Shutdown) {
+    pub(super) fn shut_down(&self, how: Shutdown) {
         // A client that has hung up already needs nothing.
         let _ = rustix::net::shutdown(&self.socket, how);
     }
 
     /// Some bytes of the client, none when it has no more.
-    pub(super) fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn receive_bytes(&self, into: &mut [u8]) -> io::Result<usize> {
         match self.tls.get() {
             None => self.receive_raw(into),
             Some(tls) => self.receive_tls(tls, into),
@@ -68,15 +68,15 @@ impl Transport {
     }
 
     /// Sends all of `bytes`. Not from two threads at once.
-    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn send_bytes(&self, bytes: &[u8]) -> io::Result<()> {
         let Some(tls) = self.tls.get() else {
             return self.send_raw(bytes);
         };
         for piece in bytes.chunks(TLS_PIECE_LEN) {
             let mut records = Vec::with_capacity(piece.len() + 256);
-            let mut session = locked(&tls.session);
+            let mut session = lock_unpoisoned(&tls.session);
             session.writer().write_all(piece)?;
-            drain(&mut session, &mut records)?;
+            drain_records(&mut session, &mut records)?;
             drop(session);
             self.send_raw(&records)?;
         }
@@ -89,23 +89,23 @@ impl Transport {
         // Written bytes are drained at once, so a limit of the session's own would only split
         // records.
         session.set_buffer_limit(None);
-        let mut arrived = Input::default();
+        let mut arrived = ReceiveBuffer::default();
         while session.is_handshaking() {
-            if arrived.data().is_empty() {
-                let len = self.receive_raw(arrived.space())?;
+            if arrived.unread_bytes().is_empty() {
+                let len = self.receive_raw(arrived.free_space())?;
                 if len == 0 {
                     return Err(ErrorKind::UnexpectedEof.into());
                 }
-                arrived.arrived(len);
+                arrived.add_arrived(len);
             }
-            let understood = feed(&mut session, &mut arrived);
+            let understood = feed_records(&mut session, &mut arrived);
             let mut records = Vec::new();
-            drain(&mut session, &mut records)?;
+            drain_records(&mut session, &mut records)?;
             // A refusal carries its reason.
             self.send_raw(&records)?;
             understood?;
         }
-        let tls = Tls {
+        let tls = TlsSession {
             session: Mutex::new(session),
             arrived: Mutex::new(arrived),
         };
@@ -118,10 +118,10 @@ impl Transport {
     pub(super) fn say_goodbye(&self) {
         let Some(tls) = self.tls.get() else { return };
         let mut records = Vec::new();
-        let mut session = locked(&tls.session);
+        let mut session = lock_unpoisoned(&tls.session);
         session.send_close_notify();
         // It is a courtesy: who has gone already needs none.
-        let _ = drain(&mut session, &mut records);
+        let _ = drain_records(&mut session, &mut records);
         let _ = rustix::net::send(
             &self.socket,
             &records,
@@ -129,11 +129,11 @@ impl Transport {
         );
     }
 
-    fn receive_tls(&self, tls: &Tls, into: &mut [u8]) -> io::Result<usize> {
-        let mut arrived = locked(&tls.arrived);
+    fn receive_tls(&self, tls: &TlsSession, into: &mut [u8]) -> io::Result<usize> {
+        let mut arrived = lock_unpoisoned(&tls.arrived);
         loop {
             {
-                let mut session = locked(&tls.session);
+                let mut session = lock_unpoisoned(&tls.session);
                 match session.reader().read(into) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     // A client that hangs up without a word is no attack here: requests have
@@ -141,22 +141,22 @@ impl Transport {
                     Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
                     done => return done,
                 }
-                if !arrived.data().is_empty() {
-                    feed(&mut session, &mut arrived)?;
+                if !arrived.unread_bytes().is_empty() {
+                    feed_records(&mut session, &mut arrived)?;
                     continue;
                 }
             }
-            let len = self.receive_raw(arrived.space())?;
+            let len = self.receive_raw(arrived.free_space())?;
             if len == 0 {
                 return Ok(0);
             }
-            arrived.arrived(len);
+            arrived.add_arrived(len);
         }
     }
 
     fn receive_raw(&self, into: &mut [u8]) -> io::Result<usize> {
         loop {
-            self.hurry(Timeout::Recv)?;
+            self.limit_wait(Timeout::Recv)?;
             match rustix::net::recv(&self.socket, &mut *into, RecvFlags::empty()) {
                 Ok((received, _)) => return Ok(received),
                 Err(Errno::INTR) => {}
@@ -167,7 +167,7 @@ impl Transport {
 
     fn send_raw(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.hurry(Timeout::Send)?;
+            self.limit_wait(Timeout::Send)?;
             match rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL) {
                 Ok(sent) => bytes = &bytes[sent..],
                 Err(Errno::INTR) => {}
@@ -178,7 +178,7 @@ impl Transport {
     }
 
     /// Lets the next call wait no longer than the deadline, however slowly bytes trickle in.
-    fn hurry(&self, which: Timeout) -> io::Result<()> {
+    fn limit_wait(&self, which: Timeout) -> io::Result<()> {
         if !self.hurried.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -190,35 +190,35 @@ impl Transport {
     }
 }
 
-fn feed(session: &mut ServerConnection, arrived: &mut Input) -> io::Result<()> {
-    let mut records = arrived.data();
+fn feed_records(session: &mut ServerConnection, arrived: &mut ReceiveBuffer) -> io::Result<()> {
+    let mut records = arrived.unread_bytes();
     let available = records.len();
     session.read_tls(&mut records)?;
     let taken = available - records.len();
-    arrived.consume(taken);
+    arrived.consume_bytes(taken);
     session
         .process_new_packets()
-        .map_err(|error| io::Error::other(explained(&error)))?;
+        .map_err(|error| io::Error::other(explain_tls_error(&error)))?;
     Ok(())
 }
 
-fn drain(session: &mut ServerConnection, records: &mut Vec<u8>) -> io::Result<()> {
+fn drain_records(session: &mut ServerConnection, records: &mut Vec<u8>) -> io::Result<()> {
     while session.wants_write() {
         session.write_tls(records)?;
     }
     Ok(())
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock_unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The sending end, as a writer.
-pub(super) struct Outlet(pub(super) Arc<Transport>);
+pub(super) struct SocketWriter(pub(super) Arc<Transport>);
 
-impl Write for Outlet {
+impl Write for SocketWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.send(bytes).map(|()| bytes.len())
+        self.0.send_bytes(bytes).map(|()| bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

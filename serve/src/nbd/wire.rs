@@ -81,7 +81,7 @@ pub(super) mod info {
 }
 
 /// The server's first message.
-pub(super) fn greeting() -> [u8; 18] {
+pub(super) fn server_greeting() -> [u8; 18] {
     let mut bytes = [0; 18];
     bytes[..8].copy_from_slice(&NBD_MAGIC.to_be_bytes());
     bytes[8..16].copy_from_slice(&OPTION_MAGIC.to_be_bytes());
@@ -101,13 +101,13 @@ pub(super) fn option_header(input: &[u8]) -> Result<Option<OptionHeader>, BadMag
     let Some(header) = input.get(..OPTION_HEADER_LEN) else {
         return Ok(None);
     };
-    let mut fields = Fields(header);
-    if fields.u64() != Some(OPTION_MAGIC) {
+    let mut fields = FieldReader(header);
+    if fields.take_u64() != Some(OPTION_MAGIC) {
         return Err(BadMagic);
     }
     Ok(fields
-        .u32()
-        .zip(fields.u32())
+        .take_u32()
+        .zip(fields.take_u32())
         .map(|(option, data_len)| OptionHeader { option, data_len }))
 }
 
@@ -123,30 +123,30 @@ pub(super) fn put_option_reply(out: &mut Vec<u8>, option: u32, kind: u32, data: 
 
 /// The big-endian fields of a message, each `None` where it ends too early.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(super) struct FieldReader<'a>(pub(super) &'a [u8]);
 
-impl<'a> Fields<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+impl<'a> FieldReader<'a> {
+    fn take_array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (taken, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
         Some(*taken)
     }
 
-    pub(super) fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
+    pub(super) fn take_u16(&mut self) -> Option<u16> {
+        self.take_array().map(u16::from_be_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_be_bytes)
+    pub(super) fn take_u32(&mut self) -> Option<u32> {
+        self.take_array().map(u32::from_be_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_be_bytes)
+    pub(super) fn take_u64(&mut self) -> Option<u64> {
+        self.take_array().map(u64::from_be_bytes)
     }
 
     /// A length of 32 bits, and so many bytes of UTF-8, at most [`STRING_LEN_MAX`].
-    pub(super) fn string(&mut self) -> Option<&'a str> {
-        let len = self.u32()? as usize;
+    pub(super) fn take_string(&mut self) -> Option<&'a str> {
+        let len = self.take_u32()? as usize;
         let (taken, rest) = self
             .0
             .split_at_checked(len)
@@ -156,7 +156,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Something, if nothing is left behind it.
-    pub(super) fn finish(self) -> Option<()> {
+    pub(super) fn expect_end(self) -> Option<()> {
         self.0.is_empty().then_some(())
     }
 }
@@ -299,26 +299,33 @@ pub(super) struct RawRequest {
 }
 
 /// The request at the start of `input`, `None` if it is not whole yet.
-pub(super) fn request(headers: Headers, input: &[u8]) -> Result<Option<RawRequest>, BadMagic> {
+pub(super) fn parse_request(
+    headers: Headers,
+    input: &[u8],
+) -> Result<Option<RawRequest>, BadMagic> {
     let Some(header) = input.get(..headers.request_len()) else {
         return Ok(None);
     };
-    let mut fields = Fields(header);
+    let mut fields = FieldReader(header);
     let expected = if headers == Headers::Extended {
         EXTENDED_REQUEST_MAGIC
     } else {
         REQUEST_MAGIC
     };
-    if fields.u32() != Some(expected) {
+    if fields.take_u32() != Some(expected) {
         return Err(BadMagic);
     }
     let mut decode = || {
-        let (flags, command, cookie, offset) =
-            (fields.u16()?, fields.u16()?, fields.u64()?, fields.u64()?);
+        let (flags, command, cookie, offset) = (
+            fields.take_u16()?,
+            fields.take_u16()?,
+            fields.take_u64()?,
+            fields.take_u64()?,
+        );
         let len = if headers == Headers::Extended {
-            fields.u64()?
+            fields.take_u64()?
         } else {
-            u64::from(fields.u32()?)
+            u64::from(fields.take_u32()?)
         };
         Some(RawRequest {
             flags,
@@ -333,7 +340,7 @@ pub(super) fn request(headers: Headers, input: &[u8]) -> Result<Option<RawReques
 
 /// Identity of the request that a reply answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Address {
+pub(super) struct ReplyAddress {
     pub(super) cookie: u64,
     pub(super) offset: u64,
 }
@@ -354,7 +361,7 @@ pub(super) fn put_chunk(
     headers: Headers,
     flags: u16,
     kind: u16,
-    address: Address,
+    address: ReplyAddress,
     payload_len: u64,
 ) -> usize {
     let magic = if headers == Headers::Extended {
@@ -377,7 +384,9 @@ pub(super) fn put_chunk(
 
 #[cfg(test)]
 mod tests {
-    use super::{BadMagic, Fields, Headers, OPTION_MAGIC, REQUEST_MAGIC, option_header, request};
+    use super::{
+        BadMagic, FieldReader, Headers, OPTION_MAGIC, REQUEST_MAGIC, option_header, parse_request,
+    };
 
     #[test]
     fn a_message_cut_anywhere_is_not_yet_one() {
@@ -393,10 +402,11 @@ mod tests {
         let mut bytes = REQUEST_MAGIC.to_be_bytes().to_vec();
         bytes.resize(28, 0xff);
         for len in 0..bytes.len() {
-            assert_eq!(request(Headers::Structured, &bytes[..len]), Ok(None));
+            assert_eq!(parse_request(Headers::Structured, &bytes[..len]), Ok(None));
         }
         assert_eq!(
-            request(Headers::Simple, &bytes).map(|request| request.map(|request| request.len)),
+            parse_request(Headers::Simple, &bytes)
+                .map(|request| request.map(|request| request.len)),
             Ok(Some(u64::from(u32::MAX)))
         );
     }
@@ -404,11 +414,11 @@ mod tests {
     #[test]
     fn another_magic_is_an_error() {
         assert_eq!(option_header(&[0; 16]), Err(BadMagic));
-        assert_eq!(request(Headers::Simple, &[0; 28]), Err(BadMagic));
+        assert_eq!(parse_request(Headers::Simple, &[0; 28]), Err(BadMagic));
         let mut compact = REQUEST_MAGIC.to_be_bytes().to_vec();
         compact.resize(32, 0);
         assert_eq!(
-            request(Headers::Extended, &compact),
+            parse_request(Headers::Extended, &compact),
             Err(BadMagic),
             "a compact request where extended ones were agreed"
         );
@@ -421,12 +431,16 @@ mod tests {
             (&[0, 0, 0, 3, b'a', b'b'], None),
             (&[0, 0, 0], None),
         ] {
-            assert_eq!(Fields(bytes).string(), expected);
+            assert_eq!(FieldReader(bytes).take_string(), expected);
         }
-        assert_eq!(Fields(&[0, 0, 0, 1, 0xff]).string(), None, "not UTF-8");
+        assert_eq!(
+            FieldReader(&[0, 0, 0, 1, 0xff]).take_string(),
+            None,
+            "not UTF-8"
+        );
         for (len, fits) in [(4096_usize, true), (4097, false)] {
             let bytes = [&(len as u32).to_be_bytes()[..], &vec![b'x'; len]].concat();
-            assert_eq!(Fields(&bytes).string().is_some(), fits, "{len}");
+            assert_eq!(FieldReader(&bytes).take_string().is_some(), fits, "{len}");
         }
     }
 }

@@ -32,11 +32,11 @@ struct EnteredDisk {
     /// Number of connections of each client.
     present: Mutex<HashMap<Peer, usize>>,
     /// Shared by writes while they go on.
-    gate: RwLock<Writer>,
+    gate: RwLock<CurrentWriter>,
 }
 
 #[derive(Debug, Default)]
-struct Writer {
+struct CurrentWriter {
     current: Option<Peer>,
     /// Those whose disk was taken over, and who have not left it.
     deposed: Vec<Peer>,
@@ -62,12 +62,16 @@ impl Writers {
 
     /// Notes one more connection of `peer` to `device`, which the caller holds longer than what is
     /// returned.
-    pub(super) fn enter(self: &Arc<Self>, device: &Arc<dyn Device>, peer: &Peer) -> WriteRight {
+    pub(super) fn enter_disk(
+        self: &Arc<Self>,
+        device: &Arc<dyn Device>,
+        peer: &Peer,
+    ) -> WriteRight {
         let key = Arc::as_ptr(device).cast::<()>() as usize;
-        let mut disks = self.disks();
+        let mut disks = self.lock_disks();
         let disk = Arc::clone(disks.entry(key).or_default());
         // Under the lock of all disks: who leaves last takes the disk off them.
-        *disk.present().entry(peer.clone()).or_default() += 1;
+        *disk.lock_present().entry(peer.clone()).or_default() += 1;
         drop(disks);
         WriteRight {
             writers: Arc::clone(self),
@@ -77,27 +81,27 @@ impl Writers {
         }
     }
 
-    fn disks(&self) -> MutexGuard<'_, HashMap<usize, Arc<EnteredDisk>>> {
+    fn lock_disks(&self) -> MutexGuard<'_, HashMap<usize, Arc<EnteredDisk>>> {
         self.disks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl EnteredDisk {
-    fn present(&self) -> MutexGuard<'_, HashMap<Peer, usize>> {
+    fn lock_present(&self) -> MutexGuard<'_, HashMap<Peer, usize>> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl WriteRight {
     /// True if this client is the one that writes.
-    pub(super) fn writes(&self) -> bool {
+    pub(super) fn is_writer(&self) -> bool {
         let gate = &self.disk.gate;
         let writer = gate.read().unwrap_or_else(PoisonError::into_inner);
         writer.current.as_ref() == Some(&self.peer)
     }
 
     /// The client that keeps this one from writing, if there is one now.
-    pub(super) fn holder(&self) -> Option<Peer> {
+    pub(super) fn blocking_writer(&self) -> Option<Peer> {
         let gate = &self.disk.gate;
         let writer = gate.read().unwrap_or_else(PoisonError::into_inner);
         writer.keeps_out(&self.peer, self.writers.takeover).cloned()
@@ -105,7 +109,7 @@ impl WriteRight {
 
     /// Does `act`, which writes, while no other client can; or returns the client that keeps this
     /// one from it.
-    pub(super) fn write<T>(&self, act: impl FnOnce() -> T) -> Result<T, Peer> {
+    pub(super) fn write_exclusively<T>(&self, act: impl FnOnce() -> T) -> Result<T, Peer> {
         let gate = &self.disk.gate;
         let shared = gate.read().unwrap_or_else(PoisonError::into_inner);
         if shared.current.as_ref() == Some(&self.peer) {
@@ -116,13 +120,13 @@ impl WriteRight {
         if let Some(holder) = writer.keeps_out(&self.peer, self.writers.takeover) {
             return Err(holder.clone());
         }
-        writer.take(&self.peer);
+        writer.take_over(&self.peer);
         // The gate stays closed for this one write: it is the first of many.
         Ok(act())
     }
 }
 
-impl Writer {
+impl CurrentWriter {
     /// The client because of which `peer` cannot write.
     fn keeps_out(&self, peer: &Peer, takeover: bool) -> Option<&Peer> {
         let other = self.current.as_ref().filter(|current| *current != peer)?;
@@ -130,14 +134,14 @@ impl Writer {
     }
 
     /// Makes `peer` the writer.
-    fn take(&mut self, peer: &Peer) {
+    fn take_over(&mut self, peer: &Peer) {
         self.deposed.retain(|deposed| deposed != peer);
         let before = self.current.replace(peer.clone());
         self.deposed.extend(before.filter(|before| before != peer));
     }
 
     /// Forgets `peer`, which has left.
-    fn forget(&mut self, peer: &Peer) {
+    fn forget_peer(&mut self, peer: &Peer) {
         self.deposed.retain(|deposed| deposed != peer);
         self.current.take_if(|current| current == peer);
     }
@@ -145,8 +149,8 @@ impl Writer {
 
 impl Drop for WriteRight {
     fn drop(&mut self) {
-        let mut disks = self.writers.disks();
-        let mut present = self.disk.present();
+        let mut disks = self.writers.lock_disks();
+        let mut present = self.disk.lock_present();
         let is_last = match present.get_mut(&self.peer) {
             Some(1) => true,
             Some(count) => {
@@ -167,7 +171,7 @@ impl Drop for WriteRight {
         let gate = &self.disk.gate;
         gate.write()
             .unwrap_or_else(PoisonError::into_inner)
-            .forget(&self.peer);
+            .forget_peer(&self.peer);
     }
 }
 
@@ -193,40 +197,57 @@ mod tests {
     #[test]
     fn who_writes_first_writes_alone_until_its_last_connection_is_gone() {
         let ([disk, other_disk], writers) = (two_disks(), Arc::new(Writers::new(false)));
-        let enter = |last| writers.enter(&disk, &peer(last));
+        let enter = |last| writers.enter_disk(&disk, &peer(last));
         let (first, again, second) = (enter(1), enter(1), enter(2));
-        assert_eq!(second.holder(), None, "nobody has written");
-        assert_eq!(first.write(|| 5), Ok(5));
-        assert_eq!(again.write(|| 6), Ok(6), "one client, two connections");
-        assert_eq!(second.write(|| 7), Err(peer(1)));
-        assert_eq!(second.holder(), Some(peer(1)));
-        assert_eq!(writers.enter(&other_disk, &peer(2)).write(|| 8), Ok(8));
+        assert_eq!(second.blocking_writer(), None, "nobody has written");
+        assert_eq!(first.write_exclusively(|| 5), Ok(5));
+        assert_eq!(
+            again.write_exclusively(|| 6),
+            Ok(6),
+            "one client, two connections"
+        );
+        assert_eq!(second.write_exclusively(|| 7), Err(peer(1)));
+        assert_eq!(second.blocking_writer(), Some(peer(1)));
+        assert_eq!(
+            writers
+                .enter_disk(&other_disk, &peer(2))
+                .write_exclusively(|| 8),
+            Ok(8)
+        );
         drop(first);
-        assert_eq!(second.write(|| 7), Err(peer(1)));
+        assert_eq!(second.write_exclusively(|| 7), Err(peer(1)));
         drop(again);
-        assert_eq!(second.write(|| 7), Ok(7));
+        assert_eq!(second.write_exclusively(|| 7), Ok(7));
         drop(second);
-        assert!(writers.disks().is_empty());
+        assert!(writers.lock_disks().is_empty());
     }
 
     #[test]
     fn with_takeover_who_writes_last_writes_alone() {
         let ([disk, _], writers) = (two_disks(), Arc::new(Writers::new(true)));
         let (source, target) = (
-            writers.enter(&disk, &peer(1)),
-            writers.enter(&disk, &peer(2)),
+            writers.enter_disk(&disk, &peer(1)),
+            writers.enter_disk(&disk, &peer(2)),
         );
-        assert_eq!(source.write(|| ()), Ok(()));
-        assert_eq!(target.holder(), None);
-        assert_eq!(target.write(|| ()), Ok(()));
-        assert_eq!(source.write(|| ()), Err(peer(2)), "no way back");
-        assert_eq!(source.holder(), Some(peer(2)));
+        assert_eq!(source.write_exclusively(|| ()), Ok(()));
+        assert_eq!(target.blocking_writer(), None);
+        assert_eq!(target.write_exclusively(|| ()), Ok(()));
+        assert_eq!(source.write_exclusively(|| ()), Err(peer(2)), "no way back");
+        assert_eq!(source.blocking_writer(), Some(peer(2)));
         drop(source);
-        assert_eq!(target.write(|| ()), Ok(()), "it takes nothing along");
-        let back = writers.enter(&disk, &peer(1));
-        assert_eq!(back.write(|| ()), Ok(()), "moved back");
-        assert_eq!(target.write(|| ()), Err(peer(1)));
+        assert_eq!(
+            target.write_exclusively(|| ()),
+            Ok(()),
+            "it takes nothing along"
+        );
+        let back = writers.enter_disk(&disk, &peer(1));
+        assert_eq!(back.write_exclusively(|| ()), Ok(()), "moved back");
+        assert_eq!(target.write_exclusively(|| ()), Err(peer(1)));
         drop(back);
-        assert_eq!(target.write(|| ()), Ok(()), "nobody else is there");
+        assert_eq!(
+            target.write_exclusively(|| ()),
+            Ok(()),
+            "nobody else is there"
+        );
     }
 }

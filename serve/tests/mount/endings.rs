@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use vellum_serve::fuse::{Mount, MountError, Options};
+use vellum_serve::fuse::{Mount, MountError, MountOptions};
 
 use crate::memory::{Disk, Disks};
 use crate::{PATIENCE, Shown, fuse_is_here, soon};
@@ -34,7 +34,7 @@ fn a_stopped_mount_leaves_an_empty_folder() {
         return;
     };
     shown.open("images/disk.raw").write_all_at(b"x", 0).unwrap();
-    shown.mount.take().unwrap().stop(PATIENCE).unwrap();
+    shown.mount.take().unwrap().stop_within(PATIENCE).unwrap();
     assert!(!is_mounted(shown.folder.path()));
     assert_eq!(fs::read_dir(shown.folder.path()).unwrap().count(), 0);
     assert_eq!(disk.attached_count.load(Ordering::SeqCst), 0);
@@ -52,7 +52,7 @@ fn a_stop_takes_open_files_away_and_keeps_what_was_written() {
         .mount
         .take()
         .unwrap()
-        .stop(Duration::from_millis(50))
+        .stop_within(Duration::from_millis(50))
         .unwrap();
     assert!(!is_mounted(shown.folder.path()));
     assert_eq!(fs::read_dir(shown.folder.path()).unwrap().count(), 0);
@@ -70,7 +70,7 @@ fn a_stop_waits_for_files_that_are_closed_in_time() {
     };
     let file = shown.open("images/disk.raw");
     let mount = shown.mount.take().unwrap();
-    let stopping = thread::spawn(move || mount.stop(PATIENCE));
+    let stopping = thread::spawn(move || mount.stop_within(PATIENCE));
     thread::sleep(Duration::from_millis(100));
     file.write_all_at(b"in time", 0).unwrap();
     drop(file);
@@ -84,7 +84,7 @@ fn an_unmount_from_outside_is_noticed() {
         return;
     };
     let mount = shown.mount.take().unwrap();
-    assert!(!mount.wait(Duration::ZERO));
+    assert!(!mount.wait_unmounted(Duration::ZERO));
     assert!(
         Command::new("fusermount3")
             .arg("-u")
@@ -93,8 +93,8 @@ fn an_unmount_from_outside_is_noticed() {
             .unwrap()
             .success()
     );
-    assert!(mount.wait(PATIENCE));
-    mount.stop(Duration::ZERO).unwrap();
+    assert!(mount.wait_unmounted(PATIENCE));
+    mount.stop_within(Duration::ZERO).unwrap();
 }
 
 #[test]
@@ -113,7 +113,12 @@ fn a_stop_closes_what_a_lazy_unmount_left_open() {
             .success()
     );
     file.write_all_at(b"still served", 0).unwrap();
-    shown.mount.take().unwrap().stop(Duration::ZERO).unwrap();
+    shown
+        .mount
+        .take()
+        .unwrap()
+        .stop_within(Duration::ZERO)
+        .unwrap();
     assert_eq!(
         (
             disk.attached_count.load(Ordering::SeqCst),
@@ -128,7 +133,7 @@ fn a_stop_closes_what_a_lazy_unmount_left_open() {
 fn a_folder_with_something_in_it_is_not_hidden() {
     let folder = tempfile::tempdir().unwrap();
     let start = |folder: &Path| {
-        Mount::start(Arc::new(Disks::default()), folder, Options::default()).map(drop)
+        Mount::mount_exports(Arc::new(Disks::default()), folder, MountOptions::default()).map(drop)
     };
     fs::write(folder.path().join("letter"), "dear").unwrap();
     assert!(matches!(start(folder.path()), Err(MountError::NotEmpty(_))));
@@ -152,7 +157,7 @@ fn serve_until_killed() {
     };
     let disks = Arc::new(Disks::default());
     disks.add("disk", 1, &Disk::new(1 << 20));
-    let _mount = Mount::start(disks, Path::new(&folder), Options::default()).unwrap();
+    let _mount = Mount::mount_exports(disks, Path::new(&folder), MountOptions::default()).unwrap();
     loop {
         thread::park();
     }
@@ -240,13 +245,13 @@ fn a_mount_that_died_with_its_guard_gives_way_to_the_next() {
     server.kill().unwrap();
     server.wait().unwrap();
     soon("the mount is dead", || fs::metadata(folder.path()).is_err());
-    Mount::start(
+    Mount::mount_exports(
         Arc::new(Disks::default()),
         folder.path(),
-        Options::default(),
+        MountOptions::default(),
     )
     .unwrap()
-    .stop(PATIENCE)
+    .stop_within(PATIENCE)
     .unwrap();
     assert!(!is_mounted(folder.path()));
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use fastrand::Rng;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
-use vellum_core::device::{DeviceError, Space};
+use vellum_core::device::{DeviceError, ExportSpace};
 
 use crate::memory::{BLOCK_LEN, Disk};
 use crate::programs::run;
@@ -511,7 +511,7 @@ fn the_room_is_that_of_the_exports() {
         (80, 0, 0, 5, 0),
         "disks in memory say nothing of their own"
     );
-    *shown.disks.space.lock().unwrap() = Some(Space {
+    *shown.disks.space.lock().unwrap() = Some(ExportSpace {
         len: 1 << 30,
         free_len: 1 << 20,
         usable_len: 1 << 19,

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use memory::{Disk, Disks};
 use tempfile::TempDir;
-use vellum_serve::fuse::{Mount, Options};
+use vellum_serve::fuse::{Mount, MountOptions};
 
 /// What a test may wait for that only a broken program does not do.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
@@ -42,10 +42,10 @@ impl Shown {
             .iter()
             .for_each(|(name, disk)| all.add(name, 1_000_000_000_123, disk));
         let folder = tempfile::tempdir().unwrap();
-        let mount = Mount::start(
+        let mount = Mount::mount_exports(
             Arc::clone(&all) as Arc<_>,
             folder.path(),
-            Options::default(),
+            MountOptions::default(),
         )
         .unwrap();
         Some(Self {

@@ -6,7 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use vellum_core::device::{
-    Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Space, Stretch,
+    AllocationStatus, Device, DeviceError, ExportInfo, ExportSpace, Exports, Intent, OpenError,
+    TypedRange,
 };
 
 /// What is zeroed in whole blocks of this length is a hole, the rest is data.
@@ -173,26 +174,26 @@ impl Device for Attached {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+    ) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError> {
         self.0.fail()?;
         let content = self.0.content();
         let end = offset + len;
-        let mut stretches: Vec<Stretch<Allocation>> = Vec::new();
+        let mut stretches: Vec<TypedRange<AllocationStatus>> = Vec::new();
         let mut at = offset;
         while at < end {
             let block = at as usize / BLOCK_LEN;
             let next = ((block + 1) * BLOCK_LEN) as u64;
             let kind = if content.is_data[block] {
-                Allocation::Data
+                AllocationStatus::Data
             } else {
-                [Allocation::Zero, Allocation::Hole][block % 2]
+                [AllocationStatus::Zero, AllocationStatus::Hole][block % 2]
             };
             let len = next.min(end) - at;
             let is_full = stretches.len() == count_max;
             match stretches.last_mut() {
                 Some(last) if last.kind == kind => last.len += len,
                 _ if is_full => break,
-                _ => stretches.push(Stretch {
+                _ => stretches.push(TypedRange {
                     offset: at,
                     len,
                     kind,
@@ -213,7 +214,7 @@ impl Device for Attached {
         _offset: u64,
         _len: u64,
         _count_max: usize,
-    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
+    ) -> Result<Vec<TypedRange<bool>>, DeviceError> {
         Err(DeviceError::Io(format!("no {since}")))
     }
 }
@@ -225,7 +226,7 @@ pub(crate) struct Disks {
     attached: Mutex<BTreeMap<String, Weak<Attached>>>,
     revision: AtomicU64,
     /// The room under them, if anything is to be said of it.
-    pub(crate) space: Mutex<Option<Space>>,
+    pub(crate) space: Mutex<Option<ExportSpace>>,
     /// Names that somebody else writes to.
     pub(crate) refused: Mutex<Vec<String>>,
 }
@@ -257,7 +258,7 @@ fn export_info(name: &str, disk: &Disk, changed_ms: u64) -> ExportInfo {
 }
 
 impl Exports for Disks {
-    fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
+    fn list_exports(&self) -> Result<Vec<ExportInfo>, DeviceError> {
         Ok(self
             .by_name
             .lock()
@@ -267,7 +268,7 @@ impl Exports for Disks {
             .collect())
     }
 
-    fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
+    fn export_info(&self, name: &str) -> Result<ExportInfo, OpenError> {
         let disks = self.by_name.lock().unwrap();
         disks
             .get(name)
@@ -275,7 +276,7 @@ impl Exports for Disks {
             .ok_or_else(|| OpenError::Unknown(name.to_owned()))
     }
 
-    fn open(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError> {
+    fn open_export(&self, name: &str, intent: Intent) -> Result<Arc<dyn Device>, OpenError> {
         if intent == Intent::ReadWrite
             && self
                 .refused
@@ -309,9 +310,13 @@ impl Exports for Disks {
         Ok(open)
     }
 
-    fn space(&self) -> Result<Space, DeviceError> {
-        let lens = self.list()?.into_iter().map(|export| export.len).sum();
-        Ok(self.space.lock().unwrap().unwrap_or(Space {
+    fn space_info(&self) -> Result<ExportSpace, DeviceError> {
+        let lens = self
+            .list_exports()?
+            .into_iter()
+            .map(|export| export.len)
+            .sum();
+        Ok(self.space.lock().unwrap().unwrap_or(ExportSpace {
             len: lens,
             free_len: 0,
             usable_len: 0,

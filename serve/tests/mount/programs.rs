@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vellum_serve::fuse::{Mount, Options};
+use vellum_serve::fuse::{Mount, MountOptions};
 
 use crate::memory::{Disk, Disks};
 use crate::{PATIENCE, Shown, fuse_is_here, skipped};
@@ -115,7 +115,7 @@ fn a_file_system_on_a_loop_device_stays_whole() {
         "e2fsck",
         &["-fn", shown.path("images/disk.raw").to_str().unwrap()],
     );
-    shown.mount.take().unwrap().stop(PATIENCE).unwrap();
+    shown.mount.take().unwrap().stop_within(PATIENCE).unwrap();
 }
 
 /// `losetup -r`, and the file system that the snapshot holds, read through it.
@@ -154,7 +154,7 @@ fn a_snapshot_on_a_loop_device_is_a_file_system_to_be_read() {
         unmount(Path::new(inside));
         assert!(read.unwrap() == own);
     }
-    shown.mount.take().unwrap().stop(PATIENCE).unwrap();
+    shown.mount.take().unwrap().stop_within(PATIENCE).unwrap();
 }
 
 /// Every block that was written comes back as it was written: many requests at once past the
@@ -230,17 +230,17 @@ fn other_users_see_nothing_unless_they_are_let_in() {
     for allow_other in [false, true] {
         let disks = Arc::new(Disks::default());
         disks.add("disk", 1, &Disk::new(4096));
-        let mount = Mount::start(
+        let mount = Mount::mount_exports(
             disks,
             &inside,
-            Options {
+            MountOptions {
                 allow_other,
-                ..Options::default()
+                ..MountOptions::default()
             },
         )
         .unwrap();
         assert!(fs::read(inside.join("images/disk.raw")).is_ok());
         assert_eq!(read_as_nobody(&inside.join("images/disk.raw")), allow_other);
-        mount.stop(PATIENCE).unwrap();
+        mount.stop_within(PATIENCE).unwrap();
     }
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::thread;
 use std::time::Duration;
 
-use vellum_serve::nbd::{Options, Stopped, dialogue};
+use vellum_serve::nbd::{ServerOptions, StoppedServer, replies_to};
 
 use crate::client::{
     Client, FIXED, Form, OPT_GO, OPT_LIST, READ, WRITE, one_of_each, option, request, wish,
@@ -18,9 +18,9 @@ const HURRY: Duration = Duration::from_secs(3);
 fn hurried() -> World {
     World::with(
         noise(GRID, 1),
-        Options {
+        ServerOptions {
             handshake_time: HURRY,
-            ..Options::default()
+            ..ServerOptions::default()
         },
     )
 }
@@ -88,8 +88,8 @@ fn a_write_of_4_gib_is_skipped_and_refused() {
     client.send(0, WRITE, 0, u64::from(u32::MAX), &[1; 100]);
     drop(client);
     assert_eq!(
-        world.server.stop(Duration::from_mins(2)),
-        Stopped {
+        world.server.stop_within(Duration::from_mins(2)),
+        StoppedServer {
             cut_off: 0,
             unfinished: 0
         }
@@ -116,7 +116,7 @@ fn a_client_that_never_reads_holds_up_neither_others_nor_the_end() {
         );
     }
     drop(honest);
-    let stopped = world.server.stop(Duration::from_millis(100));
+    let stopped = world.server.stop_within(Duration::from_millis(100));
     assert!(stopped.cut_off >= 8, "{stopped:?}");
     // Their threads end by themselves, as soon as the machine lets them.
     world.await_empty();
@@ -138,7 +138,10 @@ fn a_client_that_stops_in_the_middle_of_a_write_holds_up_nobody() {
         0
     );
     drop(halves);
-    assert_eq!(world.server.stop(Duration::from_mins(2)).unfinished, 0);
+    assert_eq!(
+        world.server.stop_within(Duration::from_mins(2)).unfinished,
+        0
+    );
     assert!(world.disk.content() == before, "half a write is none");
 }
 
@@ -160,7 +163,7 @@ fn after_a_wrong_magic_nothing_is_served() {
     }
 }
 
-/// Every message of a long dialogue, cut at every byte, and with every byte changed: an answer or
+/// Every message of a long replies_to, cut at every byte, and with every byte changed: an answer or
 /// none, never a panic.
 #[test]
 fn no_cut_and_no_changed_byte_of_a_dialogue_breaks_the_server() {
@@ -172,13 +175,13 @@ fn no_cut_and_no_changed_byte_of_a_dialogue_breaks_the_server() {
     };
     for form in [Form::Simple, Form::Structured, Form::Extended] {
         let whole = one_of_each(form);
-        assert!(dialogue(&exports(), &whole).len() > 4096);
+        assert!(replies_to(&exports(), &whole).len() > 4096);
         for at in 0..whole.len() {
-            let _ = dialogue(&exports(), &whole[..at]);
+            let _ = replies_to(&exports(), &whole[..at]);
             for change in [0xff, 0x01, 0x80] {
                 let mut changed = whole.clone();
                 changed[at] ^= change;
-                let _ = dialogue(&exports(), &changed);
+                let _ = replies_to(&exports(), &changed);
             }
         }
     }

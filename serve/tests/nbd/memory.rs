@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 use vellum_core::device::{
-    Allocation, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, Stretch,
+    AllocationStatus, Device, DeviceError, ExportInfo, Exports, Intent, OpenError, TypedRange,
 };
 
 /// The grid on which it knows zeros and changes.
@@ -96,7 +96,7 @@ impl Memory {
     }
 
     fn check(&self, offset: u64, len: u64, writing: bool) -> Result<(), DeviceError> {
-        let end = self.range(offset, len)?.end;
+        let end = self.checked_range(offset, len)?.end;
         let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = self
             .read_count
@@ -133,10 +133,10 @@ impl Memory {
         len: u64,
         count_max: usize,
         kind: impl Fn(usize, &[u8]) -> K,
-    ) -> Vec<Stretch<K>> {
+    ) -> Vec<TypedRange<K>> {
         let bytes = self.bytes.read().unwrap_or_else(PoisonError::into_inner);
         let (mut at, end) = (offset as usize, (offset + len) as usize);
-        let mut found: Vec<Stretch<K>> = Vec::new();
+        let mut found: Vec<TypedRange<K>> = Vec::new();
         while at < end {
             let next = ((at / GRID + 1) * GRID).min(bytes.len());
             let kind = kind(at / GRID * GRID, &bytes[at / GRID * GRID..next]);
@@ -145,7 +145,7 @@ impl Memory {
             match found.last_mut() {
                 Some(last) if last.kind == kind => last.len += part,
                 _ if count == count_max => break,
-                _ => found.push(Stretch {
+                _ => found.push(TypedRange {
                     offset: at as u64,
                     len: part,
                     kind,
@@ -213,16 +213,16 @@ impl Device for Memory {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<Allocation>>, DeviceError> {
+    ) -> Result<Vec<TypedRange<AllocationStatus>>, DeviceError> {
         self.check(offset, len, false)?;
         Ok(self.stretches(offset, len, count_max, |at, now| {
             match (
                 now.iter().all(|byte| *byte == 0),
                 self.base[at..at + now.len()].iter().all(|byte| *byte == 0),
             ) {
-                (false, _) => Allocation::Data,
-                (true, false) => Allocation::Zero,
-                (true, true) => Allocation::Hole,
+                (false, _) => AllocationStatus::Data,
+                (true, false) => AllocationStatus::Zero,
+                (true, true) => AllocationStatus::Hole,
             }
         }))
     }
@@ -237,7 +237,7 @@ impl Device for Memory {
         offset: u64,
         len: u64,
         count_max: usize,
-    ) -> Result<Vec<Stretch<bool>>, DeviceError> {
+    ) -> Result<Vec<TypedRange<bool>>, DeviceError> {
         if since != "before" {
             return Err(DeviceError::Io(format!("there is no snapshot {since}")));
         }
@@ -279,15 +279,15 @@ fn describe((name, device): &(&'static str, Arc<Memory>)) -> ExportInfo {
 }
 
 impl Exports for Devices {
-    fn list(&self) -> Result<Vec<ExportInfo>, DeviceError> {
+    fn list_exports(&self) -> Result<Vec<ExportInfo>, DeviceError> {
         Ok(self.0.iter().map(describe).collect())
     }
 
-    fn info(&self, name: &str) -> Result<ExportInfo, OpenError> {
+    fn export_info(&self, name: &str) -> Result<ExportInfo, OpenError> {
         self.find(name).map(describe)
     }
 
-    fn open(&self, name: &str, _: Intent) -> Result<Arc<dyn Device>, OpenError> {
+    fn open_export(&self, name: &str, _: Intent) -> Result<Arc<dyn Device>, OpenError> {
         if name == "busy" {
             return Err(OpenError::Refused("somebody else writes to it".to_owned()));
         }

@@ -387,7 +387,7 @@ fn a_payload_that_nobody_asked_for_is_skipped() {
 
 #[test]
 fn a_forced_read_only_server_lets_nobody_write() {
-    let options = vellum_serve::nbd::Options {
+    let options = vellum_serve::nbd::ServerOptions {
         read_only: true,
         ..Default::default()
     };

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use vellum_serve::nbd::Options;
+use vellum_serve::nbd::ServerOptions;
 
 use crate::client::{
     Client, ERR_POLICY, FIXED, FLUSH, Form, NO_ZEROES, OPT_GO, OPT_INFO, OPT_LIST, READ, WRITE,
@@ -14,9 +14,9 @@ use crate::memory::GRID;
 use crate::world::{World, noise};
 
 fn with_seats(clients_max: usize) -> World {
-    let options = Options {
+    let options = ServerOptions {
         clients_max,
-        ..Options::default()
+        ..ServerOptions::default()
     };
     World::with(noise(GRID, 1), options)
 }
@@ -54,10 +54,10 @@ fn a_seat_is_taken_with_an_export_and_more_clients_wait_for_it() {
 
 #[test]
 fn who_waits_in_vain_for_a_seat_is_told_and_may_go_on() {
-    let options = Options {
+    let options = ServerOptions {
         clients_max: 1,
         handshake_time: Duration::from_secs(3),
-        ..Options::default()
+        ..ServerOptions::default()
     };
     let world = World::with(noise(GRID, 1), options);
     let first = world.enter(Form::Structured);
@@ -81,10 +81,10 @@ fn an_export_that_is_refused_takes_no_seat() {
 /// More connections that say nothing than there are sockets for all together, on both listeners.
 #[test]
 fn idle_connections_crowd_out_themselves_and_nobody_else() {
-    let options = Options {
+    let options = ServerOptions {
         sockets_max: 64,
         handshake_time: Duration::from_hours(1),
-        ..Options::default()
+        ..ServerOptions::default()
     };
     let world = World::with(noise(GRID, 1), options);
     let address = tcp(&world);

@@ -11,7 +11,9 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use vellum_serve::nbd::{Left, Options, ServeError, Server, SingleExport, Stopped};
+use vellum_serve::nbd::{
+    LastClientWait, NbdServer, ServeError, ServerOptions, SingleExport, StoppedServer,
+};
 
 use crate::client::{Client, DISC, FIXED, FLUSH, Form, OPT_GO, OPT_LIST, READ, wish};
 use crate::memory::{Devices, Fault, GRID, Memory};
@@ -19,14 +21,14 @@ use crate::world::{World, noise};
 
 const GRACE: Duration = Duration::from_mins(2);
 const SHORT: Duration = Duration::from_millis(50);
-const CLEAN: Stopped = Stopped {
+const CLEAN: StoppedServer = StoppedServer {
     cut_off: 0,
     unfinished: 0,
 };
 
-fn server() -> Server {
+fn server() -> NbdServer {
     let exports = Devices(vec![("disk", Arc::new(Memory::new(noise(GRID, 1))))]);
-    Server::start(Arc::new(exports), Options::default()).expect("a server starts")
+    NbdServer::start_server(Arc::new(exports), ServerOptions::default()).expect("a server starts")
 }
 
 #[test]
@@ -41,7 +43,7 @@ fn a_socket_is_for_its_owner_and_goes_with_its_server() {
         matches!(server().listen_unix(&path), Err(ServeError::InUse(_))),
         "a live server keeps its socket"
     );
-    assert_eq!(world.server.stop(GRACE), CLEAN);
+    assert_eq!(world.server.stop_within(GRACE), CLEAN);
     assert!(!path.exists());
     assert!(matches!(
         world.server.listen_unix(&path),
@@ -92,7 +94,7 @@ fn a_dead_servers_socket_is_replaced_and_no_other_file() {
     // Somebody else's socket in our place is not ours to remove.
     fs::remove_file(&path).unwrap();
     let other = UnixListener::bind(&path).unwrap();
-    living.stop(GRACE);
+    living.stop_within(GRACE);
     assert!(path.exists());
     drop(other);
 }
@@ -139,7 +141,7 @@ fn of_servers_that_start_at_once_one_gets_the_socket() {
         let path = folder.path().join("socket");
         leave_dead_socket(&path);
         let (rivals, gun) = ([(); RIVALS].map(|()| server()), Barrier::new(RIVALS));
-        let start = &|rival: &Server| {
+        let start = &|rival: &NbdServer| {
             gun.wait();
             rival.listen_unix(&path).is_ok()
         };
@@ -197,7 +199,7 @@ fn sockets_of_all_kinds_serve() {
         Err(ServeError::NotListening)
     ));
     drop(client);
-    server.stop(SHORT);
+    server.stop_within(SHORT);
     assert!(
         path.exists(),
         "an inherited socket's file is somebody else's"
@@ -212,7 +214,7 @@ fn idle_and_half_open_clients_do_not_hold_up_the_end() {
         .map(|_| Client::greet(world.connect(), FIXED))
         .collect();
     let silent: Vec<_> = (0..10).map(|_| world.connect()).collect();
-    assert_eq!(world.server.stop(GRACE), CLEAN);
+    assert_eq!(world.server.stop_within(GRACE), CLEAN);
     drop((entered, greeted, silent));
 }
 
@@ -226,7 +228,7 @@ fn a_request_under_way_is_answered_and_later_ones_are_told() {
     let flush = client.send(0, FLUSH, 0, 0, b"");
     assert_eq!(client.reply(0).cookie, flush);
     let stopped = thread::scope(|scope| {
-        let stopping = scope.spawn(|| world.server.stop(GRACE));
+        let stopping = scope.spawn(|| world.server.stop_within(GRACE));
         // The listener goes after "stopping" has been said.
         while world.socket().exists() {
             thread::yield_now();
@@ -254,8 +256,8 @@ fn a_device_that_hangs_does_not_hold_up_the_end() {
         "another request is served meanwhile"
     );
     assert_eq!(
-        world.server.stop(SHORT),
-        Stopped {
+        world.server.stop_within(SHORT),
+        StoppedServer {
             cut_off: 1,
             unfinished: 1
         }
@@ -271,21 +273,21 @@ fn the_last_client_that_entered_ends_a_wait() {
     drop(listing);
     assert_eq!(
         world.server.wait_left(Some(SHORT)),
-        Left::NotYet,
+        LastClientWait::NotYet,
         "who only lists does not count"
     );
     let (mut first, second) = (world.enter(Form::Simple), world.enter(Form::Simple));
     first.send(0, DISC, 0, 0, b"");
-    assert_eq!(world.server.wait_left(Some(SHORT)), Left::NotYet);
+    assert_eq!(world.server.wait_left(Some(SHORT)), LastClientWait::NotYet);
     drop(second);
-    assert_eq!(world.server.wait_left(None), Left::All);
+    assert_eq!(world.server.wait_left(None), LastClientWait::All);
     assert_eq!(
         Arc::strong_count(&world.disk),
         2,
         "the devices are let go by then"
     );
-    world.server.stop(GRACE);
-    assert_eq!(world.server.wait_left(None), Left::Stopping);
+    world.server.stop_within(GRACE);
+    assert_eq!(world.server.wait_left(None), LastClientWait::Stopping);
 }
 
 #[test]
@@ -296,7 +298,7 @@ fn one_export_of_many_has_its_own_name() {
         ("disk", Arc::clone(&disk)),
     ]);
     let single = SingleExport::new(Arc::new(all), "disk", "mine");
-    let server = Server::start(Arc::new(single), Options::default()).unwrap();
+    let server = NbdServer::start_server(Arc::new(single), ServerOptions::default()).unwrap();
     let folder = tempfile::TempDir::new().unwrap();
     server.listen_unix(&folder.path().join("s")).unwrap();
     let connect = || UnixStream::connect(folder.path().join("s")).unwrap();

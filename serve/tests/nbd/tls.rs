@@ -12,7 +12,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use vellum_serve::nbd::{ClientCertificates, Identity, Options, ServeError};
+use vellum_serve::nbd::{ClientCertificates, ServeError, ServerOptions, TlsIdentity};
 
 use crate::client::{
     ACK, Client, ERR_INVALID, ERR_TLS_REQD, FIXED, Form, NO_ZEROES, OPT_ABORT, OPT_EXPORT_NAME,
@@ -94,12 +94,13 @@ pub(crate) fn certificates() -> PathBuf {
 
 /// A server that requires TLS.
 pub(crate) fn secure_world(bytes: Vec<u8>, clients: ClientCertificates) -> World {
-    let identity = Identity::load(&certificates(), clients).expect("the certificates are whole");
+    let identity =
+        TlsIdentity::load_from(&certificates(), clients).expect("the certificates are whole");
     World::with(
         bytes,
-        Options {
+        ServerOptions {
             tls: Some(identity),
-            ..Options::default()
+            ..ServerOptions::default()
         },
     )
 }
@@ -286,12 +287,12 @@ fn a_client_whose_certificate_was_revoked_gets_nothing() {
     let signing = "--load-ca-privkey ca-key.pem --load-ca-certificate ca-cert.pem --template crl.info --outfile ca-crl.pem";
     for (revoked, comes_in) in [("", true), (" --load-certificate client-cert.pem", false)] {
         certtool(folder.path(), &format!("--generate-crl {signing}{revoked}"));
-        let identity = Identity::load(folder.path(), ClientCertificates::Required).unwrap();
+        let identity = TlsIdentity::load_from(folder.path(), ClientCertificates::Required).unwrap();
         let world = World::with(
             noise(65536, 1),
-            Options {
+            ServerOptions {
                 tls: Some(identity),
-                ..Options::default()
+                ..ServerOptions::default()
             },
         );
         let mut client = upgrade(&world, &[], true);
@@ -307,7 +308,7 @@ fn a_client_whose_certificate_was_revoked_gets_nothing() {
 #[test]
 fn certificates_that_are_not_whole_are_refused() {
     let empty = tempfile::TempDir::new().unwrap();
-    let load = |folder: &Path, clients| Identity::load(folder, clients).map(|_| ());
+    let load = |folder: &Path, clients| TlsIdentity::load_from(folder, clients).map(|_| ());
     assert!(matches!(
         load(empty.path(), ClientCertificates::NotAsked),
         Err(ServeError::Certificate(..))
@@ -433,11 +434,11 @@ fn nbdinfo(world: &World, folder: &Path) -> Result<String, String> {
 fn keys_of_every_kind_that_is_named_work() {
     for (theirs, own) in KINDS {
         let folder = certificates_of(theirs, own);
-        let identity = Identity::load(folder.path(), ClientCertificates::Required);
+        let identity = TlsIdentity::load_from(folder.path(), ClientCertificates::Required);
         let identity = identity.unwrap_or_else(|error| panic!("{theirs}: {error}"));
-        let options = Options {
+        let options = ServerOptions {
             tls: Some(identity),
-            ..Options::default()
+            ..ServerOptions::default()
         };
         let world = World::with(noise(65536, 1), options);
         let said = nbdinfo(&world, folder.path());
@@ -454,7 +455,7 @@ fn a_key_of_a_kind_that_does_not_work_is_named_at_the_start() {
         (LONG, "RSA of 8192 bits"),
     ] {
         let folder = certificates_of(how, how);
-        let says = |clients| match Identity::load(folder.path(), clients) {
+        let says = |clients| match TlsIdentity::load_from(folder.path(), clients) {
             Err(error @ ServeError::Certificate(..)) => error.to_string(),
             Err(error) => panic!("{kind}: {error}"),
             Ok(_) => panic!("{kind} works now: then it is to be named among those that do"),
@@ -489,12 +490,12 @@ fn a_client_whose_key_does_not_work_is_told_of() {
         sign(folder.path(), "client");
         let lines: Arc<Mutex<Vec<String>>> = Arc::default();
         let kept = Arc::clone(&lines);
-        let options = Options {
-            tls: Some(Identity::load(folder.path(), ClientCertificates::Required).unwrap()),
+        let options = ServerOptions {
+            tls: Some(TlsIdentity::load_from(folder.path(), ClientCertificates::Required).unwrap()),
             report: Some(Arc::new(move |line: &str| {
                 kept.lock().unwrap().push(line.to_owned());
             })),
-            ..Options::default()
+            ..ServerOptions::default()
         };
         let world = World::with(noise(65536, 1), options);
         nbdinfo(&world, folder.path()).expect_err("it has no key that works");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vellum_serve::nbd::{Options, Server};
+use vellum_serve::nbd::{NbdServer, ServerOptions};
 
 use crate::client::{Client, Form};
 use crate::memory::{Devices, Memory};
@@ -14,7 +14,7 @@ use crate::memory::{Devices, Memory};
 const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(crate) struct World {
-    pub(crate) server: Server,
+    pub(crate) server: NbdServer,
     pub(crate) disk: Arc<Memory>,
     pub(crate) folder: tempfile::TempDir,
 }
@@ -23,10 +23,10 @@ impl World {
     /// The export "disk" with `bytes`, which can be written; "fixed", which cannot; "busy", which
     /// cannot be opened.
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
-        Self::with(bytes, Options::default())
+        Self::with(bytes, ServerOptions::default())
     }
 
-    pub(crate) fn with(bytes: Vec<u8>, options: Options) -> Self {
+    pub(crate) fn with(bytes: Vec<u8>, options: ServerOptions) -> Self {
         let disk = Arc::new(Memory::new(bytes));
         let fixed = Arc::new(Memory::read_only(vec![7; 65536]));
         let exports = Devices(vec![
@@ -34,7 +34,7 @@ impl World {
             ("fixed", fixed),
             ("busy", Arc::new(Memory::new(vec![]))),
         ]);
-        let server = Server::start(Arc::new(exports), options).expect("a server starts");
+        let server = NbdServer::start_server(Arc::new(exports), options).expect("a server starts");
         let folder = tempfile::TempDir::new().expect("a folder can be made");
         server
             .listen_unix(&folder.path().join("socket"))

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
-use vellum_serve::nbd::Options;
+use vellum_serve::nbd::ServerOptions;
 
 use crate::client::{
     Client, DISC, FIXED, FLUSH, FUA, Form, NO_ZEROES, OPT_GO, READ, TRIM, WRITE, WRITE_ZEROES, wish,
@@ -100,9 +100,9 @@ fn a_large_write_of_a_second_guest_writes_nothing() {
 
 #[test]
 fn with_takeover_the_target_of_a_migration_writes_and_the_source_no_more() {
-    let options = Options {
+    let options = ServerOptions {
         takeover: true,
-        ..Options::default()
+        ..ServerOptions::default()
     };
     let world = World::with(noise(GRID, 1), options);
     let (source_host, target_host) = (Host::new(&world, 1), Host::new(&world, 2));
@@ -136,11 +136,11 @@ fn a_disk_that_is_made_for_several_writers_has_them() {
 fn whoever_watches_hears_who_comes_goes_and_fails() {
     let lines: Arc<Mutex<Vec<String>>> = Arc::default();
     let kept = Arc::clone(&lines);
-    let options = Options {
+    let options = ServerOptions {
         report: Some(Arc::new(move |line: &str| {
             kept.lock().unwrap().push(line.to_owned());
         })),
-        ..Options::default()
+        ..ServerOptions::default()
     };
     let world = World::with(noise(GRID, 1), options);
     let (first, second) = (Host::new(&world, 1), Host::new(&world, 2));

@@ -4,35 +4,37 @@
 use std::collections::BTreeSet;
 
 use vellum_core::page::{Page, parse_page_key};
-use vellum_core::tree::{Image, Layer, Node, Snapshot, Tree};
+use vellum_core::tree::{Image, Layer, NodeRef, Snapshot, Tree};
 use vellum_core::units::{ImageId, LayerId};
 
-use super::{Check, Loss};
+use super::{CheckRun, ContentLoss};
 use crate::database::Family;
 use crate::error::StoreError;
 use crate::records;
-use crate::repair::{LoggedChange, LoggedOperation, operations};
+use crate::repair::{LoggedChange, LoggedOperation, decode_operations};
 use crate::store::Access;
 
-impl Check<'_> {
+impl CheckRun<'_> {
     /// Names what was changed by records of the log that are not shown, since they lie behind one
     /// that cannot be read.
-    pub(super) fn earlier(&mut self) -> Result<(), StoreError> {
-        let is_shown_whole = self.store.impairment().is_none();
-        if self.store.access() == Access::ReadWrite || is_shown_whole {
+    pub(super) fn report_hidden_changes(&mut self) -> Result<(), StoreError> {
+        let is_shown_whole = self.store.gravest_fault().is_none();
+        if self.store.access_mode() == Access::ReadWrite || is_shown_whole {
             return Ok(());
         }
-        let later = crate::logs::records_behind_damage(&self.store.inner.folder.database())?;
+        let later = crate::logs::records_behind_damage(&self.store.inner.folder.database_path())?;
         let fallen: BTreeSet<String> = {
             let tree = self.store.tree();
-            let changes = later.iter().flat_map(|record| operations(record));
-            changes.flat_map(|change| changed(&change, &tree)).collect()
+            let changes = later.iter().flat_map(|record| decode_operations(record));
+            changes
+                .flat_map(|change| changed_nodes(&change, &tree))
+                .collect()
         };
         if fallen.is_empty() {
             return Ok(());
         }
         let reason = "what it says behind a damaged record is not shown";
-        self.damage("the log of the database", reason, Loss::Nothing);
+        self.report_damage("the log of the database", reason, ContentLoss::Nothing);
         if let Some(finding) = self.report.findings.last_mut() {
             finding.images = fallen.into_iter().map(|name| (name, 0..u64::MAX)).collect();
         }
@@ -42,23 +44,25 @@ impl Check<'_> {
 
 /// The images and snapshots that `change` is about. Records prove themselves by their checksums, so
 /// which family one is of need not be known.
-fn changed(change: &LoggedOperation, tree: &Tree) -> Vec<String> {
+fn changed_nodes(change: &LoggedOperation, tree: &Tree) -> Vec<String> {
     let key = change.key.as_slice();
     let LoggedChange::Put(value) = &change.change else {
         return node_at(key)
             .filter(|node| tree.layer_of(*node).is_some())
-            .map(|node| tree.display(node))
+            .map(|node| tree.display_name(node))
             .into_iter()
             .collect();
     };
-    if let Ok(image) = records::decode::<Image>(Family::Names.name(), key, value) {
+    if let Ok(image) = records::decode_record::<Image>(Family::Names.family_name(), key, value) {
         let is_news = tree.image(image.id) != Some(&image);
         return is_news
             .then(|| image.name.to_string())
             .into_iter()
             .collect();
     }
-    if let Ok(snapshot) = records::decode::<Snapshot>(Family::Names.name(), key, value) {
+    if let Ok(snapshot) =
+        records::decode_record::<Snapshot>(Family::Names.family_name(), key, value)
+    {
         let image = tree
             .image(snapshot.image)
             .map(|image| image.name.to_string());
@@ -67,7 +71,7 @@ fn changed(change: &LoggedOperation, tree: &Tree) -> Vec<String> {
         let name = format!("{image}@{}", snapshot.name);
         return is_news.then_some(name).into_iter().collect();
     }
-    if let Ok(layer) = records::decode::<Layer>(Family::Layers.name(), key, value) {
+    if let Ok(layer) = records::decode_record::<Layer>(Family::Layers.family_name(), key, value) {
         let shown = tree.layer(layer.id);
         let is_news =
             shown.is_none_or(|shown| shown.pages != layer.pages || shown.len != layer.len);
@@ -84,21 +88,21 @@ fn changed(change: &LoggedOperation, tree: &Tree) -> Vec<String> {
 }
 
 /// The image or snapshot whose record is at `key` of the names.
-fn node_at(key: &[u8]) -> Option<Node> {
+fn node_at(key: &[u8]) -> Option<NodeRef> {
     let (kind, rest) = key.split_first()?;
     let (image, rest) = rest.split_first_chunk::<8>()?;
     let image = ImageId(u64::from_be_bytes(*image));
     match (kind, rest.first_chunk::<8>()) {
-        (b'i', None) => Some(Node::Image(image)),
-        (b's', Some(serial)) => Some(Node::Snapshot(image, u64::from_be_bytes(*serial))),
+        (b'i', None) => Some(NodeRef::Image(image)),
+        (b's', Some(serial)) => Some(NodeRef::Snapshot(image, u64::from_be_bytes(*serial))),
         _ => None,
     }
 }
 
 /// The images and snapshots whose own layer is `layer`.
 fn shown_by(layer: LayerId, tree: &Tree) -> Vec<String> {
-    tree.nodes()
+    tree.all_nodes()
         .filter(|node| tree.layer_of(*node).is_some_and(|own| own.id == layer))
-        .map(|node| tree.display(node))
+        .map(|node| tree.display_name(node))
         .collect()
 }

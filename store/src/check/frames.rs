@@ -7,7 +7,7 @@ use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
 use vellum_core::units::ChunkId;
 
 use super::index::NameSums;
-use super::{Check, Loss};
+use super::{CheckRun, ContentLoss};
 use crate::chunks::HeaderWalk;
 use crate::database::{Family, Scan};
 use crate::error::StoreError;
@@ -17,7 +17,7 @@ use crate::watch::Progress;
 const FRAMES_PER_BATCH: usize = 256;
 
 /// A header, and the payload that has its key.
-pub(super) struct Pair {
+pub(super) struct HeaderWithPayload {
     header: FrameHeader,
     payload: Result<Option<Vec<u8>>, StoreError>,
     is_chosen: bool,
@@ -34,12 +34,12 @@ struct Payloads<'s> {
     strays: Vec<ChunkId>,
 }
 
-impl Check<'_> {
+impl CheckRun<'_> {
     /// Checks headers and payloads; what the headers say of names.
-    pub(super) fn frames(&mut self) -> Result<NameSums, StoreError> {
+    pub(super) fn check_frames(&mut self) -> Result<NameSums, StoreError> {
         let database = Arc::clone(&self.store.inner.database);
         let mut payloads = Payloads {
-            scan: Some(database.scan(Family::Frames, &[])),
+            scan: Some(database.scan_from(Family::Frames, &[])),
             next: None,
             strays: Vec::new(),
         };
@@ -51,49 +51,53 @@ impl Check<'_> {
                 Ok(Some((first, value))) => (first, FrameHeader::decode(first, &value)),
                 Ok(None) => break,
                 Err(error) => {
-                    self.note(error, Loss::Nothing)?;
+                    self.report_read_error(error, ContentLoss::Nothing)?;
                     continue;
                 }
             };
             if first >= self.horizon {
                 break;
             }
-            let payload = payloads.take(self, first);
+            let payload = payloads.take_payload(self, first);
             match header {
                 Ok(header) => {
-                    if header.first() < end {
-                        self.damage(
+                    if header.first_id() < end {
+                        self.report_damage(
                             format!("header of frame {first}"),
                             "it overlaps the frame before it",
-                            Loss::Nothing,
+                            ContentLoss::Nothing,
                         );
                     }
-                    end = end.max(header.end());
-                    pairs.push(self.admit(header, payload, &mut names));
+                    end = end.max(header.end_id());
+                    pairs.push(self.admit_frame(header, payload, &mut names));
                 }
-                Err(error) => self.damage(format!("header of frame {first}"), error, Loss::Nothing),
+                Err(error) => self.report_damage(
+                    format!("header of frame {first}"),
+                    error,
+                    ContentLoss::Nothing,
+                ),
             }
             if pairs.len() >= FRAMES_PER_BATCH {
                 self.look_at(std::mem::take(&mut pairs))?;
             }
         }
         self.look_at(pairs)?;
-        let _ = payloads.take(self, self.horizon);
+        let _ = payloads.take_payload(self, self.horizon);
         for stray in payloads.strays {
-            self.leak(format!("frame {stray}"), "no header names it");
+            self.report_leak(format!("frame {stray}"), "no header names it");
         }
         Ok(names)
     }
 
-    pub(super) fn admit(
+    pub(super) fn admit_frame(
         &mut self,
         header: FrameHeader,
         payload: Result<Option<Vec<u8>>, StoreError>,
         names: &mut NameSums,
-    ) -> Pair {
-        for (id, hash) in header.chunks() {
+    ) -> HeaderWithPayload {
+        for (id, hash) in header.chunk_hashes() {
             self.present.insert(id);
-            names.add(id, hash.prefix());
+            names.add_name(id, hash.index_prefix());
         }
         let is_chosen = self.options.read_data
             && self
@@ -102,14 +106,14 @@ impl Check<'_> {
                 .is_none_or(|(part, of)| self.report.frames % of == part - 1);
         self.report.frames += 1;
         self.report.chunks += header.chunk_count() as u64;
-        Pair {
+        HeaderWithPayload {
             header,
             payload,
             is_chosen,
         }
     }
 
-    pub(super) fn look_at(&mut self, pairs: Vec<Pair>) -> Result<(), StoreError> {
+    pub(super) fn look_at(&mut self, pairs: Vec<HeaderWithPayload>) -> Result<(), StoreError> {
         self.go_on()?;
         let store = self.store;
         let looked: Vec<(FrameHeader, bool, Result<Option<Fault>, StoreError>)> = pairs
@@ -117,8 +121,13 @@ impl Check<'_> {
             .map(|pair| {
                 let fault = match pair.payload {
                     Ok(payload) => Ok(payload.map_or_else(
-                        || Some(("its payload is gone".to_owned(), ids(&pair.header))),
-                        |payload| fault(store, &pair.header, &payload, pair.is_chosen),
+                        || {
+                            Some((
+                                "its payload is gone".to_owned(),
+                                frame_chunk_ids(&pair.header),
+                            ))
+                        },
+                        |payload| find_payload_fault(store, &pair.header, &payload, pair.is_chosen),
                     )),
                     Err(error) => Err(error),
                 };
@@ -128,14 +137,21 @@ impl Check<'_> {
         for (header, is_chosen, fault) in looked {
             match fault {
                 // A frame that was read whole is not doubted any more.
-                Ok(None) if is_chosen => self.store.inner.chunks.ledger.clear(ids(&header)),
+                Ok(None) if is_chosen => self
+                    .store
+                    .inner
+                    .chunks
+                    .ledger
+                    .clear_entries(frame_chunk_ids(&header)),
                 Ok(None) => {}
-                Ok(Some((reason, lost))) => self.damage(
-                    format!("frame {}", header.first()),
+                Ok(Some((reason, lost))) => self.report_damage(
+                    format!("frame {}", header.first_id()),
                     reason,
-                    Loss::Chunks(lost),
+                    ContentLoss::Chunks(lost),
                 ),
-                Err(error) => self.note(error, Loss::Chunks(ids(&header)))?,
+                Err(error) => {
+                    self.report_read_error(error, ContentLoss::Chunks(frame_chunk_ids(&header)))?;
+                }
             }
             self.report.chunks_read += if is_chosen {
                 header.chunk_count() as u64
@@ -143,7 +159,7 @@ impl Check<'_> {
                 0
             };
         }
-        self.watch.progress(Progress {
+        self.watch.report_progress(Progress {
             done: self.report.chunks,
             total: None,
         });
@@ -151,18 +167,18 @@ impl Check<'_> {
     }
 }
 
-fn ids(header: &FrameHeader) -> Vec<ChunkId> {
-    header.chunks().map(|(id, _)| id).collect()
+fn frame_chunk_ids(header: &FrameHeader) -> Vec<ChunkId> {
+    header.chunk_hashes().map(|(id, _)| id).collect()
 }
 
 /// Finds the fault of a payload; its chunks are held against their names only if asked for.
-fn fault(
+fn find_payload_fault(
     store: &crate::Store,
     header: &FrameHeader,
     payload: &[u8],
     with_data: bool,
 ) -> Option<Fault> {
-    let all = |reason: String| Some((reason, ids(header)));
+    let all = |reason: String| Some((reason, frame_chunk_ids(header)));
     if payload.len() as u64 != u64::from(header.payload_len) {
         return all(format!(
             "{} bytes where its header says {}",
@@ -170,11 +186,11 @@ fn fault(
             header.payload_len
         ));
     }
-    let decoded = match FramePayload::decode(header.first(), payload) {
+    let decoded = match FramePayload::decode(header.first_id(), payload) {
         Ok(decoded) => decoded,
         Err(error) => return all(error.to_string()),
     };
-    let plain_len = header.chunk_count() as u64 * store.parameters().chunk_len.bytes();
+    let plain_len = header.chunk_count() as u64 * store.parameters().chunk_len.byte_len();
     if u64::from(decoded.plain_len) != plain_len {
         return all(format!(
             "{} plain bytes where its header says {plain_len}",
@@ -184,14 +200,14 @@ fn fault(
     if !with_data {
         return None;
     }
-    let frame = match store.inner.chunks.decode(header.clone(), payload) {
+    let frame = match store.inner.chunks.decode_frame(header.clone(), payload) {
         Ok(frame) => frame,
         Err(error) => return all(error.to_string()),
     };
     let lost: Vec<ChunkId> = header
-        .chunks()
+        .chunk_hashes()
         .map(|(id, _)| id)
-        .filter(|id| frame.chunk(*id).is_err())
+        .filter(|id| frame.chunk_bytes(*id).is_err())
         .collect();
     let reason = || {
         format!(
@@ -205,13 +221,17 @@ fn fault(
 
 impl Payloads<'_> {
     /// The payload at `first`; those before it that were not taken are strays.
-    fn take(&mut self, check: &Check<'_>, first: ChunkId) -> Result<Option<Vec<u8>>, StoreError> {
+    fn take_payload(
+        &mut self,
+        check: &CheckRun<'_>,
+        first: ChunkId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         while let Some(scan) = &mut self.scan {
             if self.next.is_none() {
                 match scan.next() {
                     Ok(Some((key, value))) => {
                         let key = parse_frame_key(key)
-                            .map_err(|error| StoreError::damaged("a frame's key", error))?;
+                            .map_err(|error| StoreError::damaged_record("a frame's key", error))?;
                         self.next = Some((key, value.to_vec()));
                     }
                     Ok(None) => return Ok(None),

@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, bytes_of};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run, bytes_of};
 use vellum_core::tree::{Layer, PageSet};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
-use super::{Check, Loss};
+use super::{CheckRun, ContentLoss};
 use crate::error::StoreError;
 
 /// Lost chunks and pages, each with the number of the finding that took it.
 #[derive(Default)]
-struct Lost {
+struct LostContent {
     chunks: HashMap<ChunkId, usize>,
     pages: BTreeMap<(LayerId, PageIndex), usize>,
 }
@@ -22,25 +22,25 @@ struct Lost {
 /// A range of positions on a page, and the finding that hits it.
 type Hit = (usize, Range<u16>);
 
-impl Check<'_> {
-    pub(super) fn hits(&mut self) -> Result<(), StoreError> {
+impl CheckRun<'_> {
+    pub(super) fn find_affected_nodes(&mut self) -> Result<(), StoreError> {
         let lost = self.lost_by_finding();
         let nodes: Vec<(String, Vec<Arc<Layer>>)> = {
             let tree = self.store.tree();
             let chain = |node| {
                 tree.layer_of(node)
-                    .map(|layer| tree.chain(layer.id).map(Arc::clone).collect())
+                    .map(|layer| tree.chain_from(layer.id).map(Arc::clone).collect())
                     .unwrap_or_default()
             };
-            tree.nodes()
-                .map(|node| (tree.display(node), chain(node)))
+            tree.all_nodes()
+                .map(|node| (tree.display_name(node), chain(node)))
                 .collect()
         };
         for (name, chain) in nodes {
             self.go_on()?;
-            let pages = chain
-                .iter()
-                .fold(PageSet::new(), |pages, layer| pages.union(&layer.pages));
+            let pages = chain.iter().fold(PageSet::new(), |pages, layer| {
+                pages.union_with(&layer.pages)
+            });
             for index in pages.iter() {
                 for (finding, positions) in self.page_hits(&chain, index, &lost) {
                     self.add_hit(finding, &name, chain[0].len, index, positions);
@@ -50,48 +50,50 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn lost_by_finding(&self) -> Lost {
-        let mut lost = Lost::default();
+    fn lost_by_finding(&self) -> LostContent {
+        let mut lost = LostContent::default();
         for (finding, loss) in self.losses.iter().enumerate() {
             match loss {
-                Loss::Nothing => {}
-                Loss::Chunks(ids) => lost.chunks.extend(ids.iter().map(|id| (*id, finding))),
-                Loss::Page(layer, index) => drop(lost.pages.insert((*layer, *index), finding)),
+                ContentLoss::Nothing => {}
+                ContentLoss::Chunks(ids) => lost.chunks.extend(ids.iter().map(|id| (*id, finding))),
+                ContentLoss::Page(layer, index) => {
+                    lost.pages.insert((*layer, *index), finding);
+                }
             }
         }
         lost
     }
 
     /// Parts of page `index` of a chain, top first, that show lost content.
-    fn page_hits(&self, chain: &[Arc<Layer>], index: PageIndex, lost: &Lost) -> Vec<Hit> {
+    fn page_hits(&self, chain: &[Arc<Layer>], index: PageIndex, lost: &LostContent) -> Vec<Hit> {
         let (mut seen, mut visible, mut hits) = (Page::new(), PAGE_SPAN, Vec::new());
         for layer in chain
             .iter()
             .filter(|layer| layer.pages.contains(index) || layer.visible_in(index) < PAGE_SPAN)
         {
             if let Some(finding) = lost.pages.get(&(layer.id, index)) {
-                let hidden = |run: &Run| run.slot == Slot::Absent;
+                let hidden = |run: &Run| run.slot == PageEntry::Absent;
                 hits.extend(
                     seen.runs_in(0, visible)
                         .filter(hidden)
-                        .map(|run| (*finding, run.start..run.end())),
+                        .map(|run| (*finding, run.start..run.end_position())),
                 );
                 break;
             }
             // A page that cannot be read now, and could before, has no finding that it belongs to.
-            let Ok(page) = self.store.inner.pages.own(layer, index) else {
+            let Ok(page) = self.store.inner.pages.own_page(layer, index) else {
                 break;
             };
-            seen = seen.over(&page, visible);
+            seen = seen.overlay_on(&page, visible);
             visible = visible.min(layer.visible_in(index));
         }
         for run in seen.runs() {
-            let Slot::Chunk(first) = run.slot else {
+            let PageEntry::Chunk(first) = run.slot else {
                 continue;
             };
             let of = |nth: &u16| {
                 lost.chunks
-                    .get(&first.advance(u64::from(*nth)))
+                    .get(&first.advance_by(u64::from(*nth)))
                     .map(|finding| (*finding, run.start + nth))
             };
             hits.extend(

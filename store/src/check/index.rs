@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vellum_core::units::ChunkId;
-use vellum_core::wire::Reader;
+use vellum_core::wire::WireReader;
 
-use super::{Check, Loss};
+use super::{CheckRun, ContentLoss};
 use crate::database::Family;
 use crate::error::StoreError;
 
@@ -25,24 +25,24 @@ const ENTRIES_PER_LOOK: u64 = 1 << 16;
 pub(super) struct NameSums(BTreeMap<u64, u64>);
 
 impl NameSums {
-    pub(super) fn add(&mut self, id: ChunkId, prefix: [u8; 8]) {
+    pub(super) fn add_name(&mut self, id: ChunkId, prefix: [u8; 8]) {
         let sum = self.0.entry(id.0 / RANGE_IDS).or_default();
-        *sum = sum.wrapping_add(mixed(u64::from_le_bytes(prefix) ^ mixed(id.0)));
+        *sum = sum.wrapping_add(mix_bits(u64::from_le_bytes(prefix) ^ mix_bits(id.0)));
     }
 }
 
 /// A number that tells nothing of the one it is made from, but is as unique (splitmix64's finish).
-fn mixed(number: u64) -> u64 {
+fn mix_bits(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     number ^ (number >> 31)
 }
 
-impl Check<'_> {
-    pub(super) fn index(&mut self, names: &NameSums) -> Result<(), StoreError> {
+impl CheckRun<'_> {
+    pub(super) fn check_index(&mut self, names: &NameSums) -> Result<(), StoreError> {
         let mut found = NameSums::default();
         self.each_entry(&mut |_, id, prefix| {
-            found.add(id, prefix);
+            found.add_name(id, prefix);
         })?;
         if found == *names {
             return Ok(());
@@ -52,7 +52,7 @@ impl Check<'_> {
             let is_sound = found.0.get(&range) == names.0.get(&range) || check.has_name(id, prefix);
             if !is_sound {
                 let name = u64::from_be_bytes(prefix);
-                check.leak(
+                check.report_leak(
                     format!("index entry {name:016x}"),
                     format!("it stands for chunk number {id}, which is gone or has another name"),
                 );
@@ -62,9 +62,13 @@ impl Check<'_> {
 
     fn has_name(&self, id: ChunkId, prefix: [u8; 8]) -> bool {
         // A header that cannot be read has its own finding.
-        let header = self.store.inner.chunks.header(id);
+        let header = self.store.inner.chunks.frame_header(id);
         header.map_or(true, |header| {
-            header.is_some_and(|header| header.hash(id).is_some_and(|hash| hash.prefix() == prefix))
+            header.is_some_and(|header| {
+                header
+                    .chunk_hash(id)
+                    .is_some_and(|hash| hash.index_prefix() == prefix)
+            })
         })
     }
 
@@ -78,16 +82,19 @@ impl Check<'_> {
         self.each_record(&database, Family::Index, &[], &mut |check, read| {
             let (key, value) = match read {
                 Ok(entry) => entry,
-                Err(error) => return check.note(error, Loss::Nothing),
+                Err(error) => return check.report_read_error(error, ContentLoss::Nothing),
             };
             count += 1;
             if count.is_multiple_of(ENTRIES_PER_LOOK) {
                 check.go_on()?;
             }
-            match (<[u8; 8]>::try_from(key), Reader::new(value).varint()) {
+            match (
+                <[u8; 8]>::try_from(key),
+                WireReader::new(value).read_varint(),
+            ) {
                 (Ok(prefix), Ok(id)) if id < check.horizon.0 => visit(check, ChunkId(id), prefix),
                 (Ok(_), Ok(_)) => {}
-                _ => check.leak(
+                _ => check.report_leak(
                     format!("index entry {}", key.escape_ascii()),
                     "it cannot be read",
                 ),

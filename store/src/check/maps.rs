@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use vellum_core::frame::frame_key;
 use vellum_core::id_set::IdSet;
-use vellum_core::page::{Page, Slot, page_key, parse_page_key};
+use vellum_core::page::{Page, PageEntry, page_key, parse_page_key};
 use vellum_core::tree::Layer;
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
 use super::index::NameSums;
-use super::{Check, Loss};
+use super::{CheckRun, ContentLoss};
 use crate::database::Family;
 use crate::error::StoreError;
 
 /// Pages between two looks at whether to go on.
 const PAGES_PER_LOOK: u64 = 256;
 
-impl Check<'_> {
-    pub(super) fn maps(&mut self) -> Result<(), StoreError> {
+impl CheckRun<'_> {
+    pub(super) fn check_maps(&mut self) -> Result<(), StoreError> {
         let layers: BTreeMap<LayerId, Arc<Layer>> = {
             let tree = self.store.tree();
             tree.layers()
@@ -27,25 +27,28 @@ impl Check<'_> {
         };
         let mut referenced = IdSet::new();
         for layer in layers.values() {
-            self.layer(layer, &layers, &mut referenced)?;
+            self.check_layer(layer, &layers, &mut referenced)?;
         }
         self.report.chunks_unreferenced = self.present.len() - referenced.len();
-        self.strays()
+        self.check_stray_pages()
     }
 
     /// Pages that no layer has. What a layer got since it was looked at is asked for again.
-    fn strays(&mut self) -> Result<(), StoreError> {
+    fn check_stray_pages(&mut self) -> Result<(), StoreError> {
         let database = Arc::clone(&self.store.inner.database);
         self.each_record(&database, Family::Pages, &[], &mut |check, read| {
             let key = match read {
                 Ok((key, _)) => key,
-                Err(error) => return check.note(error, Loss::Nothing),
+                Err(error) => return check.report_read_error(error, ContentLoss::Nothing),
             };
             match parse_page_key(key) {
-                Err(error) => check.leak("a page's key", error),
+                Err(error) => check.report_leak("a page's key", error),
                 Ok((layer, index)) => {
                     if !check.has_page(layer, index) {
-                        check.leak(format!("page {index} of layer {layer}"), "no layer has it");
+                        check.report_leak(
+                            format!("page {index} of layer {layer}"),
+                            "no layer has it",
+                        );
                     }
                 }
             }
@@ -56,7 +59,7 @@ impl Check<'_> {
     /// True if page `index` of `layer` belongs to a layer, or has gone since it was seen.
     fn has_page(&self, layer: LayerId, index: PageIndex) -> bool {
         // In this order: a layer's record is there before its building ends.
-        if self.store.building().contains(&layer) {
+        if self.store.unfinished_layers().contains(&layer) {
             return true;
         }
         let is_known = self
@@ -68,7 +71,7 @@ impl Check<'_> {
         is_known || matches!(self.store.inner.database.get(Family::Pages, &key), Ok(None))
     }
 
-    fn layer(
+    fn check_layer(
         &mut self,
         layer: &Layer,
         layers: &BTreeMap<LayerId, Arc<Layer>>,
@@ -77,19 +80,19 @@ impl Check<'_> {
         self.report.layers += 1;
         let parent = layer.parent.and_then(|parent| layers.get(&parent));
         if parent.is_some_and(|parent| !parent.sealed) {
-            self.damage(
+            self.report_damage(
                 format!("layer {}", layer.id),
                 "its parent is not sealed",
-                Loss::Nothing,
+                ContentLoss::Nothing,
             );
         }
         let (mut chunks, mut zeros, mut is_whole) = (0, 0, true);
         for index in layer.pages.iter() {
-            match self.store.inner.pages.own(layer, index) {
+            match self.store.inner.pages.own_page(layer, index) {
                 Ok(page) => {
-                    let counts = page.counts();
+                    let counts = page.count_entries();
                     (chunks, zeros) = (chunks + counts.0, zeros + counts.1);
-                    self.page(layer, index, &page, referenced)?;
+                    self.check_page(layer, index, &page, referenced)?;
                 }
                 // The layer was written to, or removed, since it was listed.
                 Err(_)
@@ -103,7 +106,7 @@ impl Check<'_> {
                 }
                 Err(error) => {
                     is_whole = false;
-                    self.note(error, Loss::Page(layer.id, index))?;
+                    self.report_read_error(error, ContentLoss::Page(layer.id, index))?;
                 }
             }
             self.report.pages += 1;
@@ -121,12 +124,12 @@ impl Check<'_> {
                 "it counts {} chunks and {} zeros, its pages hold {chunks} and {zeros}",
                 layer.chunks, layer.zeros
             );
-            self.leak(format!("layer {}", layer.id), says);
+            self.report_leak(format!("layer {}", layer.id), says);
         }
         Ok(())
     }
 
-    fn page(
+    fn check_page(
         &mut self,
         layer: &Layer,
         index: PageIndex,
@@ -134,8 +137,12 @@ impl Check<'_> {
         referenced: &mut IdSet,
     ) -> Result<(), StoreError> {
         let end = layer.positions_in(self.store.parameters().chunk_len, index);
-        if page.runs().last().is_some_and(|run| run.end() > end) {
-            self.leak(
+        if page
+            .runs()
+            .last()
+            .is_some_and(|run| run.end_position() > end)
+        {
+            self.report_leak(
                 format!("page {index} of layer {}", layer.id),
                 "it says something past the end of the disk",
             );
@@ -147,11 +154,11 @@ impl Check<'_> {
         let horizon = self.horizon;
         let concerns = |id: &ChunkId| *id < horizon || *id >= not_given;
         for run in page.runs() {
-            let Slot::Chunk(first) = run.slot else {
+            let PageEntry::Chunk(first) = run.slot else {
                 continue;
             };
             for id in (0..u64::from(run.len))
-                .map(|nth| first.advance(nth))
+                .map(|nth| first.advance_by(nth))
                 .filter(concerns)
             {
                 if self.present.contains(id) || self.is_found_aside(id)? {
@@ -171,7 +178,7 @@ impl Check<'_> {
             } else {
                 format!("{} chunks, the first is number {first}", missing.len())
             };
-            self.damage(record, reason, Loss::Chunks(missing));
+            self.report_damage(record, reason, ContentLoss::Chunks(missing));
         }
         Ok(())
     }
@@ -179,13 +186,13 @@ impl Check<'_> {
     /// True if a reader finds chunk `id`, although the scan of the headers did not: some of them
     /// could not be read. Its frame is then checked here.
     fn is_found_aside(&mut self, id: ChunkId) -> Result<bool, StoreError> {
-        let Ok(Some(header)) = self.store.inner.chunks.header(id) else {
+        let Ok(Some(header)) = self.store.inner.chunks.frame_header(id) else {
             return Ok(false);
         };
         let database = Arc::clone(&self.store.inner.database);
-        let payload = database.get(Family::Frames, &frame_key(header.first()));
+        let payload = database.get(Family::Frames, &frame_key(header.first_id()));
         let payload = payload.map(|payload| payload.map(|bytes| bytes.to_vec()));
-        let pair = self.admit(header, payload, &mut NameSums::default());
+        let pair = self.admit_frame(header, payload, &mut NameSums::default());
         self.look_at(vec![pair])?;
         Ok(true)
     }

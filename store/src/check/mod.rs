@@ -29,7 +29,7 @@ use crate::error::StoreError;
 use crate::parity::ParityStatus;
 use crate::store::{Access, Store};
 use crate::watch::Watch;
-pub(crate) use walk::resumed;
+pub(crate) use walk::next_readable_key;
 
 /// Findings that a report holds at most: beyond that, the store is lost rather than damaged.
 const FINDINGS_MAX: usize = 10_000;
@@ -46,7 +46,7 @@ pub struct CheckOptions {
 
 /// One thing that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct CheckFinding {
     /// The record or chunk.
     pub record: String,
     /// The fault, in words for the user.
@@ -76,11 +76,11 @@ pub struct CheckReport {
     /// State of the store's parity, if it is on.
     pub parity: Option<ParityStatus>,
     /// Everything that is wrong.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<CheckFinding>,
 }
 
 /// A check that is going on.
-struct Check<'s> {
+struct CheckRun<'s> {
     store: &'s Store,
     options: CheckOptions,
     watch: &'s dyn Watch,
@@ -92,22 +92,22 @@ struct Check<'s> {
     lost: IdSet,
     report: CheckReport,
     /// Content that each finding takes away.
-    losses: Vec<Loss>,
+    losses: Vec<ContentLoss>,
     /// Findings reported already, by record and reason, with their numbers: one damage is met by
     /// many.
     told: HashMap<(String, String), usize>,
 }
 
 /// Content that a finding takes away.
-enum Loss {
+enum ContentLoss {
     Nothing,
     Chunks(Vec<ChunkId>),
     Page(LayerId, PageIndex),
 }
 
-impl Loss {
+impl ContentLoss {
     /// True if one finding can report both losses.
-    fn absorbs(&self, other: &Self) -> bool {
+    fn can_absorb(&self, other: &Self) -> bool {
         match (self, other) {
             (_, Self::Nothing) | (Self::Nothing, _) => true,
             (Self::Chunks(_), Self::Chunks(_)) => true,
@@ -115,7 +115,7 @@ impl Loss {
         }
     }
 
-    fn absorb(&mut self, other: Self) {
+    fn absorb_loss(&mut self, other: Self) {
         match (&mut *self, other) {
             (_, Self::Nothing) => {}
             (Self::Chunks(ids), Self::Chunks(more)) => ids.extend(more),
@@ -125,7 +125,7 @@ impl Loss {
 }
 
 /// Keeps collections off.
-struct Quiet<'s>(&'s Store);
+struct CollectionBlocker<'s>(&'s Store);
 
 impl Store {
     /// Checks the store. Damage is in the report, not an error; an error is what keeps the check
@@ -135,52 +135,52 @@ impl Store {
         options: CheckOptions,
         watch: &dyn Watch,
     ) -> Result<CheckReport, StoreError> {
-        let _quiet = (self.access() == Access::ReadWrite)
-            .then(|| Quiet::begin(self))
+        let _quiet = (self.access_mode() == Access::ReadWrite)
+            .then(|| CollectionBlocker::block_collections(self))
             .transpose()?;
-        let horizon = match self.access() {
-            Access::ReadWrite => self.inner.chunks.barrier()?,
+        let horizon = match self.access_mode() {
+            Access::ReadWrite => self.inner.chunks.wait_for_all()?,
             Access::ReadOnly => ChunkId(u64::MAX),
         };
-        let mut check = Check::new(self, options, watch, horizon);
-        check.faults();
-        check.parity()?;
-        check.earlier()?;
-        check.twins()?;
-        let names = check.frames()?;
-        check.index(&names)?;
-        check.maps()?;
+        let mut check = CheckRun::new(self, options, watch, horizon);
+        check.report_open_faults();
+        check.check_parity()?;
+        check.report_hidden_changes()?;
+        check.check_copies()?;
+        let names = check.check_frames()?;
+        check.check_index(&names)?;
+        check.check_maps()?;
         if check
             .report
             .findings
             .iter()
             .any(|finding| finding.is_damage)
         {
-            check.hits()?;
+            check.find_affected_nodes()?;
         }
         Ok(check.report)
     }
 }
 
-impl Quiet<'_> {
+impl CollectionBlocker<'_> {
     /// A collection that considers nothing: while it is there, no other can begin.
-    fn begin(store: &Store) -> Result<Quiet<'_>, StoreError> {
+    fn block_collections(store: &Store) -> Result<CollectionBlocker<'_>, StoreError> {
         let begun = store.inner.chunks.claims.begin_collection(ChunkId(0));
         if begun {
-            Ok(Quiet(store))
+            Ok(CollectionBlocker(store))
         } else {
             Err(StoreError::Busy("the store".to_owned()))
         }
     }
 }
 
-impl Drop for Quiet<'_> {
+impl Drop for CollectionBlocker<'_> {
     fn drop(&mut self) {
         self.0.inner.chunks.claims.end_collection();
     }
 }
 
-impl<'s> Check<'s> {
+impl<'s> CheckRun<'s> {
     fn new(
         store: &'s Store,
         options: CheckOptions,
@@ -205,29 +205,29 @@ impl<'s> Check<'s> {
 /// away. Walks every map.
 pub(crate) fn name_images(
     store: &Store,
-    findings: &mut Vec<Finding>,
+    findings: &mut Vec<CheckFinding>,
     lost: Vec<Vec<ChunkId>>,
     watch: &dyn Watch,
 ) -> Result<(), StoreError> {
-    let mut check = Check::new(store, CheckOptions::default(), watch, ChunkId(u64::MAX));
+    let mut check = CheckRun::new(store, CheckOptions::default(), watch, ChunkId(u64::MAX));
     check.report.findings = std::mem::take(findings);
-    check.losses = lost.into_iter().map(Loss::Chunks).collect();
-    let named = check.hits();
+    check.losses = lost.into_iter().map(ContentLoss::Chunks).collect();
+    let named = check.find_affected_nodes();
     *findings = check.report.findings;
     named
 }
 
-impl Check<'_> {
+impl CheckRun<'_> {
     /// Reports the faults that were found when the store was opened.
-    fn faults(&mut self) {
+    fn report_open_faults(&mut self) {
         let store = self.store;
-        for fault in store.faults() {
+        for fault in store.all_faults() {
             let StoreError::Damaged(damage) = fault else {
-                self.damage("the log of the database", fault, Loss::Nothing);
+                self.report_damage("the log of the database", fault, ContentLoss::Nothing);
                 continue;
             };
             let told = self.report.findings.len();
-            self.damage(damage.record.clone(), &damage.reason, Loss::Nothing);
+            self.report_damage(damage.record.clone(), &damage.reason, ContentLoss::Nothing);
             if let Some(finding) = self.report.findings.get_mut(told) {
                 finding.images.extend(damage.image.clone());
             }
@@ -235,28 +235,28 @@ impl Check<'_> {
     }
 
     /// Parity is no content: what is wrong with it hits no image.
-    fn parity(&mut self) -> Result<(), StoreError> {
+    fn check_parity(&mut self) -> Result<(), StoreError> {
         let status = self.store.parity_status()?;
         if status.groups_damaged > 0 {
             let groups = status.groups_damaged;
-            self.leak(
+            self.report_leak(
                 "parity",
                 format!("{groups} groups are damaged and protect nothing"),
             );
         }
         if self.options.read_data && self.options.subset.is_none() && status.groups > 0 {
-            self.healable()?;
+            self.check_healable()?;
         }
         self.report.parity = status.share.is_some().then_some(status);
         Ok(())
     }
 
     /// Reports damage to files that parity would heal, also where no read meets it.
-    fn healable(&mut self) -> Result<(), StoreError> {
+    fn check_healable(&mut self) -> Result<(), StoreError> {
         let found = self.store.tell_healable(self.watch)?;
         if found.parity_blocks_healed > 0 {
             let blocks = found.parity_blocks_healed;
-            self.leak("parity", format!("{blocks} blocks of it are damaged"));
+            self.report_leak("parity", format!("{blocks} blocks of it are damaged"));
         }
         for (names, what) in [
             (&found.files_restored, "it is gone; parity can restore it"),
@@ -266,15 +266,15 @@ impl Check<'_> {
             ),
         ] {
             for name in names {
-                self.damage(name, what, Loss::Nothing);
+                self.report_damage(name, what, ContentLoss::Nothing);
             }
         }
         if found.blocks_healed > 0 {
             let blocks = found.blocks_healed;
-            self.damage(
+            self.report_damage(
                 "tables of the database",
                 format!("{blocks} blocks are damaged; parity can heal them"),
-                Loss::Nothing,
+                ContentLoss::Nothing,
             );
         }
         Ok(())
@@ -288,32 +288,42 @@ impl Check<'_> {
         }
     }
 
-    fn damage(&mut self, record: impl Into<String>, reason: impl std::fmt::Display, loss: Loss) {
-        if let Loss::Chunks(ids) = &loss {
+    fn report_damage(
+        &mut self,
+        record: impl Into<String>,
+        reason: impl std::fmt::Display,
+        loss: ContentLoss,
+    ) {
+        if let ContentLoss::Chunks(ids) = &loss {
             ids.iter().for_each(|id| self.lost.insert(*id));
             // Remembered, so that the same bytes heal them when they come again.
             let ledger = &self.store.inner.chunks.ledger;
-            ledger.note(ids.iter().copied(), DamageKind::Damaged);
+            ledger.note_damage(ids.iter().copied(), DamageKind::Damaged);
         }
-        self.find(record.into(), reason.to_string(), true, loss);
+        self.add_finding(record.into(), reason.to_string(), true, loss);
     }
 
-    fn leak(&mut self, record: impl Into<String>, reason: impl std::fmt::Display) {
-        self.find(record.into(), reason.to_string(), false, Loss::Nothing);
+    fn report_leak(&mut self, record: impl Into<String>, reason: impl std::fmt::Display) {
+        self.add_finding(
+            record.into(),
+            reason.to_string(),
+            false,
+            ContentLoss::Nothing,
+        );
     }
 
-    fn find(&mut self, record: String, reason: String, is_damage: bool, loss: Loss) {
+    fn add_finding(&mut self, record: String, reason: String, is_damage: bool, loss: ContentLoss) {
         let place = (record, reason);
         if let Some(at) = self.told.get(&place)
-            && self.losses[*at].absorbs(&loss)
+            && self.losses[*at].can_absorb(&loss)
         {
-            self.losses[*at].absorb(loss);
+            self.losses[*at].absorb_loss(loss);
             return;
         }
         if self.report.findings.len() < FINDINGS_MAX {
             self.told.insert(place.clone(), self.report.findings.len());
             let (record, reason) = place;
-            self.report.findings.push(Finding {
+            self.report.findings.push(CheckFinding {
                 record,
                 reason,
                 is_damage,
@@ -325,10 +335,14 @@ impl Check<'_> {
 
     /// Notes an error that is about stored bytes, so that the check goes on; other errors are
     /// returned.
-    fn note(&mut self, error: StoreError, loss: Loss) -> Result<(), StoreError> {
+    fn report_read_error(
+        &mut self,
+        error: StoreError,
+        loss: ContentLoss,
+    ) -> Result<(), StoreError> {
         match error {
-            StoreError::Damaged(damage) => self.damage(damage.record, damage.reason, loss),
-            StoreError::Database { what, message } => self.damage(what, message, loss),
+            StoreError::Damaged(damage) => self.report_damage(damage.record, damage.reason, loss),
+            StoreError::Database { what, message } => self.report_damage(what, message, loss),
             other => return Err(other),
         }
         Ok(())

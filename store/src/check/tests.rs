@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use vellum_core::frame::frame_key;
 use vellum_core::page::page_key;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
 use crate::collect::tests::world::{CHUNK_LEN, Content, World};
@@ -45,15 +45,15 @@ fn change(world: &World, family: Family, key: &[u8], change: impl FnOnce(&mut Ve
         .unwrap_or_default();
     let mut batch = Batch::default();
     if change(&mut value) {
-        batch.put(family, key, value);
+        batch.put_record(family, key, value);
     } else {
-        batch.delete(family, key);
+        batch.delete_record(family, key);
     }
     world
         .store
         .inner
         .database
-        .write(batch, Durability::Logged)
+        .write_batch(batch, Durability::Logged)
         .expect("room");
 }
 
@@ -230,11 +230,11 @@ fn what_nobody_needs_is_a_leak() {
 #[test]
 fn unused_chunks_are_counted_and_are_no_fault() {
     let (mut world, _) = world();
-    let nodes: Vec<Node> = world
+    let nodes: Vec<NodeRef> = world
         .model
         .keys()
         .copied()
-        .filter(|node| matches!(node, Node::Image(_)))
+        .filter(|node| matches!(node, NodeRef::Image(_)))
         .collect();
     nodes.into_iter().for_each(|node| world.delete(node));
     let report = check(&world, false, None);

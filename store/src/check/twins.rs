@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vellum_core::tree::{Node, Tree};
+use vellum_core::tree::{NodeRef, Tree};
 use vellum_core::units::{ImageId, LayerId};
 
-use super::{Check, Loss};
+use super::{CheckRun, ContentLoss};
 use crate::database::{Family, key_of_copy};
 use crate::error::StoreError;
 use crate::records;
@@ -25,32 +25,32 @@ const NODES_NAMED_MAX: usize = 5;
 
 /// Checksums of the records in one of the two places, by key.
 #[derive(Default)]
-struct Place {
+struct RecordChecksums {
     sums: BTreeMap<Vec<u8>, u64>,
     /// True if every record of the place could be read.
     is_whole: bool,
 }
 
-impl Check<'_> {
-    pub(super) fn twins(&mut self) -> Result<(), StoreError> {
+impl CheckRun<'_> {
+    pub(super) fn check_copies(&mut self) -> Result<(), StoreError> {
         for family in [Family::Layers, Family::Names, Family::Meta] {
-            let own = self.place(family, family, &[])?;
-            let copies = self.place(family, Family::Copies, &key_of_copy(family, &[]))?;
-            self.compare(family, &own, &copies);
+            let own = self.read_checksums(family, family, &[])?;
+            let copies = self.read_checksums(family, Family::Copies, &key_of_copy(family, &[]))?;
+            self.compare_copies(family, &own, &copies);
         }
         Ok(())
     }
 
     /// Reads all records of `family` that are in `held_in` behind `prefix`.
-    fn place(
+    fn read_checksums(
         &mut self,
         family: Family,
         held_in: Family,
         prefix: &[u8],
-    ) -> Result<Place, StoreError> {
-        let mut place = Place {
+    ) -> Result<RecordChecksums, StoreError> {
+        let mut place = RecordChecksums {
             is_whole: true,
-            ..Place::default()
+            ..RecordChecksums::default()
         };
         let database = Arc::clone(&self.store.inner.database);
         let mut count: u64 = 0;
@@ -59,7 +59,7 @@ impl Check<'_> {
                 Ok(record) => record,
                 Err(error) => {
                     place.is_whole = false;
-                    return check.note(error, Loss::Nothing);
+                    return check.report_read_error(error, ContentLoss::Nothing);
                 }
             };
             count += 1;
@@ -67,22 +67,22 @@ impl Check<'_> {
                 check.go_on()?;
             }
             let key = &key[prefix.len()..];
-            place.sums.insert(key.to_vec(), checksum(value));
-            if let Err(error) = records::verify(family.name(), key, value) {
+            place.sums.insert(key.to_vec(), stored_checksum(value));
+            if let Err(error) = records::verify_record(family.family_name(), key, value) {
                 let what = check.record_name(family, key);
                 let what = if held_in == Family::Copies {
                     format!("copy of {what}")
                 } else {
                     what
                 };
-                check.damage(what, error, Loss::Nothing);
+                check.report_damage(what, error, ContentLoss::Nothing);
             }
             Ok(())
         })?;
         Ok(place)
     }
 
-    fn compare(&mut self, family: Family, own: &Place, copies: &Place) {
+    fn compare_copies(&mut self, family: Family, own: &RecordChecksums, copies: &RecordChecksums) {
         let keys = own.sums.keys().chain(
             copies
                 .sums
@@ -102,7 +102,7 @@ impl Check<'_> {
             // The two were read one after the other, and commits go on.
             if self.differs_still(family, key) {
                 let what = self.record_name(family, key);
-                self.damage(what, reason, Loss::Nothing);
+                self.report_damage(what, reason, ContentLoss::Nothing);
             }
         }
     }
@@ -123,7 +123,7 @@ impl Check<'_> {
         let named = match family {
             Family::Names => node_of(key)
                 .filter(|node| tree.layer_of(*node).is_some())
-                .map(|node| format!("record of {}", tree.display(node))),
+                .map(|node| format!("record of {}", tree.display_name(node))),
             Family::Layers => key
                 .try_into()
                 .ok()
@@ -131,19 +131,19 @@ impl Check<'_> {
                 .map(|layer| layer_name(&tree, layer)),
             _ => None,
         };
-        named.unwrap_or_else(|| format!("{} record {}", family.name(), key.escape_ascii()))
+        named.unwrap_or_else(|| format!("{} record {}", family.family_name(), key.escape_ascii()))
     }
 }
 
 /// A layer, with what stands on it.
 fn layer_name(tree: &Tree, layer: LayerId) -> String {
     let nodes: Vec<String> = tree
-        .nodes()
+        .all_nodes()
         .filter(|node| {
             let top = tree.layer_of(*node).map(|layer| layer.id);
-            top.is_some_and(|top| tree.chain(top).any(|below| below.id == layer))
+            top.is_some_and(|top| tree.chain_from(top).any(|below| below.id == layer))
         })
-        .map(|node| tree.display(node))
+        .map(|node| tree.display_name(node))
         .collect();
     match nodes.len() {
         0 => format!("record of layer {layer}"),
@@ -157,21 +157,21 @@ fn layer_name(tree: &Tree, layer: LayerId) -> String {
 }
 
 /// The image or snapshot whose record is at `key`.
-fn node_of(key: &[u8]) -> Option<Node> {
+fn node_of(key: &[u8]) -> Option<NodeRef> {
     let (kind, rest) = key.split_first()?;
     let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
     match kind {
-        b'i' => Some(Node::Image(ImageId(number(rest)?))),
+        b'i' => Some(NodeRef::Image(ImageId(number(rest)?))),
         b's' => {
             let (image, serial) = rest.split_at_checked(8)?;
-            Some(Node::Snapshot(ImageId(number(image)?), number(serial)?))
+            Some(NodeRef::Snapshot(ImageId(number(image)?), number(serial)?))
         }
         _ => None,
     }
 }
 
 /// The checksum that a record ends in: two intact records say the same if it is the same.
-fn checksum(value: &[u8]) -> u64 {
+fn stored_checksum(value: &[u8]) -> u64 {
     value
         .last_chunk::<8>()
         .map_or(0, |bytes| u64::from_le_bytes(*bytes))

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::Check;
+use super::CheckRun;
 use crate::database::{Database, Family};
 use crate::error::StoreError;
 
 /// Takes a record, or why some could not be read.
 pub(super) type VisitRecord<'v, 's> =
-    dyn FnMut(&mut Check<'s>, Result<(&[u8], &[u8]), StoreError>) -> Result<(), StoreError> + 'v;
+    dyn FnMut(&mut CheckRun<'s>, Result<(&[u8], &[u8]), StoreError>) -> Result<(), StoreError> + 'v;
 
-impl<'s> Check<'s> {
+impl<'s> CheckRun<'s> {
     /// Visits the records of `family` whose keys begin with `prefix`.
     pub(super) fn each_record(
         &mut self,
@@ -21,7 +21,7 @@ impl<'s> Check<'s> {
     ) -> Result<(), StoreError> {
         let mut next = Some(prefix.to_vec());
         while let Some(from) = next.take() {
-            let mut scan = database.scan(family, &from);
+            let mut scan = database.scan_from(family, &from);
             let mut last = from;
             loop {
                 match scan.next() {
@@ -33,7 +33,7 @@ impl<'s> Check<'s> {
                     Ok(_) => return Ok(()),
                     Err(error) => {
                         visit(self, Err(error))?;
-                        next = resumed(database, family, &last);
+                        next = next_readable_key(database, family, &last);
                         break;
                     }
                 }
@@ -45,7 +45,11 @@ impl<'s> Check<'s> {
 
 /// The first key after `last` that can be read, as far as it is found: at the bounds of tables, and
 /// in growing steps through the numbers that keys begin with.
-pub(crate) fn resumed(database: &Database, family: Family, last: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn next_readable_key(
+    database: &Database,
+    family: Family,
+    last: &[u8],
+) -> Option<Vec<u8>> {
     let mut tries: BTreeSet<Vec<u8>> = database.table_bounds(family);
     if let Some((head, _)) = last.split_first_chunk::<8>() {
         let number = u64::from_be_bytes(*head);
@@ -56,7 +60,7 @@ pub(crate) fn resumed(database: &Database, family: Family, last: &[u8]) -> Optio
         .into_iter()
         .filter(|from| from.as_slice() > last)
         .find_map(|from| {
-            let mut scan = database.scan(family, &from);
+            let mut scan = database.scan_from(family, &from);
             let (key, _) = scan.next().ok()??;
             Some(key.to_vec())
         })

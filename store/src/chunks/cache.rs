@@ -13,14 +13,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use vellum_core::units::ChunkId;
 
-use super::decoded_frame::Frame;
+use super::decoded_frame::DecodedFrame;
 
 /// Frames up to a budget of bytes.
-pub(super) struct FrameCache(RwLock<State>);
+pub(super) struct FrameCache(RwLock<CacheState>);
 
-struct State {
+struct CacheState {
     /// Frames by their first id. Seldom overlapping: what the collector has merged is replaced.
-    frames: BTreeMap<ChunkId, Entry>,
+    frames: BTreeMap<ChunkId, CachedFrame>,
     len: u64,
     len_max: u64,
     /// Position of the clock hand, from which the search for an unused frame goes on: it passes
@@ -28,15 +28,15 @@ struct State {
     hand: ChunkId,
 }
 
-struct Entry {
-    frame: Arc<Frame>,
+struct CachedFrame {
+    frame: Arc<DecodedFrame>,
     /// True if it was asked for since the hand passed.
     is_used: AtomicBool,
 }
 
 impl FrameCache {
     pub(super) fn new(len_max: u64) -> Self {
-        Self(RwLock::new(State {
+        Self(RwLock::new(CacheState {
             frames: BTreeMap::new(),
             len: 0,
             len_max,
@@ -46,14 +46,14 @@ impl FrameCache {
 
     /// Limits the cache to `len` bytes from now on.
     pub(super) fn set_len_max(&self, len: u64) {
-        self.change(|state| state.len_max = len);
+        self.change_state(|state| state.len_max = len);
     }
 
     /// The frame that holds `id`, if it is here.
-    pub(super) fn get(&self, id: ChunkId) -> Option<Arc<Frame>> {
+    pub(super) fn get(&self, id: ChunkId) -> Option<Arc<DecodedFrame>> {
         let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let (_, entry) = state.frames.range(..=id).next_back()?;
-        entry.frame.header.rank(id)?;
+        entry.frame.header.payload_index(id)?;
         // Written only when it changes: readers on several cores share the line.
         if !entry.is_used.load(Ordering::Relaxed) {
             entry.is_used.store(true, Ordering::Relaxed);
@@ -62,17 +62,17 @@ impl FrameCache {
     }
 
     /// Keeps `frame` until room is needed for others. Frames that it was made of go.
-    pub(super) fn insert(&self, frame: &Arc<Frame>) {
-        let (first, end) = (frame.header.first(), frame.header.end());
-        self.change(|state| {
+    pub(super) fn insert(&self, frame: &Arc<DecodedFrame>) {
+        let (first, end) = (frame.header.first_id(), frame.header.end_id());
+        self.change_state(|state| {
             while let Some((old, _)) = state.frames.range(first..end).next() {
                 let old = *old;
-                state.remove(old);
+                state.remove_frame(old);
             }
             state.len += frame.memory_len();
             state.frames.insert(
                 first,
-                Entry {
+                CachedFrame {
                     frame: Arc::clone(frame),
                     is_used: AtomicBool::new(false),
                 },
@@ -81,33 +81,33 @@ impl FrameCache {
     }
 
     /// Forgets the frames that hold some of the ids in `[first, end)`.
-    pub(super) fn evict(&self, first: ChunkId, end: ChunkId) {
-        self.change(|state| {
-            let reaches = |(start, entry): (&ChunkId, &Entry)| {
-                (entry.frame.header.end() > first).then_some(*start)
+    pub(super) fn evict_range(&self, first: ChunkId, end: ChunkId) {
+        self.change_state(|state| {
+            let reaches = |(start, entry): (&ChunkId, &CachedFrame)| {
+                (entry.frame.header.end_id() > first).then_some(*start)
             };
             let before = state.frames.range(..first).next_back().and_then(reaches);
             let inside = state.frames.range(first..end).map(|(start, _)| *start);
             let gone: Vec<ChunkId> = before.into_iter().chain(inside).collect();
-            gone.into_iter().for_each(|start| state.remove(start));
+            gone.into_iter().for_each(|start| state.remove_frame(start));
         });
     }
 
     /// Forgets all frames.
     #[cfg(test)]
     pub(super) fn clear(&self) {
-        self.change(|state| (state.frames, state.len) = (BTreeMap::new(), 0));
+        self.change_state(|state| (state.frames, state.len) = (BTreeMap::new(), 0));
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change_state(&self, change: impl FnOnce(&mut CacheState)) {
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
         change(&mut state);
-        state.shrink();
+        state.evict_to_budget();
     }
 }
 
-impl State {
-    fn remove(&mut self, first: ChunkId) {
+impl CacheState {
+    fn remove_frame(&mut self, first: ChunkId) {
         if let Some(entry) = self.frames.remove(&first) {
             self.len -= entry.frame.memory_len();
         }
@@ -115,7 +115,7 @@ impl State {
 
     /// Removes frames until the others are within the budget: those first that were not used since
     /// the hand last came by.
-    fn shrink(&mut self) {
+    fn evict_to_budget(&mut self) {
         while self.len > self.len_max {
             let next = self
                 .frames
@@ -126,7 +126,7 @@ impl State {
             };
             self.hand = *first;
             if !entry.is_used.swap(false, Ordering::Relaxed) {
-                self.remove(self.hand);
+                self.remove_frame(self.hand);
             }
         }
     }
@@ -139,11 +139,11 @@ mod tests {
 
     use super::*;
 
-    fn frame(ids: &[u64]) -> Arc<Frame> {
+    fn frame(ids: &[u64]) -> Arc<DecodedFrame> {
         let chunks = ids
             .iter()
-            .map(|id| (ChunkId(*id), ChunkHash::of(&id.to_le_bytes())));
-        Arc::new(Frame::for_test(
+            .map(|id| (ChunkId(*id), ChunkHash::of_chunk(&id.to_le_bytes())));
+        Arc::new(DecodedFrame::for_test(
             FrameHeader::new(chunks, 1),
             vec![0; ids.len() * 4096],
             4096,
@@ -166,7 +166,9 @@ mod tests {
             (22, None),
         ] {
             assert_eq!(
-                cache.get(ChunkId(id)).map(|frame| frame.header.first().0),
+                cache
+                    .get(ChunkId(id))
+                    .map(|frame| frame.header.first_id().0),
                 found,
                 "{id}"
             );
@@ -176,13 +178,13 @@ mod tests {
             cache.get(ChunkId(20)).is_none()
                 && cache
                     .get(ChunkId(21))
-                    .is_some_and(|frame| frame.header.first() == ChunkId(10))
+                    .is_some_and(|frame| frame.header.first_id() == ChunkId(10))
         );
         assert_eq!(cache.0.read().expect("sound").frames.len(), 1);
         cache.insert(&frame(&[30, 31]));
-        cache.evict(ChunkId(31), ChunkId(40));
+        cache.evict_range(ChunkId(31), ChunkId(40));
         assert!(cache.get(ChunkId(30)).is_none() && cache.get(ChunkId(10)).is_some());
-        cache.evict(ChunkId(9), ChunkId(11));
+        cache.evict_range(ChunkId(9), ChunkId(11));
         assert_eq!(cache.0.read().expect("sound").len, 0);
     }
 

@@ -11,7 +11,7 @@ use crate::error::StoreError;
 const CHUNK_OVERHEAD_LEN: u64 = 41;
 
 /// A decoded frame.
-pub(crate) struct Frame {
+pub(crate) struct DecodedFrame {
     /// Ids and names of the chunks that it holds.
     pub(crate) header: FrameHeader,
     pub(super) plain: Vec<u8>,
@@ -22,7 +22,7 @@ pub(crate) struct Frame {
     pub(super) is_whole: bool,
 }
 
-impl Frame {
+impl DecodedFrame {
     /// Bytes of memory.
     pub(super) fn memory_len(&self) -> u64 {
         self.plain.len() as u64 + self.sound.len() as u64 * CHUNK_OVERHEAD_LEN
@@ -65,20 +65,23 @@ impl Frame {
     }
 
     /// The chunks that do not have the bytes of their names.
-    pub(crate) fn unsound(&self) -> impl Iterator<Item = (ChunkId, &ChunkHash)> {
-        let chunks = self.header.chunks().zip(&self.sound);
+    pub(crate) fn unsound_chunks(&self) -> impl Iterator<Item = (ChunkId, &ChunkHash)> {
+        let chunks = self.header.chunk_hashes().zip(&self.sound);
         chunks.filter(|(_, sound)| !**sound).map(|(chunk, _)| chunk)
     }
 
     /// The bytes of chunk `id`, which is in the header: verified, or damage.
-    pub(crate) fn chunk(&self, id: ChunkId) -> Result<&[u8], StoreError> {
-        let rank = self.header.rank(id).ok_or_else(|| missing(id))?;
+    pub(crate) fn chunk_bytes(&self, id: ChunkId) -> Result<&[u8], StoreError> {
+        let rank = self
+            .header
+            .payload_index(id)
+            .ok_or_else(|| missing_chunk(id))?;
         if !self.sound[rank] {
             let hash = self
                 .header
-                .hash(id)
+                .chunk_hash(id)
                 .expect("a chunk with a rank has a name");
-            return Err(StoreError::damaged(
+            return Err(StoreError::damaged_record(
                 format!("chunk {hash}"),
                 "its bytes do not have its name",
             ));
@@ -87,6 +90,6 @@ impl Frame {
     }
 }
 
-pub(super) fn missing(id: ChunkId) -> StoreError {
-    StoreError::damaged(format!("chunk number {id}"), "no frame holds it")
+pub(super) fn missing_chunk(id: ChunkId) -> StoreError {
+    StoreError::damaged_record(format!("chunk number {id}"), "no frame holds it")
 }

@@ -29,30 +29,30 @@ pub(crate) struct EncodedFrame {
 }
 
 /// The bytes of a frame, compressed: it gets its ids later.
-pub(crate) struct Packed {
+pub(crate) struct CompressedFrame {
     codec: FrameCodec,
     compressed: Vec<u8>,
     plain_len: usize,
 }
 
 /// Compresses the bytes of one frame: the expensive step, free of any lock.
-pub(crate) fn pack(compression: Compression, plain: &[u8]) -> Packed {
-    let (codec, compressed) = codec::compress(compression, plain);
-    Packed {
+pub(crate) fn compress_chunks(compression: Compression, plain: &[u8]) -> CompressedFrame {
+    let (codec, compressed) = codec::compress_frame(compression, plain);
+    CompressedFrame {
         codec,
         compressed,
         plain_len: plain.len(),
     }
 }
 
-impl Packed {
+impl CompressedFrame {
     /// The codec, the compressed bytes, and how many they were before.
     pub(crate) fn into_parts(self) -> (FrameCodec, Vec<u8>, usize) {
         (self.codec, self.compressed, self.plain_len)
     }
 
     /// The frame that holds these bytes as `chunks`, which are as many as were packed.
-    pub(crate) fn seal(&self, chunks: Vec<(ChunkId, ChunkHash)>) -> EncodedFrame {
+    pub(crate) fn encode_frame(&self, chunks: Vec<(ChunkId, ChunkHash)>) -> EncodedFrame {
         let first = chunks[0].0;
         let plain_len = u32::try_from(self.plain_len)
             .expect("a frame's length is bounded by the store's parameters");
@@ -77,7 +77,7 @@ impl Packed {
 
 /// Compresses and encodes one frame.
 pub(crate) fn encode_frame(compression: Compression, plan: FramePlan) -> EncodedFrame {
-    pack(compression, &plan.plain).seal(plan.chunks)
+    compress_chunks(compression, &plan.plain).encode_frame(plan.chunks)
 }
 
 impl EncodedFrame {
@@ -96,8 +96,8 @@ impl EncodedFrame {
 
     /// Puts header and payload into `batch`.
     pub(crate) fn put_content(&self, batch: &mut Batch) {
-        batch.put(Family::Headers, frame_key(self.first), &self.header);
-        batch.put(Family::Frames, frame_key(self.first), &self.payload);
+        batch.put_record(Family::Headers, frame_key(self.first), &self.header);
+        batch.put_record(Family::Frames, frame_key(self.first), &self.payload);
     }
 }
 
@@ -107,13 +107,13 @@ pub(crate) fn put_names(frames: &[EncodedFrame], batch: &mut Batch) {
     let mut names: Vec<([u8; 8], ChunkId)> = frames
         .iter()
         .flat_map(|frame| &frame.chunks)
-        .map(|(id, hash)| (hash.prefix(), *id))
+        .map(|(id, hash)| (hash.index_prefix(), *id))
         .collect();
     names.sort_unstable();
     let mut value = Vec::with_capacity(10);
     for (prefix, id) in names {
         value.clear();
         put_varint(&mut value, id.0);
-        batch.put(Family::Index, prefix, &value);
+        batch.put_record(Family::Index, prefix, &value);
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use vellum_core::frame::{FrameHeader, SPAN_MAX, frame_key, parse_frame_key};
 use vellum_core::units::ChunkId;
 
-use super::pause::lock;
+use super::sync::lock_unpoisoned;
 use crate::database::{Database, Family, Revision, Scan};
 use crate::error::StoreError;
 
@@ -47,7 +47,7 @@ impl<'d> HeaderWalk<'d> {
     pub(crate) fn new(database: &'d Database, from: ChunkId) -> Self {
         Self {
             database,
-            records: database.scan(Family::Headers, &frame_key(from)),
+            records: database.scan_from(Family::Headers, &frame_key(from)),
             keys: None,
             from,
             has_ended: false,
@@ -62,14 +62,15 @@ impl<'d> HeaderWalk<'d> {
         }
         let next = match &mut self.keys {
             None => self.records.next().and_then(|item| {
-                let owned = |(key, value): (&[u8], &[u8])| Ok((parsed(key)?, value.to_vec()));
+                let owned =
+                    |(key, value): (&[u8], &[u8])| Ok((parse_header_key(key)?, value.to_vec()));
                 item.map(owned).transpose()
             }),
             Some(keys) => next_by_key(self.database, keys),
         };
         match next {
             Ok(Some((first, header))) => {
-                self.from = first.advance(1);
+                self.from = first.advance_by(1);
                 Ok(Some((first, header)))
             }
             Ok(None) => {
@@ -81,7 +82,7 @@ impl<'d> HeaderWalk<'d> {
                     self.has_ended = true;
                 } else {
                     let from = frame_key(self.from);
-                    self.keys = Some(self.database.scan(Family::Frames, &from));
+                    self.keys = Some(self.database.scan_from(Family::Frames, &from));
                 }
                 Err(error)
             }
@@ -97,7 +98,7 @@ fn next_by_key(
 ) -> Result<Option<(ChunkId, Vec<u8>)>, StoreError> {
     while let Some((key, _)) = keys.next()? {
         match database.get(Family::Headers, key) {
-            Ok(Some(header)) => return Ok(Some((parsed(key)?, header.to_vec()))),
+            Ok(Some(header)) => return Ok(Some((parse_header_key(key)?, header.to_vec()))),
             Ok(None) | Err(StoreError::Damaged(_)) => {}
             Err(error) => return Err(error),
         }
@@ -105,13 +106,13 @@ fn next_by_key(
     Ok(None)
 }
 
-fn parsed(key: &[u8]) -> Result<ChunkId, StoreError> {
-    parse_frame_key(key).map_err(|error| StoreError::damaged("a frame header's key", error))
+fn parse_header_key(key: &[u8]) -> Result<ChunkId, StoreError> {
+    parse_frame_key(key).map_err(|error| StoreError::damaged_record("a frame header's key", error))
 }
 
 impl HeaderFinder {
     /// The header of the frame that holds `id`.
-    pub(super) fn find(
+    pub(super) fn find_header(
         &self,
         database: &Database,
         id: ChunkId,
@@ -119,9 +120,9 @@ impl HeaderFinder {
         match database.last_at_or_before(Family::Headers, &frame_key(id)) {
             Ok(None) => Ok(None),
             Ok(Some((key, value))) => {
-                let first = parsed(&key)?;
-                let header = decoded(first, &value)?;
-                Ok(header.rank(id).is_some().then_some(header))
+                let first = parse_header_key(&key)?;
+                let header = decode_header(first, &value)?;
+                Ok(header.payload_index(id).is_some().then_some(header))
             }
             Err(error @ StoreError::Damaged(_)) => self.find_by_key(database, id, error),
             Err(error) => Err(error),
@@ -136,12 +137,12 @@ impl HeaderFinder {
     ) -> Result<Option<FrameHeader>, StoreError> {
         let lowest = id.0.saturating_sub(u64::from(SPAN_MAX) - 1);
         let revision = database.revision_of(Family::Headers);
-        let known = lock(&self.unreadable)
+        let known = lock_unpoisoned(&self.unreadable)
             .as_ref()
             .filter(|known| known.revision.is_some() && known.revision == revision)
             .map(|known| known.ids.clone());
         let note = |ids: RangeInclusive<u64>| {
-            *lock(&self.unreadable) = Some(UnreadableIds { ids, revision });
+            *lock_unpoisoned(&self.unreadable) = Some(UnreadableIds { ids, revision });
         };
         let (mut end, mut is_gap_free) = (id.0 + 1, true);
         while end > lowest {
@@ -151,19 +152,19 @@ impl HeaderFinder {
                 return Err(error);
             }
             let start = end.saturating_sub(KEYS_PER_LOOK).max(lowest);
-            for (first, value) in records(database, start..end) {
+            for (first, value) in header_records(database, start..end) {
                 match value {
                     Ok(None) => {}
                     Err(StoreError::Damaged(_)) => is_gap_free = false,
                     Err(error) => return Err(error),
                     Ok(Some(value)) => {
-                        let header = decoded(first, &value)?;
-                        let is_it = header.rank(id).is_some();
+                        let header = decode_header(first, &value)?;
+                        let is_it = header.payload_index(id).is_some();
                         // Frames do not lie within each other.
-                        if is_it || header.end() > id || is_gap_free {
+                        if is_it || header.end_id() > id || is_gap_free {
                             return Ok(is_it.then_some(header));
                         }
-                        note(header.end().0..=id.0);
+                        note(header.end_id().0..=id.0);
                         return Err(error);
                     }
                 }
@@ -179,7 +180,7 @@ impl HeaderFinder {
 }
 
 /// Records at the keys of `ids`, the last one first.
-fn records(
+fn header_records(
     database: &Database,
     ids: std::ops::Range<u64>,
 ) -> impl Iterator<Item = (ChunkId, Result<Option<Vec<u8>>, StoreError>)> {
@@ -188,7 +189,7 @@ fn records(
     ids.rev().map(ChunkId).zip(values)
 }
 
-fn decoded(first: ChunkId, value: &[u8]) -> Result<FrameHeader, StoreError> {
+fn decode_header(first: ChunkId, value: &[u8]) -> Result<FrameHeader, StoreError> {
     FrameHeader::decode(first, value)
-        .map_err(|error| StoreError::damaged(format!("header of frame {first}"), error))
+        .map_err(|error| StoreError::damaged_record(format!("header of frame {first}"), error))
 }

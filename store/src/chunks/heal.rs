@@ -27,7 +27,7 @@ use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 
 use super::Chunks;
-use super::decoded_frame::Frame;
+use super::decoded_frame::DecodedFrame;
 use super::frames::{FramePlan, encode_frame};
 use super::ledger::DamageKind;
 use crate::database::{Batch, Durability};
@@ -47,7 +47,7 @@ impl Chunks {
     /// this returns. Those that are readable under their ids and names by then, in order.
     ///
     /// Locks: takes the index lock, so none that comes after it may be held.
-    pub(crate) fn heal(&self, chunks: &[RightBytes<'_>]) -> Result<Vec<bool>, StoreError> {
+    pub(crate) fn heal_chunks(&self, chunks: &[RightBytes<'_>]) -> Result<Vec<bool>, StoreError> {
         let mut order: Vec<usize> = (0..chunks.len()).collect();
         order.sort_unstable_by_key(|at| chunks[*at].id);
         let mut healed = vec![false; chunks.len()];
@@ -74,16 +74,16 @@ impl Chunks {
         };
         let inside = left
             .iter()
-            .take_while(|at| chunks[**at].id < header.end())
+            .take_while(|at| chunks[**at].id < header.end_id())
             .count();
         let right: BTreeMap<ChunkId, &RightBytes<'_>> = left[..inside]
             .iter()
             .map(|at| &chunks[*at])
-            .filter(|chunk| header.hash(chunk.id) == Some(&chunk.name))
+            .filter(|chunk| header.chunk_hash(chunk.id) == Some(&chunk.name))
             .map(|chunk| (chunk.id, chunk))
             .collect();
         if !right.is_empty() {
-            let old = self.reader.load(header.clone());
+            let old = self.reader.load_frame(header.clone());
             let old = old.map(Some).or_else(only_damage)?;
             self.put_healed(&header, old.as_ref(), &right)?;
             left[..inside]
@@ -98,7 +98,7 @@ impl Chunks {
     fn put_healed(
         &self,
         header: &FrameHeader,
-        old: Option<&Frame>,
+        old: Option<&DecodedFrame>,
         right: &BTreeMap<ChunkId, &RightBytes<'_>>,
     ) -> Result<(), StoreError> {
         let chunk_len = self.parameters.chunk_len.as_usize();
@@ -107,9 +107,9 @@ impl Chunks {
             plain: Vec::with_capacity(header.chunk_count() * chunk_len),
         };
         let (mut whole, mut missing) = (Vec::new(), Vec::new());
-        for (id, name) in header.chunks() {
+        for (id, name) in header.chunk_hashes() {
             plan.chunks.push((id, *name));
-            let kept = old.and_then(|old| old.chunk(id).ok());
+            let kept = old.and_then(|old| old.chunk_bytes(id).ok());
             let bytes = kept.or_else(|| right.get(&id).map(|chunk| chunk.plain));
             if let Some(bytes) = bytes {
                 plan.plain.extend_from_slice(bytes);
@@ -120,14 +120,14 @@ impl Chunks {
             }
         }
         // Before the placeholders can be taken for what they stand for.
-        self.ledger.note(missing, DamageKind::Damaged);
+        self.ledger.note_damage(missing, DamageKind::Damaged);
         let frame = encode_frame(self.parameters.compression, plan);
         let mut batch = Batch::default();
         frame.put_content(&mut batch);
         let clearing = self.ledger.clear_with(whole, &mut batch);
-        self.database.write(batch, Durability::Logged)?;
-        clearing.done();
-        self.reader.evict(header.first(), header.end());
+        self.database.write_batch(batch, Durability::Logged)?;
+        clearing.finish_clear();
+        self.reader.evict_range(header.first_id(), header.end_id());
         Ok(())
     }
 
@@ -141,7 +141,7 @@ impl Chunks {
     fn lock_index_flushed(&self) -> Result<std::sync::MutexGuard<'_, ()>, StoreError> {
         loop {
             if self.has_unflushed_rewrites.swap(false, Ordering::AcqRel) {
-                self.database.flush_bulk(self.database.generation())?;
+                self.database.flush_bulk(self.database.write_generation())?;
             }
             let index = self.lock_index();
             if !self.has_unflushed_rewrites.load(Ordering::Acquire) {

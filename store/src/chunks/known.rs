@@ -36,7 +36,7 @@ use vellum_core::units::ChunkId;
 
 use super::heal::RightBytes;
 use super::ledger::DamageKind;
-use super::{Candidate, Chunks, Session};
+use super::{ChunkCandidate, Chunks, DedupSession};
 use crate::error::StoreError;
 
 /// Frames that are read at a time: 8 MiB of chunks at the default lengths.
@@ -94,7 +94,7 @@ impl Chunks {
             whole.iter().for_each(|id| verified.insert(*id));
             for at in frame.places {
                 let (id, name) = &chunks[at];
-                let has_name = frame.header.hash(*id) == Some(name);
+                let has_name = frame.header.chunk_hash(*id) == Some(name);
                 sound[at] = has_name && whole.binary_search(id).is_ok();
             }
         }
@@ -103,7 +103,7 @@ impl Chunks {
 
     /// The chunks of `ids` that cannot be read under the names that their headers have, and that
     /// nothing at hand could mend. Reads those that are not in `verified`, each frame once.
-    pub(crate) fn unreadable(
+    pub(crate) fn unreadable_chunks(
         &self,
         ids: &IdSet,
         verified: &mut IdSet,
@@ -114,7 +114,11 @@ impl Chunks {
             let mut headers = Vec::with_capacity(FRAMES_TOGETHER);
             while let Some(id) = next.filter(|_| headers.len() < FRAMES_TOGETHER) {
                 let header = self.readable_header(id)?;
-                next = ids.next_from(header.as_ref().map_or(id.advance(1), FrameHeader::end));
+                next = ids.next_from(
+                    header
+                        .as_ref()
+                        .map_or(id.advance_by(1), FrameHeader::end_id),
+                );
                 match header {
                     Some(header) => headers.push(header),
                     None => unreadable.insert(id),
@@ -131,7 +135,7 @@ impl Chunks {
                 let whole = whole?;
                 whole.iter().for_each(|id| verified.insert(*id));
                 let wanted = header
-                    .chunks()
+                    .chunk_hashes()
                     .map(|(id, _)| id)
                     .filter(|id| ids.contains(*id));
                 wanted
@@ -144,8 +148,8 @@ impl Chunks {
 
     /// True if `id` can be read after all, with the help of sources, and is whole in the store now.
     fn is_mended(&self, id: ChunkId) -> bool {
-        let frame = self.frame(id);
-        frame.is_ok_and(|frame| frame.chunk(id).is_ok()) && !self.ledger.contains(id)
+        let frame = self.verified_frame(id);
+        frame.is_ok_and(|frame| frame.chunk_bytes(id).is_ok()) && !self.ledger.contains(id)
     }
 
     /// The frames that hold `chunks`. A chunk that is still on its way into the database is sound:
@@ -162,16 +166,16 @@ impl Chunks {
             let (id, name) = &chunks[at];
             match frames
                 .last_mut()
-                .filter(|last| last.header.rank(*id).is_some())
+                .filter(|last| last.header.payload_index(*id).is_some())
             {
                 Some(last) => last.places.push(at),
-                None if self.writer.pending(&[*name])[0] == Some(*id) => sound[at] = true,
+                None if self.writer.pending_ids(&[*name])[0] == Some(*id) => sound[at] = true,
                 None => match self.readable_header(*id)? {
                     Some(header) => frames.push(DoubtedFrame {
                         header,
                         places: vec![at],
                     }),
-                    None => self.ledger.note([*id], DamageKind::Damaged),
+                    None => self.ledger.note_damage([*id], DamageKind::Damaged),
                 },
             }
         }
@@ -180,7 +184,7 @@ impl Chunks {
 
     /// The header of the frame that holds `id`; none if it cannot be read or is not there.
     pub(crate) fn readable_header(&self, id: ChunkId) -> Result<Option<FrameHeader>, StoreError> {
-        match self.reader.header(id) {
+        match self.reader.frame_header(id) {
             Err(StoreError::Damaged(_)) => Ok(None),
             read => read,
         }
@@ -189,46 +193,46 @@ impl Chunks {
     /// The chunks of a frame that have the bytes of their names, in order. A collection may have
     /// moved them meanwhile: then they are looked for once more.
     fn whole_chunks(&self, header: &FrameHeader) -> Result<Vec<ChunkId>, StoreError> {
-        let load = || match self.reader.load(header.clone()) {
+        let load = || match self.reader.load_frame(header.clone()) {
             Ok(frame) => Ok(Some(frame)),
             Err(StoreError::Damaged(_)) => Ok(None),
             Err(error) => Err(error),
         };
         if let Some(frame) = load()? {
-            self.reader.judge(&frame);
+            self.reader.note_frame_state(&frame);
             return Ok(header
-                .chunks()
+                .chunk_hashes()
                 .map(|(id, _)| id)
-                .filter(|id| frame.chunk(*id).is_ok())
+                .filter(|id| frame.chunk_bytes(*id).is_ok())
                 .collect());
         }
         let has_moved = self
-            .readable_header(header.first())?
+            .readable_header(header.first_id())?
             .is_none_or(|now| now != *header);
-        let ids = header.chunks().map(|(id, _)| id);
+        let ids = header.chunk_hashes().map(|(id, _)| id);
         if has_moved {
             let reads = |id: &ChunkId| {
-                let frame = self.reader.frame(*id);
-                frame.is_ok_and(|frame| frame.chunk(*id).is_ok())
+                let frame = self.reader.read_frame(*id);
+                frame.is_ok_and(|frame| frame.chunk_bytes(*id).is_ok())
             };
             return Ok(ids.filter(reads).collect());
         }
-        self.ledger.note(ids, DamageKind::Damaged);
+        self.ledger.note_damage(ids, DamageKind::Damaged);
         Ok(Vec::new())
     }
 }
 
-impl Session<'_> {
+impl DedupSession<'_> {
     /// Makes the session believe nothing unread from now on.
-    pub(crate) fn verify(&mut self) {
+    pub(crate) fn verify_all(&mut self) {
         self.verifies = true;
     }
 
     /// Makes sure of `ids`, which were found for `candidates`: those that are doubted are read, and
     /// healed if they are damaged. What cannot be is not known.
-    pub(super) fn assure(
+    pub(super) fn check_doubted(
         &mut self,
-        candidates: &[Candidate<'_>],
+        candidates: &[ChunkCandidate<'_>],
         ids: &mut [Option<ChunkId>],
     ) -> Result<(), StoreError> {
         if self.believes_all() {
@@ -238,7 +242,7 @@ impl Session<'_> {
             .iter()
             .enumerate()
             .filter_map(|(at, id)| Some((at, (*id)?)))
-            .filter(|(_, id)| self.doubts(*id))
+            .filter(|(_, id)| self.is_in_doubt(*id))
             .collect();
         if doubted.is_empty() {
             return Ok(());
@@ -265,14 +269,14 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn doubts(&self, id: ChunkId) -> bool {
+    fn is_in_doubt(&self, id: ChunkId) -> bool {
         (self.verifies && !self.verified.contains(id)) || self.chunks.is_doubted(id)
     }
 
     /// Writes the bytes at hand under the ids of damaged chunks; what is healed leaves `unsound`.
     fn heal_at_hand(
         &mut self,
-        candidates: &[Candidate<'_>],
+        candidates: &[ChunkCandidate<'_>],
         unsound: &mut Vec<(usize, ChunkId)>,
     ) -> Result<(), StoreError> {
         let right: Vec<RightBytes<'_>> = unsound
@@ -287,7 +291,7 @@ impl Session<'_> {
         if right.is_empty() {
             return Ok(());
         }
-        let healed = self.chunks.heal(&right)?;
+        let healed = self.chunks.heal_chunks(&right)?;
         let mut is_healed = IdSet::new();
         for (chunk, _) in right.iter().zip(healed).filter(|(_, healed)| *healed) {
             is_healed.insert(chunk.id);
@@ -300,15 +304,15 @@ impl Session<'_> {
 
     /// The chunks of `ids`, which a map refers to, that cannot be believed to be readable: see the
     /// module's comment.
-    pub(crate) fn unreadable(&mut self, ids: &IdSet) -> Result<IdSet, StoreError> {
+    pub(crate) fn unreadable_refs(&mut self, ids: &IdSet) -> Result<IdSet, StoreError> {
         let mut doubted = IdSet::new();
-        for (first, count) in ids.runs() {
-            let of_run = (0..count).map(|nth| first.advance(nth));
+        for (first, count) in ids.id_runs() {
+            let of_run = (0..count).map(|nth| first.advance_by(nth));
             of_run
-                .filter(|id| self.doubts(*id))
+                .filter(|id| self.is_in_doubt(*id))
                 .for_each(|id| doubted.insert(id));
         }
-        self.chunks.unreadable(&doubted, &mut self.verified)
+        self.chunks.unreadable_chunks(&doubted, &mut self.verified)
     }
 
     /// True if the session believes every chunk unread.

@@ -26,11 +26,11 @@ use serde::{Deserialize, Serialize};
 use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
 
-use super::pause::lock;
+use super::sync::lock_unpoisoned;
 use crate::database::{Batch, Database, Durability, Family};
-use crate::folder::Folder;
-use crate::records::{self, Record};
-use crate::stored_records::put;
+use crate::folder::StoreFolder;
+use crate::records::{self, StoreRecord};
+use crate::stored_records::put_record;
 
 /// Prefix of the ledger's keys.
 const KEY_PREFIX: &[u8] = b"damage";
@@ -50,7 +50,7 @@ pub(crate) enum DamageKind {
 /// The chunks that something speaks against.
 pub(crate) struct DamageLedger {
     database: Arc<Database>,
-    keeping: Keeping,
+    keeping: LedgerTarget,
     state: Mutex<LedgerState>,
     /// True if there is an entry: the question of nearly every caller, answered without the lock.
     has_entries: AtomicBool,
@@ -59,11 +59,11 @@ pub(crate) struct DamageLedger {
 }
 
 /// Destination of entries.
-enum Keeping {
+enum LedgerTarget {
     /// Into the database.
     Database,
     /// Into the folder, for the next process that writes.
-    Suspects(Folder),
+    Suspects(StoreFolder),
 }
 
 #[derive(Clone, Default)]
@@ -81,13 +81,13 @@ pub(crate) struct DamageRecord {
 }
 
 /// Entries that are about to go, with the batch that heals what they speak of.
-pub(crate) struct Clearing<'l> {
+pub(crate) struct PendingClear<'l> {
     ledger: &'l DamageLedger,
     cleared: Vec<ChunkId>,
     _writing: MutexGuard<'l, ()>,
 }
 
-impl Record for DamageRecord {
+impl StoreRecord for DamageRecord {
     type Fields = Self;
 
     fn to_fields(&self) -> Self {
@@ -107,24 +107,24 @@ impl Record for DamageRecord {
 impl DamageLedger {
     /// The ledger of a store that is open for writing. A record of it that cannot be read is left
     /// out: it is a warning only. What readers left in `folder` is taken over.
-    pub(crate) fn load(database: Arc<Database>, folder: &Folder) -> Self {
-        let ledger = Self::over(database, Keeping::Database);
-        let suspects = folder.suspects();
+    pub(crate) fn load_writable(database: Arc<Database>, folder: &StoreFolder) -> Self {
+        let ledger = Self::with_target(database, LedgerTarget::Database);
+        let suspects = folder.read_suspects();
         let ids = suspects
             .into_iter()
-            .flat_map(|(first, count)| (0..count).map(move |nth| first.advance(nth)));
-        ledger.note(ids, DamageKind::Damaged);
+            .flat_map(|(first, count)| (0..count).map(move |nth| first.advance_by(nth)));
+        ledger.note_damage(ids, DamageKind::Damaged);
         folder.forget_suspects();
         ledger
     }
 
     /// The ledger of a store that is only read.
-    pub(crate) fn load_read_only(database: Arc<Database>, folder: Folder) -> Self {
-        Self::over(database, Keeping::Suspects(folder))
+    pub(crate) fn load_read_only(database: Arc<Database>, folder: StoreFolder) -> Self {
+        Self::with_target(database, LedgerTarget::Suspects(folder))
     }
 
-    fn over(database: Arc<Database>, keeping: Keeping) -> Self {
-        let state = LedgerState::load(&database);
+    fn with_target(database: Arc<Database>, keeping: LedgerTarget) -> Self {
+        let state = LedgerState::load_entries(&database);
         Self {
             has_entries: AtomicBool::new(!state.is_empty()),
             state: Mutex::new(state),
@@ -141,46 +141,49 @@ impl DamageLedger {
 
     /// True if `id` has an entry.
     pub(crate) fn contains(&self, id: ChunkId) -> bool {
-        !self.is_empty() && lock(&self.state).contains(id)
+        !self.is_empty() && lock_unpoisoned(&self.state).contains(id)
     }
 
     /// True if one of the `count` chunks from `first` on has an entry.
-    pub(crate) fn meets(&self, first: ChunkId, count: u64) -> bool {
+    pub(crate) fn meets_range(&self, first: ChunkId, count: u64) -> bool {
         !self.is_empty() && {
-            let state = lock(&self.state);
-            state.damaged.meets(first, count) || state.lost.meets(first, count)
+            let state = lock_unpoisoned(&self.state);
+            state.damaged.contains_any(first, count) || state.lost.contains_any(first, count)
         }
     }
 
     /// All chunks that something speaks against: damaged, and given up.
-    pub(crate) fn list(&self) -> (IdSet, IdSet) {
-        let state = lock(&self.state).clone();
+    pub(crate) fn all_entries(&self) -> (IdSet, IdSet) {
+        let state = lock_unpoisoned(&self.state).clone();
         (state.damaged, state.lost)
     }
 
     /// Notes that something speaks against `ids`: durable when this returns, if it can be. Where
     /// that fails it holds as long as the process: the chunk is no better for it.
-    pub(crate) fn note(&self, ids: impl IntoIterator<Item = ChunkId>, kind: DamageKind) {
-        let writing = lock(&self.writing);
-        let mut state = lock(&self.state);
-        let new: Vec<ChunkId> = ids.into_iter().filter(|id| state.add(*id, kind)).collect();
+    pub(crate) fn note_damage(&self, ids: impl IntoIterator<Item = ChunkId>, kind: DamageKind) {
+        let writing = lock_unpoisoned(&self.writing);
+        let mut state = lock_unpoisoned(&self.state);
+        let new: Vec<ChunkId> = ids
+            .into_iter()
+            .filter(|id| state.add_entry(*id, kind))
+            .collect();
         if new.is_empty() {
             return;
         }
         self.has_entries.store(true, Ordering::Release);
         match &self.keeping {
-            Keeping::Suspects(folder) => {
+            LedgerTarget::Suspects(folder) => {
                 drop(state);
                 let mut set = IdSet::new();
                 new.iter().for_each(|id| set.insert(*id));
-                folder.leave_suspects(set.runs());
+                folder.leave_suspects(set.id_runs());
             }
-            Keeping::Database => {
+            LedgerTarget::Database => {
                 let mut batch = Batch::default();
                 state.put_regions(&new, &mut batch);
                 drop(state);
                 // A hint that is not written down is found again by whoever reads.
-                let _ = self.database.write(batch, Durability::Logged);
+                let _ = self.database.write_batch(batch, Durability::Logged);
             }
         }
         drop(writing);
@@ -192,14 +195,14 @@ impl DamageLedger {
         &self,
         ids: impl IntoIterator<Item = ChunkId>,
         batch: &mut Batch,
-    ) -> Clearing<'_> {
-        let writing = lock(&self.writing);
-        let mut after = lock(&self.state).clone();
+    ) -> PendingClear<'_> {
+        let writing = lock_unpoisoned(&self.writing);
+        let mut after = lock_unpoisoned(&self.state).clone();
         let cleared: Vec<ChunkId> = ids.into_iter().filter(|id| after.remove(*id)).collect();
-        if matches!(self.keeping, Keeping::Database) {
+        if matches!(self.keeping, LedgerTarget::Database) {
             after.put_regions(&cleared, batch);
         }
-        Clearing {
+        PendingClear {
             ledger: self,
             cleared,
             _writing: writing,
@@ -207,7 +210,7 @@ impl DamageLedger {
     }
 
     /// Removes the entries of `ids`: they were read whole, or are gone.
-    pub(crate) fn clear(&self, ids: impl IntoIterator<Item = ChunkId>) {
+    pub(crate) fn clear_entries(&self, ids: impl IntoIterator<Item = ChunkId>) {
         if self.is_empty() {
             return;
         }
@@ -215,16 +218,16 @@ impl DamageLedger {
         let clearing = self.clear_with(ids, &mut batch);
         if !batch.is_empty() {
             // An error is ignored: an entry too many costs a read.
-            let _ = self.database.write(batch, Durability::Logged);
+            let _ = self.database.write_batch(batch, Durability::Logged);
         }
-        clearing.done();
+        clearing.finish_clear();
     }
 }
 
-impl Clearing<'_> {
+impl PendingClear<'_> {
     /// The batch is durable.
-    pub(crate) fn done(self) {
-        let mut state = lock(&self.ledger.state);
+    pub(crate) fn finish_clear(self) {
+        let mut state = lock_unpoisoned(&self.ledger.state);
         self.cleared.iter().for_each(|id| _ = state.remove(*id));
         self.ledger
             .has_entries
@@ -233,10 +236,10 @@ impl Clearing<'_> {
 }
 
 impl LedgerState {
-    fn load(database: &Database) -> Self {
+    fn load_entries(database: &Database) -> Self {
         let mut state = Self::default();
         let mut keys = Vec::new();
-        let mut scan = database.scan(Family::Meta, KEY_PREFIX);
+        let mut scan = database.scan_from(Family::Meta, KEY_PREFIX);
         // A hint that cannot be read is no hint.
         while let Ok(Some((key, _))) = scan.next() {
             let Some(region) = region_of(key) else { break };
@@ -245,17 +248,19 @@ impl LedgerState {
         drop(scan);
         for (key, region) in keys {
             let decode = |value: &[u8]| {
-                records::decode::<DamageRecord>(Family::Meta.name(), &key, value)
-                    .map_err(|error| crate::error::StoreError::damaged("the damage ledger", error))
+                records::decode_record::<DamageRecord>(Family::Meta.family_name(), &key, value)
+                    .map_err(|error| {
+                        crate::error::StoreError::damaged_record("the damage ledger", error)
+                    })
             };
-            if let Ok((Some(record), _)) = database.record(Family::Meta, &key, decode) {
-                state.absorb(region, &record);
+            if let Ok((Some(record), _)) = database.record_or_copy(Family::Meta, &key, decode) {
+                state.add_region(region, &record);
             }
         }
         state
     }
 
-    fn absorb(&mut self, region: u64, record: &DamageRecord) {
+    fn add_region(&mut self, region: u64, record: &DamageRecord) {
         let Some(base) = region.checked_mul(REGION_IDS).map(ChunkId) else {
             return;
         };
@@ -264,7 +269,7 @@ impl LedgerState {
             (&record.lost, &mut self.lost),
         ] {
             for (first, rest) in runs {
-                set.insert_run(base.advance((*first).into()), u64::from(*rest) + 1);
+                set.insert_run(base.advance_by((*first).into()), u64::from(*rest) + 1);
             }
         }
     }
@@ -278,7 +283,7 @@ impl LedgerState {
     }
 
     /// Adds an entry; whether it is new.
-    fn add(&mut self, id: ChunkId, kind: DamageKind) -> bool {
+    fn add_entry(&mut self, id: ChunkId, kind: DamageKind) -> bool {
         let set = match kind {
             DamageKind::Damaged => &mut self.damaged,
             DamageKind::Lost => &mut self.lost,
@@ -302,9 +307,9 @@ impl LedgerState {
                 lost: runs_in(&self.lost, region),
             };
             if record == DamageRecord::default() {
-                batch.delete(Family::Meta, damage_key(region));
+                batch.delete_record(Family::Meta, damage_key(region));
             } else {
-                put(batch, Family::Meta, &damage_key(region), &record);
+                put_record(batch, Family::Meta, &damage_key(region), &record);
             }
         }
     }
@@ -317,11 +322,11 @@ fn runs_in(set: &IdSet, region: u64) -> Vec<(u16, u16)> {
     let mut next = set.next_from(ChunkId(base));
     while let Some(first) = next.filter(|id| id.0 / REGION_IDS == region) {
         let mut last = first;
-        while last.advance(1).0 / REGION_IDS == region && set.contains(last.advance(1)) {
-            last = last.advance(1);
+        while last.advance_by(1).0 / REGION_IDS == region && set.contains(last.advance_by(1)) {
+            last = last.advance_by(1);
         }
         runs.push(((first.0 - base) as u16, (last.0 - first.0) as u16));
-        next = set.next_from(last.advance(1));
+        next = set.next_from(last.advance_by(1));
     }
     runs
 }

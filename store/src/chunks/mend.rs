@@ -18,10 +18,10 @@ use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::units::ChunkId;
 
 use super::Chunks;
-use super::decoded_frame::Frame;
+use super::decoded_frame::DecodedFrame;
 use super::heal::RightBytes;
-use super::pause::lock;
-use super::source::{Asked, ChunkSources, KnownNames, WantedPage};
+use super::source::{ChunkSources, KnownNames, SourceReply, WantedPage};
+use super::sync::lock_unpoisoned;
 use crate::error::StoreError;
 
 /// Pause before a frame that could not be mended is tried again: a chunk that is read again and
@@ -83,10 +83,10 @@ impl Mender {
 
     /// Lets frames be tried again that could not be mended.
     pub(crate) fn forget_failures(&self) {
-        lock(&self.state).failed.clear();
+        lock_unpoisoned(&self.state).failed.clear();
     }
 
-    fn notice(&self, text: &str) {
+    fn send_notice(&self, text: &str) {
         let notices = self.notices.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(notices) = &*notices {
             notices(text);
@@ -94,8 +94,8 @@ impl Mender {
     }
 
     /// Waits until nobody else mends the frame; not if that failed lately.
-    fn begin(&self, first: ChunkId) -> Option<Mending<'_>> {
-        let mut state = lock(&self.state);
+    fn begin_mending(&self, first: ChunkId) -> Option<Mending<'_>> {
+        let mut state = lock_unpoisoned(&self.state);
         loop {
             let failed = state.failed.get(&first);
             if failed.is_some_and(|since| since.elapsed() < RETRY_PAUSE) {
@@ -117,7 +117,7 @@ impl Mender {
 
 impl Mending<'_> {
     fn note_failure(&self) {
-        let mut state = lock(&self.mender.state);
+        let mut state = lock_unpoisoned(&self.mender.state);
         if state.failed.len() >= FAILURES_MAX {
             state.failed.clear();
         }
@@ -127,14 +127,18 @@ impl Mending<'_> {
 
 impl Drop for Mending<'_> {
     fn drop(&mut self) {
-        lock(&self.mender.state).busy.remove(&self.first);
+        lock_unpoisoned(&self.mender.state).busy.remove(&self.first);
         self.mender.ended.notify_all();
     }
 }
 
 impl FoundChunks {
     /// Takes the chunks that have their names; whether there were any.
-    fn take(&mut self, from: &str, chunks: impl IntoIterator<Item = (ChunkHash, Vec<u8>)>) {
+    fn take_verified(
+        &mut self,
+        from: &str,
+        chunks: impl IntoIterator<Item = (ChunkHash, Vec<u8>)>,
+    ) {
         let chunks: Vec<(ChunkHash, Vec<u8>)> = chunks.into_iter().collect();
         let bytes: Vec<&[u8]> = chunks.iter().map(|(_, plain)| plain.as_slice()).collect();
         let found = hash_chunks(&bytes);
@@ -146,7 +150,7 @@ impl FoundChunks {
         }
     }
 
-    fn missing<'n>(&self, wanted: &[&'n ChunkHash]) -> Vec<&'n ChunkHash> {
+    fn missing_names<'n>(&self, wanted: &[&'n ChunkHash]) -> Vec<&'n ChunkHash> {
         let is_missing = |name: &&&ChunkHash| !self.plain.contains_key(**name);
         wanted.iter().filter(is_missing).copied().collect()
     }
@@ -155,16 +159,17 @@ impl FoundChunks {
 impl Chunks {
     /// Returns the frame that holds `id`, read as `read`, with its damaged chunks mended as far as
     /// they can be found.
-    pub(super) fn mended(
+    pub(super) fn mend_frame(
         &self,
         id: ChunkId,
-        read: Result<Arc<Frame>, StoreError>,
-    ) -> Result<Arc<Frame>, StoreError> {
+        read: Result<Arc<DecodedFrame>, StoreError>,
+    ) -> Result<Arc<DecodedFrame>, StoreError> {
         let read = match read {
             // It may be what it was before it was healed.
             Ok(frame) => {
-                self.reader.evict(frame.header.first(), frame.header.end());
-                self.reader.frame(id)
+                self.reader
+                    .evict_range(frame.header.first_id(), frame.header.end_id());
+                self.reader.read_frame(id)
             }
             read => read,
         };
@@ -173,18 +178,18 @@ impl Chunks {
             Ok(_) | Err(StoreError::Damaged(_)) => {}
             Err(_) => return read,
         }
-        let Ok(Some(header)) = self.reader.header(id) else {
+        let Ok(Some(header)) = self.reader.frame_header(id) else {
             return read;
         };
-        let Some(mending) = self.mender.begin(header.first()) else {
+        let Some(mending) = self.mender.begin_mending(header.first_id()) else {
             return read;
         };
         // Another thread may have mended it meanwhile.
-        let read = match self.reader.cached(id) {
+        let read = match self.reader.cached_frame(id) {
             Some(frame) if frame.is_whole() => return Ok(frame),
             _ => read,
         };
-        if let Some(frame) = self.mend(&header, read.as_deref().ok()) {
+        if let Some(frame) = self.rebuild_frame(&header, read.as_deref().ok()) {
             if !frame.is_whole() {
                 mending.note_failure();
             }
@@ -197,10 +202,14 @@ impl Chunks {
 
     /// The frame of `header`, of which `old` is what is stored, with what was found elsewhere; none
     /// if nothing was.
-    fn mend(&self, header: &FrameHeader, old: Option<&Frame>) -> Option<Arc<Frame>> {
+    fn rebuild_frame(
+        &self,
+        header: &FrameHeader,
+        old: Option<&DecodedFrame>,
+    ) -> Option<Arc<DecodedFrame>> {
         let damaged: Vec<(ChunkId, &ChunkHash)> = header
-            .chunks()
-            .filter(|(id, _)| old.is_none_or(|old| old.chunk(*id).is_err()))
+            .chunk_hashes()
+            .filter(|(id, _)| old.is_none_or(|old| old.chunk_bytes(*id).is_err()))
             .collect();
         let mut wanted: Vec<&ChunkHash> = damaged.iter().map(|(_, name)| *name).collect();
         wanted.sort_unstable_by_key(|name| name.0);
@@ -224,15 +233,15 @@ impl Chunks {
         }
         self.write_healed(header, &right, damaged.len(), &found.from);
         let chunks: Vec<Option<&[u8]>> = header
-            .chunks()
+            .chunk_hashes()
             .map(|(id, name)| {
-                let kept = old.and_then(|old| old.chunk(id).ok());
+                let kept = old.and_then(|old| old.chunk_bytes(id).ok());
                 kept.or_else(|| found.plain.get(name).map(Vec::as_slice))
             })
             .collect();
         let chunk_len = self.parameters.chunk_len.as_usize();
-        let frame = Arc::new(Frame::of_found(header.clone(), &chunks, chunk_len));
-        self.reader.keep(&frame);
+        let frame = Arc::new(DecodedFrame::of_found(header.clone(), &chunks, chunk_len));
+        self.reader.cache_frame(&frame);
         Some(frame)
     }
 
@@ -249,18 +258,22 @@ impl Chunks {
             .map(String::as_str)
             .collect::<Vec<_>>()
             .join(", ");
-        let (first, count) = (header.first(), right.len());
+        let (first, count) = (header.first_id(), right.len());
         let what = format!("{count} of {damaged_count} damaged chunks of frame {first}");
         if !self.mender.writes.load(Ordering::Acquire) {
-            self.mender.notice(&format!(
+            self.mender.send_notice(&format!(
                 "{what} come from {from}; the store is only read, so they stay damaged in it"
             ));
             return;
         }
-        let written = self.check_room_to_heal().and_then(|()| self.heal(right));
+        let written = self
+            .check_room_to_heal()
+            .and_then(|()| self.heal_chunks(right));
         match written {
-            Ok(_) => self.mender.notice(&format!("healed {what} from {from}")),
-            Err(error) => self.mender.notice(&format!(
+            Ok(_) => self
+                .mender
+                .send_notice(&format!("healed {what} from {from}")),
+            Err(error) => self.mender.send_notice(&format!(
                 "{what} come from {from}, and cannot be written back: {error}"
             )),
         }
@@ -269,15 +282,15 @@ impl Chunks {
     /// Looks for other chunks of this store that have the names.
     fn find_copies(&self, damaged: &[(ChunkId, &ChunkHash)], found: &mut FoundChunks) {
         let copies = damaged.iter().filter_map(|(id, name)| {
-            let other = self.indexed(name).filter(|other| other != id)?;
-            let header = self.reader.header(other).ok().flatten()?;
-            if header.hash(other) != Some(*name) || self.ledger.contains(other) {
+            let other = self.indexed_id(name).filter(|other| other != id)?;
+            let header = self.reader.frame_header(other).ok().flatten()?;
+            if header.chunk_hash(other) != Some(*name) || self.ledger.contains(other) {
                 return None;
             }
-            let frame = self.reader.frame(other).ok()?;
-            Some((**name, frame.chunk(other).ok()?.to_vec()))
+            let frame = self.reader.read_frame(other).ok()?;
+            Some((**name, frame.chunk_bytes(other).ok()?.to_vec()))
         });
-        found.take("another copy in this store", copies);
+        found.take_verified("another copy in this store", copies);
     }
 
     /// The bytes of those of `names` that some source has, each verified against its hash.
@@ -289,14 +302,14 @@ impl Chunks {
 
     /// The names on a page, from the first source that knows its content.
     pub(crate) fn names_in_sources(&self, page: WantedPage) -> Option<Vec<Option<ChunkHash>>> {
-        for source in self.mender.sources.list() {
+        for source in self.mender.sources.list_sources() {
             match source.ask_for_page(page) {
-                Asked::Answer(Some(names)) => return Some(names),
-                Asked::Failed(reason) => self.mender.notice(&format!(
+                SourceReply::Answer(Some(names)) => return Some(names),
+                SourceReply::Failed(reason) => self.mender.send_notice(&format!(
                     "{} cannot be asked for a damaged map: {reason}",
-                    source.describe()
+                    source.source_name()
                 )),
-                Asked::Answer(None) | Asked::Paused => {}
+                SourceReply::Answer(None) | SourceReply::Paused => {}
             }
         }
         None
@@ -310,26 +323,27 @@ impl Chunks {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         let Some(names) = names else { return };
-        for source in self.mender.sources.list() {
-            let missing: Vec<ChunkHash> = found.missing(wanted).into_iter().copied().collect();
+        for source in self.mender.sources.list_sources() {
+            let missing: Vec<ChunkHash> =
+                found.missing_names(wanted).into_iter().copied().collect();
             if missing.is_empty() {
                 return;
             }
-            match source.ask(&missing, self.parameters.chunk_len, Weak::clone(&names)) {
-                Asked::Answer(answer) => {
+            match source.ask_chunks(&missing, self.parameters.chunk_len, Weak::clone(&names)) {
+                SourceReply::Answer(answer) => {
                     let right_len = |plain: Vec<u8>| {
                         (plain.len() == self.parameters.chunk_len.as_usize()).then_some(plain)
                     };
                     let chunks = missing.iter().zip(answer);
                     let chunks =
                         chunks.filter_map(|(name, plain)| Some((*name, right_len(plain?)?)));
-                    found.take(&source.describe(), chunks);
+                    found.take_verified(&source.source_name(), chunks);
                 }
-                Asked::Failed(reason) => self.mender.notice(&format!(
+                SourceReply::Failed(reason) => self.mender.send_notice(&format!(
                     "{} cannot be asked for damaged chunks: {reason}",
-                    source.describe()
+                    source.source_name()
                 )),
-                Asked::Paused => {}
+                SourceReply::Paused => {}
             }
         }
     }

@@ -9,20 +9,20 @@
 //! believed unread, `heal` writes right bytes under the ids that they had, `mend` finds them, in
 //! `source`s too.
 
-mod ahead;
 mod cache;
-mod claims;
 mod decoded_frame;
+mod dedup_session;
 mod frames;
+mod gc_pins;
 mod headers;
 mod heal;
 mod known;
 mod ledger;
 mod mend;
-pub(crate) mod pause;
+mod readahead;
 mod reader;
-mod session;
 mod source;
+pub(crate) mod sync;
 mod writer;
 
 use std::sync::atomic::AtomicBool;
@@ -34,9 +34,10 @@ use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
 use vellum_core::wire;
 
-pub(crate) use claims::{Claims, Decision};
-pub(crate) use decoded_frame::Frame;
-pub(crate) use frames::{EncodedFrame, FramePlan, encode_frame, pack};
+pub(crate) use decoded_frame::DecodedFrame;
+pub(crate) use dedup_session::{ChunkCandidate, DedupSession, SessionCounts, StoredChunks};
+pub(crate) use frames::{EncodedFrame, FramePlan, compress_chunks, encode_frame};
+pub(crate) use gc_pins::{GcPins, SweepDecision};
 pub(crate) use headers::HeaderWalk;
 #[cfg(test)]
 pub(crate) use heal::RightBytes;
@@ -45,7 +46,6 @@ pub(crate) use ledger::damage_key;
 pub(crate) use ledger::{DamageKind, DamageLedger, DamageRecord};
 pub(crate) use mend::Mender;
 pub use mend::Notices;
-pub(crate) use session::{Candidate, Session, SessionCounts, Stored};
 #[cfg(test)]
 pub(crate) use source::PATIENCE;
 pub(crate) use source::{AskedSource, KnownNames};
@@ -61,11 +61,11 @@ use crate::sizes::Sizes;
 pub(crate) struct Chunks {
     pub(crate) database: Arc<Database>,
     pub(crate) parameters: StoreParameters,
-    pub(crate) claims: Claims,
+    pub(crate) claims: GcPins,
     /// Dropped before the reader: it waits for those who use it.
-    ahead: ahead::ReadAhead,
-    reader: Arc<reader::Reader>,
-    writer: writer::Writer,
+    ahead: readahead::ReadAhead,
+    reader: Arc<reader::FrameReader>,
+    writer: writer::ChunkWriter,
     /// Held from looking a name up until its new chunk is pending, so that two sessions never both
     /// think a chunk new.
     section: Mutex<()>,
@@ -108,16 +108,16 @@ impl Chunks {
         let mender = Mender::default();
         let weak: Weak<IndexNames> = Arc::downgrade(&names);
         mender.set_names(weak);
-        let reader = reader::Reader::new(
+        let reader = reader::FrameReader::new(
             Arc::clone(&database),
             parameters,
             sizes.frame_cache,
             Arc::clone(&ledger),
         );
         Self {
-            ahead: ahead::ReadAhead::default(),
+            ahead: readahead::ReadAhead::default(),
             reader: Arc::new(reader),
-            writer: writer::Writer::new(
+            writer: writer::ChunkWriter::new(
                 Arc::clone(&database),
                 parameters,
                 next_chunk,
@@ -133,7 +133,7 @@ impl Chunks {
             overdue: RwLock::default(),
             has_overdue: AtomicBool::new(false),
             has_unflushed_rewrites: AtomicBool::new(false),
-            claims: Claims::new(),
+            claims: GcPins::new(),
             section: Mutex::new(()),
             index,
             database,
@@ -153,43 +153,50 @@ impl Chunks {
 
     /// Makes every chunk that any session has put so far, and every bulk batch, durable, if all are
     /// there that were written since `generation`.
-    pub(crate) fn settle(&self, generation: Generation) -> Result<(), StoreError> {
-        self.writer.settle(generation)
+    pub(crate) fn make_durable(&self, generation: Generation) -> Result<(), StoreError> {
+        self.writer.make_durable(generation)
     }
 
     /// Waits until every chunk that has an id is in the database, or never will be; the id that the
     /// next new one gets.
-    pub(crate) fn barrier(&self) -> Result<ChunkId, StoreError> {
-        self.writer.barrier(pause::lock(&self.section))
+    pub(crate) fn wait_for_all(&self) -> Result<ChunkId, StoreError> {
+        self.writer
+            .wait_for_all(sync::lock_unpoisoned(&self.section))
     }
 
     /// Keeps everybody else from changing index entries.
     pub(crate) fn lock_index(&self) -> MutexGuard<'_, ()> {
-        self.index.lock()
+        self.index.lock_index()
     }
 
     /// Opens a session: as long as it lives, no chunk that it was given an id for is collected.
-    pub(crate) fn session(&self) -> Session<'_> {
-        Session::new(self)
+    pub(crate) fn open_session(&self) -> DedupSession<'_> {
+        DedupSession::new(self)
     }
 
     /// The verified frame that holds `id`: mended, if it is damaged and what it lacks can be found.
-    pub(crate) fn frame(&self, id: ChunkId) -> Result<Arc<Frame>, StoreError> {
-        match self.reader.frame(id) {
+    pub(crate) fn verified_frame(&self, id: ChunkId) -> Result<Arc<DecodedFrame>, StoreError> {
+        match self.reader.read_frame(id) {
             Ok(frame) if frame.is_whole() => Ok(frame),
-            read => self.mended(id, read),
+            read => self.mend_frame(id, read),
         }
     }
 
     /// The id that the index has for a name; what it cannot tell is not there, for it is a hint.
-    pub(crate) fn indexed(&self, name: &ChunkHash) -> Option<ChunkId> {
-        let value = self.database.get(Family::Index, &name.prefix()).ok()??;
-        wire::Reader::new(&value).varint().ok().map(ChunkId)
+    pub(crate) fn indexed_id(&self, name: &ChunkHash) -> Option<ChunkId> {
+        let value = self
+            .database
+            .get(Family::Index, &name.index_prefix())
+            .ok()??;
+        wire::WireReader::new(&value)
+            .read_varint()
+            .ok()
+            .map(ChunkId)
     }
 
     /// Looks up many names as [`Chunks::indexed`] does one.
     fn indexed_many(&self, prefixes: &[[u8; 8]]) -> Result<Vec<Option<ChunkId>>, StoreError> {
-        let id = |value: &[u8]| wire::Reader::new(value).varint().ok().map(ChunkId);
+        let id = |value: &[u8]| wire::WireReader::new(value).read_varint().ok().map(ChunkId);
         let keys = prefixes.iter().map(<[u8; 8]>::as_slice);
         match self.database.get_many(Family::Index, keys) {
             Ok(values) => Ok(values.into_iter().map(|value| id(&value?)).collect()),
@@ -205,7 +212,7 @@ impl Chunks {
     /// Fails if there is no room to write a healed frame.
     fn check_room_to_heal(&self) -> Result<(), StoreError> {
         self.reserve
-            .check(self.database.unflushed_len() + self.commit_margin)
+            .check_room(self.database.unflushed_len() + self.commit_margin)
     }
 
     /// Memory for decoded frames.
@@ -215,13 +222,13 @@ impl Chunks {
 
     /// Chunks that a full frame holds.
     pub(crate) fn chunks_per_frame(&self) -> u64 {
-        u64::from(self.parameters.frame_len) / self.parameters.chunk_len.bytes()
+        u64::from(self.parameters.frame_len) / self.parameters.chunk_len.byte_len()
     }
 
     /// Has frames decoded in the background that hold some of the `count` chunks from `first` on.
     pub(crate) fn read_ahead(&self, first: ChunkId, count: u64) {
         self.ahead
-            .start(&self.reader, first, count, self.chunks_per_frame());
+            .start_decoding(&self.reader, first, count, self.chunks_per_frame());
     }
 
     /// Reads ahead as [`Chunks::read_ahead`], for a caller that reads all of them and begins at
@@ -229,39 +236,39 @@ impl Chunks {
     pub(crate) fn read_ahead_rest(&self, first: ChunkId, count: u64) {
         let per_frame = self.chunks_per_frame();
         if count > per_frame {
-            self.read_ahead(first.advance(per_frame), count - per_frame);
+            self.read_ahead(first.advance_by(per_frame), count - per_frame);
         }
     }
 
     /// The header of the frame that holds `id`, if there is one.
-    pub(crate) fn header(
+    pub(crate) fn frame_header(
         &self,
         id: ChunkId,
     ) -> Result<Option<vellum_core::frame::FrameHeader>, StoreError> {
-        self.reader.header(id)
+        self.reader.frame_header(id)
     }
 
     /// The frame whose header is `header`, decoded and verified, past all caches.
-    pub(crate) fn load(
+    pub(crate) fn load_frame(
         &self,
         header: vellum_core::frame::FrameHeader,
-    ) -> Result<Frame, StoreError> {
-        self.reader.load(header)
+    ) -> Result<DecodedFrame, StoreError> {
+        self.reader.load_frame(header)
     }
 
     /// Notes what a frame says of its chunks that was read past all caches: what is damaged, and
     /// what is not any more.
-    pub(crate) fn judge(&self, frame: &Frame) {
-        self.reader.judge(frame);
+    pub(crate) fn note_frame_state(&self, frame: &DecodedFrame) {
+        self.reader.note_frame_state(frame);
     }
 
     /// The frame that a header and its payload make, verified.
-    pub(crate) fn decode(
+    pub(crate) fn decode_frame(
         &self,
         header: vellum_core::frame::FrameHeader,
         payload: &[u8],
-    ) -> Result<Frame, StoreError> {
-        self.reader.decode(header, payload)
+    ) -> Result<DecodedFrame, StoreError> {
+        self.reader.decode_frame(header, payload)
     }
 
     /// Has `source` asked for damaged chunks before all others.
@@ -273,7 +280,7 @@ impl Chunks {
     /// Keeps everybody from committing chunks.
     #[cfg(test)]
     pub(crate) fn keep_out(&self) -> MutexGuard<'_, ()> {
-        pause::lock(&self.section)
+        sync::lock_unpoisoned(&self.section)
     }
 
     /// Forgets decoded frames, so that what is read next comes from disk.
@@ -284,8 +291,8 @@ impl Chunks {
 }
 
 impl KnownNames for IndexNames {
-    fn known(&self, names: &[ChunkHash]) -> Vec<bool> {
-        let prefixes: Vec<[u8; 8]> = names.iter().map(ChunkHash::prefix).collect();
+    fn are_known(&self, names: &[ChunkHash]) -> Vec<bool> {
+        let prefixes: Vec<[u8; 8]> = names.iter().map(ChunkHash::index_prefix).collect();
         let keys = prefixes.iter().map(<[u8; 8]>::as_slice);
         match self.0.get_many(Family::Index, keys) {
             Ok(values) => values.iter().map(Option::is_some).collect(),

@@ -9,17 +9,17 @@ use vellum_core::hash::hash_chunks;
 use vellum_core::units::ChunkId;
 
 use super::cache::FrameCache;
-use super::decoded_frame::{Frame, missing};
+use super::decoded_frame::{DecodedFrame, missing_chunk};
 use super::headers::HeaderFinder;
 use super::ledger::{DamageKind, DamageLedger};
-use super::pause::lock;
+use super::sync::lock_unpoisoned;
 use crate::codec;
 use crate::database::{Database, Family};
 use crate::error::StoreError;
 use crate::records::StoreParameters;
 
 /// Reads frames.
-pub(crate) struct Reader {
+pub(crate) struct FrameReader {
     database: Arc<Database>,
     parameters: StoreParameters,
     cache: FrameCache,
@@ -32,11 +32,11 @@ pub(crate) struct Reader {
 
 /// The right to decode a frame.
 struct Loading<'r> {
-    reader: &'r Reader,
+    reader: &'r FrameReader,
     first: ChunkId,
 }
 
-impl Reader {
+impl FrameReader {
     /// `cache_len` is the memory for decoded frames, unless somebody wishes otherwise.
     pub(crate) fn new(
         database: Arc<Database>,
@@ -61,7 +61,7 @@ impl Reader {
     }
 
     /// The frame that holds `id`, if it is in memory.
-    pub(crate) fn cached(&self, id: ChunkId) -> Option<Arc<Frame>> {
+    pub(crate) fn cached_frame(&self, id: ChunkId) -> Option<Arc<DecodedFrame>> {
         self.cache.get(id)
     }
 
@@ -72,12 +72,12 @@ impl Reader {
     }
 
     /// The header of the frame that holds `id`.
-    pub(crate) fn header(&self, id: ChunkId) -> Result<Option<FrameHeader>, StoreError> {
-        self.headers.find(&self.database, id)
+    pub(crate) fn frame_header(&self, id: ChunkId) -> Result<Option<FrameHeader>, StoreError> {
+        self.headers.find_header(&self.database, id)
     }
 
     /// The frame that holds `id`.
-    pub(crate) fn frame(&self, id: ChunkId) -> Result<Arc<Frame>, StoreError> {
+    pub(crate) fn read_frame(&self, id: ChunkId) -> Result<Arc<DecodedFrame>, StoreError> {
         match self.try_frame(id) {
             // Collection may have put the chunk into another frame between our two reads: once
             // more, then it is damage.
@@ -94,57 +94,57 @@ impl Reader {
         if !matches!(error, StoreError::Damaged(_)) {
             return;
         }
-        match self.header(id) {
+        match self.frame_header(id) {
             Ok(Some(header)) => {
-                let ids = header.chunks().map(|(id, _)| id);
-                self.ledger.note(ids, DamageKind::Damaged);
+                let ids = header.chunk_hashes().map(|(id, _)| id);
+                self.ledger.note_damage(ids, DamageKind::Damaged);
             }
-            _ => self.ledger.note([id], DamageKind::Damaged),
+            _ => self.ledger.note_damage([id], DamageKind::Damaged),
         }
     }
 
     /// Notes what a frame that comes from the disk says of its chunks.
-    pub(crate) fn judge(&self, frame: &Frame) {
+    pub(crate) fn note_frame_state(&self, frame: &DecodedFrame) {
         if !frame.is_whole() {
-            let unsound = frame.unsound().map(|(id, _)| id);
-            self.ledger.note(unsound, DamageKind::Damaged);
+            let unsound = frame.unsound_chunks().map(|(id, _)| id);
+            self.ledger.note_damage(unsound, DamageKind::Damaged);
         }
-        let (first, end) = (frame.header.first(), frame.header.end());
-        if self.ledger.meets(first, end.0 - first.0) {
-            let sound = frame.header.chunks().zip(&frame.sound);
+        let (first, end) = (frame.header.first_id(), frame.header.end_id());
+        if self.ledger.meets_range(first, end.0 - first.0) {
+            let sound = frame.header.chunk_hashes().zip(&frame.sound);
             let sound = sound.filter(|(_, sound)| **sound).map(|((id, _), _)| id);
-            self.ledger.clear(sound);
+            self.ledger.clear_entries(sound);
         }
     }
 
     /// Keeps a frame that was put together from elsewhere, as if it had been read.
-    pub(super) fn keep(&self, frame: &Arc<Frame>) {
+    pub(super) fn cache_frame(&self, frame: &Arc<DecodedFrame>) {
         self.cache.insert(frame);
     }
 
     /// Forgets what is in memory of the ids in `[first, end)`: something else was written there.
-    pub(super) fn evict(&self, first: ChunkId, end: ChunkId) {
-        self.cache.evict(first, end);
+    pub(super) fn evict_range(&self, first: ChunkId, end: ChunkId) {
+        self.cache.evict_range(first, end);
     }
 
-    fn try_frame(&self, id: ChunkId) -> Result<Arc<Frame>, StoreError> {
+    fn try_frame(&self, id: ChunkId) -> Result<Arc<DecodedFrame>, StoreError> {
         if let Some(frame) = self.cache.get(id) {
             return Ok(frame);
         }
-        let header = self.header(id)?.ok_or_else(|| missing(id))?;
-        let _loading = self.begin_loading(header.first());
+        let header = self.frame_header(id)?.ok_or_else(|| missing_chunk(id))?;
+        let _loading = self.begin_loading(header.first_id());
         if let Some(frame) = self.cache.get(id) {
             return Ok(frame);
         }
-        let frame = Arc::new(self.load(header)?);
-        self.judge(&frame);
+        let frame = Arc::new(self.load_frame(header)?);
+        self.note_frame_state(&frame);
         self.cache.insert(&frame);
         Ok(frame)
     }
 
     /// Waits until nobody else decodes the frame that begins with `first`.
     fn begin_loading(&self, first: ChunkId) -> Loading<'_> {
-        let mut loading = lock(&self.loading);
+        let mut loading = lock_unpoisoned(&self.loading);
         while !loading.insert(first) {
             loading = self
                 .loaded
@@ -158,21 +158,25 @@ impl Reader {
     }
 
     /// Reads, decodes and verifies the payload of `header`, without a look at the cache.
-    pub(crate) fn load(&self, header: FrameHeader) -> Result<Frame, StoreError> {
-        let first = header.first();
-        let damaged = |reason: String| StoreError::damaged(format!("frame {first}"), reason);
+    pub(crate) fn load_frame(&self, header: FrameHeader) -> Result<DecodedFrame, StoreError> {
+        let first = header.first_id();
+        let damaged = |reason: String| StoreError::damaged_record(format!("frame {first}"), reason);
         let stored = self
             .database
             .get(Family::Frames, &frame_key(first))?
             .ok_or_else(|| damaged("it is gone".to_owned()))?;
-        self.decode(header, &stored)
+        self.decode_frame(header, &stored)
     }
 
     /// The frame that `header` and the payload `stored` make, its chunks verified against their
     /// hashes.
-    pub(crate) fn decode(&self, header: FrameHeader, stored: &[u8]) -> Result<Frame, StoreError> {
-        let first = header.first();
-        let damaged = |reason: String| StoreError::damaged(format!("frame {first}"), reason);
+    pub(crate) fn decode_frame(
+        &self,
+        header: FrameHeader,
+        stored: &[u8],
+    ) -> Result<DecodedFrame, StoreError> {
+        let first = header.first_id();
+        let damaged = |reason: String| StoreError::damaged_record(format!("frame {first}"), reason);
         let payload =
             FramePayload::decode(first, stored).map_err(|error| damaged(error.to_string()))?;
         let chunk_len = self.parameters.chunk_len.as_usize();
@@ -183,15 +187,15 @@ impl Reader {
                 payload.plain_len
             )));
         }
-        let plain =
-            codec::decompress(payload.codec, payload.compressed, plain_len).map_err(damaged)?;
+        let plain = codec::decompress_frame(payload.codec, payload.compressed, plain_len)
+            .map_err(damaged)?;
         let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
         let sound: Vec<bool> = header
-            .chunks()
+            .chunk_hashes()
             .zip(hash_chunks(&chunks))
             .map(|((_, name), found)| *name == found)
             .collect();
-        Ok(Frame {
+        Ok(DecodedFrame {
             is_whole: sound.iter().all(|sound| *sound),
             header,
             plain,
@@ -203,7 +207,7 @@ impl Reader {
 
 impl Drop for Loading<'_> {
     fn drop(&mut self) {
-        lock(&self.reader.loading).remove(&self.first);
+        lock_unpoisoned(&self.reader.loading).remove(&self.first);
         self.reader.loaded.notify_all();
     }
 }

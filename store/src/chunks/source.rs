@@ -16,7 +16,7 @@ use vellum_core::hash::ChunkHash;
 use vellum_core::identity::ContentId;
 use vellum_core::units::{ChunkLen, PageIndex};
 
-use super::pause::lock;
+use super::sync::lock_unpoisoned;
 
 /// Longest wait for an answer: a guest's own patience is 30 s and more.
 pub(crate) const PATIENCE: Duration = if cfg!(test) {
@@ -30,12 +30,12 @@ const PAUSE: Duration = Duration::from_mins(1);
 /// Holder of chunks, asked by name.
 pub trait ChunkSource: Send + Sync {
     /// Name of the source, for people.
-    fn describe(&self) -> String;
+    fn source_name(&self) -> String;
 
     /// The bytes of each of the wanted chunks, in their order, as far as it has them. They need not
     /// be right: each is verified against its hash by the caller. Fails, in words for people, if it
     /// cannot be asked now.
-    fn fetch(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String>;
+    fn fetch_chunks(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String>;
 
     /// The names of the chunks that the wanted page of a content shows, by position; none where it
     /// shows zeros. `None` if the source does not know that content, as is so of most kinds. Fails
@@ -71,7 +71,7 @@ pub struct WantedChunks<'w> {
 /// Tells which of some names the store has, readable or not.
 pub(crate) trait KnownNames: Send + Sync {
     /// For each of `names` whether the store has it.
-    fn known(&self, names: &[ChunkHash]) -> Vec<bool>;
+    fn are_known(&self, names: &[ChunkHash]) -> Vec<bool>;
 }
 
 /// The sources of a store, in the order in which they are asked.
@@ -90,7 +90,7 @@ pub(crate) struct AskedSource {
 type Question = Box<dyn FnOnce(&dyn ChunkSource) + Send>;
 
 /// Answer of a source, or the reason that there is none.
-pub(crate) enum Asked<T> {
+pub(crate) enum SourceReply<T> {
     /// The answer, unverified.
     Answer(T),
     /// It failed or did not answer in time: why. It is left alone for a while.
@@ -100,7 +100,7 @@ pub(crate) enum Asked<T> {
 }
 
 impl ChunkSources {
-    pub(crate) fn set(&self, sources: Vec<Arc<dyn ChunkSource>>) {
+    pub(crate) fn set_sources(&self, sources: Vec<Arc<dyn ChunkSource>>) {
         let asked = sources
             .into_iter()
             .map(|source| Arc::new(AskedSource::new(source)));
@@ -115,12 +115,12 @@ impl ChunkSources {
         asked
     }
 
-    pub(crate) fn remove(&self, asked: &Arc<AskedSource>) {
+    pub(crate) fn remove_source(&self, asked: &Arc<AskedSource>) {
         let mut sources = self.0.write().unwrap_or_else(PoisonError::into_inner);
         sources.retain(|other| !Arc::ptr_eq(other, asked));
     }
 
-    pub(crate) fn list(&self) -> Vec<Arc<AskedSource>> {
+    pub(crate) fn list_sources(&self) -> Vec<Arc<AskedSource>> {
         self.0
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -137,24 +137,24 @@ impl AskedSource {
         }
     }
 
-    pub(crate) fn describe(&self) -> String {
-        self.source.describe()
+    pub(crate) fn source_name(&self) -> String {
+        self.source.source_name()
     }
 
     /// Asks for the bytes of each of `names`; waits [`PATIENCE`] at most.
-    pub(crate) fn ask(
+    pub(crate) fn ask_chunks(
         &self,
         names: &[ChunkHash],
         chunk_len: ChunkLen,
         known: Weak<dyn KnownNames>,
-    ) -> Asked<Vec<Option<Vec<u8>>>> {
+    ) -> SourceReply<Vec<Option<Vec<u8>>>> {
         let names = names.to_vec();
         self.wait_for(move |source| {
             let known = |names: &[ChunkHash]| match known.upgrade() {
-                Some(known) => known.known(names),
+                Some(known) => known.are_known(names),
                 None => vec![false; names.len()],
             };
-            let found = source.fetch(&WantedChunks {
+            let found = source.fetch_chunks(&WantedChunks {
                 names: &names,
                 chunk_len,
                 known: &known,
@@ -168,43 +168,46 @@ impl AskedSource {
     }
 
     /// Asks for the names on a page; waits [`PATIENCE`] at most.
-    pub(crate) fn ask_for_page(&self, page: WantedPage) -> Asked<Option<Vec<Option<ChunkHash>>>> {
+    pub(crate) fn ask_for_page(
+        &self,
+        page: WantedPage,
+    ) -> SourceReply<Option<Vec<Option<ChunkHash>>>> {
         self.wait_for(move |source| source.names_on(page))
     }
 
     fn wait_for<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&dyn ChunkSource) -> Result<T, String> + Send + 'static,
-    ) -> Asked<T> {
-        if lock(&self.paused).is_some_and(|until| Instant::now() < until) {
-            return Asked::Paused;
+    ) -> SourceReply<T> {
+        if lock_unpoisoned(&self.paused).is_some_and(|until| Instant::now() < until) {
+            return SourceReply::Paused;
         }
         let (answer, answers) = channel();
         let question = Box::new(move |source: &dyn ChunkSource| {
             // The caller may have stopped waiting.
             let _ = answer.send(ask(source));
         });
-        let outcome = self
-            .send(question)
-            .and_then(|()| match answers.recv_timeout(PATIENCE) {
-                Ok(answer) => answer,
-                Err(RecvTimeoutError::Timeout) => {
-                    Err(format!("no answer within {} s", PATIENCE.as_secs()))
-                }
-                Err(RecvTimeoutError::Disconnected) => Err("it ended".to_owned()),
-            });
+        let outcome =
+            self.send_question(question)
+                .and_then(|()| match answers.recv_timeout(PATIENCE) {
+                    Ok(answer) => answer,
+                    Err(RecvTimeoutError::Timeout) => {
+                        Err(format!("no answer within {} s", PATIENCE.as_secs()))
+                    }
+                    Err(RecvTimeoutError::Disconnected) => Err("it ended".to_owned()),
+                });
         match outcome {
-            Ok(found) => Asked::Answer(found),
+            Ok(found) => SourceReply::Answer(found),
             Err(reason) => {
-                *lock(&self.paused) = Some(Instant::now() + PAUSE);
-                Asked::Failed(reason)
+                *lock_unpoisoned(&self.paused) = Some(Instant::now() + PAUSE);
+                SourceReply::Failed(reason)
             }
         }
     }
 
     /// Gives the question to the thread, which is started if there is none.
-    fn send(&self, question: Question) -> Result<(), String> {
-        let mut questions = lock(&self.questions);
+    fn send_question(&self, question: Question) -> Result<(), String> {
+        let mut questions = lock_unpoisoned(&self.questions);
         let question = match &*questions {
             Some(sender) => match sender.send(question) {
                 Ok(()) => return Ok(()),

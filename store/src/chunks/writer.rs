@@ -24,9 +24,9 @@ use std::time::Duration;
 use vellum_core::hash::ChunkHash;
 use vellum_core::units::ChunkId;
 
-use super::claims::{Claims, SessionId};
 use super::frames::{EncodedFrame, FramePlan, encode_frame, put_names};
-use super::pause::lock;
+use super::gc_pins::{GcPins, SessionId};
+use super::sync::lock_unpoisoned;
 use crate::database::{Batch, Database, Durability, Generation};
 use crate::error::StoreError;
 use crate::records::StoreParameters;
@@ -45,20 +45,20 @@ const UNFLUSHED_BUFFERS: u64 = 3;
 pub(crate) struct IndexLock(Mutex<()>);
 
 impl IndexLock {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, ()> {
-        lock(&self.0)
+    pub(crate) fn lock_index(&self) -> MutexGuard<'_, ()> {
+        lock_unpoisoned(&self.0)
     }
 }
 
 /// Writes new chunks.
-pub(crate) struct Writer {
-    shared: Arc<Shared>,
+pub(crate) struct ChunkWriter {
+    shared: Arc<WriterShared>,
     /// Queue of compressed frames; `None` only while the writer ends.
     frames: Option<Sender<(u64, EncodedFrame)>>,
     committer: Option<JoinHandle<()>>,
 }
 
-struct Shared {
+struct WriterShared {
     database: Arc<Database>,
     parameters: StoreParameters,
     reserve: Reserve,
@@ -72,14 +72,14 @@ struct Shared {
     /// Bytes that stay free whatever is imported.
     margin_len: u64,
     index: Arc<IndexLock>,
-    state: Mutex<State>,
+    state: Mutex<WriterState>,
     /// Told when `state` has less in flight.
     changed: Condvar,
     /// No caller waits for frames any more.
     is_ending: AtomicBool,
 }
 
-struct State {
+struct WriterState {
     next_chunk: ChunkId,
     /// Ids below outlive a crash.
     durable_below: ChunkId,
@@ -102,7 +102,7 @@ struct OpenFrame {
     stored_len: Arc<AtomicU64>,
 }
 
-impl Writer {
+impl ChunkWriter {
     pub(crate) fn new(
         database: Arc<Database>,
         parameters: StoreParameters,
@@ -111,7 +111,7 @@ impl Writer {
         reserve: &Reserve,
         index: Arc<IndexLock>,
     ) -> Self {
-        let state = State {
+        let state = WriterState {
             next_chunk,
             durable_below: next_chunk,
             open: HashMap::new(),
@@ -121,7 +121,7 @@ impl Writer {
             in_flight_len: 0,
             unflushed_len: 0,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(WriterShared {
             database,
             parameters,
             reserve: reserve.clone(),
@@ -147,16 +147,16 @@ impl Writer {
     }
 
     pub(crate) fn next_chunk(&self) -> ChunkId {
-        self.shared.state().next_chunk
+        self.shared.lock_state().next_chunk
     }
 
     pub(crate) fn durable_below(&self) -> ChunkId {
-        self.shared.state().durable_below
+        self.shared.lock_state().durable_below
     }
 
     /// The ids of those of `hashes` that are on their way to the index.
-    pub(crate) fn pending(&self, hashes: &[ChunkHash]) -> Vec<Option<ChunkId>> {
-        let state = self.shared.state();
+    pub(crate) fn pending_ids(&self, hashes: &[ChunkHash]) -> Vec<Option<ChunkId>> {
+        let state = self.shared.lock_state();
         hashes
             .iter()
             .map(|hash| state.pending.get(hash).copied())
@@ -167,9 +167,9 @@ impl Writer {
     /// order, and which are new. All are the session's before anybody can begin a collection. Waits
     /// while too much is in flight. The payloads of the frames that are made of them are added to
     /// `stored_len`: all are once the store is settled.
-    pub(crate) fn put(
+    pub(crate) fn put_chunks(
         &self,
-        claims: &Claims,
+        claims: &GcPins,
         session: SessionId,
         chunks: &[(ChunkHash, &[u8])],
         stored_len: &Arc<AtomicU64>,
@@ -189,16 +189,16 @@ impl Writer {
             .iter()
             .map(|(hash, plain)| self.put_one(&mut state, session, *hash, plain, stored_len))
             .collect();
-        claims.adopt(session, first, state.next_chunk.0 - first.0);
+        claims.pin_new(session, first, state.next_chunk.0 - first.0);
         put.iter()
             .filter(|(id, _)| *id < first)
-            .for_each(|(pending, _)| claims.adopt(session, *pending, 1));
+            .for_each(|(pending, _)| claims.pin_new(session, *pending, 1));
         Ok(put)
     }
 
     fn put_one(
         &self,
-        state: &mut State,
+        state: &mut WriterState,
         session: SessionId,
         hash: ChunkHash,
         plain: &[u8],
@@ -208,7 +208,7 @@ impl Writer {
             return (*id, false);
         }
         let id = state.next_chunk;
-        state.next_chunk = id.advance(1);
+        state.next_chunk = id.advance_by(1);
         state.pending.insert(hash, id);
         // Another session took the ids in between: this frame would have a gap, and its order in
         // the database would suffer.
@@ -216,10 +216,10 @@ impl Writer {
             open.plan
                 .chunks
                 .last()
-                .is_some_and(|last| last.0.advance(1) == id)
+                .is_some_and(|last| last.0.advance_by(1) == id)
         });
         if !goes_on {
-            self.close(state, session);
+            self.close_frame(state, session);
         }
         let frame_len = self.shared.parameters.frame_len as usize;
         let empty = || FramePlan {
@@ -234,17 +234,17 @@ impl Writer {
         frame.chunks.push((id, hash));
         frame.plain.extend_from_slice(plain);
         if frame.plain.len() + plain.len() > frame_len {
-            self.close(state, session);
+            self.close_frame(state, session);
         }
         (id, true)
     }
 
     /// Ends the frame that `session` is filling, and has it compressed.
     pub(crate) fn close_session(&self, session: SessionId) {
-        self.close(&mut self.shared.state(), session);
+        self.close_frame(&mut self.shared.lock_state(), session);
     }
 
-    fn close(&self, state: &mut State, session: SessionId) {
+    fn close_frame(&self, state: &mut WriterState, session: SessionId) {
         let Some(OpenFrame { plan, stored_len }) = state.open.remove(&session) else {
             return;
         };
@@ -266,11 +266,11 @@ impl Writer {
 
     /// Makes every chunk so far, and every bulk batch so far, durable, if all are there that were
     /// written since `generation`.
-    pub(crate) fn settle(&self, generation: Generation) -> Result<(), StoreError> {
+    pub(crate) fn make_durable(&self, generation: Generation) -> Result<(), StoreError> {
         let (closed, end) = self.close_all();
         drop(self.shared.wait_until(|state| state.written >= closed)?);
         self.shared.database.flush_bulk(generation)?;
-        let mut state = self.shared.state();
+        let mut state = self.shared.lock_state();
         state.durable_below = state.durable_below.max(end);
         state.unflushed_len = 0;
         Ok(())
@@ -278,12 +278,12 @@ impl Writer {
 
     /// Fails unless there is room for `len` bytes more, and for what is on its way.
     pub(crate) fn check_room(&self, len: u64) -> Result<(), StoreError> {
-        self.shared.check_room(&self.shared.state(), len)
+        self.shared.check_room(&self.shared.lock_state(), len)
     }
 
     /// Waits until every chunk that has an id is in the database; the id that the next one gets.
     /// `section` keeps those away that write their own chunks.
-    pub(crate) fn barrier(&self, section: MutexGuard<'_, ()>) -> Result<ChunkId, StoreError> {
+    pub(crate) fn wait_for_all(&self, section: MutexGuard<'_, ()>) -> Result<ChunkId, StoreError> {
         let (closed, end) = self.close_all();
         drop(section);
         drop(self.shared.wait_until(|state| state.written >= closed)?);
@@ -292,35 +292,35 @@ impl Writer {
 
     /// Ends every frame that is being filled; how many frames there are by now, and the next id.
     fn close_all(&self) -> (u64, ChunkId) {
-        let mut state = self.shared.state();
+        let mut state = self.shared.lock_state();
         let sessions: Vec<SessionId> = state.open.keys().copied().collect();
         sessions
             .into_iter()
-            .for_each(|session| self.close(&mut state, session));
+            .for_each(|session| self.close_frame(&mut state, session));
         (state.closed, state.next_chunk)
     }
 
     /// Ids for `count` chunks that their caller writes itself, at once, with the references to
     /// them. They are the session's.
-    pub(crate) fn reserve(&self, claims: &Claims, session: SessionId, count: u64) -> ChunkId {
-        let mut state = self.shared.state();
+    pub(crate) fn reserve_ids(&self, claims: &GcPins, session: SessionId, count: u64) -> ChunkId {
+        let mut state = self.shared.lock_state();
         let first = state.next_chunk;
-        state.next_chunk = first.advance(count);
-        claims.adopt(session, first, count);
+        state.next_chunk = first.advance_by(count);
+        claims.pin_new(session, first, count);
         first
     }
 
     /// Notes that `count` reserved chunks from `first` on are durable. If all before them are, so
     /// is everything up to their end.
     pub(crate) fn note_durable(&self, first: ChunkId, count: u64) {
-        let mut state = self.shared.state();
+        let mut state = self.shared.lock_state();
         if state.durable_below == first {
-            state.durable_below = first.advance(count);
+            state.durable_below = first.advance_by(count);
         }
     }
 }
 
-impl Drop for Writer {
+impl Drop for ChunkWriter {
     fn drop(&mut self) {
         self.frames = None;
         self.shared.is_ending.store(true, Ordering::Relaxed);
@@ -331,28 +331,28 @@ impl Drop for Writer {
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl WriterShared {
+    fn lock_state(&self) -> MutexGuard<'_, WriterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fails unless there is room for `len` bytes more, and for what is on its way.
-    fn check_room(&self, state: &State, len: u64) -> Result<(), StoreError> {
+    fn check_room(&self, state: &WriterState, len: u64) -> Result<(), StoreError> {
         let on_its_way = state.in_flight_len as u64 + state.unflushed_len;
-        self.reserve.check(on_its_way + len + self.margin_len)
+        self.reserve.check_room(on_its_way + len + self.margin_len)
     }
 
     /// Waits until `ready`, as long as there is hope.
     fn wait_until(
         &self,
-        ready: impl Fn(&State) -> bool,
-    ) -> Result<MutexGuard<'_, State>, StoreError> {
-        let mut state = self.state();
+        ready: impl Fn(&WriterState) -> bool,
+    ) -> Result<MutexGuard<'_, WriterState>, StoreError> {
+        let mut state = self.lock_state();
         loop {
             if ready(&state) {
                 return Ok(state);
             }
-            if let Some(trouble) = self.database.trouble() {
+            if let Some(trouble) = self.database.write_trouble() {
                 return Err(trouble);
             }
             state = self
@@ -372,13 +372,13 @@ impl Shared {
             waiting.extend(incoming.try_iter());
             while waiting.contains_key(&next) {
                 let frames = take_batch(&mut waiting, &mut next, self.batch_len_max);
-                while !self.commit(&frames) {
+                while !self.commit_frames(&frames) {
                     if self.is_ending.load(Ordering::Relaxed) {
                         return;
                     }
                     std::thread::sleep(LOOK_PAUSE);
                 }
-                let _lock = self.state();
+                let _lock = self.lock_state();
                 self.changed.notify_all();
             }
         }
@@ -386,25 +386,25 @@ impl Shared {
 
     /// Writes `frames`; true if that worked. If not, those that wait get the reason from the
     /// database.
-    fn commit(&self, frames: &[EncodedFrame]) -> bool {
+    fn commit_frames(&self, frames: &[EncodedFrame]) -> bool {
         let stored_len: usize = frames.iter().map(EncodedFrame::len).sum();
         loop {
-            let generation = self.database.generation();
+            let generation = self.database.write_generation();
             let mut batch = Batch::default();
             frames
                 .iter()
                 .for_each(|frame| frame.put_content(&mut batch));
             put_names(frames, &mut batch);
             {
-                let _index = self.index.lock();
-                if self.database.write(batch, Durability::Bulk).is_err() {
+                let _index = self.index.lock_index();
+                if self.database.write_batch(batch, Durability::Bulk).is_err() {
                     return false;
                 }
             }
-            let mut state = self.state();
+            let mut state = self.lock_state();
             // After a write that failed meanwhile, these frames may be gone: they stay pending for
             // look-ups, and are written again.
-            if self.database.generation() == generation {
+            if self.database.write_generation() == generation {
                 state.note_written(frames, stored_len as u64, self.unflushed_len_max);
                 return true;
             }
@@ -412,7 +412,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl WriterState {
     fn note_written(&mut self, frames: &[EncodedFrame], len: u64, unflushed_len_max: u64) {
         for frame in frames {
             self.in_flight_len -= frame.plain_len;

@@ -10,7 +10,7 @@ pub(crate) const REGION_IDS: u64 = 1 << 16;
 
 /// Lengths of what is left.
 #[derive(Default)]
-pub(crate) struct Live {
+pub(crate) struct LiveLengths {
     /// Bytes of payloads, for each [`REGION_IDS`] ids.
     pub(crate) payloads: BTreeMap<u64, u64>,
     /// Bytes of payloads that were written anew, for each [`REGION_IDS`] ids among which something
@@ -20,8 +20,8 @@ pub(crate) struct Live {
     pub(crate) headers: u64,
 }
 
-impl Live {
-    pub(crate) fn add(&mut self, first: ChunkId, payload_len: u64, header_len: usize) {
+impl LiveLengths {
+    pub(crate) fn add_frame(&mut self, first: ChunkId, payload_len: u64, header_len: usize) {
         *self.payloads.entry(first.0 / REGION_IDS).or_default() += payload_len;
         self.headers += header_len as u64;
     }

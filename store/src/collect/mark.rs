@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vellum_core::id_set::IdSet;
-use vellum_core::page::{Page, Slot, parse_page_key};
-use vellum_core::tree::{Layer, Merge, Tidy, Tree};
+use vellum_core::page::{Page, PageEntry, parse_page_key};
+use vellum_core::tree::{Layer, LayerMerge, MaintenancePlan, Tree};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
-use super::trim::trimmed;
+use super::trim::drop_unseen;
 use crate::database::{Family, Scan};
 use crate::error::StoreError;
 use crate::store::Store;
@@ -27,14 +27,14 @@ const PAGES_PER_LOOK: u64 = 256;
 pub(super) type IdRun = (ChunkId, u64);
 
 /// All maps, as they are at one moment.
-pub(super) struct View<'s> {
+pub(super) struct MapScan<'s> {
     scan: Scan<'s>,
     layers: BTreeMap<LayerId, Arc<Layer>>,
     building: BTreeSet<LayerId>,
 }
 
 /// The tree as tidying will leave it, before anything is trimmed.
-pub(super) struct Tidied<'t> {
+pub(super) struct CompactedTree<'t> {
     before: &'t Tree,
     after: Tree,
     /// The layers that others become part of, and those others.
@@ -43,7 +43,7 @@ pub(super) struct Tidied<'t> {
 
 /// Counts and findings of a mark phase.
 #[derive(Default)]
-pub(super) struct Marked {
+pub(super) struct MarkResult {
     /// Pages that belong to a layer.
     pages: u64,
     /// References followed.
@@ -54,9 +54,9 @@ pub(super) struct Marked {
     pub(super) orphans: Vec<LayerId>,
 }
 
-impl<'t> Tidied<'t> {
-    pub(super) fn new(before: &'t Tree, tidy: &Tidy) -> Self {
-        let sources = |merge: &Merge| {
+impl<'t> CompactedTree<'t> {
+    pub(super) fn new(before: &'t Tree, tidy: &MaintenancePlan) -> Self {
+        let sources = |merge: &LayerMerge| {
             merge
                 .sources
                 .iter()
@@ -71,26 +71,31 @@ impl<'t> Tidied<'t> {
             .collect();
         Self {
             before,
-            after: before.tidied(tidy),
+            after: before.after_maintenance(tidy),
             merges,
         }
     }
 
     /// Page `index` of `layer` as it will be once its merges are done.
-    fn page(&self, store: &Store, layer: &Layer, index: PageIndex) -> Result<Page, StoreError> {
+    fn merged_page(
+        &self,
+        store: &Store,
+        layer: &Layer,
+        index: PageIndex,
+    ) -> Result<Page, StoreError> {
         match (self.merges.get(&layer.id), self.before.layer(layer.id)) {
-            (Some(sources), Some(into)) => store.inner.pages.merged(into, sources, index),
-            _ => store.inner.pages.own(layer, index),
+            (Some(sources), Some(into)) => store.inner.pages.overlay_into(into, sources, index),
+            _ => store.inner.pages.own_page(layer, index),
         }
     }
 }
 
-impl<'s> View<'s> {
+impl<'s> MapScan<'s> {
     /// The moment is now: no commit falls between the list of layers and the pages. A layer that is
     /// being built is listed before its first page is written.
-    pub(super) fn take(store: &'s Store) -> Self {
+    pub(super) fn begin_scan(store: &'s Store) -> Self {
         let tree = store.tree_mut();
-        let scan = store.inner.database.scan(Family::Pages, &[]);
+        let scan = store.inner.database.scan_from(Family::Pages, &[]);
         let layers = tree
             .layers()
             .map(|layer| (layer.id, Arc::clone(layer)))
@@ -98,19 +103,19 @@ impl<'s> View<'s> {
         Self {
             scan,
             layers,
-            building: store.building(),
+            building: store.unfinished_layers(),
         }
     }
 
     /// Gives every run of chunks below `horizon` that some page refers to to `sink`.
-    pub(super) fn mark(
+    pub(super) fn mark_references(
         self,
         sink: &mut dyn FnMut(&[IdRun]),
         horizon: ChunkId,
         watch: &dyn Watch,
-    ) -> Result<Marked, StoreError> {
+    ) -> Result<MarkResult, StoreError> {
         let mut runs = Vec::with_capacity(RUNS_PER_LOCK);
-        let marked = self.walk(watch, &mut |_, page| {
+        let marked = self.visit_pages(watch, &mut |_, page| {
             push_runs(page, horizon, &mut runs);
             if runs.len() >= RUNS_PER_LOCK {
                 sink(&runs);
@@ -122,13 +127,13 @@ impl<'s> View<'s> {
     }
 
     /// Marks what would be referred to once `tidy` is done, and what is shared then is trimmed.
-    pub(super) fn foresee(
+    pub(super) fn forecast_marks(
         self,
         store: &Store,
-        tidy: &Tidied<'_>,
+        tidy: &CompactedTree<'_>,
         horizon: ChunkId,
         watch: &dyn Watch,
-    ) -> Result<(IdSet, Marked), StoreError> {
+    ) -> Result<(IdSet, MarkResult), StoreError> {
         let (mut live, mut runs) = (IdSet::new(), Vec::new());
         let mut mark = |page: &Page| {
             push_runs(page, horizon, &mut runs);
@@ -144,19 +149,20 @@ impl<'s> View<'s> {
         for layer in merged {
             go_on(watch)?;
             for index in layer.pages.iter() {
-                mark(&tidy.page(store, layer, index)?);
+                mark(&tidy.merged_page(store, layer, index)?);
             }
         }
-        let held = tidy.after.held();
+        let held = tidy.after.held_layers();
         for shared in shared
             .iter()
             .filter_map(|id| tidy.after.shared_layer(*id, &held))
         {
             for index in shared.layer.pages.iter() {
                 go_on(watch)?;
-                let asked = shared.asked(index, |layer| tidy.page(store, layer, index))?;
-                let page = tidy.page(store, &shared.layer, index)?;
-                mark(&trimmed(&page, &asked).unwrap_or(page));
+                let asked = shared
+                    .visible_positions(index, |layer| tidy.merged_page(store, layer, index))?;
+                let page = tidy.merged_page(store, &shared.layer, index)?;
+                mark(&drop_unseen(&page, &asked).unwrap_or(page));
             }
         }
         let stays = |id: &LayerId| {
@@ -169,7 +175,7 @@ impl<'s> View<'s> {
             .filter(stays)
             .chain(self.building.iter().copied())
             .collect();
-        let marked = self.walk(watch, &mut |layer, page| {
+        let marked = self.visit_pages(watch, &mut |layer, page| {
             if stay.contains(&layer) {
                 mark(page);
             }
@@ -179,16 +185,16 @@ impl<'s> View<'s> {
 
     /// Visits every page that belongs to a layer. A page that cannot be read, or is missing, ends
     /// it: what it refers to is unknown.
-    fn walk(
+    fn visit_pages(
         mut self,
         watch: &dyn Watch,
         visit: &mut dyn FnMut(LayerId, &Page),
-    ) -> Result<Marked, StoreError> {
-        let mut marked = Marked::default();
+    ) -> Result<MarkResult, StoreError> {
+        let mut marked = MarkResult::default();
         let mut found: BTreeMap<LayerId, u64> = BTreeMap::new();
         while let Some((key, value)) = self.scan.next()? {
-            let (layer, index) =
-                parse_page_key(key).map_err(|error| StoreError::damaged("a page's key", error))?;
+            let (layer, index) = parse_page_key(key)
+                .map_err(|error| StoreError::damaged_record("a page's key", error))?;
             let listed = self.layers.get(&layer);
             if listed.is_none() && !self.building.contains(&layer) {
                 if marked.orphans.last() != Some(&layer) {
@@ -197,10 +203,10 @@ impl<'s> View<'s> {
                 continue;
             }
             let page = Page::decode(layer, index, value).map_err(|error| {
-                StoreError::damaged(format!("page {index} of layer {layer}"), error)
+                StoreError::damaged_record(format!("page {index} of layer {layer}"), error)
             })?;
             visit(layer, &page);
-            marked.references += page.counts().0;
+            marked.references += page.count_entries().0;
             marked.page_bytes += (key.len() + value.len()) as u64;
             if listed.is_some_and(|listed| listed.pages.contains(index)) {
                 *found.entry(layer).or_default() += 1;
@@ -221,7 +227,7 @@ impl<'s> View<'s> {
                 found.get(&layer.id).copied().unwrap_or(0),
             );
             if found != expected {
-                return Err(StoreError::damaged(
+                return Err(StoreError::damaged_record(
                     format!("the map of layer {}", layer.id),
                     format!("{found} of its {expected} pages are there"),
                 ));
@@ -234,7 +240,7 @@ impl<'s> View<'s> {
 /// The runs of chunks below `horizon` on `page`: what lies past it is kept anyway.
 fn push_runs(page: &Page, horizon: ChunkId, runs: &mut Vec<IdRun>) {
     for run in page.runs() {
-        if let Slot::Chunk(first) = run.slot {
+        if let PageEntry::Chunk(first) = run.slot {
             let count = u64::from(run.len).min(horizon.0.saturating_sub(first.0));
             runs.push((first, count));
         }

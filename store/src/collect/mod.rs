@@ -33,16 +33,16 @@
 //! after the batch that made their content unreachable is durable. All state is in memory: after
 //! any interruption, run again.
 
+mod background;
+mod compact;
 mod live_bytes;
 mod mark;
-mod pack;
-mod reclaim;
+mod merge;
+mod repack;
 mod sweep;
-mod tend;
 pub(crate) mod tending;
 #[cfg(test)]
 pub(crate) mod tests;
-mod tidy;
 mod tight;
 mod trim;
 
@@ -51,20 +51,20 @@ use std::sync::PoisonError;
 use vellum_core::frame::FrameHeader;
 use vellum_core::units::ChunkId;
 
-use crate::chunks::{Claims, Decision, pause};
+use crate::chunks::{GcPins, SweepDecision, sync};
 use crate::database::{Batch, Generation};
 use crate::error::StoreError;
-use crate::journal::entry::Entry;
 use crate::store::Store;
+use crate::usage_history::entry::UsageEntry;
 use crate::watch::Watch;
 
-pub(crate) use live_bytes::{Live, REGION_IDS};
-use mark::{Tidied, View};
-pub(crate) use pack::{Fate, Packable, Packer};
-pub(crate) use reclaim::{goes_along, is_worth_it, rewrites};
-pub(crate) use sweep::{CHUNKS_PER_GROUP, Gap};
-use sweep::{Sweep, Swept};
-pub use tend::TendReport;
+pub use background::MaintenanceReport;
+pub(crate) use compact::{goes_along, is_worth_it, plan_rewrites};
+pub(crate) use live_bytes::{LiveLengths, REGION_IDS};
+use mark::{CompactedTree, MapScan};
+pub(crate) use repack::{Fate, Packable, Packer};
+pub(crate) use sweep::{CHUNKS_PER_GROUP, DeadRange};
+use sweep::{SweepResult, SweepRun};
 pub use tight::Shortage;
 
 /// Collections that are begun where writes fail.
@@ -106,8 +106,8 @@ pub struct CollectReport {
 }
 
 /// A collection that is going on. Ends when it is dropped, however it comes to that.
-struct Collection<'s> {
-    claims: &'s Claims,
+struct CollectionRun<'s> {
+    claims: &'s GcPins,
     horizon: ChunkId,
     /// Write generation in which it began: decisions since then are undone by a write that fails.
     generation: Generation,
@@ -123,7 +123,7 @@ impl Store {
     ) -> Result<CollectReport, StoreError> {
         let disk_bytes_before = self.inner.folder.disk_usage()?;
         let report = if options.dry_run {
-            self.foresee(watch)?
+            self.forecast_collection(watch)?
         } else {
             let collected = self.collect_again(watch);
             // However it ended: before others take it.
@@ -147,10 +147,10 @@ impl Store {
     /// of any caller.
     fn collect_again(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
         let database = &self.inner.database;
-        let mut began = database.generation();
+        let mut began = database.write_generation();
         let mut collected = self.collect_now(watch);
         for _ in 1..TRIES {
-            let now = database.generation();
+            let now = database.write_generation();
             let has_failed = matches!(
                 collected,
                 Err(StoreError::Full { .. } | StoreError::Stopped(_) | StoreError::Reopened)
@@ -179,19 +179,19 @@ impl Store {
             .tending
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let collection = Collection::begin(self)?;
-        let (layers_dropped, layers_merged) = tidy::tidy(self, watch)?;
-        pause::at("tidied");
-        let marked = View::take(self).mark(
-            &mut |runs| collection.claims.mark(runs.iter().copied()),
+        let collection = CollectionRun::begin_collection(self)?;
+        let (layers_dropped, layers_merged) = merge::compact_layers(self, watch)?;
+        sync::yield_point("tidied");
+        let marked = MapScan::begin_scan(self).mark_references(
+            &mut |runs| collection.claims.mark_live(runs.iter().copied()),
             collection.horizon,
             watch,
         )?;
-        tidy::drop_orphans(self, &marked.orphans)?;
-        pause::at("marked");
-        let swept = Sweep::new(self, &collection, watch).run()?;
-        pause::at("swept");
-        let reclaimed = reclaim::reclaim(
+        merge::drop_orphans(self, &marked.orphans)?;
+        sync::yield_point("marked");
+        let swept = SweepRun::new(self, &collection, watch).sweep_all()?;
+        sync::yield_point("swept");
+        let reclaimed = compact::compact_dead_ranges(
             self,
             &swept.live,
             marked.page_bytes,
@@ -199,7 +199,7 @@ impl Store {
             watch,
         )?;
         let shortage = match (reclaimed, swept.shortage) {
-            (Some(shortage), before) => Some(shortage.and(before)),
+            (Some(shortage), before) => Some(shortage.merge_earlier(before)),
             (None, before) => before,
         };
         self.refill_reserve();
@@ -210,7 +210,7 @@ impl Store {
             layers_dropped,
             layers_merged,
             shortage,
-            ..report(&swept, marked.references)
+            ..collection_report(&swept, marked.references)
         })
     }
 
@@ -221,22 +221,26 @@ impl Store {
             return Ok(());
         }
         let mut batch = Batch::default();
-        self.inner.journal.note(
+        self.inner.journal.note_entry(
             &self.inner.database,
             &mut batch,
-            &Entry::freed("collect", freed),
+            &UsageEntry::of_freed("collect", freed),
         );
-        self.commit(&mut self.tree_mut(), &[], batch)
+        self.commit_batch(&mut self.tree_mut(), &[], batch)
     }
 
     /// Result that a collection would have. Changes nothing, blocks no other operation.
-    fn foresee(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
+    fn forecast_collection(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
         let horizon = self.inner.chunks.next_chunk();
         let tree = self.tree().clone();
         let tidy = tree.plan_tidy();
-        let (live, marked) =
-            View::take(self).foresee(self, &Tidied::new(&tree, &tidy), horizon, watch)?;
-        let swept = sweep::foresee(self, &live, horizon, watch)?;
+        let (live, marked) = MapScan::begin_scan(self).forecast_marks(
+            self,
+            &CompactedTree::new(&tree, &tidy),
+            horizon,
+            watch,
+        )?;
+        let swept = sweep::forecast_sweep(self, &live, horizon, watch)?;
         let merged = tidy
             .merges
             .iter()
@@ -245,12 +249,12 @@ impl Store {
         Ok(CollectReport {
             layers_dropped: tidy.drops.len() as u64,
             layers_merged: merged,
-            ..report(&swept, marked.references)
+            ..collection_report(&swept, marked.references)
         })
     }
 }
 
-fn report(swept: &Swept, references_marked: u64) -> CollectReport {
+fn collection_report(swept: &SweepResult, references_marked: u64) -> CollectReport {
     CollectReport {
         references_marked,
         chunks_dropped: swept.chunks_dropped,
@@ -262,13 +266,13 @@ fn report(swept: &Swept, references_marked: u64) -> CollectReport {
     }
 }
 
-impl<'s> Collection<'s> {
+impl<'s> CollectionRun<'s> {
     /// Steps 1 and 2 of the order above.
-    fn begin(store: &'s Store) -> Result<Self, StoreError> {
+    fn begin_collection(store: &'s Store) -> Result<Self, StoreError> {
         let (chunks, claims) = (&store.inner.chunks, &store.inner.chunks.claims);
-        let generation = store.inner.database.generation();
-        let horizon = chunks.barrier()?;
-        pause::at("horizon known");
+        let generation = store.inner.database.write_generation();
+        let horizon = chunks.wait_for_all()?;
+        sync::yield_point("horizon known");
         if !claims.begin_collection(horizon) {
             return Err(StoreError::Busy("the store".to_owned()));
         }
@@ -280,19 +284,19 @@ impl<'s> Collection<'s> {
     }
 
     /// Decides which chunks of `headers`, all that there are below `end`, stay.
-    fn decide(&self, headers: &[&FrameHeader], end: ChunkId) -> Vec<bool> {
+    fn decide_chunks(&self, headers: &[&FrameHeader], end: ChunkId) -> Vec<bool> {
         let ids = headers
             .iter()
-            .flat_map(|header| header.chunks().map(|(id, _)| id));
+            .flat_map(|header| header.chunk_hashes().map(|(id, _)| id));
         self.claims
-            .decide(ids, end)
+            .decide_range(ids, end)
             .into_iter()
-            .map(|decision| decision == Decision::Keep)
+            .map(|decision| decision == SweepDecision::Keep)
             .collect()
     }
 }
 
-impl Drop for Collection<'_> {
+impl Drop for CollectionRun<'_> {
     fn drop(&mut self) {
         self.claims.end_collection();
     }

@@ -13,13 +13,13 @@ use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
 use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
-use vellum_core::wire::Reader;
+use vellum_core::wire::WireReader;
 
-use super::live_bytes::Live;
-use super::pack::{Fate, Found, Pack, Packable, Packer};
+use super::live_bytes::LiveLengths;
+use super::repack::{Fate, FrameLiveness, FramePack, Packable, Packer};
 use super::tight::{self, Shortage};
-use super::{Collection, reclaim};
-use crate::chunks::{EncodedFrame, FramePlan, encode_frame, pause};
+use super::{CollectionRun, compact};
+use crate::chunks::{EncodedFrame, FramePlan, encode_frame, sync};
 use crate::database::{Batch, Durability, Family, Generation};
 use crate::error::StoreError;
 use crate::store::Store;
@@ -38,7 +38,7 @@ const FILES_WORTH_LEN: u64 = 32 << 20;
 const UNFLUSHED_BUFFERS: u64 = 3;
 /// Result of a sweep, or of its dry run.
 #[derive(Default)]
-pub(super) struct Swept {
+pub(super) struct SweepResult {
     pub(super) chunks_dropped: u64,
     pub(super) plain_bytes_dropped: u64,
     pub(super) chunks_kept: u64,
@@ -46,23 +46,23 @@ pub(super) struct Swept {
     pub(super) stored_bytes_dropped: u64,
     /// Dead bytes in frames that there was no room to write anew.
     pub(super) shortage: Option<Shortage>,
-    pub(super) live: Live,
+    pub(super) live: LiveLengths,
 }
 
 /// One sweep.
-pub(super) struct Sweep<'s> {
+pub(super) struct SweepRun<'s> {
     store: &'s Store,
-    collection: &'s Collection<'s>,
+    collection: &'s CollectionRun<'s>,
     watch: &'s dyn Watch,
     packer: Packer,
-    gap: Gap,
-    swept: Swept,
+    gap: DeadRange,
+    swept: SweepResult,
     unflushed_len: u64,
     has_room: bool,
 }
 
 /// Some headers, in order: what they say and how long they are, or only the keys of damaged ones.
-pub(super) struct Group {
+pub(super) struct HeaderGroup {
     pub(super) entries: Vec<Result<(FrameHeader, usize), ChunkId>>,
     /// First id of the next group; `None` after the last.
     pub(super) next: Option<ChunkId>,
@@ -70,15 +70,15 @@ pub(super) struct Group {
 
 /// Ids in a row that are dead.
 #[derive(Default)]
-pub(crate) struct Gap {
+pub(crate) struct DeadRange {
     from: ChunkId,
     /// Bytes of the frames that went since it was last looked at.
     stored_len: u64,
 }
 
-impl Gap {
+impl DeadRange {
     /// One more frame goes.
-    pub(crate) fn add(&mut self, stored_len: u64) {
+    pub(crate) fn add_frame(&mut self, stored_len: u64) {
         self.stored_len += stored_len;
     }
 
@@ -89,23 +89,23 @@ impl Gap {
     }
 
     /// Ends the gap at a frame that stays, with the answer of [`Gap::up_to`].
-    pub(crate) fn end(&mut self, stays: ChunkId) -> Option<Range<ChunkId>> {
+    pub(crate) fn close_gap(&mut self, stays: ChunkId) -> Option<Range<ChunkId>> {
         let gap = self.up_to(stays);
-        self.from = stays.advance(1);
+        self.from = stays.advance_by(1);
         gap
     }
 }
 
 /// A pack, written anew.
-pub(super) struct Rewritten {
-    pub(super) pack: Pack,
+pub(super) struct RewrittenPack {
+    pub(super) pack: FramePack,
     frame: EncodedFrame,
 }
 
-impl<'s> Sweep<'s> {
+impl<'s> SweepRun<'s> {
     pub(super) fn new(
         store: &'s Store,
-        collection: &'s Collection<'s>,
+        collection: &'s CollectionRun<'s>,
         watch: &'s dyn Watch,
     ) -> Self {
         let packer = Packer::new(chunks_per_frame(store));
@@ -114,86 +114,86 @@ impl<'s> Sweep<'s> {
             collection,
             watch,
             packer,
-            gap: Gap::default(),
-            swept: Swept::default(),
+            gap: DeadRange::default(),
+            swept: SweepResult::default(),
             unflushed_len: 0,
             has_room: true,
         }
     }
 
     /// Sweeps all that is below the horizon, and makes it durable.
-    pub(super) fn run(mut self) -> Result<Swept, StoreError> {
+    pub(super) fn sweep_all(mut self) -> Result<SweepResult, StoreError> {
         let horizon = self.collection.horizon;
         let mut next = Some(ChunkId(0));
         while let Some(from) = next {
             go_on(self.watch)?;
-            self.watch.progress(Progress {
+            self.watch.report_progress(Progress {
                 done: from.0,
                 total: Some(horizon.0),
             });
-            let group = Group::read(self.store, from, horizon)?;
+            let group = HeaderGroup::read_group(self.store, from, horizon)?;
             next = group.next;
             self.sweep_group(group)?;
         }
-        let last = self.packer.close();
-        self.rewrite(last.into_iter().collect())?;
-        self.flush()?;
+        let last = self.packer.close_pack();
+        self.rewrite_packs(last.into_iter().collect())?;
+        self.flush_bulk()?;
         Ok(self.swept)
     }
 
-    fn sweep_group(&mut self, group: Group) -> Result<(), StoreError> {
+    fn sweep_group(&mut self, group: HeaderGroup) -> Result<(), StoreError> {
         let decide = |headers: &[&FrameHeader]| {
             self.collection
-                .decide(headers, group.next.unwrap_or(self.collection.horizon))
+                .decide_chunks(headers, group.next.unwrap_or(self.collection.horizon))
         };
-        let entries = found(self.store, group.entries, decide);
-        pause::at("decided");
+        let entries = judge_entries(self.store, group.entries, decide);
+        sync::yield_point("decided");
         let per_frame = chunks_per_frame(self.store);
-        let is_dead = |entry: &&Result<Found, ChunkId>| {
+        let is_dead = |entry: &&Result<FrameLiveness, ChunkId>| {
             entry
                 .as_ref()
-                .is_ok_and(|found| found.fate(per_frame) == Fate::Drop)
+                .is_ok_and(|found| found.decide_fate(per_frame) == Fate::Drop)
         };
-        let dead: Vec<&Found> = entries
+        let dead: Vec<&FrameLiveness> = entries
             .iter()
             .filter(is_dead)
             .filter_map(|entry| entry.as_ref().ok())
             .collect();
         self.drop_frames(&dead)?;
-        pause::at("dropped");
+        sync::yield_point("dropped");
         self.drop_files(&entries, per_frame, group.next)?;
-        let packs = survivors(entries, &mut self.packer, &mut self.swept);
-        self.rewrite(packs)
+        let packs = pack_survivors(entries, &mut self.packer, &mut self.swept);
+        self.rewrite_packs(packs)
     }
 
-    fn flush(&self) -> Result<(), StoreError> {
+    fn flush_bulk(&self) -> Result<(), StoreError> {
         let database = &self.store.inner.database;
         database.flush_bulk(self.collection.generation)
     }
 
     /// Deletes dead frames: durable when this returns. Where space is scarce, it is given back
     /// before more is deleted: deletions take space themselves.
-    fn drop_frames(&mut self, dead: &[&Found]) -> Result<(), StoreError> {
+    fn drop_frames(&mut self, dead: &[&FrameLiveness]) -> Result<(), StoreError> {
         if dead.is_empty() || !self.store.inner.reserve.is_scarce() {
             return self.drop_durably(dead);
         }
         let mut left = dead;
-        for end in tight::ends(self.store)? {
-            let inside = left.partition_point(|found| found.header.first() <= end);
+        for end in tight::table_ends(self.store)? {
+            let inside = left.partition_point(|found| found.header.first_id() <= end);
             let (now, later) = left.split_at(inside);
             left = later;
             if let (Some(first), Some(last)) = (now.first(), now.last()) {
-                let range = first.header.first()..last.header.first().advance(1);
+                let range = first.header.first_id()..last.header.first_id().advance_by(1);
                 self.drop_durably(now)?;
-                self.flush()?;
-                reclaim::merge_tables_if_names_are_few(self.store);
+                self.flush_bulk()?;
+                compact::merge_tables_if_names_are_few(self.store);
                 tight::give_back(self.store, &range, self.watch)?;
             }
         }
         self.drop_durably(left)
     }
 
-    fn drop_durably(&mut self, dead: &[&Found]) -> Result<(), StoreError> {
+    fn drop_durably(&mut self, dead: &[&FrameLiveness]) -> Result<(), StoreError> {
         let mut left = dead;
         while !left.is_empty() {
             let mut chunks = 0;
@@ -209,19 +209,19 @@ impl<'s> Sweep<'s> {
             left = later;
             let mut batch = Batch::default();
             for found in now {
-                batch.delete(Family::Headers, frame_key(found.header.first()));
-                batch.delete(Family::Frames, frame_key(found.header.first()));
+                batch.delete_record(Family::Headers, frame_key(found.header.first_id()));
+                batch.delete_record(Family::Frames, frame_key(found.header.first_id()));
                 self.swept.count_dropped(
                     self.store,
                     found.dead_count(),
                     found.header.payload_len.into(),
                 );
-                self.swept.live.note_change(found.header.first(), 0);
+                self.swept.live.note_change(found.header.first_id(), 0);
             }
             write_without(
                 self.store,
                 self.collection.generation,
-                now.iter().flat_map(|found| found.chunks(false)),
+                now.iter().flat_map(|found| found.select_chunks(false)),
                 batch,
                 Durability::Logged,
             )?;
@@ -232,20 +232,20 @@ impl<'s> Sweep<'s> {
     /// Gives whole files back that held nothing but dropped frames.
     fn drop_files(
         &mut self,
-        entries: &[Result<Found, ChunkId>],
+        entries: &[Result<FrameLiveness, ChunkId>],
         per_frame: usize,
         next: Option<ChunkId>,
     ) -> Result<(), StoreError> {
         for entry in entries {
             let stays = match entry {
-                Ok(found) if found.fate(per_frame) == Fate::Drop => {
-                    self.gap.add(found.header.payload_len.into());
+                Ok(found) if found.decide_fate(per_frame) == Fate::Drop => {
+                    self.gap.add_frame(found.header.payload_len.into());
                     continue;
                 }
-                Ok(found) => found.header.first(),
+                Ok(found) => found.header.first_id(),
                 Err(first) => *first,
             };
-            let gap = self.gap.end(stays);
+            let gap = self.gap.close_gap(stays);
             self.drop_gap(gap)?;
         }
         let gap = self.gap.up_to(next.unwrap_or(self.collection.horizon));
@@ -268,22 +268,23 @@ impl<'s> Sweep<'s> {
     }
 
     /// Rewrites those of `packs` that are worth it, if there is room.
-    fn rewrite(&mut self, packs: Vec<Pack>) -> Result<(), StoreError> {
-        let (due, stay): (Vec<Pack>, Vec<Pack>) = packs.into_iter().partition(Pack::is_worth_it);
+    fn rewrite_packs(&mut self, packs: Vec<FramePack>) -> Result<(), StoreError> {
+        let (due, stay): (Vec<FramePack>, Vec<FramePack>) =
+            packs.into_iter().partition(FramePack::is_worth_it);
         stay.iter().for_each(|pack| self.swept.count_kept(pack));
         let mut due = due.into_iter().peekable();
         while due.peek().is_some() {
             go_on(self.watch)?;
-            let packs: Vec<Pack> = due.by_ref().take(PACKS_PER_BATCH).collect();
-            let stored_len: u64 = packs.iter().map(Pack::stored_len).sum();
+            let packs: Vec<FramePack> = due.by_ref().take(PACKS_PER_BATCH).collect();
+            let stored_len: u64 = packs.iter().map(FramePack::stored_len).sum();
             let sizes = &self.store.inner.sizes;
             let unflushed_len_max = sizes.write_buffer * UNFLUSHED_BUFFERS;
             self.unflushed_len = (self.unflushed_len + stored_len).min(unflushed_len_max);
             let needed = self.unflushed_len + sizes.import_margin;
-            self.has_room = self.has_room && self.store.inner.reserve.check(needed).is_ok();
+            self.has_room = self.has_room && self.store.inner.reserve.check_room(needed).is_ok();
             if self.has_room {
                 self.rewrite_now(packs)?;
-                pause::at("rewritten");
+                sync::yield_point("rewritten");
             } else {
                 self.rewrite_tightly(packs)?;
             }
@@ -293,42 +294,43 @@ impl<'s> Sweep<'s> {
 
     /// Rewrites `packs` where room is scarce: those of one table after the other, as far as there
     /// is room to give back at once what they leave dead.
-    fn rewrite_tightly(&mut self, packs: Vec<Pack>) -> Result<(), StoreError> {
+    fn rewrite_tightly(&mut self, packs: Vec<FramePack>) -> Result<(), StoreError> {
         let mut left = packs.into_iter().peekable();
-        while let Some(first) = left.peek().map(Pack::first) {
+        while let Some(first) = left.peek().map(FramePack::first_id) {
             go_on(self.watch)?;
-            let ends = tight::ends(self.store)?;
+            let ends = tight::table_ends(self.store)?;
             let end = ends.get(ends.partition_point(|end| *end < first));
-            let is_inside = |pack: &Pack| end.is_none_or(|end| pack.first() <= *end);
+            let is_inside = |pack: &FramePack| end.is_none_or(|end| pack.first_id() <= *end);
             let mut now = Vec::new();
             while now.len() < PACKS_PER_BATCH
                 && let Some(pack) = left.next_if(|pack| now.is_empty() || is_inside(pack))
             {
                 now.push(pack);
             }
-            let range = first..now.last().map_or(first, Pack::end);
-            let stored_len: u64 = now.iter().map(Pack::stored_len).sum();
+            let range = first..now.last().map_or(first, FramePack::end_id);
+            let stored_len: u64 = now.iter().map(FramePack::stored_len).sum();
             let needed = stored_len + tight::room_needed(self.store, &range)?;
-            let free = self.store.inner.reserve.free()?;
+            let free = self.store.inner.reserve.free_bytes()?;
             if needed > free {
                 let dead_bytes = now.iter().map(dead_len).sum();
-                self.swept.lack(Shortage::new(dead_bytes, needed, free));
+                self.swept
+                    .add_shortage(Shortage::new(dead_bytes, needed, free));
                 now.iter().for_each(|pack| self.swept.count_kept(pack));
                 continue;
             }
             self.rewrite_now(now)?;
-            self.flush()?;
+            self.flush_bulk()?;
             tight::give_back(self.store, &range, self.watch)?;
         }
         Ok(())
     }
 
     /// Puts new frames in the place of old ones, as one batch.
-    fn rewrite_now(&mut self, packs: Vec<Pack>) -> Result<(), StoreError> {
+    fn rewrite_now(&mut self, packs: Vec<FramePack>) -> Result<(), StoreError> {
         let store = self.store;
-        let rewritten: Vec<Result<Rewritten, Box<(Pack, StoreError)>>> = packs
+        let rewritten: Vec<Result<RewrittenPack, Box<(FramePack, StoreError)>>> = packs
             .into_par_iter()
-            .map(|pack| encode(store, pack))
+            .map(|pack| encode_pack(store, pack))
             .collect();
         let (mut batch, mut dead) = (Batch::default(), Vec::new());
         for result in rewritten {
@@ -336,9 +338,9 @@ impl<'s> Sweep<'s> {
                 Ok(rewritten) => {
                     self.swept.count_rewritten(store, &rewritten);
                     for found in &rewritten.pack.frames {
-                        dead.extend(found.chunks(false));
+                        dead.extend(found.select_chunks(false));
                     }
-                    rewritten.put(&mut batch);
+                    rewritten.add_to_batch(&mut batch);
                 }
                 Err(failed) => match *failed {
                     (pack, StoreError::Damaged(_)) => {
@@ -355,32 +357,39 @@ impl<'s> Sweep<'s> {
 }
 
 /// Bytes of a pack's frames that hold what is dead, about.
-fn dead_len(pack: &Pack) -> u64 {
-    let dead = |found: &Found| {
+fn dead_len(pack: &FramePack) -> u64 {
+    let dead = |found: &FrameLiveness| {
         let chunks = found.chunk_count() as u64;
         found.payload_len() * found.dead_count() as u64 / chunks.max(1)
     };
     pack.frames.iter().map(dead).sum()
 }
 
-impl Rewritten {
+impl RewrittenPack {
     /// Puts the new frame into `batch`, in the place of those that it is made of.
-    pub(super) fn put(&self, batch: &mut Batch) {
+    pub(super) fn add_to_batch(&self, batch: &mut Batch) {
         for found in &self.pack.frames {
-            batch.delete(Family::Headers, frame_key(found.header.first()));
-            batch.delete(Family::Frames, frame_key(found.header.first()));
+            batch.delete_record(Family::Headers, frame_key(found.header.first_id()));
+            batch.delete_record(Family::Frames, frame_key(found.header.first_id()));
         }
         self.frame.put_content(batch);
     }
 }
 
-impl Group {
-    pub(super) fn read(store: &Store, from: ChunkId, horizon: ChunkId) -> Result<Self, StoreError> {
-        let mut scan = store.inner.database.scan(Family::Headers, &frame_key(from));
+impl HeaderGroup {
+    pub(super) fn read_group(
+        store: &Store,
+        from: ChunkId,
+        horizon: ChunkId,
+    ) -> Result<Self, StoreError> {
+        let mut scan = store
+            .inner
+            .database
+            .scan_from(Family::Headers, &frame_key(from));
         let (mut entries, mut chunks) = (Vec::new(), 0);
         while let Some((key, value)) = scan.next()? {
             let first = parse_frame_key(key)
-                .map_err(|error| StoreError::damaged("a frame header's key", error))?;
+                .map_err(|error| StoreError::damaged_record("a frame header's key", error))?;
             if first >= horizon {
                 break;
             }
@@ -405,31 +414,36 @@ impl Group {
     }
 }
 
-impl Swept {
+impl SweepResult {
     fn count_dropped(&mut self, store: &Store, chunks: usize, stored_len: u64) {
         self.chunks_dropped += chunks as u64;
-        self.plain_bytes_dropped += chunks as u64 * store.parameters().chunk_len.bytes();
+        self.plain_bytes_dropped += chunks as u64 * store.parameters().chunk_len.byte_len();
         self.stored_bytes_dropped += stored_len;
     }
 
-    fn lack(&mut self, shortage: Shortage) {
-        self.shortage = Some(shortage.and(self.shortage));
+    fn add_shortage(&mut self, shortage: Shortage) {
+        self.shortage = Some(shortage.merge_earlier(self.shortage));
     }
 
-    fn count_kept(&mut self, pack: &Pack) {
+    fn count_kept(&mut self, pack: &FramePack) {
         for found in &pack.frames {
             self.chunks_kept += found.header.chunk_count() as u64;
-            self.live.add(
-                found.header.first(),
+            self.live.add_frame(
+                found.header.first_id(),
                 found.header.payload_len.into(),
                 found.header_len,
             );
         }
     }
 
-    fn count_rewritten(&mut self, store: &Store, rewritten: &Rewritten) {
+    fn count_rewritten(&mut self, store: &Store, rewritten: &RewrittenPack) {
         let frame = &rewritten.frame;
-        let dead = rewritten.pack.frames.iter().map(Found::dead_count).sum();
+        let dead = rewritten
+            .pack
+            .frames
+            .iter()
+            .map(FrameLiveness::dead_count)
+            .sum();
         self.count_dropped(
             store,
             dead,
@@ -439,7 +453,7 @@ impl Swept {
                 .saturating_sub(frame.payload_len() as u64),
         );
         self.chunks_kept += frame.chunks.len() as u64;
-        self.live.add(
+        self.live.add_frame(
             frame.chunks[0].0,
             frame.payload_len() as u64,
             frame.header_len(),
@@ -450,49 +464,51 @@ impl Swept {
 }
 
 /// Result that a sweep would have if `live` were all live chunks.
-pub(super) fn foresee(
+pub(super) fn forecast_sweep(
     store: &Store,
     live: &IdSet,
     horizon: ChunkId,
     watch: &dyn Watch,
-) -> Result<Swept, StoreError> {
-    let (mut swept, mut packer) = (Swept::default(), Packer::new(chunks_per_frame(store)));
+) -> Result<SweepResult, StoreError> {
+    let (mut swept, mut packer) = (SweepResult::default(), Packer::new(chunks_per_frame(store)));
     let mut next = Some(ChunkId(0));
     while let Some(from) = next {
         go_on(watch)?;
-        watch.progress(Progress {
+        watch.report_progress(Progress {
             done: from.0,
             total: Some(horizon.0),
         });
-        let group = Group::read(store, from, horizon)?;
+        let group = HeaderGroup::read_group(store, from, horizon)?;
         next = group.next;
         let decide = |headers: &[&FrameHeader]| {
             headers
                 .iter()
-                .flat_map(|header| header.chunks())
+                .flat_map(|header| header.chunk_hashes())
                 .map(|(id, _)| live.contains(id))
                 .collect()
         };
         let mut packs = Vec::new();
-        for entry in found(store, group.entries, decide) {
+        for entry in judge_entries(store, group.entries, decide) {
             match entry {
-                Ok(found) if found.fate(chunks_per_frame(store)) == Fate::Drop => {
+                Ok(found) if found.decide_fate(chunks_per_frame(store)) == Fate::Drop => {
                     swept.count_dropped(store, found.dead_count(), found.header.payload_len.into());
                 }
-                entry => packs.extend(survivors(vec![entry], &mut packer, &mut swept)),
+                entry => packs.extend(pack_survivors(vec![entry], &mut packer, &mut swept)),
             }
         }
-        packs.iter().for_each(|pack| swept.foresee(store, pack));
+        packs
+            .iter()
+            .for_each(|pack| swept.forecast_pack(store, pack));
     }
     packer
-        .close()
+        .close_pack()
         .iter()
-        .for_each(|pack| swept.foresee(store, pack));
+        .for_each(|pack| swept.forecast_pack(store, pack));
     Ok(swept)
 }
 
-impl Swept {
-    fn foresee(&mut self, store: &Store, pack: &Pack) {
+impl SweepResult {
+    fn forecast_pack(&mut self, store: &Store, pack: &FramePack) {
         for found in &pack.frames {
             let (dead, all) = (found.dead_count(), found.header.chunk_count());
             let goes = if pack.is_worth_it() { dead } else { 0 };
@@ -507,11 +523,11 @@ impl Swept {
 }
 
 /// The entries of a group with the decisions about them.
-fn found(
+fn judge_entries(
     store: &Store,
     entries: Vec<Result<(FrameHeader, usize), ChunkId>>,
     decide: impl FnOnce(&[&FrameHeader]) -> Vec<bool>,
-) -> Vec<Result<Found, ChunkId>> {
+) -> Vec<Result<FrameLiveness, ChunkId>> {
     let headers: Vec<&FrameHeader> = entries
         .iter()
         .filter_map(|entry| entry.as_ref().ok())
@@ -521,7 +537,7 @@ fn found(
     let ledger = &store.inner.chunks.ledger;
     let with_decisions = |(header, len): (FrameHeader, usize)| {
         let live = decisions.by_ref().take(header.chunk_count()).collect();
-        Found::new(header, len, live).judged(|id| ledger.contains(id))
+        FrameLiveness::new(header, len, live).with_damage(|id| ledger.contains(id))
     };
     let mut with_decisions = with_decisions;
     entries
@@ -531,19 +547,19 @@ fn found(
 }
 
 /// The packs that the frames which stay make.
-fn survivors(
-    entries: Vec<Result<Found, ChunkId>>,
+fn pack_survivors(
+    entries: Vec<Result<FrameLiveness, ChunkId>>,
     packer: &mut Packer,
-    swept: &mut Swept,
-) -> Vec<Pack> {
+    swept: &mut SweepResult,
+) -> Vec<FramePack> {
     let mut packs = Vec::new();
     for entry in entries {
         match entry {
-            Ok(found) if found.fate(packer.chunks_per_frame) == Fate::Drop => {}
-            Ok(found) => packs.extend(packer.push(found)),
+            Ok(found) if found.decide_fate(packer.chunks_per_frame) == Fate::Drop => {}
+            Ok(found) => packs.extend(packer.push_frame(found)),
             Err(_) => {
                 swept.frames_damaged += 1;
-                packs.extend(packer.close());
+                packs.extend(packer.close_pack());
             }
         }
     }
@@ -556,21 +572,24 @@ pub(crate) fn chunks_per_frame(store: &Store) -> usize {
 
 /// The live chunks of a pack as one frame. Each is held against its name first: damage is left
 /// where it is.
-pub(super) fn encode(store: &Store, pack: Pack) -> Result<Rewritten, Box<(Pack, StoreError)>> {
+pub(super) fn encode_pack(
+    store: &Store,
+    pack: FramePack,
+) -> Result<RewrittenPack, Box<(FramePack, StoreError)>> {
     let mut plan = FramePlan {
         chunks: Vec::new(),
         plain: Vec::new(),
     };
     let gathered = pack.frames.iter().try_for_each(|found| {
-        let frame = store.inner.chunks.load(found.header.clone())?;
-        for (id, hash) in found.chunks(true) {
-            plan.plain.extend_from_slice(frame.chunk(id)?);
+        let frame = store.inner.chunks.load_frame(found.header.clone())?;
+        for (id, hash) in found.select_chunks(true) {
+            plan.plain.extend_from_slice(frame.chunk_bytes(id)?);
             plan.chunks.push((id, hash));
         }
         Ok(())
     });
     match gathered {
-        Ok(()) => Ok(Rewritten {
+        Ok(()) => Ok(RewrittenPack {
             frame: encode_frame(store.parameters().compression, plan),
             pack,
         }),
@@ -588,7 +607,7 @@ fn write_without(
     durability: Durability,
 ) -> Result<(), StoreError> {
     let inner = &store.inner;
-    let dead: Vec<(ChunkId, [u8; 8])> = dead.map(|(id, hash)| (id, hash.prefix())).collect();
+    let dead: Vec<(ChunkId, [u8; 8])> = dead.map(|(id, hash)| (id, hash.index_prefix())).collect();
     let _index = inner.chunks.lock_index();
     let entries = inner.database.get_many(
         Family::Index,
@@ -597,9 +616,9 @@ fn write_without(
     for ((id, prefix), entry) in dead.iter().zip(&entries) {
         let stands_for = entry
             .as_ref()
-            .and_then(|entry| Reader::new(entry).varint().ok());
+            .and_then(|entry| WireReader::new(entry).read_varint().ok());
         if stands_for == Some(id.0) {
-            batch.delete(Family::Index, *prefix);
+            batch.delete_record(Family::Index, *prefix);
         }
     }
     drop(entries);
@@ -610,6 +629,6 @@ fn write_without(
     inner
         .chunks
         .ledger
-        .clear(dead.into_iter().map(|(id, _)| id));
+        .clear_entries(dead.into_iter().map(|(id, _)| id));
     Ok(())
 }

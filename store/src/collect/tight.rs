@@ -16,7 +16,7 @@ use std::ops::Range;
 use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
 use vellum_core::units::ChunkId;
 
-use crate::database::{Family, Table};
+use crate::database::{DatabaseTable, Family};
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::{Watch, go_on};
@@ -51,7 +51,7 @@ struct Cluster {
 
 /// The first ids of the first and of the last frame of a table, and how long it is.
 #[derive(Clone, Debug)]
-struct Span {
+struct TableSpan {
     first: ChunkId,
     last: ChunkId,
     len: u64,
@@ -60,7 +60,7 @@ struct Span {
 
 /// Live bytes of ranges, each counted once.
 #[derive(Default)]
-struct Living(HashMap<(ChunkId, ChunkId), u64>);
+struct LiveByteCache(HashMap<(ChunkId, ChunkId), u64>);
 
 impl Shortage {
     pub(super) fn new(dead_bytes: u64, needed_bytes: u64, free_bytes: u64) -> Self {
@@ -72,7 +72,7 @@ impl Shortage {
     }
 
     /// This and another that was found before.
-    pub(super) fn and(self, before: Option<Self>) -> Self {
+    pub(super) fn merge_earlier(self, before: Option<Self>) -> Self {
         let Some(before) = before else {
             return self;
         };
@@ -84,7 +84,7 @@ impl Shortage {
     }
 }
 
-impl Span {
+impl TableSpan {
     fn overlaps(&self, first: ChunkId, last: ChunkId) -> bool {
         self.first <= last && first <= self.last
     }
@@ -97,10 +97,10 @@ impl Cluster {
     }
 }
 
-fn spans(store: &Store) -> Result<Vec<Span>, StoreError> {
-    let tables = store.inner.database.tables(Family::Frames)?;
-    let span = |table: Table| {
-        Some(Span {
+fn table_spans(store: &Store) -> Result<Vec<TableSpan>, StoreError> {
+    let tables = store.inner.database.list_tables(Family::Frames)?;
+    let span = |table: DatabaseTable| {
+        Some(TableSpan {
             first: parse_frame_key(&table.first).ok()?,
             last: parse_frame_key(&table.last).ok()?,
             len: table.len,
@@ -112,27 +112,27 @@ fn spans(store: &Store) -> Result<Vec<Span>, StoreError> {
 
 /// Last frames of the tables, in order: deletions between two of them lie in one table of each
 /// level.
-pub(super) fn ends(store: &Store) -> Result<Vec<ChunkId>, StoreError> {
-    let mut ends: Vec<ChunkId> = spans(store)?.iter().map(|span| span.last).collect();
+pub(super) fn table_ends(store: &Store) -> Result<Vec<ChunkId>, StoreError> {
+    let mut ends: Vec<ChunkId> = table_spans(store)?.iter().map(|span| span.last).collect();
     ends.sort_unstable();
     ends.dedup();
     Ok(ends)
 }
 
 /// The clusters of the tables that meet `range`.
-fn clusters(spans: &[Span], range: &Range<ChunkId>) -> Vec<Cluster> {
-    let meets = |span: &&Span| span.last >= range.start && span.first < range.end;
+fn find_clusters(spans: &[TableSpan], range: &Range<ChunkId>) -> Vec<Cluster> {
+    let meets = |span: &&TableSpan| span.last >= range.start && span.first < range.end;
     let mut all: Vec<Cluster> = spans
         .iter()
         .filter(meets)
-        .map(|span| around(spans, span))
+        .map(|span| cluster_around(spans, span))
         .collect();
     all.sort_unstable_by_key(|cluster| (cluster.first, cluster.last));
     all.dedup();
     all
 }
 
-fn around(spans: &[Span], seed: &Span) -> Cluster {
+fn cluster_around(spans: &[TableSpan], seed: &TableSpan) -> Cluster {
     let (mut first, mut last) = (seed.first, seed.last);
     // Those that overlap each other are rewritten together, and what they reach.
     loop {
@@ -147,7 +147,7 @@ fn around(spans: &[Span], seed: &Span) -> Cluster {
             break;
         }
     }
-    let along: Vec<&Span> = spans
+    let along: Vec<&TableSpan> = spans
         .iter()
         .filter(|span| span.overlaps(first, last))
         .collect();
@@ -158,13 +158,13 @@ fn around(spans: &[Span], seed: &Span) -> Cluster {
     }
 }
 
-impl Living {
-    fn of(&mut self, store: &Store, cluster: &Cluster) -> Result<u64, StoreError> {
+impl LiveByteCache {
+    fn live_bytes_of(&mut self, store: &Store, cluster: &Cluster) -> Result<u64, StoreError> {
         let key = (cluster.first, cluster.last);
         if let Some(len) = self.0.get(&key) {
             return Ok(*len);
         }
-        let len = live_len(store, cluster.first..cluster.last.advance(1))?;
+        let len = live_len(store, cluster.first..cluster.last.advance_by(1))?;
         self.0.insert(key, len);
         Ok(len)
     }
@@ -175,7 +175,7 @@ fn live_len(store: &Store, range: Range<ChunkId>) -> Result<u64, StoreError> {
     let mut scan = store
         .inner
         .database
-        .scan(Family::Headers, &frame_key(range.start));
+        .scan_from(Family::Headers, &frame_key(range.start));
     let mut len = 0;
     while let Some((key, value)) = scan.next()? {
         let Ok(first) = parse_frame_key(key) else {
@@ -202,8 +202,8 @@ fn with_step(live: u64) -> u64 {
 /// Free bytes that it takes to give back what is dead in `range`: those of its largest cluster.
 pub(super) fn room_needed(store: &Store, range: &Range<ChunkId>) -> Result<u64, StoreError> {
     let mut most = 0;
-    for cluster in clusters(&spans(store)?, range) {
-        most = most.max(live_len(store, cluster.first..cluster.last.advance(1))?);
+    for cluster in find_clusters(&table_spans(store)?, range) {
+        most = most.max(live_len(store, cluster.first..cluster.last.advance_by(1))?);
     }
     Ok(with_step(most))
 }
@@ -215,16 +215,16 @@ pub(super) fn give_back(
     range: &Range<ChunkId>,
     watch: &dyn Watch,
 ) -> Result<Option<Shortage>, StoreError> {
-    let (mut living, mut tried) = (Living::default(), Vec::new());
+    let (mut living, mut tried) = (LiveByteCache::default(), Vec::new());
     loop {
         go_on(watch)?;
-        let free = store.inner.reserve.free()?;
+        let free = store.inner.reserve.free_bytes()?;
         let (mut best, mut shortage): (Option<(u64, Cluster)>, Option<Shortage>) = (None, None);
-        for cluster in clusters(&spans(store)?, range) {
+        for cluster in find_clusters(&table_spans(store)?, range) {
             if tried.contains(&cluster) {
                 continue;
             }
-            let live = living.of(store, &cluster)?;
+            let live = living.live_bytes_of(store, &cluster)?;
             let Some(dead) = cluster.dead_len(live) else {
                 continue;
             };
@@ -235,15 +235,15 @@ pub(super) fn give_back(
                 }
                 continue;
             }
-            shortage = Some(Shortage::new(dead, needed, free).and(shortage));
+            shortage = Some(Shortage::new(dead, needed, free).merge_earlier(shortage));
         }
         let Some((_, cluster)) = best else {
             return Ok(shortage);
         };
-        store.inner.database.compact(
+        store.inner.database.compact_range(
             Family::Frames,
             &frame_key(cluster.first),
-            &frame_key(cluster.last.advance(1)),
+            &frame_key(cluster.last.advance_by(1)),
         );
         // One that stays what it is would be rewritten for ever.
         tried.push(cluster);
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn what_overlaps_is_rewritten_together() {
-        let span = |first: u64, last: u64, is_loose: bool| Span {
+        let span = |first: u64, last: u64, is_loose: bool| TableSpan {
             first: ChunkId(first),
             last: ChunkId(last),
             len: 10,
@@ -272,7 +272,7 @@ mod tests {
             span(69, 80, false),
         ];
         let found = |range: Range<u64>| -> Vec<(u64, u64, u64)> {
-            clusters(&spans, &(ChunkId(range.start)..ChunkId(range.end)))
+            find_clusters(&spans, &(ChunkId(range.start)..ChunkId(range.end)))
                 .iter()
                 .map(|cluster| (cluster.first.0, cluster.last.0, cluster.len))
                 .collect()

@@ -8,11 +8,11 @@
 use std::collections::BTreeSet;
 
 use vellum_core::page::Page;
-use vellum_core::positions::Positions;
-use vellum_core::tree::{Edit, Layer, SharedLayer};
+use vellum_core::positions::PositionSet;
+use vellum_core::tree::{Layer, SharedLayer, TreeEdit};
 use vellum_core::units::{LayerId, PageIndex};
 
-use crate::chunks::pause;
+use crate::chunks::sync;
 use crate::database::Batch;
 use crate::error::StoreError;
 use crate::store::Store;
@@ -23,7 +23,7 @@ use crate::watch::{Watch, go_on};
 const PAGES_PER_BATCH: usize = 256;
 
 /// A part of a layer, trimmed.
-struct Trimmed {
+struct TrimmedPart {
     shared: SharedLayer,
     pages: Vec<(PageIndex, Page)>,
     /// The layer's record as it will be.
@@ -33,7 +33,7 @@ struct Trimmed {
 }
 
 /// Trims every nameless layer that several others stand on; how many pages say less than before.
-pub(super) fn trim(store: &Store, watch: &dyn Watch) -> Result<u64, StoreError> {
+pub(super) fn trim_shared_layers(store: &Store, watch: &dyn Watch) -> Result<u64, StoreError> {
     let layers = store.tree().shared_layers();
     layers.into_iter().try_fold(0, |pages, layer| {
         Ok(pages + trim_layer(store, layer, watch)?)
@@ -42,9 +42,9 @@ pub(super) fn trim(store: &Store, watch: &dyn Watch) -> Result<u64, StoreError> 
 
 /// Keeps the positions `asked` of `page`, which are those that are seen. Returns nothing if that is
 /// not worth writing: no chunk is lost and the page gets no shorter.
-pub(super) fn trimmed(page: &Page, asked: &Positions) -> Option<Page> {
-    let less = page.only(asked);
-    let loses_chunks = less.counts().0 < page.counts().0;
+pub(super) fn drop_unseen(page: &Page, asked: &PositionSet) -> Option<Page> {
+    let less = page.restricted_to(asked);
+    let loses_chunks = less.count_entries().0 < page.count_entries().0;
     (loses_chunks || less.runs().len() < page.runs().len()).then_some(less)
 }
 
@@ -54,17 +54,17 @@ fn trim_layer(store: &Store, id: LayerId, watch: &dyn Watch) -> Result<u64, Stor
         go_on(watch)?;
         let shared = {
             let tree = store.tree();
-            let held = tree.held();
+            let held = tree.held_layers();
             tree.shared_layer(id, &held)
         };
         let Some(shared) = shared else { break };
-        let Some(part) = plan(store, shared, from)? else {
+        let Some(part) = plan_trim(store, shared, from)? else {
             break;
         };
-        pause::at("trim planned");
+        sync::yield_point("trim planned");
         next = part.next;
         pages += part.pages.len() as u64;
-        if !commit(store, part)? {
+        if !commit_trim(store, part)? {
             break;
         }
     }
@@ -73,11 +73,11 @@ fn trim_layer(store: &Store, id: LayerId, watch: &dyn Watch) -> Result<u64, Stor
 
 /// Works out the part of a layer that begins at page `from`; nothing if a page was changed while it
 /// was read.
-fn plan(
+fn plan_trim(
     store: &Store,
     shared: SharedLayer,
     from: PageIndex,
-) -> Result<Option<Trimmed>, StoreError> {
+) -> Result<Option<TrimmedPart>, StoreError> {
     // The trimmed layer no longer shows the content that its record is known for; nor do the
     // layers above it that no name shows, whose records the commit changes.
     let (mut pages, mut layer) = (
@@ -90,7 +90,7 @@ fn plan(
     let mut looks: Vec<PageIndex> = shared
         .layer
         .pages
-        .within(from, PageIndex(u64::MAX))
+        .pages_within(from, PageIndex(u64::MAX))
         .iter()
         .take(PAGES_PER_BATCH + 1)
         .collect();
@@ -109,7 +109,7 @@ fn plan(
             Err(error) => return Err(error),
         }
     }
-    Ok(Some(Trimmed {
+    Ok(Some(TrimmedPart {
         shared,
         pages,
         layer,
@@ -123,22 +123,23 @@ fn trim_page(
     shared: &SharedLayer,
     index: PageIndex,
 ) -> Result<Option<(Page, Page)>, StoreError> {
-    let asked = shared.asked(index, |layer| store.inner.pages.own(layer, index))?;
-    let old = store.inner.pages.own(&shared.layer, index)?;
-    Ok(trimmed(&old, &asked).map(|new| (old, new)))
+    let asked =
+        shared.visible_positions(index, |layer| store.inner.pages.own_page(layer, index))?;
+    let old = store.inner.pages.own_page(&shared.layer, index)?;
+    Ok(drop_unseen(&old, &asked).map(|new| (old, new)))
 }
 
 fn is_as_it_was(store: &Store, shared: &SharedLayer) -> bool {
     let tree = store.tree();
-    let held = tree.held();
+    let held = tree.held_layers();
     tree.shared_layer(shared.layer.id, &held)
         .is_some_and(|now| now.is_as(shared))
 }
 
 /// Writes a part, if it still holds; whether it did.
-fn commit(store: &Store, part: Trimmed) -> Result<bool, StoreError> {
+fn commit_trim(store: &Store, part: TrimmedPart) -> Result<bool, StoreError> {
     let mut tree = store.tree_mut();
-    let held: BTreeSet<LayerId> = tree.held();
+    let held: BTreeSet<LayerId> = tree.held_layers();
     if !tree
         .shared_layer(part.layer.id, &held)
         .is_some_and(|now| now.is_as(&part.shared))
@@ -154,14 +155,14 @@ fn commit(store: &Store, part: Trimmed) -> Result<bool, StoreError> {
         batch.put_page(part.layer.id, *index, page);
     }
     let unseen = tree.unseen_above(part.layer.id, &held);
-    let edits: Vec<Edit> = unseen
+    let edits: Vec<TreeEdit> = unseen
         .into_iter()
         .chain([part.layer])
-        .map(Edit::PutLayer)
+        .map(TreeEdit::PutLayer)
         .collect();
-    store.commit(&mut tree, &edits, batch)?;
+    store.commit_batch(&mut tree, &edits, batch)?;
     // No disk reads through this layer now, or it would be held. Later readers must not see the
     // removed entries: above a page that is gone, entries that are taken away are not hidden.
-    store.inner.pages.forget();
+    store.inner.pages.forget_resolved();
     Ok(true)
 }

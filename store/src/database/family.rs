@@ -34,7 +34,7 @@ impl Family {
         Self::Copies,
     ];
 
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn family_name(self) -> &'static str {
         match self {
             Self::Frames => "frames",
             Self::Headers => "headers",

@@ -42,10 +42,10 @@ use std::time::{Duration, Instant};
 use rocksdb::{DB, DBRawIterator, Snapshot, WriteOptions};
 use self_cell::self_cell;
 
-use super::unflushed::Unflushed;
+use super::unflushed::UnflushedKeys;
 use super::{Batch, stall};
 
-use crate::chunks::pause::lock;
+use crate::chunks::sync::lock_unpoisoned;
 use crate::error::StoreError;
 
 /// Time that users of the database wait for it to be opened again: longer than that takes after a
@@ -68,13 +68,13 @@ pub(super) struct Handle {
     generation: Generation,
     /// Held during a logged write. Once one has failed: the last sequence number before it.
     pub(super) log_end: Mutex<Option<u64>>,
-    pub(super) unflushed: Unflushed,
+    pub(super) unflushed: UnflushedKeys,
     iterators: Mutex<Vec<Weak<IteratorSlot>>>,
 }
 
 /// Fate of what was in memory when a handle failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Memory {
+pub(super) enum MemtableFate {
     /// A write failed: of what was written in bulk, some may be on disk and some not.
     Unknown,
     /// It is as it was, and can be read.
@@ -102,33 +102,33 @@ pub(super) struct IteratorSlot(Mutex<Option<OwnedIterator>>);
 /// Opens the database again.
 pub(super) trait Reopen: Send + Sync {
     /// For writing, as it was up to the sequence number `acknowledged`, if there is one.
-    fn reopen(&self, acknowledged: Option<u64>) -> Result<DB, StoreError>;
+    fn reopen_database(&self, acknowledged: Option<u64>) -> Result<DB, StoreError>;
     /// For reading.
     fn reopen_to_read(&self) -> Result<DB, StoreError>;
 }
 
 /// The handle that is used now.
 pub(super) struct CurrentHandle {
-    shared: Arc<Shared>,
+    shared: Arc<HandleState>,
     replacing: Mutex<Option<JoinHandle<()>>>,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct HandleState {
+    state: Mutex<HandleSlot>,
     changed: Condvar,
     reopen: Box<dyn Reopen>,
 }
 
-struct State {
+struct HandleSlot {
     handle: Option<Arc<Handle>>,
     generation: Generation,
     /// The write that failed, until another handle takes writes.
-    failure: Option<Failure>,
+    failure: Option<WriteFailure>,
     is_closed: bool,
 }
 
 /// A write that failed, and what follows from it.
-struct Failure {
+struct WriteFailure {
     since: Instant,
     /// The write that was tried, if the disk was full: callers that meet the failure are told so,
     /// and what helps.
@@ -139,7 +139,7 @@ struct Failure {
 }
 
 impl Handle {
-    fn new(db: DB, generation: Generation, unflushed: Unflushed) -> Arc<Self> {
+    fn new(db: DB, generation: Generation, unflushed: UnflushedKeys) -> Arc<Self> {
         Arc::new(Self {
             db,
             generation,
@@ -150,13 +150,13 @@ impl Handle {
     }
 
     /// An iterator that `make` makes. It goes when the handle does.
-    pub(super) fn iterator(
+    pub(super) fn new_iterator(
         self: Arc<Self>,
         make: impl FnOnce(&DB) -> Cursor<'_>,
     ) -> Arc<IteratorSlot> {
         let iterator = OwnedIterator::new(Arc::clone(&self), |handle| make(&handle.db));
         let slot = Arc::new(IteratorSlot(Mutex::new(Some(iterator))));
-        let mut iterators = lock(&self.iterators);
+        let mut iterators = lock_unpoisoned(&self.iterators);
         if iterators.len().is_power_of_two() {
             iterators.retain(|slot| slot.strong_count() > 0);
         }
@@ -174,35 +174,35 @@ impl Handle {
         self.db.cancel_all_background_work(false);
         while Arc::strong_count(self) > 1 {
             // Again and again: somebody may be making one just now.
-            let iterators: Vec<_> = lock(&self.iterators).drain(..).collect();
+            let iterators: Vec<_> = lock_unpoisoned(&self.iterators).drain(..).collect();
             iterators
                 .iter()
                 .filter_map(Weak::upgrade)
-                .for_each(|slot| drop(lock(&slot.0).take()));
+                .for_each(|slot| drop(lock_unpoisoned(&slot.0).take()));
             thread::sleep(LOOK_PAUSE);
         }
     }
 }
 
 /// Writes `batches` to `db` in bulk; their keys, if that worked.
-fn write_again(db: &DB, batches: &[Batch]) -> Option<Unflushed> {
-    let unflushed = Unflushed::default();
+fn write_again(db: &DB, batches: &[Batch]) -> Option<UnflushedKeys> {
+    let unflushed = UnflushedKeys::default();
     for batch in batches {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        stall::write(db, || batch.operations_for(db), options).ok()?;
-        unflushed.note(batch);
+        stall::write_unstalled(db, || batch.operations_for(db), options).ok()?;
+        unflushed.note_batch(batch);
     }
     Some(unflushed)
 }
 
 impl IteratorSlot {
     /// Does something with the iterator, if it was not taken away.
-    pub(super) fn with<T>(
+    pub(super) fn with_cursor<T>(
         &self,
         act: impl for<'i> FnOnce(&mut Cursor<'i>) -> T,
     ) -> Result<T, StoreError> {
-        match lock(&self.0).as_mut() {
+        match lock_unpoisoned(&self.0).as_mut() {
             Some(iterator) => Ok(iterator.with_dependent_mut(|_, iterator| act(iterator))),
             None => Err(StoreError::Reopened),
         }
@@ -212,14 +212,14 @@ impl IteratorSlot {
 impl CurrentHandle {
     pub(super) fn new(db: DB, reopen: Box<dyn Reopen>) -> Self {
         let generation = Generation(0);
-        let state = State {
-            handle: Some(Handle::new(db, generation, Unflushed::default())),
+        let state = HandleSlot {
+            handle: Some(Handle::new(db, generation, UnflushedKeys::default())),
             generation,
             failure: None,
             is_closed: false,
         };
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(HandleState {
                 state: Mutex::new(state),
                 changed: Condvar::new(),
                 reopen,
@@ -230,12 +230,12 @@ impl CurrentHandle {
 
     /// The handle, to read.
     pub(super) fn to_read(&self) -> Result<Arc<Handle>, StoreError> {
-        self.shared.wait(|state| state.handle.clone())
+        self.shared.wait_for_handle(|state| state.handle.clone())
     }
 
     /// The handle, to write, and while it is used.
     pub(super) fn to_write(&self) -> Result<Arc<Handle>, StoreError> {
-        self.shared.wait(State::writable)
+        self.shared.wait_for_handle(HandleSlot::writable_handle)
     }
 
     /// As [`CurrentHandle::to_write`], if no write has failed since `generation`.
@@ -249,27 +249,32 @@ impl CurrentHandle {
     }
 
     /// The time since the last failed write.
-    pub(super) fn generation(&self) -> Generation {
-        self.shared.state().generation
+    pub(super) fn write_generation(&self) -> Generation {
+        self.shared.lock_state().generation
     }
 
     /// The reason that nothing can be written now, if a write has failed and waiting does not help
     /// any more.
-    pub(super) fn trouble(&self) -> Option<StoreError> {
-        let state = self.shared.state();
+    pub(super) fn write_trouble(&self) -> Option<StoreError> {
+        let state = self.shared.lock_state();
         let failure = state.failure.as_ref()?;
-        state.patience().is_none().then(|| failure.error())
+        state.remaining_wait().is_none().then(|| failure.to_error())
     }
 
     /// True if a write has failed that could not be made good yet.
     pub(super) fn has_failed(&self) -> bool {
-        self.shared.state().failure.is_some()
+        self.shared.lock_state().failure.is_some()
     }
 
     /// A write through `handle` failed with `error`: nobody gets this handle any more, and another
     /// is opened. `memory` is what is known of its bulk writes.
-    pub(super) fn fail(&self, handle: &Arc<Handle>, error: &StoreError, memory: Memory) {
-        let mut state = self.shared.state();
+    pub(super) fn replace_failed(
+        &self,
+        handle: &Arc<Handle>,
+        error: &StoreError,
+        memory: MemtableFate,
+    ) {
+        let mut state = self.shared.lock_state();
         let is_current = |current: &mut Arc<Handle>| Arc::ptr_eq(current, handle);
         if state.is_closed || state.failure.is_some() {
             return;
@@ -277,15 +282,15 @@ impl CurrentHandle {
         let Some(failed) = state.handle.take_if(is_current) else {
             return;
         };
-        if memory == Memory::Unknown {
+        if memory == MemtableFate::Unknown {
             state.generation.0 += 1;
         }
-        state.failure = Some(Failure::new(error));
+        state.failure = Some(WriteFailure::new(error));
         drop(state);
         self.shared.changed.notify_all();
         let shared = Arc::clone(&self.shared);
-        let replace = move || shared.replace(failed, memory);
-        let mut replacing = lock(&self.replacing);
+        let replace = move || shared.reopen_handle(failed, memory);
+        let mut replacing = lock_unpoisoned(&self.replacing);
         if let Some(last) = replacing.take() {
             // It has done its work: the handle that failed now was its.
             let _ = last.join();
@@ -297,7 +302,7 @@ impl CurrentHandle {
             Ok(started) => *replacing = Some(started),
             // Without threads nothing goes on here; the store is as good as closed, and whole.
             Err(error) => {
-                if let Some(failure) = &mut self.shared.state().failure {
+                if let Some(failure) = &mut self.shared.lock_state().failure {
                     failure.reopening = Some(error.to_string());
                 }
             }
@@ -307,36 +312,36 @@ impl CurrentHandle {
 
 impl Drop for CurrentHandle {
     fn drop(&mut self) {
-        self.shared.state().is_closed = true;
+        self.shared.lock_state().is_closed = true;
         self.shared.changed.notify_all();
-        if let Some(replacing) = lock(&self.replacing).take() {
+        if let Some(replacing) = lock_unpoisoned(&self.replacing).take() {
             // A panic in there was reported when it happened.
             let _ = replacing.join();
         }
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+impl HandleState {
+    fn lock_state(&self) -> MutexGuard<'_, HandleSlot> {
+        lock_unpoisoned(&self.state)
     }
 
     /// The handle that `choose` finds, once there is one: not for ever.
-    fn wait(
+    fn wait_for_handle(
         &self,
-        choose: impl Fn(&State) -> Option<Arc<Handle>>,
+        choose: impl Fn(&HandleSlot) -> Option<Arc<Handle>>,
     ) -> Result<Arc<Handle>, StoreError> {
-        let mut state = self.state();
+        let mut state = self.lock_state();
         loop {
             if let Some(handle) = choose(&state) {
                 return Ok(handle);
             }
-            let left = state.patience();
+            let left = state.remaining_wait();
             let Some(left) = left.filter(|_| !state.is_closed) else {
                 return Err(state
                     .failure
                     .as_ref()
-                    .map_or(StoreError::Reopened, Failure::error));
+                    .map_or(StoreError::Reopened, WriteFailure::to_error));
             };
             state = self
                 .changed
@@ -347,24 +352,24 @@ impl Shared {
     }
 
     /// Closes the handle that failed and opens another one, however long that takes.
-    fn replace(&self, failed: Arc<Handle>, memory: Memory) {
+    fn reopen_handle(&self, failed: Arc<Handle>, memory: MemtableFate) {
         failed.wait_for_users();
         // Sequence number at which the log is to be cut, if a logged write failed.
-        let acknowledged = *lock(&failed.log_end);
+        let acknowledged = *lock_unpoisoned(&failed.log_end);
         let batches = match memory {
-            Memory::Whole => failed.unflushed.read(&failed.db),
-            Memory::Unknown => Some(Vec::new()),
+            MemtableFate::Whole => failed.unflushed.read_batches(&failed.db),
+            MemtableFate::Unknown => Some(Vec::new()),
         };
         drop(failed);
         let mut pause = PAUSE_MIN;
         loop {
-            let opened = self.reopen.reopen(acknowledged).map(|db| {
+            let opened = self.reopen.reopen_database(acknowledged).map(|db| {
                 let unflushed = batches
                     .as_ref()
                     .and_then(|batches| write_again(&db, batches));
                 (db, unflushed)
             });
-            let mut state = self.state();
+            let mut state = self.lock_state();
             match opened {
                 Ok((db, unflushed)) => {
                     if unflushed.is_none() {
@@ -388,11 +393,11 @@ impl Shared {
             let (reads, generation) = (state.handle.is_some(), state.generation);
             drop(state);
             if !reads && let Ok(db) = self.reopen.reopen_to_read() {
-                let handle = Handle::new(db, generation, Unflushed::default());
-                self.state().handle = Some(handle);
+                let handle = Handle::new(db, generation, UnflushedKeys::default());
+                self.lock_state().handle = Some(handle);
             }
             self.changed.notify_all();
-            if self.rest(pause) {
+            if self.wait_for_retry(pause) {
                 return;
             }
             pause = PAUSE_MAX.min(pause * 2);
@@ -400,10 +405,10 @@ impl Shared {
     }
 
     /// Waits before the next attempt; whether there is none, since the store was closed.
-    fn rest(&self, pause: Duration) -> bool {
+    fn wait_for_retry(&self, pause: Duration) -> bool {
         let rested = self
             .changed
-            .wait_timeout_while(self.state(), pause, |state| !state.is_closed);
+            .wait_timeout_while(self.lock_state(), pause, |state| !state.is_closed);
         rested
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .0
@@ -411,13 +416,13 @@ impl Shared {
     }
 }
 
-impl State {
-    fn writable(&self) -> Option<Arc<Handle>> {
+impl HandleSlot {
+    fn writable_handle(&self) -> Option<Arc<Handle>> {
         self.handle.clone().filter(|_| self.failure.is_none())
     }
 
     /// Time that its users go on waiting.
-    fn patience(&self) -> Option<Duration> {
+    fn remaining_wait(&self) -> Option<Duration> {
         let since = self.failure.as_ref()?.since;
         PATIENCE
             .checked_sub(since.elapsed())
@@ -425,7 +430,7 @@ impl State {
     }
 }
 
-impl Failure {
+impl WriteFailure {
     fn new(error: &StoreError) -> Self {
         let full = if let StoreError::Full { what } = error {
             Some(what.clone())
@@ -440,7 +445,7 @@ impl Failure {
         }
     }
 
-    fn error(&self) -> StoreError {
+    fn to_error(&self) -> StoreError {
         if let Some(what) = &self.full {
             return StoreError::Full { what: what.clone() };
         }

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LOOSE_TABLES_MAX: i32 = 36;
 
 /// A write that was not done.
-pub(super) enum Undone {
+pub(super) enum FailedWrite {
     Failed(rocksdb::Error),
     /// Writes have stopped, and a flush or compaction that they wait for has failed.
     Stopped(rocksdb::Error),
@@ -37,33 +37,33 @@ pub(super) fn stop_at_once(options: &mut Options) {
 }
 
 /// Flushes and compactions that failed since the database was opened; `RocksDB` may have recovered.
-fn failures(db: &DB) -> u64 {
+fn background_errors(db: &DB) -> u64 {
     let counted = db.property_int_value(properties::BACKGROUND_ERRORS);
     counted.ok().flatten().unwrap_or_default()
 }
 
 /// True if a flush or compaction has failed since the database was opened.
 pub(super) fn has_failed(db: &DB) -> bool {
-    failures(db) > 0
+    background_errors(db) > 0
 }
 
 /// Writes what `operations` gives, which is asked once for each attempt.
-pub(super) fn write(
+pub(super) fn write_unstalled(
     db: &DB,
     operations: impl Fn() -> WriteBatch,
     mut options: WriteOptions,
-) -> Result<(), Undone> {
+) -> Result<(), FailedWrite> {
     options.set_no_slowdown(true);
     let mut begun: Option<(u64, Instant)> = None;
     loop {
         let stopped = match db.write_opt(operations(), &options) {
             Err(error) if error.kind() == ErrorKind::Incomplete => error,
-            written => return written.map_err(Undone::Failed),
+            written => return written.map_err(FailedWrite::Failed),
         };
-        let failures = failures(db);
+        let failures = background_errors(db);
         let (before, since) = *begun.get_or_insert_with(|| (failures, Instant::now()));
         if failures > before || before > 0 && since.elapsed() >= PATIENCE {
-            return Err(Undone::Stopped(stopped));
+            return Err(FailedWrite::Stopped(stopped));
         }
         thread::sleep(PAUSE);
     }

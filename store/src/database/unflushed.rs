@@ -13,8 +13,8 @@ use std::sync::Mutex;
 
 use rocksdb::{DB, ReadOptions, ReadTier};
 
-use super::{Batch, Change, Family, column};
-use crate::chunks::pause::lock;
+use super::{Batch, BatchOperation, Family, column_family};
+use crate::chunks::sync::lock_unpoisoned;
 
 /// Bytes of keys, after which everything is flushed so that they can be forgotten: a hundredth of
 /// what was written meanwhile, or less.
@@ -24,10 +24,10 @@ const BATCH_LEN: usize = 1 << 20;
 
 /// The keys of a handle's bulk writes since its last flush, in order.
 #[derive(Default)]
-pub(super) struct Unflushed(Mutex<Keys>);
+pub(super) struct UnflushedKeys(Mutex<KeyLog>);
 
 #[derive(Default)]
-struct Keys {
+struct KeyLog {
     /// For each write: its kind, the length of its key, the key.
     bytes: Vec<u8>,
     /// Number of bytes forgotten before them.
@@ -38,22 +38,22 @@ struct Keys {
 
 /// A place in the order of bulk writes.
 #[derive(Clone, Copy)]
-pub(super) struct Mark(u64);
+pub(super) struct KeyLogEnd(u64);
 
 const PUT: u8 = 0;
 const DELETE: u8 = 1;
 /// Kind and family, and two bytes of length.
 const HEAD_LEN: usize = 4;
 
-impl Unflushed {
+impl UnflushedKeys {
     /// Keeps the keys of `batch`, which was written; whether it is time to flush.
-    pub(super) fn note(&self, batch: &Batch) -> bool {
-        let mut keys = lock(&self.0);
-        for change in batch.changes() {
+    pub(super) fn note_batch(&self, batch: &Batch) -> bool {
+        let mut keys = lock_unpoisoned(&self.0);
+        for change in batch.list_operations() {
             match change {
-                Change::Put(family, key, _) => keys.push(PUT, family, key),
-                Change::Delete(family, key) => keys.push(DELETE, family, key),
-                Change::DeleteRange(..) => keys.range_end = keys.end() + 1,
+                BatchOperation::Put(family, key, _) => keys.push_key(PUT, family, key),
+                BatchOperation::Delete(family, key) => keys.push_key(DELETE, family, key),
+                BatchOperation::DeleteRange(..) => keys.range_end = keys.end_offset() + 1,
             }
         }
         keys.bytes.len() >= KEYS_LEN_MAX
@@ -61,18 +61,18 @@ impl Unflushed {
 
     /// True if everything that was written in bulk is in files.
     pub(super) fn is_empty(&self) -> bool {
-        let keys = lock(&self.0);
+        let keys = lock_unpoisoned(&self.0);
         keys.bytes.is_empty() && keys.range_end == 0
     }
 
     /// The end of what was written so far.
-    pub(super) fn mark(&self) -> Mark {
-        Mark(lock(&self.0).end())
+    pub(super) fn end_mark(&self) -> KeyLogEnd {
+        KeyLogEnd(lock_unpoisoned(&self.0).end_offset())
     }
 
     /// Forgets the keys before `mark`: everything that was written then is in files.
-    pub(super) fn forget(&self, mark: Mark) {
-        let mut keys = lock(&self.0);
+    pub(super) fn forget_before(&self, mark: KeyLogEnd) {
+        let mut keys = lock_unpoisoned(&self.0);
         let count = mark.0.saturating_sub(keys.forgotten);
         keys.bytes.drain(..count as usize);
         keys.forgotten += count;
@@ -83,8 +83,8 @@ impl Unflushed {
 
     /// The same changes once more, read from `db`, whose files need not be readable. None if they
     /// cannot all be told.
-    pub(super) fn read(&self, db: &DB) -> Option<Vec<Batch>> {
-        let keys = lock(&self.0);
+    pub(super) fn read_batches(&self, db: &DB) -> Option<Vec<Batch>> {
+        let keys = lock_unpoisoned(&self.0);
         if keys.range_end > 0 {
             return None;
         }
@@ -97,11 +97,11 @@ impl Unflushed {
             let (key, after) = after.split_at(usize::from(u16::from_le_bytes([low, high])));
             rest = after;
             let family = Family::ALL[usize::from(family)];
-            let column = column(db, family);
+            let column = column_family(db, family);
             if let Some(value) = db.get_pinned_cf_opt(column, key, &options).ok()? {
-                batch.put(family, key, &value);
+                batch.put_record(family, key, &value);
             } else if kind == DELETE && db.get_pinned_cf(column, key).ok()?.is_none() {
-                batch.delete(family, key);
+                batch.delete_record(family, key);
             }
             if batch.len() >= BATCH_LEN {
                 batches.push(std::mem::take(&mut batch));
@@ -112,12 +112,12 @@ impl Unflushed {
     }
 }
 
-impl Keys {
-    fn end(&self) -> u64 {
+impl KeyLog {
+    fn end_offset(&self) -> u64 {
         self.forgotten + self.bytes.len() as u64
     }
 
-    fn push(&mut self, kind: u8, family: Family, key: &[u8]) {
+    fn push_key(&mut self, kind: u8, family: Family, key: &[u8]) {
         let len = u16::try_from(key.len()).expect("keys are short");
         self.bytes.extend_from_slice(&[kind, family as u8]);
         self.bytes.extend_from_slice(&len.to_le_bytes());
@@ -141,13 +141,13 @@ mod tests {
 
     fn put(database: &Database, nth: u32, value: &[u8], durability: Durability) {
         let mut batch = Batch::default();
-        batch.put(Family::Index, key(nth), value);
-        database.write(batch, durability).expect("written");
+        batch.put_record(Family::Index, key(nth), value);
+        database.write_batch(batch, durability).expect("written");
     }
 
     fn database(dir: &std::path::Path) -> Database {
-        let sizes = Sizes::of(&limits::surroundings(dir));
-        Database::create(dir, &sizes, &Reserve::new(dir, ReserveLen::default(), 0))
+        let sizes = Sizes::for_system(&limits::read_system_limits(dir));
+        Database::create_in(dir, &sizes, &Reserve::new(dir, ReserveLen::default(), 0))
             .expect("a new database")
     }
 
@@ -157,13 +157,13 @@ mod tests {
     fn a_compaction_that_meets_damage_takes_nothing_that_was_written() {
         let dir = tempfile::tempdir().expect("a folder");
         let database = database(dir.path());
-        let began = database.generation();
+        let began = database.write_generation();
         put(&database, 1_000_000, b"changed", Durability::Bulk);
         for nth in 0..3 {
             put(&database, nth, &[7; 4000], Durability::Bulk);
             database.flush_bulk(began).expect("flushed");
         }
-        let tables = database.tables(Family::Index).expect("tables");
+        let tables = database.list_tables(Family::Index).expect("tables");
         let first = tables.iter().find(|table| table.first == key(0));
         let first = first.expect("it was flushed first");
         let path = dir.path().join(format!("{:06}.sst", first.number));
@@ -183,10 +183,12 @@ mod tests {
         // The newest value counts, whoever wrote it.
         put(&database, 15, b"logged", Durability::Logged);
         let mut batch = Batch::default();
-        batch.delete(Family::Index, key(1_000_000));
-        database.write(batch, Durability::Bulk).expect("written");
+        batch.delete_record(Family::Index, key(1_000_000));
+        database
+            .write_batch(batch, Durability::Bulk)
+            .expect("written");
         database.flush_bulk(began).expect("nothing is gone");
-        assert_eq!(database.generation(), began);
+        assert_eq!(database.write_generation(), began);
         for at in 10..nth {
             let value = database.get(Family::Index, &key(at)).expect("readable");
             let value = value.expect("it was written").to_vec();
@@ -208,7 +210,7 @@ mod tests {
         }
         database.flush_bulk(handle.generation()).expect("flushed");
         let told = || {
-            handle.unflushed.read(&handle.db).map(|batches| {
+            handle.unflushed.read_batches(&handle.db).map(|batches| {
                 batches
                     .iter()
                     .map(|batch| batch.operations.len())
@@ -217,16 +219,20 @@ mod tests {
         };
         assert_eq!(told(), Some(0), "it is in files");
         let mut batch = Batch::default();
-        batch.put(Family::Index, key(0), b"new");
-        batch.delete(Family::Index, key(1));
-        batch.put(Family::Names, b"name", b"kept twice");
-        database.write(batch, Durability::Bulk).expect("written");
+        batch.put_record(Family::Index, key(0), b"new");
+        batch.delete_record(Family::Index, key(1));
+        batch.put_record(Family::Names, b"name", b"kept twice");
+        database
+            .write_batch(batch, Durability::Bulk)
+            .expect("written");
         assert_eq!(told(), Some(3));
         put(&database, 1, b"there again", Durability::Bulk);
         assert_eq!(told(), Some(4), "one of them twice");
         let mut batch = Batch::default();
         batch.delete_range(Family::Index, key(0), key(1));
-        database.write(batch, Durability::Bulk).expect("written");
+        database
+            .write_batch(batch, Durability::Bulk)
+            .expect("written");
         assert_eq!(told(), None, "a range cannot be told");
         database.flush_bulk(handle.generation()).expect("flushed");
         assert_eq!(told(), Some(0));

@@ -20,7 +20,7 @@ const TAR_MAGIC_AT: u64 = 257;
 ///
 /// When it is one and has none, or cannot be read.
 pub fn description_in_archive(path: &Path) -> Result<Option<String>, StoreError> {
-    let file: Arc<dyn ReadAt> = Arc::new(FileSource::open(path)?);
+    let file: Arc<dyn ReadAt> = Arc::new(FileSource::open_file(path)?);
     let fail = |source| StoreError::Source {
         name: path.display().to_string(),
         source,
@@ -29,7 +29,7 @@ pub fn description_in_archive(path: &Path) -> Result<Option<String>, StoreError>
     if file.read_exact_at(&mut magic, TAR_MAGIC_AT).is_err() || magic != *TAR_MAGIC {
         return Ok(None);
     }
-    let members = ova::members(&*file).map_err(fail)?;
+    let members = ova::list_members(&*file).map_err(fail)?;
     let is_description = |member: &&ova::ArchiveMember| {
         Path::new(&member.name)
             .extension()

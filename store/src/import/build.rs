@@ -3,33 +3,33 @@
 
 use std::sync::Arc;
 
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, page_key};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run, page_key};
 use vellum_core::tree::{Layer, PageSet, page_of, page_start};
 use vellum_core::units::{ChunkCount, ChunkId, ChunkIndex, ChunkLen, LayerId, PageIndex};
 
-use super::prepare::{Hashed, Prepared, hash};
-use crate::chunks::{Candidate, Session, SessionCounts};
+use super::prepare::{HashedChunks, PreparedPiece, hash_piece};
+use crate::chunks::{ChunkCandidate, DedupSession, SessionCounts};
 use crate::database::{Batch, Database, Durability, Family};
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::pieces::{Piece, SpareBuffers};
+use crate::image_input::{Piece, SpareBuffers};
 
 /// Bytes of pages that are gathered for one batch.
 const BATCH_LEN: usize = 1 << 20;
 
 /// Builds the map of one layer, from its first position to its last.
-pub(super) struct Builder<'s> {
+pub(super) struct LayerMapBuilder<'s> {
     database: Arc<Database>,
     chunk_len: ChunkLen,
     layer: LayerId,
     /// The disk that the layer is built on, if any.
     base: Option<Disk>,
     base_pages: PageSet,
-    session: Session<'s>,
+    session: DedupSession<'s>,
     spare: SpareBuffers,
     open: Option<OpenPage>,
     pages: PageSet,
-    positions: Positions,
+    positions: PositionTally,
     batch: Batch,
     has_written: bool,
 }
@@ -43,7 +43,7 @@ struct OpenPage {
 
 /// Counts of the disk's positions by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Positions {
+pub(super) struct PositionTally {
     pub(super) chunks: u64,
     pub(super) zeros: u64,
     /// Data that is as below.
@@ -52,26 +52,26 @@ pub(super) struct Positions {
 }
 
 /// A finished map.
-pub(super) struct Built {
+pub(super) struct BuiltMap {
     pub(super) layer: Layer,
-    pub(super) positions: Positions,
+    pub(super) positions: PositionTally,
     pub(super) counts: SessionCounts,
 }
 
 /// Holds that a finished layer depends on until it is committed: its parent, and its claims on
 /// chunks.
-pub(super) struct Ties<'s> {
+pub(super) struct LayerHolds<'s> {
     _base: Option<Disk>,
-    pub(super) session: Session<'s>,
+    pub(super) session: DedupSession<'s>,
 }
 
-impl<'s> Builder<'s> {
+impl<'s> LayerMapBuilder<'s> {
     pub(super) fn new(
         database: Arc<Database>,
         chunk_len: ChunkLen,
         layer: LayerId,
         base: Option<Disk>,
-        session: Session<'s>,
+        session: DedupSession<'s>,
         spare: SpareBuffers,
     ) -> Self {
         let base_pages = base.as_ref().map(Disk::mapped_pages).unwrap_or_default();
@@ -85,20 +85,20 @@ impl<'s> Builder<'s> {
             spare,
             open: None,
             pages: PageSet::new(),
-            positions: Positions::default(),
+            positions: PositionTally::default(),
             batch: Batch::default(),
             has_written: false,
         }
     }
 
     /// Adds the next piece; returns the first byte after it.
-    pub(super) fn add(&mut self, prepared: Prepared) -> Result<u64, StoreError> {
+    pub(super) fn add_piece(&mut self, prepared: PreparedPiece) -> Result<u64, StoreError> {
         match prepared {
-            Prepared::Data { start, hashed } => {
+            PreparedPiece::Data { start, hashed } => {
                 let hashed = hashed.recv().expect("a hash job ends with its names");
                 self.add_data(start, hashed?)
             }
-            Prepared::Plain(Piece::Data {
+            PreparedPiece::Plain(Piece::Data {
                 start,
                 mut bytes,
                 absent,
@@ -106,18 +106,18 @@ impl<'s> Builder<'s> {
                 for range in absent {
                     self.fill_from_base(&mut bytes[range.clone()], start + range.start as u64)?;
                 }
-                self.add_data(start, hash(bytes, self.chunk_len))
+                self.add_data(start, hash_piece(bytes, self.chunk_len))
             }
-            Prepared::Plain(Piece::Unread(unread)) => {
+            PreparedPiece::Plain(Piece::Unread(unread)) => {
                 let start = unread.start();
-                self.add_data(start, hash(unread.read()?, self.chunk_len))
+                self.add_data(start, hash_piece(unread.read_bytes()?, self.chunk_len))
             }
-            Prepared::Plain(Piece::Zero { start, len }) => {
+            PreparedPiece::Plain(Piece::Zero { start, len }) => {
                 self.add_zeros(start, len)?;
                 Ok(start + len)
             }
             // Absent in the source, absent in the layer.
-            Prepared::Plain(Piece::Absent { start, len }) => Ok(start + len),
+            PreparedPiece::Plain(Piece::Absent { start, len }) => Ok(start + len),
         }
     }
 
@@ -134,18 +134,18 @@ impl<'s> Builder<'s> {
         }
     }
 
-    fn add_data(&mut self, start: u64, hashed: Hashed) -> Result<u64, StoreError> {
+    fn add_data(&mut self, start: u64, hashed: HashedChunks) -> Result<u64, StoreError> {
         let first = self.chunk_len.index_at(start);
         let mut at = 0;
         while at < hashed.names.len() {
-            let (index, position) = page_of(first.advance(at as u64));
+            let (index, position) = page_of(first.advance_by(at as u64));
             let count = usize::from(PAGE_SPAN - position).min(hashed.names.len() - at);
             self.open_page(index)?;
             self.add_chunks(position, &hashed, at..at + count)?;
             at += count;
         }
         let end = start + hashed.bytes.len() as u64;
-        self.spare.put(hashed.bytes);
+        self.spare.put_back(hashed.bytes);
         Ok(end)
     }
 
@@ -153,25 +153,25 @@ impl<'s> Builder<'s> {
     fn add_chunks(
         &mut self,
         position: u16,
-        hashed: &Hashed,
+        hashed: &HashedChunks,
         range: std::ops::Range<usize>,
     ) -> Result<(), StoreError> {
         let open = self
             .open
             .as_mut()
             .expect("chunks are added to an open page");
-        let below: Vec<Slot> = slots(&open.below, position, range.len());
+        let below: Vec<PageEntry> = expand_slots(&open.below, position, range.len());
         let chunk_len = self.chunk_len.as_usize();
-        let candidates: Vec<Candidate<'_>> = range
+        let candidates: Vec<ChunkCandidate<'_>> = range
             .clone()
             .zip(&below)
             .filter_map(|(at, below)| {
-                let guess = if let Slot::Chunk(id) = below {
+                let guess = if let PageEntry::Chunk(id) = below {
                     Some(*id)
                 } else {
                     None
                 };
-                Some(Candidate {
+                Some(ChunkCandidate {
                     hash: hashed.names[at]?,
                     plain: &hashed.bytes[at * chunk_len..][..chunk_len],
                     guess,
@@ -179,12 +179,12 @@ impl<'s> Builder<'s> {
             })
             .collect();
         self.positions.read_bytes += (candidates.len() * chunk_len) as u64;
-        let mut ids = self.session.store(&candidates)?.into_iter();
+        let mut ids = self.session.store_chunks(&candidates)?.into_iter();
         for ((at, below), place) in range.zip(&below).zip(position..) {
             let id = hashed.names[at].map(|_| ids.next().expect("every candidate got an id"));
-            let slot = answer(id, *below);
-            self.positions.same += u64::from(id.is_some() && slot == Slot::Absent);
-            open.own.push(Run {
+            let slot = slot_over(id, *below);
+            self.positions.same += u64::from(id.is_some() && slot == PageEntry::Absent);
+            open.own.push_run(Run {
                 start: place,
                 len: 1,
                 slot,
@@ -212,10 +212,10 @@ impl<'s> Builder<'s> {
             for run in open
                 .below
                 .runs_in(from, to)
-                .filter(|run| run.slot != Slot::Absent)
+                .filter(|run| run.slot != PageEntry::Absent)
             {
-                open.own.push(Run {
-                    slot: Slot::Zero,
+                open.own.push_run(Run {
+                    slot: PageEntry::Zero,
                     ..run
                 });
             }
@@ -231,7 +231,7 @@ impl<'s> Builder<'s> {
         }
         self.close_page()?;
         let below = match &self.base {
-            Some(base) if self.base_pages.contains(index) => base.page(index)?,
+            Some(base) if self.base_pages.contains(index) => base.resolve_page(index)?,
             _ => Arc::new(Page::new()),
         };
         self.open = Some(OpenPage {
@@ -247,12 +247,12 @@ impl<'s> Builder<'s> {
             return Ok(());
         };
         let bytes = open.own.encode(self.layer, open.index);
-        let (chunks, zeros) = open.own.counts();
+        let (chunks, zeros) = open.own.count_entries();
         self.positions.chunks += chunks;
         self.positions.zeros += zeros;
         self.pages.insert(open.index);
         self.batch
-            .put(Family::Pages, page_key(self.layer, open.index), bytes);
+            .put_record(Family::Pages, page_key(self.layer, open.index), bytes);
         if self.batch.len() >= BATCH_LEN {
             self.write_batch()
         } else {
@@ -264,16 +264,16 @@ impl<'s> Builder<'s> {
         self.session.check_room(self.batch.len() as u64)?;
         self.has_written = true;
         self.database
-            .write(std::mem::take(&mut self.batch), Durability::Bulk)
+            .write_batch(std::mem::take(&mut self.batch), Durability::Bulk)
     }
 
     /// Ends the map of a disk of `len` bytes. Its pages are written, and durable once the store is
     /// settled. The ties must live until the caller has committed the layer.
-    pub(super) fn finish(
+    pub(super) fn finish_map(
         mut self,
         len: u64,
         created_ms: u64,
-    ) -> Result<(Built, Ties<'s>), StoreError> {
+    ) -> Result<(BuiltMap, LayerHolds<'s>), StoreError> {
         self.close_page()?;
         if !self.batch.is_empty() {
             self.write_batch()?;
@@ -298,14 +298,14 @@ impl<'s> Builder<'s> {
             content: None,
         };
         let counts = self.session.counts;
-        let built = Built {
+        let built = BuiltMap {
             layer,
             positions: self.positions,
             counts,
         };
         Ok((
             built,
-            Ties {
+            LayerHolds {
                 _base: self.base,
                 session: self.session,
             },
@@ -319,20 +319,20 @@ impl<'s> Builder<'s> {
 }
 
 /// Entry of the layer at a position that holds chunk `id` (or zeros), given the entry below.
-fn answer(id: Option<ChunkId>, below: Slot) -> Slot {
+fn slot_over(id: Option<ChunkId>, below: PageEntry) -> PageEntry {
     match (id, below) {
-        (Some(id), Slot::Chunk(same)) if id == same => Slot::Absent,
-        (Some(id), _) => Slot::Chunk(id),
-        (None, Slot::Chunk(_)) => Slot::Zero,
-        (None, _) => Slot::Absent,
+        (Some(id), PageEntry::Chunk(same)) if id == same => PageEntry::Absent,
+        (Some(id), _) => PageEntry::Chunk(id),
+        (None, PageEntry::Chunk(_)) => PageEntry::Zero,
+        (None, _) => PageEntry::Absent,
     }
 }
 
 /// Entries of a resolved page at `count` positions from `start` on.
-fn slots(page: &Page, start: u16, count: usize) -> Vec<Slot> {
+fn expand_slots(page: &Page, start: u16, count: usize) -> Vec<PageEntry> {
     let mut slots = Vec::with_capacity(count);
     for run in page.runs_in(start, start + count as u16) {
-        slots.extend((0..run.len).map(|nth| run.slot.advance(nth)));
+        slots.extend((0..run.len).map(|nth| run.slot.advance_by(nth)));
     }
     slots
 }

@@ -10,22 +10,24 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use vellum_core::name::Name;
-use vellum_core::tree::{Arrival, ArrivingSnapshot, ChainUpdate, Edit, Layer, Node, PlanError};
+use vellum_core::tree::{
+    Arrival, ArrivingSnapshot, ChainUpdate, Layer, NodeRef, PlanError, TreeEdit,
+};
 use vellum_core::units::{ImageId, LayerId};
 
-use super::build::Builder;
+use super::build::LayerMapBuilder;
 use super::forest::{ForestLayer, LayerForest};
 use super::{ImportOptions, OnlyCancelled, read_and_build};
-use crate::chunks::{Session, SessionCounts};
+use crate::chunks::{DedupSession, SessionCounts};
 use crate::clock::now_ms;
 use crate::collect::CollectOptions;
 use crate::database::Batch;
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::journal::entry::Entry;
-use crate::pieces::Input;
+use crate::image_input::ImageInput;
 use crate::store::Store;
-use crate::store::holds::{Building, Hold};
+use crate::store::holds::{LayerHold, UnfinishedLayer};
+use crate::usage_history::entry::UsageEntry;
 use crate::watch::{Progress, Watch};
 
 /// Result of building one layer.
@@ -50,14 +52,14 @@ pub struct LayerReport {
 /// Layers that are stored and have no names yet: they go unless they get some.
 pub struct BuiltForest<'s> {
     store: &'s Store,
-    session: Session<'s>,
-    buildings: Vec<Building>,
+    session: DedupSession<'s>,
+    buildings: Vec<UnfinishedLayer>,
     /// Layers that were built, and are to be kept.
     built: Vec<Arc<Layer>>,
     /// The place of each among those.
     places: HashMap<LayerId, usize>,
     /// Layers that are used as they are.
-    holds: BTreeMap<LayerId, Hold>,
+    holds: BTreeMap<LayerId, LayerHold>,
     /// The layer at each place.
     ids: Vec<LayerId>,
     reports: Vec<LayerReport>,
@@ -65,7 +67,7 @@ pub struct BuiltForest<'s> {
 }
 
 /// Progress of one layer among all.
-struct Share<'w> {
+struct ProgressShare<'w> {
     watch: &'w dyn Watch,
     before: u64,
     total: u64,
@@ -82,9 +84,9 @@ impl Store {
         watch: &dyn Watch,
     ) -> Result<BuiltForest<'_>, StoreError> {
         self.check_writable()?;
-        let mut session = self.inner.chunks.session();
+        let mut session = self.inner.chunks.open_session();
         if options.verify {
-            session.verify();
+            session.verify_all();
         }
         let mut built = BuiltForest {
             store: self,
@@ -111,13 +113,13 @@ impl Store {
 impl BuiltForest<'_> {
     /// The layer at each place of the forest.
     #[must_use]
-    pub fn ids(&self) -> &[LayerId] {
+    pub fn layer_ids(&self) -> &[LayerId] {
         &self.ids
     }
 
     /// Result of building each layer, in the order of the forest.
     #[must_use]
-    pub fn reports(&self) -> &[LayerReport] {
+    pub fn layer_reports(&self) -> &[LayerReport] {
         &self.reports
     }
 
@@ -125,42 +127,42 @@ impl BuiltForest<'_> {
         let total = forest.layers.iter().map(|layer| layer.image.len()).sum();
         let mut before = 0;
         for layer in forest.layers {
-            let share = Share {
+            let share = ProgressShare {
                 watch,
                 before,
                 total,
             };
             before += layer.image.len();
-            self.build(layer, &share)?;
+            self.build_layer(layer, &share)?;
         }
         Ok(())
     }
 
     /// Stores one layer, or finds it.
-    fn build(&mut self, layer: ForestLayer, watch: &dyn Watch) -> Result<(), StoreError> {
+    fn build_layer(&mut self, layer: ForestLayer, watch: &dyn Watch) -> Result<(), StoreError> {
         let parent = layer.parent.map(|place| self.ids[place]);
         if parent.is_some() {
             // Chunks that the parent has in part are completed from it, and may be on their way.
-            self.store.inner.chunks.barrier()?;
+            self.store.inner.chunks.wait_for_all()?;
         }
-        let base = parent.map(|id| self.disk(id, &layer.name));
+        let base = parent.map(|id| self.layer_disk(id, &layer.name));
         let building = self.store.build_layer();
         let chunk_len = self.store.parameters().chunk_len;
-        let mut input = Input::guarded(layer.image, layer.name, layer.guard);
-        let session = std::mem::replace(&mut self.session, self.store.inner.chunks.session());
+        let mut input = ImageInput::of_guarded(layer.image, layer.name, layer.guard);
+        let session = std::mem::replace(&mut self.session, self.store.inner.chunks.open_session());
         let before = session.counts;
-        let mut builder = Builder::new(
+        let mut builder = LayerMapBuilder::new(
             Arc::clone(&self.store.inner.database),
             chunk_len,
             building.layer,
             base,
             session,
-            input.spare(),
+            input.spare_buffers(),
         );
         self.buildings.push(building);
         read_and_build(&mut input, &mut builder, chunk_len, watch)?;
-        let len = input.finish()?;
-        let (built, ties) = builder.finish(len, layer.changed_ms)?;
+        let len = input.finish_reading()?;
+        let (built, ties) = builder.finish_map(len, layer.changed_ms)?;
         self.session = ties.session;
         let counts = self.session.counts;
         let sealed = Layer {
@@ -192,19 +194,19 @@ impl BuiltForest<'_> {
     }
 
     /// A layer that was built here and is to be kept.
-    fn own(&self, id: LayerId) -> Option<&Arc<Layer>> {
+    fn own_layer(&self, id: LayerId) -> Option<&Arc<Layer>> {
         self.places.get(&id).map(|place| &self.built[*place])
     }
 
     /// A disk of a layer that was built here, or is held.
-    fn disk(&self, id: LayerId, name: &str) -> Disk {
+    fn layer_disk(&self, id: LayerId, name: &str) -> Disk {
         let (mut chain, mut next) = (Vec::new(), Some(id));
-        while let Some(own) = next.and_then(|id| self.own(id)) {
+        while let Some(own) = next.and_then(|id| self.own_layer(id)) {
             chain.push(Arc::clone(own));
             next = own.parent;
         }
         if let Some(id) = next {
-            chain.extend(self.store.tree().chain(id).map(Arc::clone));
+            chain.extend(self.store.tree().chain_from(id).map(Arc::clone));
         }
         Disk::of_chain(self.store, name.to_owned(), chain)
     }
@@ -232,13 +234,13 @@ impl BuiltForest<'_> {
             let hold = {
                 let mut tree = self.store.tree_mut();
                 let is_there = tree.layer(candidate.id).is_some();
-                is_there.then(|| self.store.hold(&mut tree, candidate.id))
+                is_there.then(|| self.store.hold_layers(&mut tree, candidate.id))
             };
             let Some(hold) = hold else { continue };
             if !self.has_same_map(&candidate, layer)? {
                 continue;
             }
-            let is_usable = candidate.sealed || self.seal(&candidate, layer)?;
+            let is_usable = candidate.sealed || self.seal_active_layer(&candidate, layer)?;
             if is_usable {
                 self.holds.insert(candidate.id, hold);
                 return Ok(Some(candidate.id));
@@ -248,12 +250,12 @@ impl BuiltForest<'_> {
     }
 
     fn len_of(&self, id: LayerId) -> Option<u64> {
-        let own = self.own(id).map(|layer| layer.len);
+        let own = self.own_layer(id).map(|layer| layer.len);
         own.or_else(|| Some(self.store.tree().layer(id)?.len))
     }
 
     /// Seals the active layer of an image, if it still is as `wanted` when it is sealed.
-    fn seal(&self, candidate: &Layer, wanted: &Layer) -> Result<bool, StoreError> {
+    fn seal_active_layer(&self, candidate: &Layer, wanted: &Layer) -> Result<bool, StoreError> {
         let image = {
             let tree = self.store.tree();
             let is_its = tree.images().find(|image| image.layer == candidate.id);
@@ -263,7 +265,7 @@ impl BuiltForest<'_> {
         let Some(image) = image.filter(|image| !is_written(image)) else {
             return Ok(false);
         };
-        let disk = self.store.sealed_base(Node::Image(image))?;
+        let disk = self.store.sealed_base(NodeRef::Image(image))?;
         match disk.chain().first() {
             Some(sealed) if sealed.id == candidate.id && looks_like(sealed, wanted) => {
                 self.has_same_map(sealed, wanted)
@@ -275,12 +277,12 @@ impl BuiltForest<'_> {
     fn has_same_map(&self, one: &Layer, other: &Layer) -> Result<bool, StoreError> {
         let pages = &self.store.inner.pages;
         for index in one.pages.iter() {
-            let mine = match pages.own(one, index) {
+            let mine = match pages.own_page(one, index) {
                 // Damage is a reason to store it again.
                 Err(StoreError::Damaged(_)) => return Ok(false),
                 page => page?,
             };
-            if mine != pages.own(other, index)? {
+            if mine != pages.own_page(other, index)? {
                 return Ok(false);
             }
         }
@@ -289,48 +291,55 @@ impl BuiltForest<'_> {
 
     /// Gives the layers their names: `arrival`, whose own layers are left out, with the format that
     /// each image comes from.
-    pub fn arrive(
+    pub fn commit_arrival(
         mut self,
         arrival: Arrival,
         formats: &[Option<Name>],
-    ) -> Result<Vec<Node>, StoreError> {
-        self.settle()?;
+    ) -> Result<Vec<NodeRef>, StoreError> {
+        self.settle_chunks()?;
         let arrival = Arrival {
-            layers: self.layers(),
+            layers: self.clone_layers(),
             ..arrival
         };
         let mut tree = self.store.tree_mut();
         let (nodes, mut edits) = tree.plan_receive(&arrival, now_ms())?;
         for edit in &mut edits {
-            let Edit::PutImage(image) = edit else {
+            let TreeEdit::PutImage(image) = edit else {
                 continue;
             };
-            let place = nodes.iter().position(|node| *node == Node::Image(image.id));
+            let place = nodes
+                .iter()
+                .position(|node| *node == NodeRef::Image(image.id));
             let format = place.and_then(|place| formats.get(place));
             image.source_format = format.cloned().flatten();
         }
         let mut batch = Batch::default();
         if let (Some(node), Some(image)) = (nodes.first(), arrival.images.first()) {
-            self.note("import", node.image(), image.name.to_string(), &mut batch);
+            self.record_growth(
+                "import",
+                node.image_id(),
+                image.name.to_string(),
+                &mut batch,
+            );
         }
-        self.store.commit(&mut tree, &edits, batch)?;
+        self.store.commit_batch(&mut tree, &edits, batch)?;
         drop(tree);
         self.is_done = true;
         Ok(nodes)
     }
 
     /// Makes `image` as layer `top` is, with new snapshots.
-    pub fn update(
+    pub fn update_image(
         mut self,
         image: ImageId,
         top: LayerId,
         snapshots: Vec<ArrivingSnapshot>,
         format: Option<&Name>,
     ) -> Result<(), StoreError> {
-        let _exclusive = self.store.exclusive(image)?;
-        self.settle()?;
+        let _exclusive = self.store.lock_image(image)?;
+        self.settle_chunks()?;
         let update = ChainUpdate {
-            layers: self.layers(),
+            layers: self.clone_layers(),
             top,
             snapshots,
         };
@@ -338,48 +347,48 @@ impl BuiltForest<'_> {
         let mut edits = tree.plan_chain_update(image, &update, now_ms())?;
         let mut noted = tree.image(image).ok_or(PlanError::Gone)?.clone();
         for edit in &mut edits {
-            if let Edit::PutImage(put) = edit {
+            if let TreeEdit::PutImage(put) = edit {
                 put.source_format = format.cloned();
                 noted = put.clone();
             }
         }
         if noted.source_format.as_ref() != format {
             noted.source_format = format.cloned();
-            edits.push(Edit::PutImage(noted));
+            edits.push(TreeEdit::PutImage(noted));
         }
         let mut batch = Batch::default();
-        let name = tree.display(Node::Image(image));
-        self.note("update", image, name, &mut batch);
+        let name = tree.display_name(NodeRef::Image(image));
+        self.record_growth("update", image, name, &mut batch);
         if !edits.is_empty() {
-            self.store.commit(&mut tree, &edits, batch)?;
+            self.store.commit_batch(&mut tree, &edits, batch)?;
         }
         drop(tree);
         self.is_done = true;
         Ok(())
     }
 
-    fn layers(&self) -> Vec<Layer> {
+    fn clone_layers(&self) -> Vec<Layer> {
         let own = self.built.iter();
         own.map(|layer| Layer::clone(layer)).collect()
     }
 
-    fn settle(&self) -> Result<(), StoreError> {
+    fn settle_chunks(&self) -> Result<(), StoreError> {
         // The first was begun before anything was written.
         match self.buildings.first() {
-            Some(first) => self.store.inner.chunks.settle(first.generation),
-            None => self.session.settle(),
+            Some(first) => self.store.inner.chunks.make_durable(first.generation),
+            None => self.session.make_durable(),
         }
     }
 
     /// One entry for all that came as one.
-    fn note(&self, what: &str, image: ImageId, name: String, batch: &mut Batch) {
+    fn record_growth(&self, what: &str, image: ImageId, name: String, batch: &mut Batch) {
         let layer = match self.built.as_slice() {
             [only] => Some(only.id),
             _ => None,
         };
-        let entry = Entry::new(what, image, name, layer, self.session.added());
+        let entry = UsageEntry::new(what, image, name, layer, self.session.added_totals());
         let inner = &self.store.inner;
-        inner.journal.note(&inner.database, batch, &entry);
+        inner.journal.note_entry(&inner.database, batch, &entry);
     }
 }
 
@@ -404,9 +413,9 @@ impl Drop for BuiltForest<'_> {
     }
 }
 
-impl Watch for Share<'_> {
-    fn progress(&self, progress: Progress) {
-        self.watch.progress(Progress {
+impl Watch for ProgressShare<'_> {
+    fn report_progress(&self, progress: Progress) {
+        self.watch.report_progress(Progress {
             done: self.before + progress.done,
             total: Some(self.total),
         });

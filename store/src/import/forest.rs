@@ -8,10 +8,10 @@ use vellum_core::source::ImageSource;
 use vellum_formats::chain::ImageChain;
 
 use super::parents::{ChainFinder, ChainedFile};
+use crate::baseless_image::BaselessImage;
 use crate::clock::now_ms;
 use crate::error::StoreError;
 use crate::file_source::FileGuard;
-use crate::grounded::Grounded;
 
 /// A layer to be imported.
 pub struct ForestLayer {
@@ -47,14 +47,14 @@ impl LayerForest {
     }
 
     /// Adds `image`, whole or over `parent`; its place.
-    pub fn add(
+    pub fn add_image(
         &mut self,
         name: String,
         parent: Option<usize>,
         image: Arc<dyn ImageSource>,
     ) -> usize {
         let image = grounded(image, parent);
-        self.push(ForestLayer {
+        self.push_layer(ForestLayer {
             name,
             parent,
             changed_ms: now_ms(),
@@ -115,13 +115,14 @@ impl LayerForest {
                 grounded(image, base)
             } else {
                 let whole = std::iter::once(image).chain(below(file.parent)).collect();
-                let whole = ImageChain::whole(whole).map_err(|source| StoreError::Source {
-                    name: name.clone(),
-                    source,
-                })?;
-                Arc::new(Grounded(Arc::new(whole)))
+                let whole =
+                    ImageChain::for_whole_disk(whole).map_err(|source| StoreError::Source {
+                        name: name.clone(),
+                        source,
+                    })?;
+                Arc::new(BaselessImage(Arc::new(whole)))
             };
-            let place = self.push(ForestLayer {
+            let place = self.push_layer(ForestLayer {
                 name,
                 parent,
                 changed_ms,
@@ -134,7 +135,7 @@ impl LayerForest {
         Ok(added)
     }
 
-    fn push(&mut self, layer: ForestLayer) -> usize {
+    fn push_layer(&mut self, layer: ForestLayer) -> usize {
         self.layers.push(layer);
         self.layers.len() - 1
     }
@@ -143,6 +144,6 @@ impl LayerForest {
 fn grounded(image: Arc<dyn ImageSource>, parent: Option<usize>) -> Arc<dyn ImageSource> {
     match parent {
         Some(_) => image,
-        None => Arc::new(Grounded(image)),
+        None => Arc::new(BaselessImage(image)),
     }
 }

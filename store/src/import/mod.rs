@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use vellum_core::name::Name;
-use vellum_core::tree::{Layer, Node};
+use vellum_core::tree::{Layer, NodeRef};
 use vellum_core::units::{ChunkLen, ImageId};
 
 pub use appliance::description_in_archive;
@@ -25,7 +25,7 @@ pub use build_forest::{BuiltForest, LayerReport};
 pub use forest::{ForestLayer, LayerForest};
 pub use parents::{ChainFinder, ChainedFile};
 
-use build::{Builder, Positions};
+use build::{LayerMapBuilder, PositionTally};
 use prepare::{PIECES_AHEAD, read_all};
 
 use crate::chunks::SessionCounts;
@@ -34,10 +34,10 @@ use crate::collect::CollectOptions;
 use crate::database::{Batch, Durability};
 use crate::disk::Disk;
 use crate::error::StoreError;
-use crate::journal::entry::{Added, Entry};
-use crate::pieces::Input;
+use crate::image_input::ImageInput;
 use crate::store::Store;
-use crate::store::holds::{Building, Exclusive};
+use crate::store::holds::{ImageLock, UnfinishedLayer};
+use crate::usage_history::entry::{Added, UsageEntry};
 use crate::watch::{Progress, Watch};
 
 /// Target of an import.
@@ -49,7 +49,7 @@ pub enum ImportTarget {
         /// Its name.
         name: Name,
         /// Its parent.
-        parent: Option<Node>,
+        parent: Option<NodeRef>,
     },
     /// The new state of an image that is there.
     Update(ImageId),
@@ -76,7 +76,7 @@ pub struct ImportOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportReport {
     /// The image, or its snapshot if one was asked for.
-    pub node: Node,
+    pub node: NodeRef,
     /// The disk's length.
     pub len: u64,
     /// Bytes that were not zero and had to be looked at.
@@ -97,7 +97,7 @@ pub struct ImportReport {
 struct OnlyCancelled<'w>(&'w dyn Watch);
 
 impl Watch for OnlyCancelled<'_> {
-    fn progress(&self, _: Progress) {}
+    fn report_progress(&self, _: Progress) {}
 
     fn is_cancelled(&self) -> bool {
         self.0.is_cancelled()
@@ -105,10 +105,10 @@ impl Watch for OnlyCancelled<'_> {
 }
 
 /// State that an import builds on, and the right that keeps it from changing meanwhile.
-struct Base {
+struct ImportBase {
     disk: Option<Disk>,
     origin: Option<ImageId>,
-    _exclusive: Option<Exclusive>,
+    _exclusive: Option<ImageLock>,
 }
 
 /// Origin of an imported state.
@@ -124,7 +124,7 @@ impl Store {
     /// and its snapshot, at once. One for which there is no room gives back what it took.
     pub fn import(
         &self,
-        input: Input,
+        input: ImageInput,
         request: &ImportRequest,
         watch: &dyn Watch,
     ) -> Result<ImportReport, StoreError> {
@@ -134,7 +134,7 @@ impl Store {
     /// Imports as [`Store::import`], with options.
     pub fn import_with(
         &self,
-        input: Input,
+        input: ImageInput,
         request: &ImportRequest,
         options: ImportOptions,
         watch: &dyn Watch,
@@ -149,7 +149,7 @@ impl Store {
 
     fn import_whole(
         &self,
-        mut input: Input,
+        mut input: ImageInput,
         request: &ImportRequest,
         options: ImportOptions,
         watch: &dyn Watch,
@@ -159,34 +159,40 @@ impl Store {
         let building = self.build_layer();
         let chunk_len = self.parameters().chunk_len;
         let database = Arc::clone(&self.inner.database);
-        let mut session = self.inner.chunks.session();
+        let mut session = self.inner.chunks.open_session();
         if options.verify {
-            session.verify();
+            session.verify_all();
         }
-        let mut builder = Builder::new(
+        let mut builder = LayerMapBuilder::new(
             database,
             chunk_len,
             building.layer,
             base.disk,
             session,
-            input.spare(),
+            input.spare_buffers(),
         );
         let built = read_and_build(&mut input, &mut builder, chunk_len, watch)
-            .and_then(|()| input.finish());
+            .and_then(|()| input.finish_reading());
         let result = match built {
-            Ok(len) => builder.finish(len, now_ms()).and_then(|(built, ties)| {
+            Ok(len) => builder.finish_map(len, now_ms()).and_then(|(built, ties)| {
                 // Chunks that were written since the layer was begun, which was before all else.
-                self.inner.chunks.settle(building.generation)?;
+                self.inner.chunks.make_durable(building.generation)?;
                 let source = Provenance {
                     origin: base.origin,
                     format: input
                         .format()
-                        .and_then(|format| Name::new(format.name()).ok()),
+                        .and_then(|format| Name::new(format.format_name()).ok()),
                 };
                 let node =
-                    self.commit_import(request, source, built.layer, ties.session.added())?;
+                    self.commit_import(request, source, built.layer, ties.session.added_totals())?;
                 drop(ties);
-                Ok(report(node, len, built.positions, built.counts, chunk_len))
+                Ok(import_report(
+                    node,
+                    len,
+                    built.positions,
+                    built.counts,
+                    chunk_len,
+                ))
             }),
             Err(error) => {
                 self.forget_pages(&building, builder.has_written());
@@ -198,29 +204,29 @@ impl Store {
     }
 
     /// Checks early what can be checked, and finds (or seals) the layer to build on.
-    fn import_base(&self, request: &ImportRequest) -> Result<Base, StoreError> {
+    fn import_base(&self, request: &ImportRequest) -> Result<ImportBase, StoreError> {
         let (parent, exclusive) = match &request.target {
             ImportTarget::New { name, parent } => {
                 self.tree().check_free(name)?;
-                parent.map_or(Ok(()), |parent| self.tree().check_parent(parent.image()))?;
+                parent.map_or(Ok(()), |parent| self.tree().check_parent(parent.image_id()))?;
                 (*parent, None)
             }
             ImportTarget::Update(image) => {
                 self.tree()
                     .check_update(*image, request.snapshot.as_ref())?;
-                (Some(Node::Image(*image)), Some(self.exclusive(*image)?))
+                (Some(NodeRef::Image(*image)), Some(self.lock_image(*image)?))
             }
         };
         let Some(parent) = parent else {
-            return Ok(Base {
+            return Ok(ImportBase {
                 disk: None,
                 origin: None,
                 _exclusive: None,
             });
         };
-        Ok(Base {
+        Ok(ImportBase {
             disk: Some(self.sealed_base(parent)?),
-            origin: Some(parent.image()),
+            origin: Some(parent.image_id()),
             _exclusive: exclusive,
         })
     }
@@ -232,7 +238,7 @@ impl Store {
         source: Provenance,
         layer: Layer,
         added: Added,
-    ) -> Result<Node, StoreError> {
+    ) -> Result<NodeRef, StoreError> {
         let mut tree = self.tree_mut();
         let (id, snapshot) = (layer.id, request.snapshot.as_ref());
         let planned = match &request.target {
@@ -242,16 +248,16 @@ impl Store {
             ImportTarget::Update(image) => tree.plan_update(*image, layer, snapshot, now_ms())?,
         };
         let planned = planned.with_source_format(source.format.as_ref());
-        let image = planned.node.image();
+        let image = planned.node.image_id();
         let entry = match &request.target {
             // The tree does not know it yet.
             ImportTarget::New { name, .. } => {
-                Entry::new("import", image, name.to_string(), Some(id), added)
+                UsageEntry::new("import", image, name.to_string(), Some(id), added)
             }
-            ImportTarget::Update(_) => Entry::new(
+            ImportTarget::Update(_) => UsageEntry::new(
                 "update",
                 image,
-                tree.display(Node::Image(image)),
+                tree.display_name(NodeRef::Image(image)),
                 Some(id),
                 added,
             ),
@@ -259,26 +265,26 @@ impl Store {
         let mut batch = Batch::default();
         self.inner
             .journal
-            .note(&self.inner.database, &mut batch, &entry);
-        self.commit(&mut tree, &planned.edits, batch)?;
+            .note_entry(&self.inner.database, &mut batch, &entry);
+        self.commit_batch(&mut tree, &planned.edits, batch)?;
         Ok(planned.node)
     }
 
     /// Takes away the pages of an import that failed. If this fails as well, the next collection
     /// does it.
-    pub(crate) fn forget_pages(&self, building: &Building, has_written: bool) {
+    pub(crate) fn forget_pages(&self, building: &UnfinishedLayer, has_written: bool) {
         if has_written {
             let mut batch = Batch::default();
             batch.delete_pages(building.layer);
-            let _ = self.inner.database.write(batch, Durability::Bulk);
+            let _ = self.inner.database.write_batch(batch, Durability::Bulk);
         }
     }
 }
 
 /// Reads on one thread, hashes on all, builds on this one.
 fn read_and_build(
-    input: &mut Input,
-    builder: &mut Builder<'_>,
+    input: &mut ImageInput,
+    builder: &mut LayerMapBuilder<'_>,
     chunk_len: ChunkLen,
     watch: &dyn Watch,
 ) -> Result<(), StoreError> {
@@ -287,8 +293,8 @@ fn read_and_build(
         let (sender, pieces) = sync_channel(PIECES_AHEAD);
         scope.spawn(move || read_all(input, chunk_len, &sender));
         for piece in pieces {
-            let done = builder.add(piece?)?;
-            watch.progress(Progress {
+            let done = builder.add_piece(piece?)?;
+            watch.report_progress(Progress {
                 done: total.map_or(done, |total| done.min(total)),
                 total,
             });
@@ -300,10 +306,10 @@ fn read_and_build(
     })
 }
 
-fn report(
-    node: Node,
+fn import_report(
+    node: NodeRef,
     len: u64,
-    positions: Positions,
+    positions: PositionTally,
     counts: SessionCounts,
     chunk_len: ChunkLen,
 ) -> ImportReport {
@@ -314,7 +320,7 @@ fn report(
         same: positions.same,
         known: counts.known - positions.same,
         new: counts.new,
-        new_bytes: counts.new * chunk_len.bytes(),
+        new_bytes: counts.new * chunk_len.byte_len(),
         healed: counts.healed,
     }
 }

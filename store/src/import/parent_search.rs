@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use vellum_formats::probe::{Verdict, probe};
+use vellum_formats::probe::{FormatVerdict, probe_file};
 use vellum_formats::{DiskIdentity, Format, ParentReference, image_facts};
 
 use crate::destination::folder_of;
@@ -20,17 +20,20 @@ const FOLDER_ENTRIES_MAX: usize = 10_000;
 pub(super) type FileKey = (u64, u64);
 
 /// The file that a parent is looked for.
-pub(super) struct Child<'a> {
+pub(super) struct ChildFile<'a> {
     pub(super) path: &'a Path,
     pub(super) key: FileKey,
     pub(super) format: Format,
 }
 
 /// The file beside `child` that it names.
-pub(super) fn beside(child: &Child<'_>, parent: &ParentReference) -> Result<PathBuf, String> {
+pub(super) fn find_beside(
+    child: &ChildFile<'_>,
+    parent: &ParentReference,
+) -> Result<PathBuf, String> {
     let dir = folder_of(child.path);
     if parent.identity.is_some() {
-        return search(dir, child, parent);
+        return find_by_identity(dir, child, parent);
     }
     let Some(hint) = parent.hints.first() else {
         return Err("its name is not told".to_owned());
@@ -42,11 +45,11 @@ pub(super) fn beside(child: &Child<'_>, parent: &ParentReference) -> Result<Path
     if name.contains(['/', '\\', '\0']) || [".", "..", ""].contains(&name) {
         return Err("is not the name of a file beside it, and no other file is opened".to_owned());
     }
-    Ok(inside(dir, name))
+    Ok(path_inside(dir, name))
 }
 
 /// `name` in `dir`, as a user would write it.
-pub(super) fn inside(dir: &Path, name: &str) -> PathBuf {
+pub(super) fn path_inside(dir: &Path, name: &str) -> PathBuf {
     if dir == Path::new(".") {
         PathBuf::from(name)
     } else {
@@ -55,15 +58,15 @@ pub(super) fn inside(dir: &Path, name: &str) -> PathBuf {
 }
 
 /// The file in `dir` that has the identity which `child` names: of its format only.
-pub(super) fn search(
+pub(super) fn find_by_identity(
     dir: &Path,
-    child: &Child<'_>,
+    child: &ChildFile<'_>,
     parent: &ParentReference,
 ) -> Result<PathBuf, String> {
     let Some(identity) = parent.identity else {
         let name = parent.hints.first().and_then(|hint| plain_end(hint));
         return name
-            .map(|name| inside(dir, &name))
+            .map(|name| path_inside(dir, &name))
             .ok_or_else(|| "its name is not told".to_owned());
     };
     let mut names = names_in(dir).map_err(|error| error.to_string())?;
@@ -76,12 +79,12 @@ pub(super) fn search(
             .find(|name| **name == hint)
             .filter(|name| matches(name))
         {
-            return Ok(inside(dir, name));
+            return Ok(path_inside(dir, name));
         }
     }
     let found: Vec<&String> = names.iter().filter(|name| matches(name)).collect();
     match found.as_slice() {
-        [name] => Ok(inside(dir, name)),
+        [name] => Ok(path_inside(dir, name)),
         [] => Err(format!(
             "no {} file in {} has that identity",
             child.format,
@@ -98,13 +101,13 @@ fn plain_end(hint: &str) -> Option<String> {
 }
 
 /// The identity of another file than `child`, if it is an image of the same format.
-fn identity_of(child: &Child<'_>, path: &Path) -> Option<DiskIdentity> {
+fn identity_of(child: &ChildFile<'_>, path: &Path) -> Option<DiskIdentity> {
     let (file, key) = open_beside(path).ok()?;
     if key == child.key {
         return None;
     }
-    let seen = probe(&file).ok()?;
-    if seen.verdict() != Verdict::Known(child.format) {
+    let seen = probe_file(&file).ok()?;
+    if seen.verdict() != FormatVerdict::Known(child.format) {
         return None;
     }
     image_facts(child.format, Arc::new(file)).ok()?.identity
@@ -127,7 +130,7 @@ fn has_ending_of(format: Format, name: &str) -> bool {
 
 /// The names in a folder, sorted. One that is no text is left out.
 pub(super) fn names_in(dir: &Path) -> Result<Vec<String>, StoreError> {
-    let fail = |source| StoreError::file("read", dir, source);
+    let fail = |source| StoreError::of_file("read", dir, source);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(fail)? {
         if let Ok(name) = entry.map_err(fail)?.file_name().into_string() {

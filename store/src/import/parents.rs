@@ -11,13 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vellum_core::source::{ClusterDecoder, ImageSource, ReadAt, SourceError};
 use vellum_formats::chain::{ChainFile, open_chain};
 use vellum_formats::input::{InputChoice, InputFormat};
-use vellum_formats::probe::{Verdict, probe};
+use vellum_formats::probe::{FormatVerdict, probe_file};
 use vellum_formats::{
     Companions, DiskIdentity, Format, ImageFacts, InternalSnapshot, ParentReference, image_facts,
     internal_snapshots, open_internal_snapshot,
 };
 
-use super::parent_search::{Child, FileKey, beside, inside, names_in, open_beside, search};
+use super::parent_search::{
+    ChildFile, FileKey, find_beside, find_by_identity, names_in, open_beside, path_inside,
+};
 use crate::codec::ClusterCodecs;
 use crate::companions::FolderCompanions;
 use crate::destination::folder_of;
@@ -60,7 +62,7 @@ pub struct ChainFinder {
 }
 
 /// A file on its way into a chain.
-struct Opening {
+struct OpeningFile {
     path: PathBuf,
     key: FileKey,
     format: Format,
@@ -88,7 +90,7 @@ impl ChainFinder {
 
     /// Adds that the file which a header may call `name`, a name or an identity, is the one at
     /// `path`, which [`ChainFinder::locate`] gave.
-    pub fn know(&mut self, name: String, path: PathBuf) {
+    pub fn add_known_file(&mut self, name: String, path: PathBuf) {
         self.known.push((name, path));
     }
 
@@ -109,9 +111,9 @@ impl ChainFinder {
     ///
     /// [`StoreError::Parent`] when a parent is not found or may not be opened, else as
     /// [`vellum_formats::open`].
-    pub fn open(&mut self, top: &Path, format: Format) -> Result<usize, StoreError> {
-        let top = Opening::named(top, format)?;
-        let companions = MovingCompanions::at(&top.path);
+    pub fn open_chain(&mut self, top: &Path, format: Format) -> Result<usize, StoreError> {
+        let top = OpeningFile::open_named(top, format)?;
+        let companions = MovingCompanions::for_image(&top.path);
         let decoder: Arc<dyn ClusterDecoder> = Arc::new(ClusterCodecs);
         let (mut opened, mut failure) = (vec![top], None);
         let file: ChainFile = (format, Arc::clone(&opened[0].file) as Arc<dyn ReadAt>);
@@ -140,7 +142,7 @@ impl ChainFinder {
         self.extents.extend(companions.into_opened());
         let mut parent = None;
         for (opening, layer) in opened.into_iter().zip(layers).rev() {
-            parent = Some(self.keep(opening, layer.facts, layer.image, parent)?);
+            parent = Some(self.keep_file(opening, layer.facts, layer.image, parent)?);
         }
         Ok(parent.expect("a chain has a layer"))
     }
@@ -154,12 +156,12 @@ impl ChainFinder {
     pub fn open_folder(&mut self, dir: &Path) -> Result<(Vec<usize>, Vec<String>), StoreError> {
         let (mut found, mut left_out, mut unread) = (Vec::new(), Vec::new(), Vec::new());
         for name in names_in(dir)? {
-            let path = inside(dir, &name);
+            let path = path_inside(dir, &name);
             let Ok((file, _)) = open_beside(&path) else {
                 continue;
             };
-            match probe(&file).map(|seen| seen.verdict()) {
-                Ok(Verdict::Known(format)) => match image_facts(format, Arc::new(file)) {
+            match probe_file(&file).map(|seen| seen.verdict()) {
+                Ok(FormatVerdict::Known(format)) => match image_facts(format, Arc::new(file)) {
                     Ok(_) => found.push((path, format)),
                     Err(source) => unread.push((path, source)),
                 },
@@ -171,7 +173,7 @@ impl ChainFinder {
             if self.extents.contains(&path) {
                 continue;
             }
-            tops.push(self.open(&path, format)?);
+            tops.push(self.open_chain(&path, format)?);
         }
         // An extent of another image has no header of its own.
         let is_image = |(path, _): &(PathBuf, SourceError)| !self.extents.contains(path);
@@ -204,7 +206,7 @@ impl ChainFinder {
             disk: Some(member),
             is_over_parent: false,
         };
-        let opened = ImageFile::open(path, InputFormat::Ova, choice)?;
+        let opened = ImageFile::open_disk(path, InputFormat::Ova, choice)?;
         let facts = opened.facts().clone();
         let (_, _, image, guard) = opened.into_parts();
         self.files.push(ChainedFile {
@@ -222,9 +224,9 @@ impl ChainFinder {
     }
 
     /// Remembers a file; its place.
-    fn keep(
+    fn keep_file(
         &mut self,
-        opening: Opening,
+        opening: OpeningFile,
         facts: ImageFacts,
         image: Arc<dyn ImageSource>,
         parent: Option<usize>,
@@ -258,9 +260,9 @@ impl ChainFinder {
     /// The file that the last of `chain` calls `parent`.
     fn parent_of(
         &mut self,
-        chain: &[Opening],
+        chain: &[OpeningFile],
         parent: &ParentReference,
-    ) -> Result<Opening, StoreError> {
+    ) -> Result<OpeningFile, StoreError> {
         let child = chain.last().expect("a parent has a child");
         let refused = |reason: String| StoreError::Parent {
             name: child.path.display().to_string(),
@@ -269,17 +271,17 @@ impl ChainFinder {
         };
         let (found, is_named) = self.place_of(&child.as_child(), parent).map_err(refused)?;
         let file = if is_named {
-            FileSource::open(&found)?
+            FileSource::open_file(&found)?
         } else {
             open_beside(&found).map_err(refused)?.0
         };
         let guard = FileGuard::new(&file, &found)?;
-        let key = guard.key();
+        let key = guard.file_key();
         if chain.iter().any(|above| above.key == key) {
             return Err(refused("the chain goes in a circle".to_owned()));
         }
         let format = self.format_of(child, parent, &file, &found)?;
-        Ok(Opening {
+        Ok(OpeningFile {
             changed_ms: guard.changed_ms(),
             path: found,
             key,
@@ -292,21 +294,23 @@ impl ChainFinder {
     /// Path of the parent of `child`, and true if the user named that very file.
     fn place_of(
         &self,
-        child: &Child<'_>,
+        child: &ChildFile<'_>,
         parent: &ParentReference,
     ) -> Result<(PathBuf, bool), String> {
-        match self.mapped(parent) {
-            Some(folder) if folder.is_dir() => Ok((search(&folder, child, parent)?, false)),
+        match self.mapped_path(parent) {
+            Some(folder) if folder.is_dir() => {
+                Ok((find_by_identity(&folder, child, parent)?, false))
+            }
             Some(file) => Ok((file, true)),
             None => match self.known.iter().find(|(name, _)| is_called(parent, name)) {
                 Some((_, path)) => Ok((path.clone(), false)),
-                None => Ok((beside(child, parent)?, false)),
+                None => Ok((find_beside(child, parent)?, false)),
             },
         }
     }
 
     /// The place that a person gave for `parent`.
-    fn mapped(&self, parent: &ParentReference) -> Option<PathBuf> {
+    fn mapped_path(&self, parent: &ParentReference) -> Option<PathBuf> {
         self.backing_map.iter().find_map(|(old, new)| {
             if is_called(parent, old) {
                 return Some(new.clone());
@@ -324,13 +328,13 @@ impl ChainFinder {
     /// # Errors
     ///
     /// [`StoreError::Parent`] when it leaves the folder.
-    pub fn locate(&self, text: &Path, location: &str) -> Result<PathBuf, StoreError> {
+    pub fn locate_file(&self, text: &Path, location: &str) -> Result<PathBuf, StoreError> {
         let reference = ParentReference {
             identity: None,
             hints: vec![location.to_owned()],
             format: None,
         };
-        if let Some(path) = self.mapped(&reference) {
+        if let Some(path) = self.mapped_path(&reference) {
             return Ok(path);
         }
         let dir = folder_of(text).to_owned();
@@ -365,7 +369,7 @@ impl ChainFinder {
 
     fn format_of(
         &mut self,
-        child: &Opening,
+        child: &OpeningFile,
         parent: &ParentReference,
         file: &FileSource,
         path: &Path,
@@ -382,13 +386,13 @@ impl ChainFinder {
             let known = format.parse::<Format>();
             return known.map_err(|error| refused(error.to_string()));
         }
-        let seen = probe(file).map_err(|source| StoreError::Source {
+        let seen = probe_file(file).map_err(|source| StoreError::Source {
             name: path.display().to_string(),
             source,
         })?;
         let format = match seen.verdict() {
-            Verdict::Raw => Format::Raw,
-            Verdict::Known(format) => format,
+            FormatVerdict::Raw => Format::Raw,
+            FormatVerdict::Known(format) => format,
             _ => {
                 return Err(refused(format!(
                     "{seen}, and its child does not say what it is"
@@ -441,15 +445,15 @@ impl ChainedFile {
 
     /// File name without folder and extension.
     #[must_use]
-    pub fn stem(&self) -> String {
+    pub fn file_stem(&self) -> String {
         let stem = self.path.file_stem().unwrap_or_default();
         stem.to_string_lossy().into_owned()
     }
 }
 
-impl Opening {
-    fn as_child(&self) -> Child<'_> {
-        Child {
+impl OpeningFile {
+    fn as_child(&self) -> ChildFile<'_> {
+        ChildFile {
             path: &self.path,
             key: self.key,
             format: self.format,
@@ -457,12 +461,12 @@ impl Opening {
     }
 
     /// A file that a person named.
-    fn named(path: &Path, format: Format) -> Result<Self, StoreError> {
-        let file = FileSource::open(path)?;
+    fn open_named(path: &Path, format: Format) -> Result<Self, StoreError> {
+        let file = FileSource::open_file(path)?;
         let guard = FileGuard::new(&file, path)?;
         Ok(Self {
             path: path.to_owned(),
-            key: guard.key(),
+            key: guard.file_key(),
             format,
             file: Arc::new(file),
             changed_ms: guard.changed_ms(),
@@ -488,7 +492,7 @@ fn mapped_below(hint: &str, old: &str, new: &Path) -> Option<PathBuf> {
 }
 
 impl MovingCompanions {
-    fn at(image: &Path) -> Self {
+    fn for_image(image: &Path) -> Self {
         Self {
             image: Mutex::new(image.to_owned()),
             opened: Mutex::default(),
@@ -507,15 +511,19 @@ impl MovingCompanions {
 }
 
 impl Companions for MovingCompanions {
-    fn open(&self, format: &'static str, name: &str) -> Result<Arc<dyn ReadAt>, SourceError> {
+    fn open_companion(
+        &self,
+        format: &'static str,
+        name: &str,
+    ) -> Result<Arc<dyn ReadAt>, SourceError> {
         let image = self
             .image
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let file = FolderCompanions::beside(&image).open(format, name)?;
+        let file = FolderCompanions::beside_image(&image).open_companion(format, name)?;
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.push(inside(folder_of(&image), name));
+        opened.push(path_inside(folder_of(&image), name));
         Ok(file)
     }
 }

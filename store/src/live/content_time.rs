@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct ContentTime(pub(super) Arc<AtomicU64>);
 
 impl ContentTime {
-    pub(crate) fn get(&self) -> u64 {
+    pub(crate) fn changed_ns(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
 
     /// Notes a change. One thread at a time.
-    pub(super) fn advance(&self, now_ns: u64) {
-        let next = now_ns.max(self.get().saturating_add(1));
+    pub(super) fn advance_to(&self, now_ns: u64) {
+        let next = now_ns.max(self.changed_ns().saturating_add(1));
         self.0.store(next, Ordering::Release);
     }
 }

@@ -5,16 +5,16 @@ use std::ops::Range;
 
 use rayon::prelude::{ParallelIterator, ParallelSlice};
 use vellum_core::hash::{ChunkHash, hash_chunks, is_zero};
-use vellum_core::page::{PAGE_SPAN, Run, Slot};
-use vellum_core::tree::{Layer, Node, PageSet, PlanError, Tree, page_of, page_start};
+use vellum_core::page::{PAGE_SPAN, PageEntry, Run};
+use vellum_core::tree::{Layer, NodeRef, PageSet, PlanError, Tree, page_of, page_start};
 use vellum_core::units::{ChunkId, ChunkIndex, ImageId, PageIndex};
 
-use crate::changes::Changes;
-use crate::chunks::Candidate;
+use crate::chunks::ChunkCandidate;
 use crate::database::Batch;
-use crate::draft::Draft;
 use crate::error::StoreError;
+use crate::layer_writer::LayerWriter;
 use crate::store::Store;
+use crate::write_buffer::WriteBuffer;
 
 /// Chunks that one core names at a time: some 100 microseconds of work.
 const CHUNKS_PER_TASK: usize = 128;
@@ -34,13 +34,13 @@ pub(super) struct Flush<'w> {
 
 impl<'w> Flush<'w> {
     /// Parts what waits into data and zeros; data that is all zero is zeros.
-    pub(super) fn of(waiting: &'w Changes) -> Self {
+    pub(super) fn from_buffer(waiting: &'w WriteBuffer) -> Self {
         let mut flush = Self {
             positions: Vec::new(),
             plain: Vec::new(),
-            zeros: waiting.zeros().collect(),
+            zeros: waiting.zero_ranges().collect(),
         };
-        for (position, plain) in waiting.data() {
+        for (position, plain) in waiting.pending_chunks() {
             if is_zero(plain) {
                 flush.zeros.push(position..position + 1);
             } else {
@@ -52,7 +52,7 @@ impl<'w> Flush<'w> {
     }
 
     /// The chunks to store. Names them on all cores.
-    pub(super) fn candidates(&self) -> Vec<Candidate<'w>> {
+    pub(super) fn chunk_candidates(&self) -> Vec<ChunkCandidate<'w>> {
         let names: Vec<ChunkHash> = if self.plain.len() <= CHUNKS_PER_TASK {
             hash_chunks(&self.plain)
         } else {
@@ -64,7 +64,7 @@ impl<'w> Flush<'w> {
         self.plain
             .iter()
             .zip(names)
-            .map(|(plain, hash)| Candidate {
+            .map(|(plain, hash)| ChunkCandidate {
                 hash,
                 plain,
                 guess: None,
@@ -74,7 +74,7 @@ impl<'w> Flush<'w> {
 
     /// Puts the changed pages of the image's active layer into `batch`; its record as it will be,
     /// and what changed.
-    pub(super) fn plan(
+    pub(super) fn plan_pages(
         &self,
         store: &Store,
         tree: &Tree,
@@ -82,21 +82,23 @@ impl<'w> Flush<'w> {
         ids: &[ChunkId],
         batch: &mut Batch,
     ) -> Result<(Layer, PageChanges), StoreError> {
-        let layer = tree.layer_of(Node::Image(image)).ok_or(PlanError::Gone)?;
+        let layer = tree
+            .layer_of(NodeRef::Image(image))
+            .ok_or(PlanError::Gone)?;
         let mut changes = PageChanges::new();
         for (position, id) in self.positions.iter().zip(ids) {
             let (index, start) = page_of(ChunkIndex(*position));
             changes.entry(index).or_default().push(Run {
                 start,
                 len: 1,
-                slot: Slot::Chunk(*id),
+                slot: PageEntry::Chunk(*id),
             });
         }
         self.add_zeros(tree, layer, &mut changes);
-        let mut draft = Draft::new(Layer::clone(layer));
+        let mut draft = LayerWriter::new(Layer::clone(layer));
         for (index, runs) in &mut changes {
             runs.sort_unstable_by_key(|run| run.start);
-            draft.change(&store.inner.pages, *index, runs, batch)?;
+            draft.change_page(&store.inner.pages, *index, runs, batch)?;
         }
         Ok((draft.layer, changes))
     }
@@ -112,10 +114,10 @@ impl<'w> Flush<'w> {
             layer
                 .parent
                 .into_iter()
-                .flat_map(|parent| tree.chain(parent))
+                .flat_map(|parent| tree.chain_from(parent))
                 .map(|layer| &layer.pages),
         );
-        let mapped = below.union(&layer.pages);
+        let mapped = below.union_with(&layer.pages);
         for range in &self.zeros {
             let mut next = mapped.next_from(page_of(ChunkIndex(range.start)).0);
             while let Some(index) = next.filter(|index| page_start(*index).0 < range.end) {
@@ -129,9 +131,12 @@ impl<'w> Flush<'w> {
                 };
                 let (start, end) = (clip(range.start), clip(range.end));
                 let middle = hidden.clamp(start, end);
-                let parts = [(start, middle, Slot::Zero), (middle, end, Slot::Absent)]
-                    .into_iter()
-                    .filter(|(start, end, _)| start < end);
+                let parts = [
+                    (start, middle, PageEntry::Zero),
+                    (middle, end, PageEntry::Absent),
+                ]
+                .into_iter()
+                .filter(|(start, end, _)| start < end);
                 changes
                     .entry(index)
                     .or_default()

@@ -3,7 +3,7 @@
 //!
 //! A CRC tells by its error which single bit flipped: no other bit of up to 32 KiB gives the same.
 
-use super::{BLOCK_LEN, CHECKSUM_SHIFT, HEADER_LEN, checksum, fragment, in_block};
+use super::{BLOCK_LEN, CHECKSUM_SHIFT, HEADER_LEN, fragment_checksum, in_block, parse_fragment};
 
 const WHOLE: u8 = 1;
 const FIRST: u8 = 2;
@@ -34,22 +34,22 @@ pub(crate) fn read_log(bytes: Vec<u8>) -> LogContent {
         bytes,
         ..LogContent::default()
     };
-    let mut walk = Walk::default();
+    let mut walk = LogWalk::default();
     while walk.at < content.bytes.len() {
-        match walk.step(&mut content) {
-            Step::Record(record) => {
+        match walk.take_step(&mut content) {
+            LogStep::Record(record) => {
                 content.whole_len = walk.at;
                 content.records.push(record);
             }
-            Step::Part => {}
-            Step::Stuck => break,
+            LogStep::Part => {}
+            LogStep::Stuck => break,
         }
     }
     // Zeros at the end are room that was allocated, not a record.
     let rest = &content.bytes[content.whole_len..];
     content.is_cut = rest.iter().any(|byte| *byte != 0) && !is_padding(content.whole_len, rest);
     if content.is_cut {
-        content.later = later(&content.bytes, walk.at);
+        content.later = find_later_records(&content.bytes, walk.at);
     }
     content
 }
@@ -59,7 +59,7 @@ fn is_padding(at: usize, rest: &[u8]) -> bool {
     rest.is_empty() || in_block(at) > BLOCK_LEN - HEADER_LEN && rest.len() < HEADER_LEN
 }
 
-enum Step {
+enum LogStep {
     Record(Vec<u8>),
     Part,
     Stuck,
@@ -67,25 +67,25 @@ enum Step {
 
 /// The way through a log.
 #[derive(Default)]
-struct Walk {
+struct LogWalk {
     at: usize,
     /// The parts so far of the record that is under way.
     open: Option<Vec<u8>>,
 }
 
-impl Walk {
-    fn step(&mut self, content: &mut LogContent) -> Step {
+impl LogWalk {
+    fn take_step(&mut self, content: &mut LogContent) -> LogStep {
         if in_block(self.at) > BLOCK_LEN - HEADER_LEN {
             self.at += BLOCK_LEN - in_block(self.at);
-            return Step::Part;
+            return LogStep::Part;
         }
-        let found = fragment(&content.bytes, self.at).or_else(|| {
-            let mended = mend(&mut content.bytes, self.at)?;
+        let found = parse_fragment(&content.bytes, self.at).or_else(|| {
+            let mended = mend_fragment(&mut content.bytes, self.at)?;
             content.mended_bits += 1;
             Some(mended)
         });
         let Some((kind, end)) = found else {
-            return Step::Stuck;
+            return LogStep::Stuck;
         };
         let payload = &content.bytes[self.at + HEADER_LEN..end];
         let record = match (kind, self.open.take()) {
@@ -99,7 +99,7 @@ impl Walk {
                 None
             }
             (LAST, Some(open)) => Some([&open, payload].concat()),
-            (WHOLE..=LAST, _) => return Step::Stuck,
+            (WHOLE..=LAST, _) => return LogStep::Stuck,
             // RocksDB's own records about its log, not writes.
             (_, open) => {
                 self.open = open;
@@ -107,28 +107,28 @@ impl Walk {
             }
         };
         self.at = end;
-        record.map_or(Step::Part, Step::Record)
+        record.map_or(LogStep::Part, LogStep::Record)
     }
 }
 
 /// The records that begin after `at`, wherever one does.
-fn later(bytes: &[u8], at: usize) -> Vec<Vec<u8>> {
+fn find_later_records(bytes: &[u8], at: usize) -> Vec<Vec<u8>> {
     let mut content = LogContent {
         bytes: bytes.to_vec(),
         ..LogContent::default()
     };
     let (mut records, mut from) = (Vec::new(), at + 1);
-    let begins = |at: &usize| matches!(fragment(bytes, *at), Some((WHOLE | FIRST, _)));
+    let begins = |at: &usize| matches!(parse_fragment(bytes, *at), Some((WHOLE | FIRST, _)));
     while let Some(start) = (from..bytes.len()).find(begins) {
-        let mut walk = Walk {
+        let mut walk = LogWalk {
             at: start,
             open: None,
         };
         while walk.at < bytes.len() {
-            match walk.step(&mut content) {
-                Step::Record(record) => records.push(record),
-                Step::Part => {}
-                Step::Stuck => break,
+            match walk.take_step(&mut content) {
+                LogStep::Record(record) => records.push(record),
+                LogStep::Part => {}
+                LogStep::Stuck => break,
             }
         }
         from = walk.at.max(start) + 1;
@@ -137,10 +137,10 @@ fn later(bytes: &[u8], at: usize) -> Vec<Vec<u8>> {
 }
 
 /// Puts the fragment at `at` right if one bit of it has flipped: its type, and where it ends.
-fn mend(log: &mut [u8], at: usize) -> Option<(u8, usize)> {
+fn mend_fragment(log: &mut [u8], at: usize) -> Option<(u8, usize)> {
     let bit = flipped_bit(log, at)?;
     log[at + bit / 8] ^= 1 << (bit % 8);
-    let found = fragment(log, at);
+    let found = parse_fragment(log, at);
     if found.is_none() {
         log[at + bit / 8] ^= 1 << (bit % 8);
     }
@@ -161,9 +161,9 @@ fn flipped_bit(log: &[u8], at: usize) -> Option<usize> {
     let end = at + HEADER_LEN + usize::from(u16::from_le_bytes([header[4], header[5]]));
     if let Some(checked) = log.get(at + 6..end) {
         let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        let error = unmasked(stored) ^ unmasked(checksum(checked));
-        if (stored ^ checksum(checked)).is_power_of_two() {
-            return Some((stored ^ checksum(checked)).trailing_zeros() as usize);
+        let error = unmask_checksum(stored) ^ unmask_checksum(fragment_checksum(checked));
+        if (stored ^ fragment_checksum(checked)).is_power_of_two() {
+            return Some((stored ^ fragment_checksum(checked)).trailing_zeros() as usize);
         }
         if let Some(bit) = bit_of_error(checked.len(), error) {
             return Some(6 * 8 + bit);
@@ -178,30 +178,33 @@ fn flipped_len(log: &[u8], at: usize) -> Option<usize> {
     (4 * 8..6 * 8).find(|bit| {
         copy[bit / 8] ^= 1 << (bit % 8);
         let len = usize::from(u16::from_le_bytes([copy[4], copy[5]]));
-        let fits = in_block(at) + HEADER_LEN + len <= BLOCK_LEN && fragment(&copy, 0).is_some();
+        let fits =
+            in_block(at) + HEADER_LEN + len <= BLOCK_LEN && parse_fragment(&copy, 0).is_some();
         copy[bit / 8] ^= 1 << (bit % 8);
         fits
     })
 }
 
-fn unmasked(stored: u32) -> u32 {
+fn unmask_checksum(stored: u32) -> u32 {
     stored.wrapping_sub(CHECKSUM_SHIFT).rotate_left(15)
 }
 
 /// The bit of `len` bytes whose flip changes their CRC by `error`.
 fn bit_of_error(len: usize, error: u32) -> Option<usize> {
-    let mut errors: [u32; 8] = std::array::from_fn(|bit| stepped(1 << bit));
+    let mut errors: [u32; 8] = std::array::from_fn(|bit| step_crc(1 << bit));
     for at in (0..len).rev() {
         if let Some(bit) = errors.iter().position(|found| *found == error) {
             return Some(at * 8 + bit);
         }
-        errors.iter_mut().for_each(|error| *error = stepped(*error));
+        errors
+            .iter_mut()
+            .for_each(|error| *error = step_crc(*error));
     }
     None
 }
 
 /// A CRC's error one byte later.
-fn stepped(error: u32) -> u32 {
+fn step_crc(error: u32) -> u32 {
     (0..8).fold(error, |error, _| {
         error >> 1 ^ if error & 1 == 1 { POLYNOMIAL } else { 0 }
     })
@@ -223,7 +226,7 @@ pub(crate) fn put_record(log: &mut Vec<u8>, record: &[u8]) {
             (false, true) => LAST,
         };
         let checked = [&[kind], part].concat();
-        log.extend(checksum(&checked).to_le_bytes());
+        log.extend(fragment_checksum(&checked).to_le_bytes());
         log.extend((part.len() as u16).to_le_bytes());
         log.extend(checked);
         (rest, is_first) = (after, false);

@@ -10,7 +10,7 @@
 //! be told apart, just as a log that was cut at its end cannot (`folder`'s witness tells it,
 //! mostly).
 
-use super::{BLOCK_LEN, HEADER_LEN, fragment, in_block};
+use super::{BLOCK_LEN, HEADER_LEN, in_block, parse_fragment};
 
 const WHOLE: u8 = 1;
 const FIRST: u8 = 2;
@@ -32,7 +32,7 @@ pub(super) enum LogEnd {
 pub(super) fn end_of(log: &[u8]) -> LogEnd {
     let (mut at, mut record) = (0, 0);
     while at < log.len() {
-        match fragment(log, at) {
+        match parse_fragment(log, at) {
             Some((FIRST, end)) => (record, at) = (at, end),
             Some((MIDDLE, end)) => at = end,
             Some((_, end)) => (record, at) = (end, end),
@@ -48,13 +48,13 @@ pub(super) fn end_of(log: &[u8]) -> LogEnd {
 }
 
 fn begins_after(log: &[u8], at: usize) -> bool {
-    let begins = |at: usize| matches!(fragment(log, at), Some((WHOLE | FIRST, _)));
+    let begins = |at: usize| matches!(parse_fragment(log, at), Some((WHOLE | FIRST, _)));
     (at + 1..log.len()).any(begins)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::checksum;
+    use super::super::fragment_checksum;
     use super::*;
 
     fn next_block(at: usize) -> usize {
@@ -82,7 +82,7 @@ mod tests {
                     (false, true) => 4,
                 };
                 let checked = [&[kind], part].concat();
-                log.extend(checksum(&checked).to_le_bytes());
+                log.extend(fragment_checksum(&checked).to_le_bytes());
                 log.extend((part.len() as u16).to_le_bytes());
                 log.extend(checked);
                 (rest, is_first) = (after, false);

@@ -11,7 +11,7 @@
 //!
 //! Source: RocksDB's `db/write_batch.cc`.
 
-use super::{BLOCK_LEN, HEADER_LEN, fragment, in_block};
+use super::{BLOCK_LEN, HEADER_LEN, in_block, parse_fragment};
 
 const WHOLE: u8 = 1;
 const FIRST: u8 = 2;
@@ -24,7 +24,7 @@ const SEQUENCE_LEN: usize = 8;
 pub(super) fn begins_at(log: &[u8], acknowledged: u64) -> Option<usize> {
     let (mut at, mut begin, mut sequence) = (0, 0, Vec::new());
     while at < log.len() {
-        let Some((kind, end)) = fragment(log, at) else {
+        let Some((kind, end)) = parse_fragment(log, at) else {
             if in_block(at) > BLOCK_LEN - HEADER_LEN {
                 at += BLOCK_LEN - in_block(at);
                 continue;
@@ -50,7 +50,7 @@ pub(super) fn begins_at(log: &[u8], acknowledged: u64) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::checksum;
+    use super::super::fragment_checksum;
     use super::*;
 
     /// A log of batches that begin with these sequence numbers and are so long; where each begins.
@@ -76,7 +76,7 @@ mod tests {
                     (false, true) => LAST,
                 };
                 let checked = [&[kind], part].concat();
-                log.extend(checksum(&checked).to_le_bytes());
+                log.extend(fragment_checksum(&checked).to_le_bytes());
                 log.extend((part.len() as u16).to_le_bytes());
                 log.extend(checked);
                 (rest, is_first) = (after, false);

@@ -7,10 +7,12 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use vellum_core::difference::{Joiner, VisitDifference, differing_positions, rest_of_longer};
+use vellum_core::difference::{
+    DifferenceJoiner, VisitDifference, differing_positions, rest_of_longer,
+};
 use vellum_core::page::{PAGE_SPAN, Page, bytes_of};
-use vellum_core::stretches::Stretches;
-use vellum_core::tree::{Layer, Node, PageSet, page_of, pages_for};
+use vellum_core::stretches::RangeCollector;
+use vellum_core::tree::{Layer, NodeRef, PageSet, page_of, pages_for};
 use vellum_core::units::{ChunkCount, ChunkIndex, LayerId, PageIndex};
 
 use crate::disk::Disk;
@@ -18,7 +20,7 @@ use crate::error::StoreError;
 use crate::store::Store;
 
 /// Step from one disk to another.
-struct Step<'d> {
+struct DiffStep<'d> {
     from: &'d Disk,
     to: &'d Disk,
     /// Pages that may differ, as far as both reach.
@@ -27,10 +29,10 @@ struct Step<'d> {
     above: Option<&'d [Arc<Layer>]>,
 }
 
-impl<'d> Step<'d> {
+impl<'d> DiffStep<'d> {
     fn new(from: &'d Disk, to: &'d Disk) -> Self {
         let end = from.chunk_len().count_for(from.len().min(to.len()));
-        let pages = differing_pages(from, to).within(PageIndex(0), PageIndex(pages_for(end)));
+        let pages = differing_pages(from, to).pages_within(PageIndex(0), PageIndex(pages_for(end)));
         let count = to.chain().len().checked_sub(from.chain().len());
         let above = count.map(|count| to.chain().split_at(count));
         let above = above.filter(|(_, below)| {
@@ -65,16 +67,16 @@ impl Store {
     /// longer one is a difference.
     pub fn diff(
         &self,
-        a: Node,
-        b: Node,
+        a: NodeRef,
+        b: NodeRef,
         visit: &mut VisitDifference<'_, StoreError>,
     ) -> Result<(), StoreError> {
-        let mut out = Joiner::new(visit);
+        let mut out = DifferenceJoiner::new(visit);
         self.diff_states(
             &[&self.still_disk(a)?, &self.still_disk(b)?],
-            &mut |_, range, becomes_zero| out.add(range, becomes_zero),
+            &mut |_, range, becomes_zero| out.add_range(range, becomes_zero),
         )?;
-        out.finish()
+        out.flush_pending()
     }
 
     /// Calls `visit` with the ranges in which each of `states` differs from the next, and whether
@@ -85,15 +87,15 @@ impl Store {
         states: &[&Disk],
         visit: &mut dyn FnMut(usize, Range<u64>, bool) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let steps: Vec<Step<'_>> = states
+        let steps: Vec<DiffStep<'_>> = states
             .windows(2)
-            .map(|pair| Step::new(pair[0], pair[1]))
+            .map(|pair| DiffStep::new(pair[0], pair[1]))
             .collect();
         for index in PageSet::union_of(steps.iter().map(|step| &step.pages)).iter() {
             let mut before = None;
             for (nth, step) in steps.iter().enumerate() {
                 if step.pages.contains(index) {
-                    let from = before.map_or_else(|| step.from.page(index), Ok)?;
+                    let from = before.map_or_else(|| step.from.resolve_page(index), Ok)?;
                     let to = self.page_after(step, &from, index)?;
                     for (positions, becomes_zero) in self.differing_positions(&from, &to)? {
                         visit(nth, step.bytes_of(index, positions), becomes_zero)?;
@@ -107,13 +109,13 @@ impl Store {
         steps
             .iter()
             .enumerate()
-            .try_for_each(|(nth, Step { from, to, .. })| {
+            .try_for_each(|(nth, DiffStep { from, to, .. })| {
                 let add = &mut |range, becomes_zero| visit(nth, range, becomes_zero);
                 rest_of_longer(
                     (from.len(), to.len()),
                     to.chunk_len(),
                     || Ok(to.mapped_pages()),
-                    |index| to.page(index),
+                    |index| to.resolve_page(index),
                     add,
                 )
             })
@@ -122,12 +124,12 @@ impl Store {
     /// The page that the second state of `step` shows, given that the first shows `from`.
     fn page_after(
         &self,
-        step: &Step<'_>,
+        step: &DiffStep<'_>,
         from: &Page,
         index: PageIndex,
     ) -> Result<Arc<Page>, StoreError> {
         let Some(above) = step.above.filter(|_| step.is_as_long()) else {
-            return step.to.page(index);
+            return step.to.resolve_page(index);
         };
         let visible = above
             .iter()
@@ -137,19 +139,19 @@ impl Store {
         let own = self
             .inner
             .pages
-            .seen(above, index)
+            .overlay_pages(above, index)
             .map_err(|error| error.in_image(step.to.name(), step.to.bytes_of_page(index)))?;
-        Ok(Arc::new(own.over(from, visible).resolved()))
+        Ok(Arc::new(own.overlay_on(from, visible).resolved_at_root()))
     }
 
     /// Tells for the bytes of `range`, which lies inside `b`, whether they may differ from those of
     /// `a`: to the chunk, until `out` is full. What `a` does not reach may.
-    pub(crate) fn changes(
+    pub(crate) fn find_changes(
         &self,
         a: &Disk,
         b: &Disk,
         range: Range<u64>,
-        out: &mut Stretches<bool>,
+        out: &mut RangeCollector<bool>,
     ) -> Result<(), StoreError> {
         let chunk_len = b.chunk_len();
         let common_end = a.len().clamp(range.start, range.end);
@@ -158,19 +160,21 @@ impl Store {
             PageIndex(pages_for(chunk_len.count_for(common_end))),
         );
         let mut at = range.start;
-        for index in differing_pages(a, b).within(first, end).iter() {
-            for (positions, _) in self.differing_positions(&*a.page(index)?, &*b.page(index)?)? {
+        for index in differing_pages(a, b).pages_within(first, end).iter() {
+            for (positions, _) in
+                self.differing_positions(&*a.resolve_page(index)?, &*b.resolve_page(index)?)?
+            {
                 let changed = bytes_of(chunk_len, index, positions, &(at..common_end));
-                out.push(at..changed.start, false);
+                out.push_range(at..changed.start, false);
                 at = changed.end;
-                out.push(changed, true);
+                out.push_range(changed, true);
             }
             if out.is_full() {
                 return Ok(());
             }
         }
-        out.push(at..common_end, false);
-        out.push(common_end..range.end, true);
+        out.push_range(at..common_end, false);
+        out.push_range(common_end..range.end, true);
         Ok(())
     }
 
@@ -212,7 +216,7 @@ pub(super) fn differing_pages(a: &Disk, b: &Disk) -> PageSet {
     let (start, end) = (page_of(ChunkIndex(low.0)).0, PageIndex(pages_for(high)));
     let below: Vec<PageSet> = common
         .iter()
-        .map(|layer| layer.pages.within(start, end))
+        .map(|layer| layer.pages.pages_within(start, end))
         .filter(|pages| !pages.is_empty())
         .collect();
     let half_seen = PageSet::union_of(&below);

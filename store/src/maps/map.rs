@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use vellum_core::page::Slot;
-use vellum_core::tree::{Node, page_start, pages_for};
+use vellum_core::page::PageEntry;
+use vellum_core::tree::{NodeRef, page_start, pages_for};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, LayerId, PageIndex};
 
 use crate::disk::Disk;
@@ -26,17 +26,17 @@ pub struct MapEntry {
 
 /// Consecutive positions with one answer.
 #[derive(Clone, Debug)]
-struct Answer {
+struct MapExtent {
     positions: Range<u64>,
     layer: Option<(u32, LayerId)>,
     first: Option<ChunkId>,
 }
 
 /// Joins answers that go on where the last one ended, and hands them out in bytes.
-struct Joiner<'v> {
+struct MapExtentJoiner<'v> {
     chunk_len: ChunkLen,
     disk_len: u64,
-    pending: Option<Answer>,
+    pending: Option<MapExtent>,
     visit: &'v mut dyn FnMut(MapEntry) -> Result<(), StoreError>,
 }
 
@@ -45,7 +45,7 @@ impl Store {
     /// disk, nor time with what no layer maps.
     pub fn map(
         &self,
-        node: Node,
+        node: NodeRef,
         visit: &mut dyn FnMut(MapEntry) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let disk = self.still_disk(node)?;
@@ -54,9 +54,9 @@ impl Store {
         let (end, mapped) = (
             count.0,
             disk.mapped_pages()
-                .within(PageIndex(0), PageIndex(pages_for(count))),
+                .pages_within(PageIndex(0), PageIndex(pages_for(count))),
         );
-        let mut out = Joiner {
+        let mut out = MapExtentJoiner {
             chunk_len,
             disk_len: disk.len(),
             pending: None,
@@ -65,26 +65,31 @@ impl Store {
         let mut at = 0;
         for index in mapped.iter() {
             let start = page_start(index).0;
-            out.add(Answer {
+            out.add_extent(MapExtent {
                 positions: at..start,
                 layer: None,
                 first: None,
             })?;
             at = page_start(PageIndex(index.0 + 1)).0.min(end);
-            for answer in self.answers(&disk, index, (at - start) as u16)? {
-                out.add(answer)?;
+            for answer in self.page_extents(&disk, index, (at - start) as u16)? {
+                out.add_extent(answer)?;
             }
         }
-        out.add(Answer {
+        out.add_extent(MapExtent {
             positions: at..end,
             layer: None,
             first: None,
         })?;
-        out.finish()
+        out.flush_pending()
     }
 
     /// Supplying layers of the positions before `end` on page `index`, in order and gap-free.
-    fn answers(&self, disk: &Disk, index: PageIndex, end: u16) -> Result<Vec<Answer>, StoreError> {
+    fn page_extents(
+        &self,
+        disk: &Disk,
+        index: PageIndex,
+        end: u16,
+    ) -> Result<Vec<MapExtent>, StoreError> {
         let first = page_start(index);
         let bytes = disk.chunk_len().offset_of(first)..disk.len();
         let (mut open, mut answers) = (vec![(0, end)], Vec::new());
@@ -94,22 +99,22 @@ impl Store {
                 let own = self
                     .inner
                     .pages
-                    .own(layer, index)
+                    .own_page(layer, index)
                     .map_err(|error| error.in_image(disk.name(), bytes.clone()))?;
                 let mut still_open = Vec::new();
                 for run in open
                     .iter()
                     .flat_map(|(start, end)| own.runs_in(*start, *end))
                 {
-                    let positions = place(run.start, run.end());
+                    let positions = place(run.start, run.end_position());
                     match run.slot {
-                        Slot::Absent => still_open.push((run.start, run.end())),
-                        Slot::Zero => answers.push(Answer {
+                        PageEntry::Absent => still_open.push((run.start, run.end_position())),
+                        PageEntry::Zero => answers.push(MapExtent {
                             positions,
                             layer: Some((depth, layer.id)),
                             first: None,
                         }),
-                        Slot::Chunk(id) => answers.push(Answer {
+                        PageEntry::Chunk(id) => answers.push(MapExtent {
                             positions,
                             layer: Some((depth, layer.id)),
                             first: Some(id),
@@ -124,7 +129,7 @@ impl Store {
                 .iter()
                 .map(|(start, end)| (*start.max(&visible), *end))
                 .filter(|(start, end)| start < end);
-            answers.extend(hidden.map(|(start, end)| Answer {
+            answers.extend(hidden.map(|(start, end)| MapExtent {
                 positions: place(start, end),
                 layer: None,
                 first: None,
@@ -138,7 +143,7 @@ impl Store {
                 break;
             }
         }
-        answers.extend(open.into_iter().map(|(start, end)| Answer {
+        answers.extend(open.into_iter().map(|(start, end)| MapExtent {
             positions: place(start, end),
             layer: None,
             first: None,
@@ -148,26 +153,26 @@ impl Store {
     }
 }
 
-impl Joiner<'_> {
-    fn add(&mut self, answer: Answer) -> Result<(), StoreError> {
+impl MapExtentJoiner<'_> {
+    fn add_extent(&mut self, answer: MapExtent) -> Result<(), StoreError> {
         if answer.positions.is_empty() {
             return Ok(());
         }
         if let Some(pending) = &mut self.pending {
             let len = pending.positions.end - pending.positions.start;
-            let goes_on = pending.first.map(|id| id.advance(len)) == answer.first;
+            let goes_on = pending.first.map(|id| id.advance_by(len)) == answer.first;
             if pending.layer == answer.layer && goes_on {
                 pending.positions.end = answer.positions.end;
                 return Ok(());
             }
         }
-        self.finish()?;
+        self.flush_pending()?;
         self.pending = Some(answer);
         Ok(())
     }
 
     /// Hands out what is pending.
-    fn finish(&mut self) -> Result<(), StoreError> {
+    fn flush_pending(&mut self) -> Result<(), StoreError> {
         let Some(answer) = self.pending.take() else {
             return Ok(());
         };

@@ -19,7 +19,7 @@ impl Store {
     /// The names of `count` chunks from `first` on. Takes memory for all of them: ask for long runs
     /// in parts.
     pub fn chunk_hashes(&self, first: ChunkId, count: u64) -> Result<Vec<ChunkHash>, StoreError> {
-        let end = first.advance(count);
+        let end = first.advance_by(count);
         let mut hashes = Vec::new();
         if count == 0 {
             return Ok(hashes);
@@ -27,33 +27,37 @@ impl Store {
         let header = self
             .inner
             .chunks
-            .header(first)?
-            .ok_or_else(|| missing(first))?;
+            .frame_header(first)?
+            .ok_or_else(|| missing_chunk_error(first))?;
         let mut next = take_hashes(&header, first, end, &mut hashes);
         // Ids that follow each other mostly lie in frames that do.
-        let mut scan =
-            (next < end).then(|| self.inner.database.scan(Family::Headers, &frame_key(next)));
+        let mut scan = (next < end).then(|| {
+            self.inner
+                .database
+                .scan_from(Family::Headers, &frame_key(next))
+        });
         while next < end {
             let scanned = scan.as_mut().map_or(Ok(None), super::database::Scan::next);
             let header = match scanned {
                 Ok(record) => {
-                    let (key, value) = record.ok_or_else(|| missing(next))?;
-                    let first = parse_frame_key(key)
-                        .map_err(|error| StoreError::damaged("a frame header's key", error))?;
+                    let (key, value) = record.ok_or_else(|| missing_chunk_error(next))?;
+                    let first = parse_frame_key(key).map_err(|error| {
+                        StoreError::damaged_record("a frame header's key", error)
+                    })?;
                     FrameHeader::decode(first, value).map_err(|error| {
-                        StoreError::damaged(format!("header of frame {first}"), error)
+                        StoreError::damaged_record(format!("header of frame {first}"), error)
                     })?
                 }
                 // Of a table with others, perhaps.
                 Err(StoreError::Damaged(_)) => {
-                    let header = self.inner.chunks.header(next)?;
-                    header.ok_or_else(|| missing(next))?
+                    let header = self.inner.chunks.frame_header(next)?;
+                    header.ok_or_else(|| missing_chunk_error(next))?
                 }
                 Err(error) => return Err(error),
             };
             let after = take_hashes(&header, next, end, &mut hashes);
             if after == next {
-                return Err(missing(next));
+                return Err(missing_chunk_error(next));
             }
             next = after;
         }
@@ -70,21 +74,21 @@ fn take_hashes(
     hashes: &mut Vec<ChunkHash>,
 ) -> ChunkId {
     while next < end
-        && let Some(hash) = header.hash(next)
+        && let Some(hash) = header.chunk_hash(next)
     {
         hashes.push(*hash);
-        next = next.advance(1);
+        next = next.advance_by(1);
     }
     next
 }
 
-fn missing(id: ChunkId) -> StoreError {
-    StoreError::damaged(format!("chunk number {id}"), "no frame holds it")
+fn missing_chunk_error(id: ChunkId) -> StoreError {
+    StoreError::damaged_record(format!("chunk number {id}"), "no frame holds it")
 }
 
 #[cfg(test)]
 mod tests {
-    use vellum_core::tree::Node;
+    use vellum_core::tree::NodeRef;
 
     use super::*;
     use crate::model::{name, new_store};
@@ -94,21 +98,24 @@ mod tests {
     fn a_sparse_disk_and_near_relatives_of_a_large_parent_take_as_long_as_what_they_hold() {
         let (_dir, store) = new_store(4096);
         let len = 1 << 40;
-        let parent = store.create(&name("parent"), len).expect("create").image();
+        let parent = store
+            .create_image(&name("parent"), len)
+            .expect("create")
+            .image_id();
         let write = |image, offset: u64| {
             store
-                .live(image)
+                .open_live(image)
                 .and_then(|live| live.write_at(b"x", offset).and_then(|()| live.flush()))
                 .expect("write");
         };
         (0..200).for_each(|nth| write(parent, nth << 32));
         let children = [0, 1].map(|nth| {
             store
-                .create_child(&name(&format!("c{nth}")), Node::Image(parent), None)
+                .create_child(&name(&format!("c{nth}")), NodeRef::Image(parent), None)
                 .expect("child")
         });
-        write(children[0].image(), 77 << 32);
-        write(children[1].image(), (len / 2) + 4096);
+        write(children[0].image_id(), 77 << 32);
+        write(children[1].image_id(), (len / 2) + 4096);
         let (mut entries, mut differences, mut end) = (0, Vec::new(), 0);
         let visit = &mut |entry: MapEntry| {
             assert_eq!(entry.start, end);
@@ -123,7 +130,7 @@ mod tests {
         store.diff(children[0], children[1], visit).expect("diff");
         store
             .rebase(
-                children[0].image(),
+                children[0].image_id(),
                 children[1],
                 RebaseMode::KeepContent,
                 &Unwatched,
@@ -146,16 +153,16 @@ mod tests {
         let (_dir, store) = new_store(4096);
         let [a, b] = ["a", "b"].map(|text| {
             store
-                .create(&name(text), 200 * 4096)
+                .create_image(&name(text), 200 * 4096)
                 .expect("create")
-                .image()
+                .image_id()
         });
         for image in [a, b] {
             // Without its index the store does not know that it has the chunks already.
             let mut bytes = vec![0; 200 * 4096];
             fastrand::Rng::with_seed(5).fill(&mut bytes);
             store
-                .live(image)
+                .open_live(image)
                 .and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush()))
                 .expect("write");
             let mut batch = crate::database::Batch::default();
@@ -163,7 +170,7 @@ mod tests {
             store
                 .inner
                 .database
-                .write(batch, crate::database::Durability::Logged)
+                .write_batch(batch, crate::database::Durability::Logged)
                 .expect("write");
         }
         assert_eq!(store.inner.chunks.next_chunk(), ChunkId(400));
@@ -179,7 +186,7 @@ mod tests {
         );
         let none = &mut |difference| panic!("{difference:?}");
         store
-            .diff(Node::Image(a), Node::Image(b), none)
+            .diff(NodeRef::Image(a), NodeRef::Image(b), none)
             .expect("diff");
     }
 }

@@ -14,17 +14,17 @@
 
 use std::sync::Arc;
 
-use vellum_core::page::{Page, Slot};
-use vellum_core::tree::{Layer, Node, PageSet, PlanError, page_of, pages_for};
+use vellum_core::page::{Page, PageEntry};
+use vellum_core::tree::{Layer, NodeRef, PageSet, PlanError, page_of, pages_for};
 use vellum_core::units::{ChunkCount, ImageId, PageIndex};
 
 use super::diff::differing_pages;
 use crate::clock::now_ms;
 use crate::database::{Batch, Durability};
 use crate::disk::Disk;
-use crate::draft::Draft;
 use crate::error::StoreError;
-use crate::resize::{Tail, cut_tail};
+use crate::layer_writer::LayerWriter;
+use crate::resize::{CutTail, cut_tail};
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
 
@@ -41,7 +41,7 @@ pub enum RebaseMode {
 }
 
 /// Content of a new layer, page by page.
-struct Plan<'p> {
+struct RebasePlan<'p> {
     /// The record, without pages, under any id.
     layer: Layer,
     /// All that may say something.
@@ -56,19 +56,19 @@ impl Store {
     /// through it.
     pub fn flatten(&self, image: ImageId, watch: &dyn Watch) -> Result<(), StoreError> {
         self.check_writable()?;
-        let _exclusive = self.exclusive(image)?;
+        let _exclusive = self.lock_image(image)?;
         self.tree().check_own(image)?;
-        let old = self.disk(Node::Image(image))?;
+        let old = self.open_disk(NodeRef::Image(image))?;
         let layer = Layer {
             changed_ns: changed_ns(&old),
             ..self.tree_mut().blank_layer(None, old.len(), now_ms())
         };
         // At the root an explicit zero says no more than nothing does, and a resolved page has
         // none.
-        let page = |index| Ok(Page::clone(&*old.page(index)?));
-        self.rebuild(
+        let page = |index| Ok(Page::clone(&*old.resolve_page(index)?));
+        self.rebuild_active_layer(
             image,
-            Plan {
+            RebasePlan {
                 layer,
                 pages: old.mapped_pages(),
                 page: &page,
@@ -87,22 +87,22 @@ impl Store {
     pub fn rebase(
         &self,
         image: ImageId,
-        parent: Node,
+        parent: NodeRef,
         mode: RebaseMode,
         watch: &dyn Watch,
     ) -> Result<(), StoreError> {
         self.check_writable()?;
-        let _exclusive = self.exclusive(image)?;
+        let _exclusive = self.lock_image(image)?;
         self.tree().check_rebase(image, parent)?;
         if mode == RebaseMode::KeepMap {
             self.tree().check_changes(image)?;
         }
         let base = self.sealed_base(parent)?;
         let origin = match parent {
-            Node::Snapshot(own, _) if own == image => {
+            NodeRef::Snapshot(own, _) if own == image => {
                 self.tree().image(image).and_then(|image| image.origin)
             }
-            other => Some(other.image()),
+            other => Some(other.image_id()),
         };
         match mode {
             RebaseMode::KeepContent => self.rebase_content(image, &base, origin, watch),
@@ -117,7 +117,7 @@ impl Store {
         origin: Option<ImageId>,
         watch: &dyn Watch,
     ) -> Result<(), StoreError> {
-        let old = self.disk(Node::Image(image))?;
+        let old = self.open_disk(NodeRef::Image(image))?;
         let layer = Layer {
             changed_ns: changed_ns(&old),
             ..self
@@ -127,12 +127,12 @@ impl Store {
         let visible = layer.clone();
         let page = |index| {
             Ok(old
-                .page(index)?
-                .relative_to(&*base.page(index)?, visible.visible_in(index)))
+                .resolve_page(index)?
+                .relative_to(&*base.resolve_page(index)?, visible.visible_in(index)))
         };
-        self.rebuild(
+        self.rebuild_active_layer(
             image,
-            Plan {
+            RebasePlan {
                 layer,
                 pages: differing_pages(&old, base),
                 page: &page,
@@ -157,7 +157,7 @@ impl Store {
                 .first()
                 .map(|layer| (layer.id, layer.len))
                 .ok_or(PlanError::Gone)?;
-            let name = tree.display(Node::Image(image));
+            let name = tree.display_name(NodeRef::Image(image));
             let layer = tree.blank_layer(top_of(base), len, now_ms());
             (self.disk_at(&mut tree, top, name), own, layer)
         };
@@ -171,9 +171,9 @@ impl Store {
             _ => None,
         };
         let pages = PageSet::union_of(own.iter().map(|layer| &layer.pages));
-        self.rebuild(
+        self.rebuild_active_layer(
             image,
-            Plan {
+            RebasePlan {
                 layer,
                 pages,
                 page: &page,
@@ -190,32 +190,32 @@ impl Store {
         let Some((top, below)) = own.split_first() else {
             return Ok(Page::new());
         };
-        let page = self.inner.pages.merged(top, below, index)?;
+        let page = self.inner.pages.overlay_into(top, below, index)?;
         Ok(if has_parent(own) {
             page
         } else {
-            page.resolved()
+            page.resolved_at_root()
         })
     }
 
     /// Builds the layer that `plan` describes and makes it the active layer of `image`, for which
     /// the caller has the exclusive right: a snapshot that is taken meanwhile does not change its
     /// content.
-    fn rebuild(
+    fn rebuild_active_layer(
         &self,
         image: ImageId,
-        plan: Plan<'_>,
-        tail: Option<Tail>,
+        plan: RebasePlan<'_>,
+        tail: Option<CutTail>,
         watch: &dyn Watch,
     ) -> Result<(), StoreError> {
         let building = self.build_layer();
-        let mut draft = Draft::new(Layer {
+        let mut draft = LayerWriter::new(Layer {
             id: building.layer,
             ..plan.layer
         });
         let built = self
             .write_pages(&mut draft, &plan.pages, plan.page, watch)
-            .and_then(|()| self.inner.chunks.settle(building.generation));
+            .and_then(|()| self.inner.chunks.make_durable(building.generation));
         if let Err(error) = built {
             self.forget_pages(&building, true);
             return Err(error);
@@ -227,7 +227,7 @@ impl Store {
 
     fn write_pages(
         &self,
-        draft: &mut Draft,
+        draft: &mut LayerWriter,
         pages: &PageSet,
         page: &dyn Fn(PageIndex) -> Result<Page, StoreError>,
         watch: &dyn Watch,
@@ -235,20 +235,20 @@ impl Store {
         let end = PageIndex(pages_for(
             self.parameters().chunk_len.count_for(draft.layer.len),
         ));
-        let pages = pages.within(PageIndex(0), end);
+        let pages = pages.pages_within(PageIndex(0), end);
         let mut batch = Batch::default();
         for (done, index) in (1..).zip(pages.iter()) {
             let inside = draft.layer.positions_in(self.parameters().chunk_len, index);
-            draft.put(
+            draft.put_page(
                 index,
                 &Page::new(),
-                &page(index)?.clipped(inside),
+                &page(index)?.clipped_to(inside),
                 &mut batch,
             );
             if batch.len() >= BATCH_LEN {
                 self.write_bulk(std::mem::take(&mut batch))?;
             }
-            watch.progress(Progress {
+            watch.report_progress(Progress {
                 done,
                 total: Some(pages.len()),
             });
@@ -261,7 +261,7 @@ impl Store {
 
     fn write_bulk(&self, batch: Batch) -> Result<(), StoreError> {
         self.check_room(batch.len() as u64)?;
-        self.inner.database.write(batch, Durability::Bulk)
+        self.inner.database.write_batch(batch, Durability::Bulk)
     }
 }
 
@@ -293,10 +293,10 @@ fn has_parent(own: &[Arc<Layer>]) -> bool {
 fn is_seen(
     layer: &Layer,
     page: &dyn Fn(PageIndex) -> Result<Page, StoreError>,
-    tail: &Tail,
+    tail: &CutTail,
 ) -> Result<bool, StoreError> {
     let (index, at) = page_of(tail.position);
-    Ok(at < layer.visible_in(index) && page(index)?.slot(at) == Slot::Absent)
+    Ok(at < layer.visible_in(index) && page(index)?.entry_at(at) == PageEntry::Absent)
 }
 
 #[cfg(test)]
@@ -310,26 +310,29 @@ mod tests {
 
     /// An image of `len` bytes, all of them `byte`.
     fn filled(store: &Store, text: &str, byte: u8, len: u64) -> ImageId {
-        let image = store.create(&name(text), len).expect("create").image();
+        let image = store
+            .create_image(&name(text), len)
+            .expect("create")
+            .image_id();
         write(store, image, 0, &vec![byte; len as usize]);
         image
     }
 
     fn write(store: &Store, image: ImageId, offset: u64, bytes: &[u8]) {
         store
-            .live(image)
+            .open_live(image)
             .and_then(|live| live.write_at(bytes, offset).and_then(|()| live.flush()))
             .expect("write");
     }
 
     fn zero(store: &Store, image: ImageId, offset: u64, len: u64) {
         store
-            .live(image)
+            .open_live(image)
             .and_then(|live| live.write_zeroes(offset, len).and_then(|()| live.flush()))
             .expect("zero");
     }
 
-    fn rebase(store: &Store, image: ImageId, parent: Node, mode: RebaseMode) {
+    fn rebase(store: &Store, image: ImageId, parent: NodeRef, mode: RebaseMode) {
         store
             .rebase(image, parent, mode, &Unwatched)
             .expect("rebase");
@@ -339,12 +342,12 @@ mod tests {
     /// a short tail.
     fn child(store: &Store, text: &str, parent: ImageId, len: u64) -> (ImageId, Vec<u8>) {
         let child = store
-            .create_child(&name(text), Node::Image(parent), Some(len))
+            .create_child(&name(text), NodeRef::Image(parent), Some(len))
             .expect("child")
-            .image();
+            .image_id();
         write(store, child, CHUNK, &[3; 4096]);
         zero(store, child, PAGE_LEN - CHUNK, 2 * CHUNK);
-        let content = read_all(store, Node::Image(child));
+        let content = read_all(store, NodeRef::Image(child));
         (child, content)
     }
 
@@ -374,21 +377,30 @@ mod tests {
         for (nth, len) in lens.into_iter().enumerate() {
             let (image, mut content) = child(&store, &format!("c{nth}"), old, len);
             for parent in &parents {
-                rebase(&store, image, Node::Image(*parent), RebaseMode::KeepContent);
-                assert_same(&read_all(&store, Node::Image(image)), &content, "rebased");
+                rebase(
+                    &store,
+                    image,
+                    NodeRef::Image(*parent),
+                    RebaseMode::KeepContent,
+                );
+                assert_same(
+                    &read_all(&store, NodeRef::Image(image)),
+                    &content,
+                    "rebased",
+                );
                 assert_eq!(
                     store.tree().image(image).and_then(|image| image.origin),
                     Some(*parent)
                 );
             }
             // Content of the parent past the image's end never shows.
-            store.resize(image, len + CHUNK, false).expect("grow");
+            store.resize_image(image, len + CHUNK, false).expect("grow");
             content.resize((len + CHUNK) as usize, 0);
-            assert_same(&read_all(&store, Node::Image(image)), &content, "grown");
+            assert_same(&read_all(&store, NodeRef::Image(image)), &content, "grown");
             store.flatten(image, &Unwatched).expect("flatten");
-            assert_same(&read_all(&store, Node::Image(image)), &content, "flat");
+            assert_same(&read_all(&store, NodeRef::Image(image)), &content, "flat");
             let tree = store.tree();
-            let layer = tree.layer_of(Node::Image(image)).expect("a layer");
+            let layer = tree.layer_of(NodeRef::Image(image)).expect("a layer");
             assert_eq!(
                 (
                     layer.parent,
@@ -418,9 +430,11 @@ mod tests {
             let (image, content) = child(&store, &format!("c{nth}"), old, len);
             // The tail and the nameless layers in between are the image's own: nothing else
             // reaches them.
-            store.resize(image, len - CHUNK / 2, true).expect("shrink");
-            store.resize(image, len, false).expect("grow");
-            rebase(&store, image, Node::Image(new), RebaseMode::KeepMap);
+            store
+                .resize_image(image, len - CHUNK / 2, true)
+                .expect("shrink");
+            store.resize_image(image, len, false).expect("grow");
+            rebase(&store, image, NodeRef::Image(new), RebaseMode::KeepMap);
             let seen = ((len - CHUNK / 2).next_multiple_of(CHUNK))
                 .min((PAGE_LEN + 5 * CHUNK).next_multiple_of(CHUNK));
             let cut = len - CHUNK / 2;
@@ -434,7 +448,7 @@ mod tests {
             };
             let expected: Vec<u8> = (0..).zip(content).map(expected).collect();
             assert_same(
-                &read_all(&store, Node::Image(image)),
+                &read_all(&store, NodeRef::Image(image)),
                 &expected,
                 &format!("case {nth}"),
             );
@@ -450,19 +464,19 @@ mod tests {
             .enumerate()
         {
             let image = store
-                .create(&name(&format!("i{nth}")), len)
+                .create_image(&name(&format!("i{nth}")), len)
                 .expect("create")
-                .image();
-            rebase(&store, image, Node::Image(new), RebaseMode::KeepMap);
+                .image_id();
+            rebase(&store, image, NodeRef::Image(new), RebaseMode::KeepMap);
             let mut expected = vec![2; len as usize];
             assert_same(
-                &read_all(&store, Node::Image(image)),
+                &read_all(&store, NodeRef::Image(image)),
                 &expected,
                 "shows the parent",
             );
-            store.resize(image, 3 * CHUNK, false).expect("grow");
+            store.resize_image(image, 3 * CHUNK, false).expect("grow");
             expected.resize(3 * CHUNK as usize, 0);
-            assert_same(&read_all(&store, Node::Image(image)), &expected, "grown");
+            assert_same(&read_all(&store, NodeRef::Image(image)), &expected, "grown");
         }
     }
 
@@ -471,14 +485,14 @@ mod tests {
         let (dir, store) = new_store(4096);
         let old = filled(&store, "old", 1, PAGE_LEN + 9 * CHUNK);
         let (a, before) = child(&store, "a", old, PAGE_LEN + 9 * CHUNK);
-        let snapshot = store.snapshot(a, &name("s")).expect("snapshot");
+        let snapshot = store.take_snapshot(a, &name("s")).expect("snapshot");
         let below = store
-            .create_child(&name("below"), Node::Image(a), None)
+            .create_child(&name("below"), NodeRef::Image(a), None)
             .expect("child")
-            .image();
+            .image_id();
         write(&store, a, 0, b"newer");
-        let content = read_all(&store, Node::Image(a));
-        for parent in [Node::Image(a), Node::Image(below)] {
+        let content = read_all(&store, NodeRef::Image(a));
+        for parent in [NodeRef::Image(a), NodeRef::Image(below)] {
             let refused = store.rebase(a, parent, RebaseMode::KeepContent, &Unwatched);
             assert!(
                 matches!(refused, Err(StoreError::Plan(PlanError::Circle { .. }))),
@@ -486,14 +500,14 @@ mod tests {
             );
         }
         rebase(&store, a, snapshot, RebaseMode::KeepContent);
-        rebase(&store, below, Node::Image(a), RebaseMode::KeepContent);
-        rebase(&store, a, Node::Image(old), RebaseMode::KeepContent);
+        rebase(&store, below, NodeRef::Image(a), RebaseMode::KeepContent);
+        rebase(&store, a, NodeRef::Image(old), RebaseMode::KeepContent);
         store.flatten(a, &Unwatched).expect("flatten");
         drop(store);
         let store = crate::model::open(&dir);
-        assert_same(&read_all(&store, Node::Image(a)), &content, "image");
+        assert_same(&read_all(&store, NodeRef::Image(a)), &content, "image");
         assert_same(&read_all(&store, snapshot), &before, "snapshot");
-        assert_same(&read_all(&store, Node::Image(below)), &before, "child");
+        assert_same(&read_all(&store, NodeRef::Image(below)), &before, "child");
     }
 
     #[test]
@@ -503,9 +517,9 @@ mod tests {
         let (a, _) = child(&store, "a", old, 3 * PAGE_LEN);
         let (b, _) = child(&store, "b", old, 3 * PAGE_LEN);
         write(&store, b, 2 * PAGE_LEN, &[5; 4096]);
-        rebase(&store, b, Node::Image(a), RebaseMode::KeepContent);
+        rebase(&store, b, NodeRef::Image(a), RebaseMode::KeepContent);
         let tree = store.tree();
-        let layer = tree.layer_of(Node::Image(b)).expect("a layer");
+        let layer = tree.layer_of(NodeRef::Image(b)).expect("a layer");
         assert_eq!((layer.chunks, layer.zeros, layer.pages.len()), (1, 0, 1));
     }
 
@@ -513,7 +527,7 @@ mod tests {
     fn an_interrupted_rebase_changes_nothing() {
         struct Never;
         impl Watch for Never {
-            fn progress(&self, _: Progress) {}
+            fn report_progress(&self, _: Progress) {}
             fn is_cancelled(&self) -> bool {
                 true
             }
@@ -527,7 +541,11 @@ mod tests {
             Err(StoreError::Interrupted)
         ));
         assert_eq!(store.tree().image(image).cloned(), before);
-        assert!(store.building().is_empty());
-        assert_same(&read_all(&store, Node::Image(image)), &content, "untouched");
+        assert!(store.unfinished_layers().is_empty());
+        assert_same(
+            &read_all(&store, NodeRef::Image(image)),
+            &content,
+            "untouched",
+        );
     }
 }

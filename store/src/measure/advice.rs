@@ -22,12 +22,12 @@ pub struct Advice {
     /// Bytes that the inputs would take in it, about.
     pub on_disk: u64,
     /// The reasons, in the order of the parameters: chunk, frame, compression.
-    pub reasons: [Reason; 3],
+    pub reasons: [AdviceReason; 3],
 }
 
 /// Reason for a parameter. Shares are of the whole store: 0.1 is ten percent.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Reason {
+pub enum AdviceReason {
     /// No other value was measured.
     OnlyOne,
     /// It takes least; the second best takes `more`.
@@ -54,7 +54,10 @@ pub enum Reason {
 
 /// The advice, from chunk lengths at the usual frames and compression, and ways of compressing at
 /// the shortest.
-pub(super) fn advise(lengths: &[LengthReport], settings: &[SettingReport]) -> Option<Advice> {
+pub(super) fn advise_parameters(
+    lengths: &[LengthReport],
+    settings: &[SettingReport],
+) -> Option<Advice> {
     let possible: Vec<&LengthReport> = lengths
         .iter()
         .filter(|length| length.is_possible && length.unique.value > 0)
@@ -69,7 +72,7 @@ pub(super) fn advise(lengths: &[LengthReport], settings: &[SettingReport]) -> Op
         .collect();
     let (length, chunk_reason) = choose_length(if alike.is_empty() { &possible } else { &alike })?;
     let mut parameters = StoreParameters {
-        chunk_len: length.parameter()?,
+        chunk_len: length.chunk_len_parameter()?,
         frame_len: u32::try_from(length.frame_len).ok()?,
         compression: usual.compression,
     };
@@ -105,64 +108,64 @@ pub(super) fn advise(lengths: &[LengthReport], settings: &[SettingReport]) -> Op
 
 impl LengthReport {
     /// Bytes of the parts whose length depends on the chunk length.
-    fn taken(&self) -> u64 {
+    fn bytes_taken(&self) -> u64 {
         self.compressed.value + self.metadata.value
     }
 
-    fn parameter(&self) -> Option<vellum_core::units::ChunkLen> {
+    fn chunk_len_parameter(&self) -> Option<vellum_core::units::ChunkLen> {
         vellum_core::units::ChunkLen::new(u32::try_from(self.chunk_len).ok()?)
     }
 }
 
 /// The usual chunk, unless another saves enough.
-fn choose_length<'l>(possible: &[&'l LengthReport]) -> Option<(&'l LengthReport, Reason)> {
-    let least = *possible.iter().min_by_key(|length| length.taken())?;
+fn choose_length<'l>(possible: &[&'l LengthReport]) -> Option<(&'l LengthReport, AdviceReason)> {
+    let least = *possible.iter().min_by_key(|length| length.bytes_taken())?;
     let usual = possible
         .iter()
-        .find(|length| length.chunk_len == StoreParameters::DEFAULT.chunk_len.bytes());
+        .find(|length| length.chunk_len == StoreParameters::DEFAULT.chunk_len.byte_len());
     let Some(usual) = usual.filter(|usual| usual.chunk_len != least.chunk_len) else {
         let others = possible
             .iter()
             .filter(|length| length.chunk_len != least.chunk_len);
         let second = others
-            .map(|length| excess(length.taken(), least.taken()))
+            .map(|length| relative_excess(length.bytes_taken(), least.bytes_taken()))
             .min_by(f64::total_cmp);
         return Some((
             least,
-            second.map_or(Reason::OnlyOne, |more| Reason::Least { more }),
+            second.map_or(AdviceReason::OnlyOne, |more| AdviceReason::Least { more }),
         ));
     };
-    let gain = -excess(least.taken(), usual.taken());
+    let gain = -relative_excess(least.bytes_taken(), usual.bytes_taken());
     Some(if gain < OTHER_CHUNK_GAIN {
-        (usual, Reason::Usual { gain })
+        (usual, AdviceReason::Usual { gain })
     } else {
-        (least, Reason::Saves { gain })
+        (least, AdviceReason::Saves { gain })
     })
 }
 
 /// The usual frame, or the shortest longer one that saves enough.
-fn choose_frame(frames: &[(u64, u64)], usual: u64) -> (u64, Reason) {
+fn choose_frame(frames: &[(u64, u64)], usual: u64) -> (u64, AdviceReason) {
     let Some((_, at_usual)) = frames
         .iter()
         .find(|(len, _)| *len == usual)
         .filter(|_| frames.len() > 1)
     else {
-        return (usual, Reason::OnlyOne);
+        return (usual, AdviceReason::OnlyOne);
     };
-    let gain = |on_disk: u64| -excess(on_disk, *at_usual);
+    let gain = |on_disk: u64| -relative_excess(on_disk, *at_usual);
     let longer = frames.iter().filter(|(len, _)| *len > usual);
     match longer.clone().find(|(len, on_disk)| {
         gain(*on_disk) >= LONGER_FRAME_GAIN * f64::from((len / usual).ilog2())
     }) {
         Some((len, on_disk)) => (
             *len,
-            Reason::Saves {
+            AdviceReason::Saves {
                 gain: gain(*on_disk),
             },
         ),
         None => (
             usual,
-            Reason::Usual {
+            AdviceReason::Usual {
                 gain: longer
                     .map(|(_, on_disk)| gain(*on_disk))
                     .fold(0.0, f64::max),
@@ -173,22 +176,25 @@ fn choose_frame(frames: &[(u64, u64)], usual: u64) -> (u64, Reason) {
 
 /// The usual compression, the first higher level that saves enough, or the fastest that costs
 /// hardly more. `levels` get slower.
-fn choose_compression(levels: &[(Compression, u64)], usual: Compression) -> (Compression, Reason) {
+fn choose_compression(
+    levels: &[(Compression, u64)],
+    usual: Compression,
+) -> (Compression, AdviceReason) {
     let Some(at) = levels
         .iter()
         .position(|(compression, _)| *compression == usual)
         .filter(|_| levels.len() > 1)
     else {
-        return (usual, Reason::OnlyOne);
+        return (usual, AdviceReason::OnlyOne);
     };
-    let more = |on_disk: u64| excess(on_disk, levels[at].1);
+    let more = |on_disk: u64| relative_excess(on_disk, levels[at].1);
     if let Some((faster, on_disk)) = levels[..at]
         .iter()
         .find(|(_, on_disk)| more(*on_disk) <= LOWER_LEVEL_LOSS)
     {
         return (
             *faster,
-            Reason::NearlyLeast {
+            AdviceReason::NearlyLeast {
                 more: more(*on_disk).max(0.0),
             },
         );
@@ -199,13 +205,13 @@ fn choose_compression(levels: &[(Compression, u64)], usual: Compression) -> (Com
     {
         Some((slower, on_disk)) => (
             *slower,
-            Reason::Saves {
+            AdviceReason::Saves {
                 gain: -more(*on_disk),
             },
         ),
         None => (
             usual,
-            Reason::Usual {
+            AdviceReason::Usual {
                 gain: levels[at + 1..]
                     .iter()
                     .map(|(_, on_disk)| -more(*on_disk))
@@ -216,7 +222,7 @@ fn choose_compression(levels: &[(Compression, u64)], usual: Compression) -> (Com
 }
 
 /// The share by which `this` is more than `that`.
-fn excess(this: u64, that: u64) -> f64 {
+fn relative_excess(this: u64, that: u64) -> f64 {
     this as f64 / that.max(1) as f64 - 1.0
 }
 
@@ -232,8 +238,8 @@ mod tests {
             frames(89),
             (
                 128,
-                Reason::Usual {
-                    gain: -excess(89, 100)
+                AdviceReason::Usual {
+                    gain: -relative_excess(89, 100)
                 }
             )
         );
@@ -241,15 +247,18 @@ mod tests {
             frames(87),
             (
                 1024,
-                Reason::Saves {
-                    gain: -excess(87, 100)
+                AdviceReason::Saves {
+                    gain: -relative_excess(87, 100)
                 }
             )
         );
-        assert_eq!(choose_frame(&[(128, 100)], 128), (128, Reason::OnlyOne));
+        assert_eq!(
+            choose_frame(&[(128, 100)], 128),
+            (128, AdviceReason::OnlyOne)
+        );
         assert_eq!(
             choose_frame(&[(64, 90), (256, 80)], 128),
-            (128, Reason::OnlyOne),
+            (128, AdviceReason::OnlyOne),
             "without the usual there is nothing to compare with"
         );
         let usual = Compression::Zstd(3);

@@ -11,7 +11,7 @@ impl Store {
     /// Asks the index alone, which knows 8 bytes of each name: good for counting, not for skipping
     /// a chunk as "already there". Cost: one look-up in the database for each.
     pub fn seem_stored(&self, hashes: &[ChunkHash]) -> Result<Vec<bool>, StoreError> {
-        let prefixes: Vec<[u8; 8]> = hashes.iter().map(ChunkHash::prefix).collect();
+        let prefixes: Vec<[u8; 8]> = hashes.iter().map(ChunkHash::index_prefix).collect();
         let found = self
             .inner
             .database

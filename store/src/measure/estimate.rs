@@ -27,7 +27,7 @@ pub(super) struct Guess {
 /// Pairs of what is known of all (`x`) and what was found out of some (`y`): the ratio of their
 /// sums tells the sum of all `y`.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pairs {
+pub(super) struct RatioSample {
     pub(super) count: u64,
     x: f64,
     y: f64,
@@ -87,7 +87,7 @@ impl Guess {
             .iter()
             .map(|part| (*part as f64 - sum / count).powi(2))
             .sum();
-        let widened = widening(strata.len() as u64 - 1);
+        let widened = student_widening(strata.len() as u64 - 1);
         Self {
             mean: sum / rate,
             variance: spread * count / (count - 1.0) * (1.0 - rate) / (rate * rate) * widened,
@@ -119,7 +119,7 @@ impl Guess {
         }
     }
 
-    pub(super) fn estimate(self) -> Estimate {
+    pub(super) fn to_estimate(self) -> Estimate {
         let whole = |value: f64| value.max(0.0).round() as u64;
         if self.variance == 0.0 {
             return Estimate::exact(whole(self.mean));
@@ -133,8 +133,8 @@ impl Guess {
     }
 }
 
-impl Pairs {
-    pub(super) fn add(&mut self, x: u64, y: u64) {
+impl RatioSample {
+    pub(super) fn add_pair(&mut self, x: u64, y: u64) {
         let (x, y) = (x as f64, y as f64);
         self.count += 1;
         self.x += x;
@@ -144,7 +144,7 @@ impl Pairs {
         self.yy += y * y;
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(super) fn merge_pairs(&mut self, other: &Self) {
         self.count += other.count;
         self.x += other.x;
         self.y += other.y;
@@ -159,7 +159,7 @@ impl Pairs {
     /// The classic ratio estimator with the variance of its residuals, as if the pairs had been
     /// drawn from all alike. They are drawn one from each stretch of neighbours, which resemble
     /// each other: the truth is closer than this says.
-    pub(super) fn ratio(&self, total: u64) -> Option<Guess> {
+    pub(super) fn estimate_ratio(&self, total: u64) -> Option<Guess> {
         if self.count >= total && self.x > 0.0 {
             return Some(Guess::exact(self.y / self.x));
         }
@@ -173,14 +173,14 @@ impl Pairs {
         let variance = (1.0 - count / total as f64) * residuals / (count * mean * mean);
         Some(Guess {
             mean: ratio,
-            variance: variance * widening(self.count - 1),
+            variance: variance * student_widening(self.count - 1),
         })
     }
 }
 
 /// Factor for a variance from `freedom` + 1 values, so that the normal factor gives Student's
 /// range.
-fn widening(freedom: u64) -> f64 {
+fn student_widening(freedom: u64) -> f64 {
     let nth = usize::try_from(freedom)
         .unwrap_or(usize::MAX)
         .saturating_sub(1);
@@ -197,32 +197,34 @@ mod tests {
 
     #[test]
     fn what_was_counted_whole_has_no_range() {
-        assert_eq!(Guess::of_count(17, 1.0).estimate(), Estimate::exact(17));
+        assert_eq!(Guess::of_count(17, 1.0).to_estimate(), Estimate::exact(17));
         assert_eq!(
-            Guess::of_strata(&[3, 5, 0, 1], 1.0).estimate(),
+            Guess::of_strata(&[3, 5, 0, 1], 1.0).to_estimate(),
             Estimate::exact(9)
         );
-        let mut pairs = Pairs::default();
+        let mut pairs = RatioSample::default();
         [(10, 3), (20, 9)]
             .into_iter()
-            .for_each(|(x, y)| pairs.add(x, y));
+            .for_each(|(x, y)| pairs.add_pair(x, y));
         assert_eq!(
-            pairs.ratio(2).map(|ratio| ratio.scaled(30.0).estimate()),
+            pairs
+                .estimate_ratio(2)
+                .map(|ratio| ratio.scaled(30.0).to_estimate()),
             Some(Estimate::exact(12))
         );
         assert!(
             !pairs
-                .ratio(3)
+                .estimate_ratio(3)
                 .expect("two pairs say something")
-                .estimate()
+                .to_estimate()
                 .is_exact()
         );
-        assert_eq!(Pairs::default().ratio(5), None);
+        assert_eq!(RatioSample::default().estimate_ratio(5), None);
     }
 
     #[test]
     fn finding_nothing_in_a_sample_is_not_knowing_that_there_is_nothing() {
-        let none = Guess::of_count(0, 0.05).estimate();
+        let none = Guess::of_count(0, 0.05).to_estimate();
         assert!(none.value == 0 && none.high >= 20, "{none:?}");
     }
 
@@ -234,7 +236,7 @@ mod tests {
         let mut missed = [0; 3];
         for _ in 0..400 {
             let found = (0..2000).filter(|_| random.f64() < 0.2).count() as u64;
-            missed[0] += u32::from(!Guess::of_count(found, 0.2).estimate().holds(2000));
+            missed[0] += u32::from(!Guess::of_count(found, 0.2).to_estimate().holds(2000));
             let (mut strata, mut truth) = ([0; 16], 0);
             for _ in 0..2000 {
                 let weight = random.u64(1..9);
@@ -243,21 +245,21 @@ mod tests {
                     strata[random.usize(..16)] += weight;
                 }
             }
-            missed[1] += u32::from(!Guess::of_strata(&strata, 0.2).estimate().holds(truth));
-            let (mut pairs, mut x_sum, mut y_sum) = (Pairs::default(), 0, 0);
+            missed[1] += u32::from(!Guess::of_strata(&strata, 0.2).to_estimate().holds(truth));
+            let (mut pairs, mut x_sum, mut y_sum) = (RatioSample::default(), 0, 0);
             for nth in 0..1000 {
                 let x = random.u64(50..150);
                 let y = x * random.u64(10..100) / 100;
                 (x_sum, y_sum) = (x_sum + x, y_sum + y);
                 if nth % 10 == 0 {
-                    pairs.add(x, y);
+                    pairs.add_pair(x, y);
                 }
             }
             let all = pairs
-                .ratio(1000)
+                .estimate_ratio(1000)
                 .expect("a hundred pairs")
                 .scaled(x_sum as f64);
-            missed[2] += u32::from(!all.estimate().holds(y_sum));
+            missed[2] += u32::from(!all.to_estimate().holds(y_sum));
         }
         println!("{missed:?} of 400 missed");
         assert!(

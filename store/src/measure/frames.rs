@@ -6,7 +6,7 @@
 //! of neighbours, chosen by chance. So small inputs are measured exactly, and the cost grows with
 //! the logarithm of large ones.
 
-use super::estimate::{Guess, Pairs};
+use super::estimate::{Guess, RatioSample};
 
 /// Plain bytes of which every frame is compressed, whatever sample was asked for: 32 frames at the
 /// default length.
@@ -19,7 +19,7 @@ const STAGES_MAX: usize = 32;
 
 /// Share of frames that are passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Thrift {
+pub(super) enum FrameSampling {
     /// None.
     Exact,
     /// More and more: `factor` of which one is due, then twice as many, and so on; at least
@@ -34,7 +34,7 @@ pub(super) enum Thrift {
     },
 }
 
-impl Thrift {
+impl FrameSampling {
     /// The same for runs that cost `factor` times as much.
     pub(super) fn for_cost(self, factor: u64) -> Self {
         let least = if let Self::Sampled { least, .. } = self {
@@ -68,7 +68,7 @@ impl Thrift {
     }
 
     /// The cheapest sample: one of `least`, and fewer later.
-    pub(super) fn sampled(least: u64) -> Self {
+    pub(super) fn sampled_from(least: u64) -> Self {
         Self::Sampled {
             least,
             factor: 1,
@@ -78,47 +78,47 @@ impl Thrift {
 }
 
 /// A run of new chunks to be compressed, and in which stage.
-pub(super) struct Due {
+pub(super) struct SampledRun {
     pub(super) stage: usize,
     pub(super) plain: Vec<u8>,
 }
 
 /// The stream of new chunks, cut into runs of which some are due.
-pub(super) struct Stream {
+pub(super) struct NewChunkStream {
     /// Plain bytes of a run at most.
     run_len: u64,
     chunk_len: u64,
-    thrift: Thrift,
+    thrift: FrameSampling,
     /// The number of results for each run that is due.
     results: usize,
     /// Plain bytes in all complete runs.
     total_len: u64,
-    stages: Vec<Stage>,
-    open: Option<Open>,
+    stages: Vec<SamplingStage>,
+    open: Option<OpenRun>,
     /// Complete runs.
     pub(super) runs: u64,
 }
 
 /// Runs of which the same share is compressed.
 #[derive(Clone, Debug, Default)]
-struct Stage {
+struct SamplingStage {
     runs: u64,
     plain_len: u64,
     /// For each kind of result: what it is held against, and the result.
-    results: Vec<Pairs>,
+    results: Vec<RatioSample>,
 }
 
-struct Open {
+struct OpenRun {
     stage: usize,
     len: u64,
     /// The bytes, if they are due.
     plain: Option<Vec<u8>>,
 }
 
-impl Stream {
+impl NewChunkStream {
     /// A stream of chunks of `chunk_len` in runs of `run_len`, with this many `results` for each
     /// that is due.
-    pub(super) fn new(chunk_len: u64, run_len: u64, thrift: Thrift, results: usize) -> Self {
+    pub(super) fn new(chunk_len: u64, run_len: u64, thrift: FrameSampling, results: usize) -> Self {
         Self {
             run_len,
             chunk_len,
@@ -132,9 +132,9 @@ impl Stream {
     }
 
     /// Adds the next new chunk; the run that it completes, if that is due.
-    pub(super) fn push(&mut self, chunk: &[u8]) -> Option<Due> {
+    pub(super) fn push_chunk(&mut self, chunk: &[u8]) -> Option<SampledRun> {
         if self.open.is_none() {
-            self.open = Some(self.begin());
+            self.open = Some(self.begin_run());
         }
         let open = self.open.as_mut().expect("just made");
         open.len += self.chunk_len;
@@ -142,46 +142,46 @@ impl Stream {
             plain.extend_from_slice(chunk);
         }
         if open.len + self.chunk_len > self.run_len {
-            self.close()
+            self.close_run()
         } else {
             None
         }
     }
 
     /// Ends the run that is open: the input ends.
-    pub(super) fn close(&mut self) -> Option<Due> {
+    pub(super) fn close_run(&mut self) -> Option<SampledRun> {
         let open = self.open.take()?;
         self.runs += 1;
         self.total_len += open.len;
         let stage = &mut self.stages[open.stage];
         stage.runs += 1;
         stage.plain_len += open.len;
-        open.plain.map(|plain| Due {
+        open.plain.map(|plain| SampledRun {
             stage: open.stage,
             plain,
         })
     }
 
     /// Notes what became of a run that was due.
-    pub(super) fn note(&mut self, stage: usize, against: u64, results: &[u64]) {
+    pub(super) fn note_results(&mut self, stage: usize, against: u64, results: &[u64]) {
         for (pairs, result) in self.stages[stage].results.iter_mut().zip(results) {
-            pairs.add(against, *result);
+            pairs.add_pair(against, *result);
         }
     }
 
-    fn begin(&mut self) -> Open {
+    fn begin_run(&mut self) -> OpenRun {
         let stage = stage_of(self.thrift, self.total_len);
         if self.stages.len() <= stage {
-            let empty = Stage {
-                results: vec![Pairs::default(); self.results],
-                ..Stage::default()
+            let empty = SamplingStage {
+                results: vec![RatioSample::default(); self.results],
+                ..SamplingStage::default()
             };
             self.stages.resize(stage + 1, empty);
         }
         let of = one_of(self.thrift, stage);
         let nth = self.stages[stage].runs;
-        let is_due = nth % of == chance(nth / of, stage as u64) % of;
-        Open {
+        let is_due = nth % of == pseudo_random(nth / of, stage as u64) % of;
+        OpenRun {
             stage,
             len: 0,
             plain: is_due.then(|| Vec::with_capacity(self.run_len as usize)),
@@ -195,7 +195,7 @@ impl Stream {
 
     /// The `nth` result by what it is held against, over the whole stream. `None` if nothing is
     /// known.
-    pub(super) fn ratio(&self, nth: usize) -> Option<Guess> {
+    pub(super) fn overall_ratio(&self, nth: usize) -> Option<Guess> {
         let mut sum = Guess::default();
         for (last, stage) in self
             .stages
@@ -205,46 +205,46 @@ impl Stream {
         {
             // A stage that has just begun is taken for a part of those before.
             let known = stage.results[nth]
-                .ratio(stage.runs)
-                .or_else(|| self.pooled(nth, last))?;
+                .estimate_ratio(stage.runs)
+                .or_else(|| self.pooled_ratio(nth, last))?;
             sum = sum.plus(known.scaled(stage.plain_len as f64));
         }
         (self.total_len > 0).then(|| sum.scaled(1.0 / self.total_len as f64))
     }
 
     /// The ratio of all stages up to `last` taken together.
-    fn pooled(&self, nth: usize, last: usize) -> Option<Guess> {
-        let (mut all, mut runs) = (Pairs::default(), 0);
+    fn pooled_ratio(&self, nth: usize, last: usize) -> Option<Guess> {
+        let (mut all, mut runs) = (RatioSample::default(), 0);
         self.stages[..=last].iter().for_each(|stage| {
-            all.merge(&stage.results[nth]);
+            all.merge_pairs(&stage.results[nth]);
             runs += stage.runs;
         });
-        all.ratio(runs)
+        all.estimate_ratio(runs)
     }
 }
 
 /// The stage of a run that begins after `total_len` bytes.
-fn stage_of(thrift: Thrift, total_len: u64) -> usize {
+fn stage_of(thrift: FrameSampling, total_len: u64) -> usize {
     match thrift {
-        Thrift::Exact => 0,
-        Thrift::Sampled { .. } if total_len < FIRST_LEN => 0,
+        FrameSampling::Exact => 0,
+        FrameSampling::Sampled { .. } if total_len < FIRST_LEN => 0,
         // Stage n + 1 begins after 2^n - 1 lengths: 0, 1, 3, 7 …
-        Thrift::Sampled { stage_len, .. } => {
+        FrameSampling::Sampled { stage_len, .. } => {
             ((total_len / stage_len + 1).ilog2() as usize + 1).min(STAGES_MAX)
         }
     }
 }
 
 /// The number of runs of which one is due.
-fn one_of(thrift: Thrift, stage: usize) -> u64 {
+fn one_of(thrift: FrameSampling, stage: usize) -> u64 {
     match (thrift, stage) {
-        (Thrift::Exact, _) | (_, 0) => 1,
-        (Thrift::Sampled { least, factor, .. }, stage) => least.max(factor << (stage - 1)),
+        (FrameSampling::Exact, _) | (_, 0) => 1,
+        (FrameSampling::Sampled { least, factor, .. }, stage) => least.max(factor << (stage - 1)),
     }
 }
 
 /// A number that has nothing to do with what is in the runs, the same in every measurement.
-fn chance(block: u64, stage: u64) -> u64 {
+fn pseudo_random(block: u64, stage: u64) -> u64 {
     let mixed = (block + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         ^ (stage + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ mixed >> 31).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -257,20 +257,20 @@ mod tests {
 
     #[test]
     fn frames_are_filled_and_closed_as_a_store_does_it() {
-        let mut stream = Stream::new(4, 10, Thrift::Exact, 1);
+        let mut stream = NewChunkStream::new(4, 10, FrameSampling::Exact, 1);
         let mut due: Vec<usize> = Vec::new();
         for nth in 0..7_u8 {
-            due.extend(stream.push(&[nth; 4]).map(|due| due.plain.len()));
+            due.extend(stream.push_chunk(&[nth; 4]).map(|due| due.plain.len()));
         }
-        due.extend(stream.close().map(|due| due.plain.len()));
+        due.extend(stream.close_run().map(|due| due.plain.len()));
         assert_eq!(due, [8, 8, 8, 4]);
-        assert!(stream.close().is_none());
+        assert!(stream.close_run().is_none());
         assert_eq!((stream.runs, stream.plain_len()), (4, 28));
     }
 
     #[test]
     fn the_longer_the_stream_the_smaller_the_share_that_is_compressed() {
-        let sampled = Thrift::sampled(1);
+        let sampled = FrameSampling::sampled_from(1);
         for (total_len, stage, of) in [
             (0, 0, 1),
             (FIRST_LEN, 1, 1),
@@ -286,7 +286,7 @@ mod tests {
                 "{total_len}"
             );
         }
-        let asked = Thrift::sampled(20);
+        let asked = FrameSampling::sampled_from(20);
         assert_eq!([0, 1, 6].map(|stage| one_of(asked, stage)), [1, 20, 32]);
         assert_eq!(
             [0, 1, 2, 3].map(|stage| one_of(asked.for_cost(16), stage)),
@@ -296,12 +296,12 @@ mod tests {
 
     #[test]
     fn one_of_each_stretch_is_due_and_tells_of_all() {
-        let mut stream = Stream::new(1 << 20, 1 << 20, Thrift::sampled(10), 1);
+        let mut stream = NewChunkStream::new(1 << 20, 1 << 20, FrameSampling::sampled_from(10), 1);
         let mut dues = 0;
         for nth in 0..504_u64 {
-            if let Some(due) = stream.push(&[]) {
+            if let Some(due) = stream.push_chunk(&[]) {
                 dues += 1;
-                stream.note(
+                stream.note_results(
                     due.stage,
                     1 << 20,
                     &[if due.stage == 0 {
@@ -313,7 +313,7 @@ mod tests {
             }
         }
         assert_eq!(dues, 4 + 50);
-        let ratio = stream.ratio(0).expect("enough was compressed").mean;
+        let ratio = stream.overall_ratio(0).expect("enough was compressed").mean;
         assert!((ratio - (4.0 + 125.0) / 504.0).abs() < 1e-4, "{ratio}");
     }
 }

@@ -32,20 +32,20 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use rayon::prelude::{IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator};
 use vellum_core::units::ChunkLen;
 
-pub use advice::{Advice, Reason};
+pub use advice::{Advice, AdviceReason};
 pub use estimate::Estimate;
 
-use crate::codec::compress;
+use crate::codec::compress_frame;
 use crate::error::StoreError;
-use crate::pieces::Input;
+use crate::image_input::ImageInput;
 use crate::records::{Compression, StoreParameters};
 use crate::store::Store;
 use crate::watch::{Progress, Watch};
 use estimate::Guess;
-use frames::{Due, Stream, Thrift};
-use length::{Chunk, Dues, Length};
+use frames::{FrameSampling, NewChunkStream, SampledRun};
+use length::{ChunkLenTally, InputChunk, SampledRuns};
 use short_name::shortened;
-use window::{Event, LEAF_LEN, Names, WINDOW_LEN, Window};
+use window::{LEAF_LEN, MeasureWindow, Names, ReaderEvent, WINDOW_LEN};
 
 /// Windows that are hashed, counted and compressed at a time. With those being read, the frames
 /// that are due at seven lengths and the trials this is some 200 MB of content at worst.
@@ -152,7 +152,7 @@ pub struct SettingReport {
 
 /// A measurement that is going on.
 struct Measurement<'s> {
-    lengths: Vec<Length>,
+    lengths: Vec<ChunkLenTally>,
     store: Option<&'s Store>,
     compression: Compression,
     /// Ways of compressing that are tried.
@@ -179,7 +179,7 @@ impl MeasureOptions {
         }
     }
 
-    fn check(&self) -> Result<(), StoreError> {
+    fn check_options(&self) -> Result<(), StoreError> {
         let refuse = |text: &str| Err(StoreError::Parameter(text.to_owned()));
         let fits = |len: &u64| len.is_power_of_two() && (LEAF_LEN..=WINDOW_LEN).contains(len);
         if self.chunk_lens.is_empty()
@@ -198,15 +198,15 @@ impl MeasureOptions {
             compression: self.compression,
             ..StoreParameters::DEFAULT
         }
-        .check()
+        .check_valid()
     }
 
-    fn thrift(&self) -> Thrift {
+    fn frame_sampling(&self) -> FrameSampling {
         // One of 20 for 5 %.
         if self.exact {
-            Thrift::Exact
+            FrameSampling::Exact
         } else {
-            Thrift::sampled((1.0 / self.sample).round() as u64)
+            FrameSampling::sampled_from((1.0 / self.sample).round() as u64)
         }
     }
 }
@@ -219,22 +219,22 @@ impl MeasureOptions {
 /// compresses a part (see [`MeasureOptions`]); some 700 MB of memory at most, however long the
 /// inputs are.
 pub fn measure(
-    inputs: Vec<Input>,
-    parent: Option<Input>,
+    inputs: Vec<ImageInput>,
+    parent: Option<ImageInput>,
     store: Option<&Store>,
     options: &MeasureOptions,
     watch: &dyn Watch,
 ) -> Result<MeasureReport, StoreError> {
-    options.check()?;
+    options.check_options()?;
     let mut measurement = Measurement::new(options, store, parent.is_some(), &inputs);
-    let mut all: Vec<Input> = parent.into_iter().chain(inputs).collect();
-    let total: Option<u64> = all.iter().map(Input::len).sum();
+    let mut all: Vec<ImageInput> = parent.into_iter().chain(inputs).collect();
+    let total: Option<u64> = all.iter().map(ImageInput::len).sum();
     std::thread::scope(|scope| {
         let (sender, events) = sync_channel(WINDOWS_AHEAD);
         scope.spawn(move || window::read_all(&mut all, &sender));
         measurement.take_all(&events, total, watch)
     })?;
-    Ok(measurement.report())
+    Ok(measurement.build_report())
 }
 
 impl<'s> Measurement<'s> {
@@ -242,20 +242,27 @@ impl<'s> Measurement<'s> {
         options: &MeasureOptions,
         store: Option<&'s Store>,
         has_parent: bool,
-        inputs: &[Input],
+        inputs: &[ImageInput],
     ) -> Self {
-        let total: u64 = inputs.iter().filter_map(Input::len).sum();
+        let total: u64 = inputs.iter().filter_map(ImageInput::len).sum();
         let first = options.chunk_lens[0];
-        let ways = ways(first, options.compression);
-        let trials = Stream::new(
+        let ways = compression_ways(first, options.compression);
+        let trials = NewChunkStream::new(
             first,
             first.max(TRIAL_LEN),
-            options.thrift().for_cost(TRIAL_COST),
+            options.frame_sampling().for_cost(TRIAL_COST),
             ways.len(),
         );
         let mut trials = Some(trials).filter(|_| options.tries_all);
-        let length =
-            |len: &u64| Length::new(*len, total, options.sample, options.thrift(), trials.take());
+        let length = |len: &u64| {
+            ChunkLenTally::new(
+                *len,
+                total,
+                options.sample,
+                options.frame_sampling(),
+                trials.take(),
+            )
+        };
         Self {
             lengths: options.chunk_lens.iter().map(length).collect(),
             store,
@@ -276,7 +283,7 @@ impl<'s> Measurement<'s> {
     /// Goes through everything that is read.
     fn take_all(
         &mut self,
-        events: &Receiver<Result<Event, StoreError>>,
+        events: &Receiver<Result<ReaderEvent, StoreError>>,
         total: Option<u64>,
         watch: &dyn Watch,
     ) -> Result<(), StoreError> {
@@ -286,8 +293,8 @@ impl<'s> Measurement<'s> {
                 return Err(StoreError::Interrupted);
             }
             match event? {
-                Event::Window(window) => {
-                    watch.progress(Progress {
+                ReaderEvent::Window(window) => {
+                    watch.report_progress(Progress {
                         done: done + window.start,
                         total,
                     });
@@ -296,7 +303,7 @@ impl<'s> Measurement<'s> {
                         self.take_windows(&std::mem::take(&mut windows))?;
                     }
                 }
-                Event::End(len) => {
+                ReaderEvent::End(len) => {
                     self.take_windows(&std::mem::take(&mut windows))?;
                     self.end_input(len);
                     done += len;
@@ -306,30 +313,30 @@ impl<'s> Measurement<'s> {
         Ok(())
     }
 
-    fn take_windows(&mut self, windows: &[Window]) -> Result<(), StoreError> {
+    fn take_windows(&mut self, windows: &[MeasureWindow]) -> Result<(), StoreError> {
         let store_len = self.store.map(|store| store.parameters().chunk_len);
         let hashed: Vec<(Vec<Names>, Names)> = windows
             .par_iter()
             .map(|window| {
                 (
-                    window.names(),
+                    window.chunk_names(),
                     store_len.map_or_else(Vec::new, |len| window.stored_names(len)),
                 )
             })
             .collect();
         let stored = hashed
             .iter()
-            .map(|(_, names)| self.stored(names))
+            .map(|(_, names)| self.find_stored(names))
             .collect::<Result<Vec<_>, _>>()?;
-        let (is_parent, store_len) = (self.is_parent, store_len.map(ChunkLen::bytes));
+        let (is_parent, store_len) = (self.is_parent, store_len.map(ChunkLen::byte_len));
         if !is_parent {
             self.non_zero += hashed
                 .iter()
                 .map(|(levels, _)| levels[0].iter().flatten().count() as u64 * LEAF_LEN)
                 .sum::<u64>();
         }
-        let count = |length: &mut Length| {
-            let mut dues = Dues::default();
+        let count = |length: &mut ChunkLenTally| {
+            let mut dues = SampledRuns::default();
             for ((window, (levels, _)), stored) in windows.iter().zip(&hashed).zip(&stored) {
                 let stored = if store_len == Some(length.len) {
                     stored.as_slice()
@@ -346,13 +353,13 @@ impl<'s> Measurement<'s> {
             }
             dues
         };
-        let dues: Vec<Dues> = self.lengths.par_iter_mut().map(count).collect();
-        self.compress(dues);
+        let dues: Vec<SampledRuns> = self.lengths.par_iter_mut().map(count).collect();
+        self.compress_runs(dues);
         Ok(())
     }
 
     /// Tells for each of a window's chunks whether the store has it.
-    fn stored(&self, names: &Names) -> Result<Vec<bool>, StoreError> {
+    fn find_stored(&self, names: &Names) -> Result<Vec<bool>, StoreError> {
         let Some(store) = self.store else {
             return Ok(Vec::new());
         };
@@ -365,19 +372,19 @@ impl<'s> Measurement<'s> {
     }
 
     fn end_input(&mut self, len: u64) {
-        let end = |length: &mut Length| {
-            let mut dues = Dues::default();
+        let end = |length: &mut ChunkLenTally| {
+            let mut dues = SampledRuns::default();
             length.end_input(&mut dues);
             dues
         };
         let dues = self.lengths.iter_mut().map(end).collect();
-        self.compress(dues);
+        self.compress_runs(dues);
         self.logical += if self.is_parent { 0 } else { len };
         self.is_parent = false;
     }
 
     /// Compresses what is due, of each length, on all cores.
-    fn compress(&mut self, dues: Vec<Dues>) {
+    fn compress_runs(&mut self, dues: Vec<SampledRuns>) {
         for (length, dues) in self.lengths.iter_mut().zip(dues) {
             let compression = self.compression;
             let lens: Vec<u64> = dues
@@ -388,7 +395,7 @@ impl<'s> Measurement<'s> {
             for (due, len) in dues.frames.iter().zip(lens) {
                 length
                     .frames
-                    .note(due.stage, due.plain.len() as u64, &[len]);
+                    .note_results(due.stage, due.plain.len() as u64, &[len]);
             }
             let Some(trials) = &mut length.trials else {
                 continue;
@@ -400,23 +407,23 @@ impl<'s> Measurement<'s> {
                 .map(|due| try_all(due, usual, &self.ways))
                 .collect();
             for (due, (against, results)) in dues.trials.iter().zip(tried) {
-                trials.note(due.stage, against, &results);
+                trials.note_results(due.stage, against, &results);
             }
         }
     }
 
-    fn report(&self) -> MeasureReport {
+    fn build_report(&self) -> MeasureReport {
         let lengths: Vec<LengthReport> = self
             .lengths
             .iter()
             .map(|length| self.length_report(length))
             .collect();
-        let settings = self.settings();
+        let settings = self.setting_reports();
         // A store that exists keeps its own parameters.
         let advice = if self.store.is_some() {
             None
         } else {
-            advice::advise(&lengths, &settings)
+            advice::advise_parameters(&lengths, &settings)
         };
         MeasureReport {
             inputs: self.inputs,
@@ -428,13 +435,13 @@ impl<'s> Measurement<'s> {
         }
     }
 
-    fn length_report(&self, length: &Length) -> LengthReport {
-        let bytes = |count: Guess| count.scaled(length.len as f64).estimate();
-        let amounts = length.amounts(length.frame_len());
+    fn length_report(&self, length: &ChunkLenTally) -> LengthReport {
+        let bytes = |count: Guess| count.scaled(length.len as f64).to_estimate();
+        let amounts = length.metadata_amounts(length.frame_len());
         let (compressed, metadata) = (length.compressed_or_less(), amounts.on_disk());
         let has_names = self
             .store
-            .is_some_and(|store| store.parameters().chunk_len.bytes() == length.len);
+            .is_some_and(|store| store.parameters().chunk_len.byte_len() == length.len);
         LengthReport {
             chunk_len: length.len,
             frame_len: length.frame_len(),
@@ -442,51 +449,51 @@ impl<'s> Measurement<'s> {
                 .ok()
                 .and_then(ChunkLen::new)
                 .is_some(),
-            rate: length.rate(),
+            rate: length.sampling_rate(),
             data: length.data_len(),
             same_place: bytes(length.same_place()),
             by_content: bytes(length.by_content()),
             in_store: has_names.then(|| bytes(length.in_store())),
-            unique: bytes(length.unique()),
-            compressed: compressed.estimate(),
-            metadata: metadata.estimate(),
-            on_disk: compressed.plus(metadata).plus(self.empty).estimate(),
-            memory: amounts.in_memory().estimate(),
+            unique: bytes(length.unique_chunks()),
+            compressed: compressed.to_estimate(),
+            metadata: metadata.to_estimate(),
+            on_disk: compressed.plus(metadata).plus(self.empty).to_estimate(),
+            memory: amounts.in_memory().to_estimate(),
         }
     }
 
     /// Every way of compressing, at the shortest chunk length.
-    fn settings(&self) -> Vec<SettingReport> {
+    fn setting_reports(&self) -> Vec<SettingReport> {
         let length = &self.lengths[0];
         let Some(trials) = &length.trials else {
             return Vec::new();
         };
         let usual = length.compressed_or_less();
         let setting = |(nth, (frame_len, compression)): (usize, &(u64, Compression))| {
-            let compressed = usual.times(trials.ratio(nth)?);
-            let metadata = length.amounts(*frame_len).on_disk();
+            let compressed = usual.times(trials.overall_ratio(nth)?);
+            let metadata = length.metadata_amounts(*frame_len).on_disk();
             Some(SettingReport {
                 chunk_len: length.len,
                 frame_len: *frame_len,
                 compression: *compression,
-                compressed: compressed.estimate(),
-                metadata: metadata.estimate(),
-                on_disk: compressed.plus(metadata).plus(self.empty).estimate(),
+                compressed: compressed.to_estimate(),
+                metadata: metadata.to_estimate(),
+                on_disk: compressed.plus(metadata).plus(self.empty).to_estimate(),
             })
         };
         self.ways.iter().enumerate().filter_map(setting).collect()
     }
 }
 
-impl Length {
+impl ChunkLenTally {
     /// Counts the chunks of a window, or notes those of the parent's.
     fn add_window(
         &mut self,
-        window: &Window,
+        window: &MeasureWindow,
         names: &Names,
         stored: &[bool],
         is_parent: bool,
-        dues: &mut Dues,
+        dues: &mut SampledRuns,
     ) {
         let first = window.start / self.len;
         for (nth, name) in names.iter().enumerate() {
@@ -495,12 +502,12 @@ impl Length {
             };
             let index = first + nth as u64;
             if is_parent {
-                self.note(index, name);
+                self.note_parent_chunk(index, name);
                 continue;
             }
             let plain = &window.bytes[nth * self.len as usize..][..self.len as usize];
-            self.add(
-                &Chunk {
+            self.count_chunk(
+                &InputChunk {
                     index,
                     name,
                     plain,
@@ -513,8 +520,8 @@ impl Length {
 
     /// Compressed bytes; where too little was compressed to know, anything up to the plain bytes.
     fn compressed_or_less(&self) -> Guess {
-        let half = self.unique().scaled(self.len as f64 / 2.0);
-        self.compressed().unwrap_or(Guess {
+        let half = self.unique_chunks().scaled(self.len as f64 / 2.0);
+        self.compressed_bytes().unwrap_or(Guess {
             variance: half.variance + (half.mean / 2.0).powi(2),
             ..half
         })
@@ -522,7 +529,7 @@ impl Length {
 }
 
 /// The ways of compressing chunks of `chunk_len` that are worth trying.
-fn ways(chunk_len: u64, usual: Compression) -> Vec<(u64, Compression)> {
+fn compression_ways(chunk_len: u64, usual: Compression) -> Vec<(u64, Compression)> {
     let mut compressions = COMPRESSIONS.to_vec();
     if !compressions.contains(&usual) {
         compressions.push(usual);
@@ -539,11 +546,15 @@ fn ways(chunk_len: u64, usual: Compression) -> Vec<(u64, Compression)> {
 }
 
 fn compressed_len(compression: Compression, plain: &[u8]) -> u64 {
-    compress(compression, plain).1.len() as u64
+    compress_frame(compression, plain).1.len() as u64
 }
 
 /// Compressed lengths of a trial: in the usual way, and in each of `ways`.
-fn try_all(due: &Due, usual: (u64, Compression), ways: &[(u64, Compression)]) -> (u64, Vec<u64>) {
+fn try_all(
+    due: &SampledRun,
+    usual: (u64, Compression),
+    ways: &[(u64, Compression)],
+) -> (u64, Vec<u64>) {
     let one = |(frame_len, compression): &(u64, Compression)| {
         due.plain
             .chunks(*frame_len as usize)

@@ -17,7 +17,7 @@ use super::filter::Filter;
 use super::short_name::ShortName;
 
 /// Names that are kept with what followed them.
-type Table = HashMap<ShortName, u32, BuildHasherDefault<Mixed>>;
+type Table = HashMap<ShortName, u32, BuildHasherDefault<MixingHasher>>;
 
 /// Answer about a name that was just met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) struct Sighting {
 }
 
 /// Names that were met.
-pub(super) struct Seen {
+pub(super) struct SeenNames {
     table: Table,
     /// Initial value of `kept_up_to`.
     began_up_to: ShortName,
@@ -43,7 +43,7 @@ pub(super) struct Seen {
     filter: Option<Filter>,
 }
 
-impl Seen {
+impl SeenNames {
     /// Keeps `rate` of the names at first (more than 0, at most 1) and `kept_max` at most: when
     /// there are more, half as many. `expected` is how many there may be in all.
     pub(super) fn new(rate: f64, kept_max: usize, expected: u64) -> Self {
@@ -66,7 +66,7 @@ impl Seen {
     }
 
     /// The share of distinct names that is kept.
-    pub(super) fn rate(&self) -> f64 {
+    pub(super) fn sampling_rate(&self) -> f64 {
         if self.filter.is_none() {
             1.0
         } else {
@@ -76,7 +76,7 @@ impl Seen {
 
     /// The number of halvings of the sample that `name` survives: counts made in the name of a
     /// chunk are kept apart by this.
-    pub(super) fn level(&self, name: ShortName) -> usize {
+    pub(super) fn sample_level(&self, name: ShortName) -> usize {
         (self.began_up_to / name.max(1)).max(1).ilog2() as usize
     }
 
@@ -86,7 +86,7 @@ impl Seen {
     }
 
     /// Meets `name`.
-    pub(super) fn meet(&mut self, name: ShortName) -> Sighting {
+    pub(super) fn meet_name(&mut self, name: ShortName) -> Sighting {
         let is_kept = self.is_kept(name);
         let mut is_new = self
             .filter
@@ -97,25 +97,25 @@ impl Seen {
             self.table.entry(name).or_default();
             is_new = self.table.len() > known;
             if self.table.len() > self.kept_max {
-                self.halve();
+                self.halve_sample();
             }
         }
         Sighting { is_new, is_kept }
     }
 
     /// Notes that `follower` got the id after `name`'s.
-    pub(super) fn follow(&mut self, name: ShortName, follower: ShortName) {
+    pub(super) fn note_follower(&mut self, name: ShortName, follower: ShortName) {
         if let Some(noted) = self.table.get_mut(&name) {
-            *noted = short(follower);
+            *noted = short_tag(follower);
         }
     }
 
     /// True if `follower` has the id after `name`'s.
     pub(super) fn is_followed(&self, name: ShortName, follower: ShortName) -> bool {
-        self.table.get(&name) == Some(&short(follower))
+        self.table.get(&name) == Some(&short_tag(follower))
     }
 
-    fn halve(&mut self) {
+    fn halve_sample(&mut self) {
         let table = &self.table;
         let filled = || {
             let mut filter = Filter::new(self.expected);
@@ -132,16 +132,16 @@ impl Seen {
 }
 
 /// Enough of a name to tell it from the one that is expected.
-fn short(name: ShortName) -> u32 {
+fn short_tag(name: ShortName) -> u32 {
     name as u32
 }
 
 /// Names are hashes already, but those in a sample are all small: one multiplication spreads them
 /// over the table.
 #[derive(Default)]
-pub(super) struct Mixed(u64);
+pub(super) struct MixingHasher(u64);
 
-impl Hasher for Mixed {
+impl Hasher for MixingHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -167,26 +167,26 @@ mod tests {
 
     #[test]
     fn everything_is_kept_until_there_is_too_much() {
-        let mut seen = Seen::new(1.0, 1000, 20_000);
+        let mut seen = SeenNames::new(1.0, 1000, 20_000);
         for name in names(1000) {
             assert_eq!(
-                seen.meet(name),
+                seen.meet_name(name),
                 Sighting {
                     is_new: true,
                     is_kept: true
                 }
             );
             assert_eq!(
-                seen.meet(name),
+                seen.meet_name(name),
                 Sighting {
                     is_new: false,
                     is_kept: true
                 }
             );
         }
-        assert_eq!((seen.rate(), seen.first_level()), (1.0, 0));
-        seen.meet(u64::MAX);
-        assert_eq!((seen.rate(), seen.first_level()), (0.5, 1));
+        assert_eq!((seen.sampling_rate(), seen.first_level()), (1.0, 0));
+        seen.meet_name(u64::MAX);
+        assert_eq!((seen.sampling_rate(), seen.first_level()), (0.5, 1));
         assert!(seen.table.len() < 600);
     }
 
@@ -194,27 +194,31 @@ mod tests {
     fn what_was_met_is_known_however_often_the_sample_was_halved() {
         for rate in [1.0, 0.3] {
             let names = names(20_000);
-            let mut seen = Seen::new(rate, 1000, 20_000);
-            let new = names.iter().filter(|name| seen.meet(**name).is_new).count();
+            let mut seen = SeenNames::new(rate, 1000, 20_000);
+            let new = names
+                .iter()
+                .filter(|name| seen.meet_name(**name).is_new)
+                .count();
             assert!(
                 seen.table.len() <= 1000 && new > 19_900,
                 "{new} new, {} kept",
                 seen.table.len()
             );
-            assert!(names.iter().all(|name| !seen.meet(*name).is_new));
+            assert!(names.iter().all(|name| !seen.meet_name(*name).is_new));
             let kept: Vec<_> = names.iter().filter(|name| seen.is_kept(**name)).collect();
             assert_eq!(kept.len(), seen.table.len());
             assert!(
                 kept.iter()
-                    .all(|name| seen.level(**name) >= seen.first_level())
+                    .all(|name| seen.sample_level(**name) >= seen.first_level())
             );
             assert!(
                 names
                     .iter()
                     .filter(|name| !seen.is_kept(**name))
-                    .all(|name| seen.level(*name) < seen.first_level() || *name > seen.began_up_to)
+                    .all(|name| seen.sample_level(*name) < seen.first_level()
+                        || *name > seen.began_up_to)
             );
-            let expected = 20_000.0 * seen.rate();
+            let expected = 20_000.0 * seen.sampling_rate();
             assert!(
                 (kept.len() as f64 - expected).abs() < 6.0 * expected.sqrt(),
                 "{} of {expected}",

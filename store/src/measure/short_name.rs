@@ -7,5 +7,5 @@ pub(super) type ShortName = u64;
 
 /// A name, shortened for counting.
 pub(super) fn shortened(name: &ChunkHash) -> ShortName {
-    u64::from_be_bytes(name.prefix())
+    u64::from_be_bytes(name.index_prefix())
 }

@@ -17,8 +17,8 @@ use crate::watch::Unwatched;
 
 const KIB: usize = 1 << 10;
 
-fn input(bytes: &[u8]) -> Input {
-    Input::stream(
+fn input(bytes: &[u8]) -> ImageInput {
+    ImageInput::of_stream(
         Box::new(std::io::Cursor::new(bytes.to_vec())),
         "test".to_owned(),
     )
@@ -219,13 +219,13 @@ fn an_import_stores_what_was_measured() {
             frame_len: length.frame_len as u32,
             compression: Compression::Lz4,
         };
-        Store::init(&path, parameters).expect("a new store");
-        let store = Store::open(&path, Access::ReadWrite, "test").expect("it opens");
+        Store::init_dir(&path, parameters).expect("a new store");
+        let store = Store::open_dir(&path, Access::ReadWrite, "test").expect("it opens");
         disks
             .iter()
             .enumerate()
             .for_each(|(nth, disk)| import(&store, nth, disk));
-        let stats = store.stats().expect("a sound store");
+        let stats = store.compute_stats().expect("a sound store");
         assert_eq!(
             // The end of a disk need not be the end of a chunk.
             (stats.unique, stats.non_zero + 4096 > measured.non_zero),
@@ -249,7 +249,7 @@ fn an_import_stores_what_was_measured() {
             .expect("it collects");
         // While the database rewrites its files, what it reads is there as well.
         store.inner.database.settle_files(Duration::from_mins(1));
-        let usage = store.inner.folder.usage().expect("a sound store");
+        let usage = store.inner.folder.usage_by_part().expect("a sound store");
         let on_disk = (usage.total - usage.reserve) as f64;
         let off = (length.on_disk.value as f64 / on_disk - 1.0).abs();
         assert!(
@@ -298,7 +298,7 @@ fn a_node_is_a_parent_whatever_the_stores_chunks() {
             &[disk("abcdefgh"), vec![0; 5000 * KIB], disk("q")].concat(),
         );
         let parent = store
-            .input(store.find("d0").expect("it is there"))
+            .open_input(store.find_node("d0").expect("it is there"))
             .expect("it opens");
         let report = measure(
             vec![input(&disk("abxdh"))],
@@ -405,7 +405,7 @@ fn every_way_of_compressing_is_tried_and_the_usual_is_the_usual() {
 fn what_cannot_be_measured_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     assert!(
-        Input::open(dir.path(), Format::Raw, None).is_err(),
+        ImageInput::open_whole(dir.path(), Format::Raw, None).is_err(),
         "a folder"
     );
     for chunk_lens in [
@@ -453,7 +453,7 @@ fn holes_are_not_read_and_files_that_change_are_noticed() {
         .open(&path)
         .expect("it opens");
     file.set_len(1 << 43).expect("a sparse file");
-    let sparse = Input::open(&path, Format::Raw, None).expect("it opens");
+    let sparse = ImageInput::open_whole(&path, Format::Raw, None).expect("it opens");
     let report = measure(
         vec![sparse],
         None,
@@ -463,7 +463,7 @@ fn holes_are_not_read_and_files_that_change_are_noticed() {
     )
     .expect("it measures");
     assert_eq!((report.logical, report.non_zero), (1 << 43, 3 * 4096));
-    let shrinking = Input::open(&path, Format::Raw, None).expect("it opens");
+    let shrinking = ImageInput::open_whole(&path, Format::Raw, None).expect("it opens");
     file.set_len(5000).expect("it shrinks");
     let failed = measure(vec![shrinking], None, None, &options(&[4096]), &Unwatched);
     assert!(
@@ -479,7 +479,7 @@ fn holes_are_not_read_and_files_that_change_are_noticed() {
 struct Impatient(AtomicU64);
 
 impl Watch for Impatient {
-    fn progress(&self, _: Progress) {
+    fn report_progress(&self, _: Progress) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -490,7 +490,7 @@ impl Watch for Impatient {
 
 #[test]
 fn it_stops_when_it_is_called_off() {
-    let endless = Input::stream(Box::new(std::io::repeat(7)), "without end".to_owned());
+    let endless = ImageInput::of_stream(Box::new(std::io::repeat(7)), "without end".to_owned());
     let failed = measure(
         vec![endless],
         None,

@@ -12,7 +12,7 @@ use vellum_core::hash::{ChunkHash, HASH_LEN, hash_chunks, is_zero};
 use vellum_core::units::ChunkLen;
 
 use crate::error::StoreError;
-use crate::pieces::{Input, Piece};
+use crate::image_input::{ImageInput, Piece};
 
 /// Bytes of a window: the longest chunk that is measured.
 pub(super) const WINDOW_LEN: u64 = 4 << 20;
@@ -20,7 +20,7 @@ pub(super) const WINDOW_LEN: u64 = 4 << 20;
 pub(super) const LEAF_LEN: u64 = 4 << 10;
 
 /// A stretch of a disk in which something may be.
-pub(super) struct Window {
+pub(super) struct MeasureWindow {
     /// Its offset on the disk, a multiple of its length.
     pub(super) start: u64,
     /// Its bytes, zeros past the disk's end.
@@ -28,8 +28,8 @@ pub(super) struct Window {
 }
 
 /// Event that the reader of the inputs reports.
-pub(super) enum Event {
-    Window(Window),
+pub(super) enum ReaderEvent {
+    Window(MeasureWindow),
     /// An input of this length is complete.
     End(u64),
 }
@@ -38,22 +38,28 @@ pub(super) enum Event {
 pub(super) type Names = Vec<Option<ChunkHash>>;
 
 /// Reads `inputs` one after the other, to their ends or until the receiver is gone.
-pub(super) fn read_all(inputs: &mut [Input], events: &SyncSender<Result<Event, StoreError>>) {
+pub(super) fn read_all(
+    inputs: &mut [ImageInput],
+    events: &SyncSender<Result<ReaderEvent, StoreError>>,
+) {
     for input in inputs {
         let read = read_input(input, &mut |window| {
-            events.send(Ok(Event::Window(window))).is_ok()
+            events.send(Ok(ReaderEvent::Window(window))).is_ok()
         });
         let is_last = read.is_err();
-        if events.send(read.map(Event::End)).is_err() || is_last {
+        if events.send(read.map(ReaderEvent::End)).is_err() || is_last {
             return;
         }
     }
 }
 
 /// Gives the windows of `input` to `take` until it wants no more; the length of the input.
-fn read_input(input: &mut Input, take: &mut dyn FnMut(Window) -> bool) -> Result<u64, StoreError> {
-    let spare = input.spare();
-    let mut open: Option<Window> = None;
+fn read_input(
+    input: &mut ImageInput,
+    take: &mut dyn FnMut(MeasureWindow) -> bool,
+) -> Result<u64, StoreError> {
+    let spare = input.spare_buffers();
+    let mut open: Option<MeasureWindow> = None;
     while let Some(piece) = input.next(ChunkLen::DEFAULT)? {
         // Ranges that a file has no data for are zeros here, like those that it calls zeros.
         let Piece::Data {
@@ -73,7 +79,7 @@ fn read_input(input: &mut Input, take: &mut dyn FnMut(Window) -> bool) -> Result
             {
                 return Ok(0);
             }
-            let window = open.get_or_insert_with(|| Window {
+            let window = open.get_or_insert_with(|| MeasureWindow {
                 start: window_start,
                 bytes: vec![0; WINDOW_LEN as usize],
             });
@@ -82,18 +88,18 @@ fn read_input(input: &mut Input, take: &mut dyn FnMut(Window) -> bool) -> Result
             window.bytes[place..place + len].copy_from_slice(&bytes[done..done + len]);
             done += len;
         }
-        spare.put(bytes);
+        spare.put_back(bytes);
     }
     open.into_iter().all(take);
-    input.finish()
+    input.finish_reading()
 }
 
-impl Window {
+impl MeasureWindow {
     /// The names of its chunks, for each doubling of the chunk length from a leaf to the window.
-    pub(super) fn names(&self) -> Vec<Names> {
+    pub(super) fn chunk_names(&self) -> Vec<Names> {
         let mut levels = vec![self.stored_names(ChunkLen::DEFAULT)];
         while let Some(below) = levels.last().filter(|names| names.len() > 1) {
-            levels.push(below.chunks_exact(2).map(join).collect());
+            levels.push(below.chunks_exact(2).map(join_halves).collect());
         }
         levels
     }
@@ -119,7 +125,7 @@ impl Window {
 }
 
 /// The name of two neighbours together.
-fn join(halves: &[Option<ChunkHash>]) -> Option<ChunkHash> {
+fn join_halves(halves: &[Option<ChunkHash>]) -> Option<ChunkHash> {
     if halves.iter().all(Option::is_none) {
         return None;
     }
@@ -128,16 +134,17 @@ fn join(halves: &[Option<ChunkHash>]) -> Option<ChunkHash> {
         .iter()
         .flat_map(|half| half.map_or([0; HASH_LEN], |half| half.0))
         .collect();
-    Some(ChunkHash::of(&joined))
+    Some(ChunkHash::of_chunk(&joined))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn windows(bytes: Vec<u8>) -> (Vec<Window>, u64) {
+    fn windows(bytes: Vec<u8>) -> (Vec<MeasureWindow>, u64) {
         let mut windows = Vec::new();
-        let mut input = Input::stream(Box::new(std::io::Cursor::new(bytes)), "test".to_owned());
+        let mut input =
+            ImageInput::of_stream(Box::new(std::io::Cursor::new(bytes)), "test".to_owned());
         let len = read_input(&mut input, &mut |window| {
             windows.push(window);
             true
@@ -157,7 +164,7 @@ mod tests {
         }
         let (windows, len) = windows(bytes.clone());
         assert_eq!((windows.len(), len), (1, WINDOW_LEN));
-        let levels = windows[0].names();
+        let levels = windows[0].chunk_names();
         assert_eq!(levels.len(), 11);
         for (level, names) in levels.iter().enumerate() {
             let chunks: Vec<&[u8]> = bytes.chunks_exact((LEAF_LEN as usize) << level).collect();
@@ -185,15 +192,15 @@ mod tests {
             starts == [0, WINDOW_LEN, 2 * WINDOW_LEN],
             "a pipe has no holes: {starts:?}"
         );
-        assert!(windows[1].names()[10][0].is_none());
+        assert!(windows[1].chunk_names()[10][0].is_none());
         assert_eq!(
-            windows[2].names()[0].iter().flatten().count(),
+            windows[2].chunk_names()[0].iter().flatten().count(),
             1,
             "5001 bytes past the window's start are in its second leaf"
         );
         assert_eq!(
             windows[0].stored_names(ChunkLen::DEFAULT)[0],
-            Some(ChunkHash::of(&[7; 4096]))
+            Some(ChunkHash::of_chunk(&[7; 4096]))
         );
     }
 }

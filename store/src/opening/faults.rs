@@ -13,7 +13,7 @@ pub(crate) struct Faults {
 
 impl Faults {
     /// Notes damage in `result` as a fault that prevents writing, and goes on with nothing.
-    pub(super) fn block<T>(
+    pub(super) fn note_blocking<T>(
         &mut self,
         result: Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {

@@ -16,7 +16,7 @@ pub(super) struct ParityEncoder(Option<ReedSolomonEncoder>);
 
 impl ParityEncoder {
     /// The parity, `count` stretches, of `data`, which are of one length, a multiple of 64.
-    pub(super) fn encode(
+    pub(super) fn encode_parity(
         &mut self,
         data: &[&[u8]],
         count: usize,
@@ -24,28 +24,32 @@ impl ParityEncoder {
         let len = data.first().map_or(0, |stretch| stretch.len());
         let encoder = match &mut self.0 {
             Some(encoder) => {
-                encoder.reset(data.len(), count, len).map_err(refused)?;
+                encoder
+                    .reset(data.len(), count, len)
+                    .map_err(encoder_error)?;
                 encoder
             }
-            none => none.insert(ReedSolomonEncoder::new(data.len(), count, len).map_err(refused)?),
+            none => {
+                none.insert(ReedSolomonEncoder::new(data.len(), count, len).map_err(encoder_error)?)
+            }
         };
         for stretch in data {
-            encoder.add_original_shard(stretch).map_err(refused)?;
+            encoder.add_original_shard(stretch).map_err(encoder_error)?;
         }
-        let parity = encoder.encode().map_err(refused)?;
+        let parity = encoder.encode().map_err(encoder_error)?;
         Ok(parity.recovery_iter().map(<[u8]>::to_vec).collect())
     }
 }
 
 /// Data stretches and their parity after a loss: `None` is lost.
-pub(super) struct Remains<'a> {
+pub(super) struct StripeRemains<'a> {
     pub(super) data: Vec<Option<&'a [u8]>>,
     pub(super) parity: Vec<Option<&'a [u8]>>,
 }
 
-impl Remains<'_> {
+impl StripeRemains<'_> {
     /// The lost data stretches, with their places. `None` if too much is lost.
-    pub(super) fn restore(&self) -> Result<Option<Vec<(usize, Vec<u8>)>>, StoreError> {
+    pub(super) fn restore_lost(&self) -> Result<Option<Vec<(usize, Vec<u8>)>>, StoreError> {
         let lost = self.data.iter().filter(|stretch| stretch.is_none()).count();
         let helpers = self.parity.iter().flatten().count();
         let Some(len) = self
@@ -61,19 +65,23 @@ impl Remains<'_> {
         if lost == 0 || lost > helpers {
             return Ok((lost == 0).then(Vec::new));
         }
-        let mut decoder =
-            ReedSolomonDecoder::new(self.data.len(), self.parity.len(), len).map_err(refused)?;
+        let mut decoder = ReedSolomonDecoder::new(self.data.len(), self.parity.len(), len)
+            .map_err(encoder_error)?;
         for (at, stretch) in self.data.iter().enumerate() {
             if let Some(stretch) = stretch {
-                decoder.add_original_shard(at, stretch).map_err(refused)?;
+                decoder
+                    .add_original_shard(at, stretch)
+                    .map_err(encoder_error)?;
             }
         }
         for (at, stretch) in self.parity.iter().enumerate() {
             if let Some(stretch) = stretch {
-                decoder.add_recovery_shard(at, stretch).map_err(refused)?;
+                decoder
+                    .add_recovery_shard(at, stretch)
+                    .map_err(encoder_error)?;
             }
         }
-        let restored = decoder.decode().map_err(refused)?;
+        let restored = decoder.decode().map_err(encoder_error)?;
         Ok(Some(
             restored
                 .restored_original_iter()
@@ -83,8 +91,8 @@ impl Remains<'_> {
     }
 }
 
-fn refused(error: reed_solomon_simd::Error) -> StoreError {
-    StoreError::damaged("a parity group", error)
+fn encoder_error(error: reed_solomon_simd::Error) -> StoreError {
+    StoreError::damaged_record("a parity group", error)
 }
 
 #[cfg(test)]
@@ -96,7 +104,7 @@ pub(crate) mod tests {
         let stretch = |nth: usize| (0..64).map(|at| (at * 7 + nth * 31) as u8).collect();
         let data: Vec<Vec<u8>> = (0..5).map(stretch).collect();
         let mut encoder = ParityEncoder::default();
-        let mut encode = |count, of: usize| encoder.encode(&slices(&data[..of]), count);
+        let mut encode = |count, of: usize| encoder.encode_parity(&slices(&data[..of]), count);
         let all = [encode(1, 1), encode(1, 5), encode(3, 5)];
         all.into_iter()
             .flat_map(|parity| parity.expect("encoded").concat())
@@ -120,7 +128,7 @@ pub(crate) mod tests {
         for (count, parity_count) in [(1, 1), (2, 1), (50, 1), (3, 2), (20, 3), (60, 6), (1, 4)] {
             let data = stretches(count, 256);
             let parity = ParityEncoder::default()
-                .encode(&slices(&data), parity_count)
+                .encode_parity(&slices(&data), parity_count)
                 .expect("encoded");
             assert_eq!(parity.len(), parity_count);
             for lost_count in 0..=(parity_count + 1).min(count + parity_count) {
@@ -134,11 +142,11 @@ pub(crate) mod tests {
                     all.iter().enumerate().map(kept).collect()
                 };
                 let (data_left, parity_left) = (left(&data, 0), left(&parity, count));
-                let remains = Remains {
+                let remains = StripeRemains {
                     data: data_left.iter().map(Option::as_deref).collect(),
                     parity: parity_left.iter().map(Option::as_deref).collect(),
                 };
-                let restored = remains.restore().expect("decoded");
+                let restored = remains.restore_lost().expect("decoded");
                 assert_eq!(
                     restored.is_some(),
                     lost_count <= parity_count,
@@ -154,11 +162,11 @@ pub(crate) mod tests {
     #[test]
     fn pieces_have_the_parity_of_the_whole() {
         let (data, mut encoder) = (stretches(7, 1024), ParityEncoder::default());
-        let whole = encoder.encode(&slices(&data), 2).expect("encoded");
+        let whole = encoder.encode_parity(&slices(&data), 2).expect("encoded");
         let mut pieces = vec![Vec::new(); 2];
         for range in [0..64, 64..512, 512..1024] {
             let part: Vec<&[u8]> = data.iter().map(|stretch| &stretch[range.clone()]).collect();
-            let parity = encoder.encode(&part, 2).expect("encoded");
+            let parity = encoder.encode_parity(&part, 2).expect("encoded");
             pieces
                 .iter_mut()
                 .zip(parity)

@@ -48,39 +48,39 @@ impl ParityFolder {
         }
     }
 
-    pub(super) fn store(&self) -> &Path {
+    pub(super) fn store_dir(&self) -> &Path {
         &self.store
     }
 
-    pub(super) fn database(&self) -> PathBuf {
+    pub(super) fn database_dir(&self) -> PathBuf {
         self.store.join("database")
     }
 
-    pub(super) fn dir(&self) -> PathBuf {
+    pub(super) fn parity_dir(&self) -> PathBuf {
         self.store.join("parity")
     }
 
-    pub(super) fn rest(&self) -> PathBuf {
-        self.dir().join("rest")
+    pub(super) fn rest_path(&self) -> PathBuf {
+        self.parity_dir().join("rest")
     }
 
-    pub(super) fn group(&self, id: u64) -> PathBuf {
-        self.dir().join(format!("{id:08}.group"))
+    pub(super) fn group_path(&self, id: u64) -> PathBuf {
+        self.parity_dir().join(format!("{id:08}.group"))
     }
 
     /// Path of the database's table `number`.
-    pub(super) fn table(&self, number: u64) -> PathBuf {
-        self.database().join(table_name(number))
+    pub(super) fn table_path(&self, number: u64) -> PathBuf {
+        self.database_dir().join(table_name(number))
     }
 
     /// The link to table `number`, if there is one.
-    pub(super) fn held(&self, number: u64) -> PathBuf {
-        self.dir().join("held").join(table_name(number))
+    pub(super) fn held_path(&self, number: u64) -> PathBuf {
+        self.parity_dir().join("held").join(table_name(number))
     }
 
     /// Makes the folder, if it is not there.
-    pub(super) fn make(&self) -> Result<(), StoreError> {
-        let held = self.dir().join("held");
+    pub(super) fn create_dirs(&self) -> Result<(), StoreError> {
+        let held = self.parity_dir().join("held");
         if held.is_dir() {
             return Ok(());
         }
@@ -89,12 +89,12 @@ impl ParityFolder {
             .mode(FOLDER_MODE)
             .create(&held)
             .and_then(|()| File::open(&self.store)?.sync_all())
-            .map_err(|source| StoreError::file("make the folder", &held, source))
+            .map_err(|source| StoreError::of_file("make the folder", &held, source))
     }
 
     /// The numbers of all groups' files.
     pub(super) fn group_ids(&self) -> Result<Vec<u64>, StoreError> {
-        let mut ids: Vec<u64> = names_in(&self.dir())?
+        let mut ids: Vec<u64> = names_in(&self.parity_dir())?
             .iter()
             .filter_map(|name| number_of(name, "group"))
             .collect();
@@ -104,7 +104,7 @@ impl ParityFolder {
 
     /// The tables that are linked.
     pub(super) fn held_tables(&self) -> Result<Vec<u64>, StoreError> {
-        let names = names_in(&self.dir().join("held"))?;
+        let names = names_in(&self.parity_dir().join("held"))?;
         Ok(names
             .iter()
             .filter_map(|name| number_of(name, "sst"))
@@ -112,19 +112,19 @@ impl ParityFolder {
     }
 
     /// The groups whose files begin and end as they should, and those whose files do not.
-    pub(super) fn shapes(&self) -> Result<(Vec<GroupShape>, Vec<u64>), StoreError> {
+    pub(super) fn read_shapes(&self) -> Result<(Vec<GroupShape>, Vec<u64>), StoreError> {
         let (mut shapes, mut unreadable) = (Vec::new(), Vec::new());
         for id in self.group_ids()? {
-            match self.head(id) {
-                Some(head) => shapes.push(head.shape(id)),
+            match self.read_head(id) {
+                Some(head) => shapes.push(head.group_shape(id)),
                 None => unreadable.push(id),
             }
         }
         Ok((shapes, unreadable))
     }
 
-    fn head(&self, id: u64) -> Option<GroupHead> {
-        let file = File::open(self.group(id)).ok()?;
+    fn read_head(&self, id: u64) -> Option<GroupHead> {
+        let file = File::open(self.group_path(id)).ok()?;
         let len = file.metadata().ok()?.len();
         let mut bytes = Vec::new();
         file.take(SHAPE_LEN_MAX as u64)
@@ -136,15 +136,15 @@ impl ParityFolder {
     }
 
     /// The record of a group, and its file. `None` if it is not whole.
-    pub(super) fn load(&self, id: u64) -> Option<(ParityGroup, File)> {
-        let path = self.group(id);
+    pub(super) fn load_group(&self, id: u64) -> Option<(ParityGroup, File)> {
+        let path = self.group_path(id);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .open(&path)
             .or_else(|_| File::open(&path))
             .ok()?;
-        let record_len = self.head(id)?.record_len();
+        let record_len = self.read_head(id)?.record_len();
         if record_len > RECORD_LEN_MAX {
             return None;
         }
@@ -155,8 +155,8 @@ impl ParityFolder {
 
     /// Links table `number`, so that it stays when the database removes it. Where that cannot be
     /// done, it does not stay.
-    pub(super) fn hold(&self, number: u64) {
-        let (table, held) = (self.table(number), self.held(number));
+    pub(super) fn link_table(&self, number: u64) {
+        let (table, held) = (self.table_path(number), self.held_path(number));
         let is_same = || {
             let (table, held) = (fs::metadata(&table).ok()?, fs::metadata(&held).ok()?);
             Some(table.ino() == held.ino())
@@ -173,25 +173,26 @@ impl ParityFolder {
     }
 
     /// Takes away the link to table `number`.
-    pub(super) fn release(&self, number: u64) {
-        let _ = fs::remove_file(self.held(number));
+    pub(super) fn unlink_table(&self, number: u64) {
+        let _ = fs::remove_file(self.held_path(number));
     }
 
     /// Takes away the links to tables that are in the database's folder, too.
     pub(super) fn release_present(&self) {
-        let present =
-            |number: &u64| fs::metadata(self.table(*number)).is_ok_and(|found| found.is_file());
+        let present = |number: &u64| {
+            fs::metadata(self.table_path(*number)).is_ok_and(|found| found.is_file())
+        };
         let held = self.held_tables().unwrap_or_default();
         held.into_iter()
             .filter(present)
-            .for_each(|number| self.release(number));
+            .for_each(|number| self.unlink_table(number));
     }
 
     /// Table `number` as the database has it, or as it is still held.
     pub(super) fn open_table(&self, number: u64) -> io::Result<File> {
-        File::open(self.table(number)).or_else(|error| {
+        File::open(self.table_path(number)).or_else(|error| {
             if error.kind() == io::ErrorKind::NotFound {
-                File::open(self.held(number))
+                File::open(self.held_path(number))
             } else {
                 Err(error)
             }
@@ -199,10 +200,10 @@ impl ParityFolder {
     }
 
     pub(super) fn remove_group(&self, id: u64) -> Result<(), StoreError> {
-        let path = self.group(id);
+        let path = self.group_path(id);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::file("remove", &path, source))
+                Err(StoreError::of_file("remove", &path, source))
             }
             _ => Ok(()),
         }
@@ -210,26 +211,26 @@ impl ParityFolder {
 
     /// Removes what a crash left of files that were being written.
     pub(super) fn remove_partial(&self) {
-        for name in names_in(&self.dir()).unwrap_or_default() {
+        for name in names_in(&self.parity_dir()).unwrap_or_default() {
             if name.starts_with('.') {
-                let _ = fs::remove_file(self.dir().join(name));
+                let _ = fs::remove_file(self.parity_dir().join(name));
             }
         }
     }
 
     /// Bytes on disk: of groups and what belongs to them, and of tables that only links keep.
-    pub(super) fn usage(&self) -> (u64, u64) {
+    pub(super) fn disk_usage(&self) -> (u64, u64) {
         let blocks = |path: PathBuf| fs::symlink_metadata(path).map_or(0, |found| found.blocks());
-        let own = names_in(&self.dir()).unwrap_or_default();
+        let own = names_in(&self.parity_dir()).unwrap_or_default();
         let own: u64 = own
             .into_iter()
-            .map(|name| self.dir().join(name))
+            .map(|name| self.parity_dir().join(name))
             .map(blocks)
             .sum();
         let held = self.held_tables().unwrap_or_default().into_iter();
         let held: u64 = held
-            .filter(|number| !self.table(*number).exists())
-            .map(|number| blocks(self.held(number)))
+            .filter(|number| !self.table_path(*number).exists())
+            .map(|number| blocks(self.held_path(number)))
             .sum();
         (own * 512, held * 512)
     }
@@ -247,7 +248,7 @@ impl UnnamedFile {
     pub(super) fn create(folder: &ParityFolder) -> Result<Self, StoreError> {
         let number = UNNAMED.fetch_add(1, Ordering::Relaxed);
         let name = format!(".{}-{number}.partial", std::process::id());
-        let path = folder.dir().join(name);
+        let path = folder.parity_dir().join(name);
         let mut options = OpenOptions::new();
         options
             .write(true)
@@ -256,7 +257,7 @@ impl UnnamedFile {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         let opened = options.open(&path);
         Ok(Self {
-            file: opened.map_err(|source| StoreError::file("make", &path, source))?,
+            file: opened.map_err(|source| StoreError::of_file("make", &path, source))?,
             path,
             is_named: false,
         })
@@ -267,7 +268,7 @@ impl UnnamedFile {
     }
 
     /// Contents first, name last: syncs it, gives it the name `target`, and syncs that.
-    pub(super) fn name(mut self, target: &Path) -> Result<(), StoreError> {
+    pub(super) fn publish_as(mut self, target: &Path) -> Result<(), StoreError> {
         let folder = target.parent().unwrap_or(Path::new("."));
         let named = self
             .file
@@ -277,7 +278,7 @@ impl UnnamedFile {
                 self.is_named = true;
                 File::open(folder)?.sync_all()
             });
-        named.map_err(|source| StoreError::file("write", target, source))
+        named.map_err(|source| StoreError::of_file("write", target, source))
     }
 }
 
@@ -292,7 +293,7 @@ impl Drop for UnnamedFile {
 
 /// Names in `dir`; none if it is not there.
 fn names_in(dir: &Path) -> Result<Vec<String>, StoreError> {
-    let fail = |source| StoreError::file("read the folder", dir, source);
+    let fail = |source| StoreError::of_file("read the folder", dir, source);
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(fail)?,

@@ -27,7 +27,7 @@
 use std::collections::BTreeSet;
 
 use vellum_core::hash::{ChunkHash, hash_chunks};
-use vellum_core::wire::{DecodeError, Reader, seal, verified};
+use vellum_core::wire::{DecodeError, WireReader, append_checksum, verify_checksum};
 
 use super::shape::{GroupShape, MEMBERS_MAX, NewGroup, TableClass, TableFile};
 
@@ -76,11 +76,14 @@ pub(super) fn blocks_of(len: u64) -> usize {
 /// The sums of whole blocks.
 pub(super) fn block_sums(bytes: &[u8]) -> Vec<BlockSum> {
     let blocks: Vec<&[u8]> = bytes.chunks_exact(BLOCK_LEN).collect();
-    hash_chunks(&blocks).iter().map(ChunkHash::prefix).collect()
+    hash_chunks(&blocks)
+        .iter()
+        .map(ChunkHash::index_prefix)
+        .collect()
 }
 
 impl GroupHead {
-    pub(super) fn of(new: &NewGroup) -> Self {
+    pub(super) fn for_new_group(new: &NewGroup) -> Self {
         Self {
             members: new.members.clone(),
             parity_count: new.parity_count,
@@ -88,7 +91,7 @@ impl GroupHead {
     }
 
     /// Its tables as the group number `id`.
-    pub(super) fn shape(&self, id: u64) -> GroupShape {
+    pub(super) fn group_shape(&self, id: u64) -> GroupShape {
         GroupShape {
             id,
             members: self.members.clone(),
@@ -115,20 +118,20 @@ impl GroupHead {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let len = Self::sealed_len(bytes)?;
         let sealed = bytes.get(..len).ok_or(DecodeError::Truncated)?;
-        Self::decode_body(verified(SHAPE_CONTEXT, &[], sealed)?)
+        Self::decode_body(verify_checksum(SHAPE_CONTEXT, &[], sealed)?)
     }
 
     /// The length of the head at the beginning of `bytes`, its checksum included.
     fn sealed_len(bytes: &[u8]) -> Result<usize, DecodeError> {
-        let mut reader = Reader::new(bytes);
-        if reader.bytes(MAGIC.len())? != MAGIC {
+        let mut reader = WireReader::new(bytes);
+        if reader.read_bytes(MAGIC.len())? != MAGIC {
             return Err(DecodeError::Invalid("magic"));
         }
-        let version = reader.u32()?;
+        let version = reader.read_u32()?;
         if version != VERSION {
             return Err(DecodeError::Version(version.min(255) as u8));
         }
-        let count = reader.u32()? as usize;
+        let count = reader.read_u32()? as usize;
         if !(1..=MEMBERS_MAX).contains(&count) {
             return Err(DecodeError::Invalid("number of tables"));
         }
@@ -138,17 +141,17 @@ impl GroupHead {
     /// The inside of [`GroupHead::decode`], without the checksum, so that a fuzzer reaches it.
     pub(super) fn decode_body(body: &[u8]) -> Result<Self, DecodeError> {
         let count = (Self::sealed_len(body)? - FIXED_LEN - SUM_LEN) / TABLE_LEN;
-        let mut reader = Reader::new(body);
-        reader.bytes(16)?;
-        let parity_count = reader.u32()? as usize;
-        let is_padded = reader.bytes(4)? == [0; 4];
+        let mut reader = WireReader::new(body);
+        reader.read_bytes(16)?;
+        let parity_count = reader.read_u32()? as usize;
+        let is_padded = reader.read_bytes(4)? == [0; 4];
         if !is_padded || !(1..=PARITY_COUNT_MAX).contains(&parity_count) {
             return Err(DecodeError::Invalid("number of parity stretches"));
         }
         let members: Vec<TableFile> = (0..count)
             .map(|_| decode_table(&mut reader))
             .collect::<Result<_, _>>()?;
-        reader.finish()?;
+        reader.expect_end()?;
         let numbers: BTreeSet<u64> = members.iter().map(|table| table.number).collect();
         let is_sorted = members.windows(2).all(|pair| pair[0].len >= pair[1].len);
         if !is_sorted || numbers.len() != members.len() {
@@ -188,10 +191,10 @@ impl GroupHead {
     }
 }
 
-fn decode_table(reader: &mut Reader<'_>) -> Result<TableFile, DecodeError> {
-    let number = u64::from(reader.u32()?) | u64::from(reader.u32()?) << 32;
-    let len = u64::from(reader.u32()?) | u64::from(reader.u32()?) << 32;
-    let class = match reader.bytes(8)? {
+fn decode_table(reader: &mut WireReader<'_>) -> Result<TableFile, DecodeError> {
+    let number = u64::from(reader.read_u32()?) | u64::from(reader.read_u32()?) << 32;
+    let len = u64::from(reader.read_u32()?) | u64::from(reader.read_u32()?) << 32;
+    let class = match reader.read_bytes(8)? {
         [0, 0, 0, 0, 0, 0, 0, 0] => TableClass::Payloads,
         [1, 0, 0, 0, 0, 0, 0, 0] => TableClass::Records,
         _ => return Err(DecodeError::Invalid("class of a table")),
@@ -203,7 +206,7 @@ fn decode_table(reader: &mut Reader<'_>) -> Result<TableFile, DecodeError> {
 }
 
 impl ParityGroup {
-    pub(super) fn head(&self) -> GroupHead {
+    pub(super) fn group_head(&self) -> GroupHead {
         GroupHead {
             members: self.members.clone(),
             parity_count: self.parity_count,
@@ -212,9 +215,9 @@ impl ParityGroup {
 
     /// The beginning of its file, up to the parity.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let head = self.head();
+        let head = self.group_head();
         let mut bytes = head.encode();
-        seal(SHAPE_CONTEXT, &[], &mut bytes);
+        append_checksum(SHAPE_CONTEXT, &[], &mut bytes);
         let mut sums: Vec<u8> = self
             .member_sums
             .iter()
@@ -224,7 +227,7 @@ impl ParityGroup {
             .copied()
             .collect();
         // Sums of other tables would fit as well.
-        seal(SUMS_CONTEXT, &[&bytes], &mut sums);
+        append_checksum(SUMS_CONTEXT, &[&bytes], &mut sums);
         bytes.extend(sums);
         bytes.resize(head.record_len() as usize, 0);
         bytes
@@ -238,7 +241,7 @@ impl ParityGroup {
         let sums_len = (head.block_count() + 1) * SUM_LEN;
         let (shape, rest) = bytes.split_at_checked(at).ok_or(DecodeError::Truncated)?;
         let sums = rest.get(..sums_len).ok_or(DecodeError::Truncated)?;
-        let sums = verified(SUMS_CONTEXT, &[shape], sums)?;
+        let sums = verify_checksum(SUMS_CONTEXT, &[shape], sums)?;
         let mut sums = sums.as_chunks::<SUM_LEN>().0.iter().copied();
         let mut take = |len: u64| sums.by_ref().take(blocks_of(len)).collect::<Vec<_>>();
         let member_sums = head.members.iter().map(|table| take(table.len)).collect();
@@ -316,7 +319,7 @@ pub(crate) mod tests {
     fn a_file_is_as_long_as_its_record_and_its_parity() {
         let group = ParityGroup::decode(&example()).expect("whole");
         assert_eq!(
-            (group.block_count(), group.head().file_len()),
+            (group.block_count(), group.group_head().file_len()),
             (2, 4096 + 2 * 8192)
         );
     }

@@ -15,7 +15,7 @@ use super::code::ParityEncoder;
 use super::files::{ParityFolder, UnnamedFile, read_padded};
 use super::group::{BLOCK_LEN, ParityGroup, block_sums, blocks_of};
 use super::shape::TableFile;
-use super::window::{Restored, Window, windows};
+use super::window::{ParityWindow, RestoredBlock, split_windows};
 use crate::error::StoreError;
 use crate::watch::{Progress, Watch, go_on};
 
@@ -52,7 +52,7 @@ impl ParityHealing {
         !self.is_healed() && self.files_lost.is_empty() && self.groups_lost == 0
     }
 
-    pub(super) fn add(&mut self, other: Self) {
+    pub(super) fn add_report(&mut self, other: Self) {
         self.bytes_read += other.bytes_read;
         self.blocks_healed += other.blocks_healed;
         self.parity_blocks_healed += other.parity_blocks_healed;
@@ -64,7 +64,7 @@ impl ParityHealing {
 
 /// Options of healing.
 #[derive(Clone, Copy)]
-pub(crate) struct Manner<'a> {
+pub(crate) struct HealOptions<'a> {
     /// Tables that the database needs, if that is known: others are not made anew.
     pub(crate) needed: Option<&'a BTreeSet<u64>>,
     /// True to write nothing.
@@ -72,7 +72,7 @@ pub(crate) struct Manner<'a> {
     pub(crate) watch: &'a dyn Watch,
 }
 
-impl Manner<'_> {
+impl HealOptions<'_> {
     /// True if the database needs table `number`, as far as is known.
     pub(super) fn is_needed(&self, number: u64) -> bool {
         self.needed.is_none_or(|needed| needed.contains(&number))
@@ -80,11 +80,11 @@ impl Manner<'_> {
 }
 
 /// A group that is being healed.
-struct Surgery<'a> {
+struct GroupHealer<'a> {
     folder: &'a ParityFolder,
     group: &'a ParityGroup,
     own: &'a File,
-    manner: Manner<'a>,
+    manner: HealOptions<'a>,
     /// `None`: the table is gone.
     tables: Vec<Option<File>>,
     /// Files in whose place tables are computed that are gone.
@@ -101,7 +101,7 @@ pub(super) fn damaged_blocks(
     table: TableFile,
     sums: &[[u8; 8]],
 ) -> Option<Vec<usize>> {
-    let file = File::open(folder.table(table.number)).ok()?;
+    let file = File::open(folder.table_path(table.number)).ok()?;
     if file.metadata().ok()?.len() != table.len {
         return None;
     }
@@ -123,40 +123,40 @@ pub(super) fn damaged_blocks(
 }
 
 /// Heals the blocks in `wanted` of all tables of `group`, whose file is `own`, and of its parity.
-pub(super) fn heal(
+pub(super) fn heal_group(
     folder: &ParityFolder,
     group: &ParityGroup,
     own: &File,
     wanted: &[Range<usize>],
-    manner: Manner<'_>,
+    manner: HealOptions<'_>,
 ) -> Result<ParityHealing, StoreError> {
-    let mut surgery = Surgery::begin(folder, group, own, manner)?;
+    let mut surgery = GroupHealer::open_group(folder, group, own, manner)?;
     let total = Some(group.members.iter().map(|table| table.len).sum());
     let mut encoder = ParityEncoder::default();
     for range in wanted
         .iter()
-        .flat_map(|wanted| windows(&group.members, wanted.clone()))
+        .flat_map(|wanted| split_windows(&group.members, wanted.clone()))
     {
         go_on(manner.watch)?;
         surgery.report.bytes_read += (range.len() * range.table_count) as u64;
-        let window = Window::read(group, range, &surgery.tables, own);
+        let window = ParityWindow::read_window(group, range, &surgery.tables, own);
         if !window.is_sound() {
-            surgery.mend(window, &mut encoder)?;
+            surgery.heal_window(window, &mut encoder)?;
         }
-        manner.watch.progress(Progress {
+        manner.watch.report_progress(Progress {
             done: surgery.report.bytes_read,
             total,
         });
     }
-    surgery.end()
+    surgery.finish_healing()
 }
 
-impl<'a> Surgery<'a> {
-    fn begin(
+impl<'a> GroupHealer<'a> {
+    fn open_group(
         folder: &'a ParityFolder,
         group: &'a ParityGroup,
         own: &'a File,
-        manner: Manner<'a>,
+        manner: HealOptions<'a>,
     ) -> Result<Self, StoreError> {
         let mut surgery = Self {
             folder,
@@ -170,7 +170,7 @@ impl<'a> Surgery<'a> {
             report: ParityHealing::default(),
         };
         for table in &group.members {
-            let file = surgery.open(*table)?;
+            let file = surgery.open_table(*table)?;
             let is_due = file.is_none() && surgery.is_needed(table.number) && !manner.is_dry;
             let rebuilt = is_due.then(|| UnnamedFile::create(folder));
             surgery.tables.push(file);
@@ -184,19 +184,19 @@ impl<'a> Surgery<'a> {
     }
 
     /// The file of a table with the length that it must have.
-    fn open(&mut self, table: TableFile) -> Result<Option<File>, StoreError> {
+    fn open_table(&mut self, table: TableFile) -> Result<Option<File>, StoreError> {
         let (path, held) = (
-            self.folder.table(table.number),
-            self.folder.held(table.number),
+            self.folder.table_path(table.number),
+            self.folder.held_path(table.number),
         );
         let (is_dry, is_needed) = (self.manner.is_dry, self.is_needed(table.number));
         if !path.exists() && held.exists() && is_needed {
             self.report.files_restored.push(name_of(table.number));
             if !is_dry {
                 let linked = fs::hard_link(&held, &path).and_then(|()| {
-                    File::open(self.folder.database()).and_then(|folder| folder.sync_all())
+                    File::open(self.folder.database_dir()).and_then(|folder| folder.sync_all())
                 });
-                linked.map_err(|source| StoreError::file("restore", &path, source))?;
+                linked.map_err(|source| StoreError::of_file("restore", &path, source))?;
             }
         }
         let found_len = fs::metadata(&path).map(|found| found.len());
@@ -214,39 +214,39 @@ impl<'a> Surgery<'a> {
         };
         if file.metadata().is_ok_and(|found| found.len() != table.len) {
             file.set_len(table.len)
-                .map_err(|source| StoreError::file("repair", &path, source))?;
+                .map_err(|source| StoreError::of_file("repair", &path, source))?;
             self.changed.insert(self.tables.len());
         }
         Ok(Some(file))
     }
 
-    fn mend(
+    fn heal_window(
         &mut self,
-        mut window: Window<'_>,
+        mut window: ParityWindow<'_>,
         encoder: &mut ParityEncoder,
     ) -> Result<(), StoreError> {
-        let restored = window.restore()?;
+        let restored = window.restore_blocks()?;
         for block in &restored {
             self.write_back(block)?;
         }
-        window.accept(&restored);
+        window.accept_blocks(&restored);
         self.lost
-            .extend(window.damaged().into_iter().map(|(place, _)| place));
+            .extend(window.damaged_blocks().into_iter().map(|(place, _)| place));
         let parity = window.restore_parity(encoder)?;
         self.report.parity_blocks_healed += parity.len() as u64;
         for block in parity.iter().filter(|_| !self.manner.is_dry) {
-            let head = self.group.head();
+            let head = self.group.group_head();
             let at = head.record_len()
                 + head.parity_len() * block.place as u64
                 + (block.block * BLOCK_LEN) as u64;
             self.own
                 .write_all_at(&block.bytes, at)
-                .map_err(|source| StoreError::io("repair a parity group", source))?;
+                .map_err(|source| StoreError::of_io("repair a parity group", source))?;
         }
         Ok(())
     }
 
-    fn write_back(&mut self, restored: &Restored) -> Result<(), StoreError> {
+    fn write_back(&mut self, restored: &RestoredBlock) -> Result<(), StoreError> {
         let table = self.group.members[restored.place];
         let is_gone = self.tables[restored.place].is_none();
         if is_gone && !self.is_needed(table.number) {
@@ -266,13 +266,15 @@ impl<'a> Surgery<'a> {
         };
         self.changed.insert(restored.place);
         file.map_or(Ok(()), |file| file.write_all_at(&restored.bytes[..len], at))
-            .map_err(|source| StoreError::file("repair", &self.folder.table(table.number), source))
+            .map_err(|source| {
+                StoreError::of_file("repair", &self.folder.table_path(table.number), source)
+            })
     }
 
     /// Makes what was written durable, and tells what stays lost.
-    fn end(mut self) -> Result<ParityHealing, StoreError> {
+    fn finish_healing(mut self) -> Result<ParityHealing, StoreError> {
         for (place, table) in self.group.members.iter().enumerate() {
-            let path = self.folder.table(table.number);
+            let path = self.folder.table_path(table.number);
             let is_lost = self.lost.contains(&place);
             let is_needed = self.is_needed(table.number);
             if is_lost && is_needed {
@@ -280,20 +282,20 @@ impl<'a> Surgery<'a> {
             }
             if let Some(rebuilt) = self.rebuilt[place].take() {
                 if !is_lost && self.changed.contains(&place) {
-                    rebuilt.name(&path)?;
+                    rebuilt.publish_as(&path)?;
                     self.report.files_restored.push(name_of(table.number));
                 }
             } else if self.manner.is_dry && self.tables[place].is_none() && is_needed && !is_lost {
                 self.report.files_restored.push(name_of(table.number));
             } else if self.changed.contains(&place) && !self.manner.is_dry {
                 let synced = self.tables[place].as_ref().map_or(Ok(()), File::sync_all);
-                synced.map_err(|source| StoreError::file("repair", &path, source))?;
+                synced.map_err(|source| StoreError::of_file("repair", &path, source))?;
             }
         }
         if self.report.parity_blocks_healed > 0 && !self.manner.is_dry {
             self.own
                 .sync_all()
-                .map_err(|source| StoreError::io("repair a parity group", source))?;
+                .map_err(|source| StoreError::of_io("repair a parity group", source))?;
         }
         Ok(self.report)
     }

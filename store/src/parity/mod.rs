@@ -52,15 +52,15 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::StoreError;
-use crate::folder::{Folder, OwnerLock};
+use crate::folder::{OwnerLock, StoreFolder};
 use crate::watch::{Unwatched, Watch};
 
 use files::{ParityFolder, number_of};
 use group::BLOCK_LEN;
 pub use group::decode_any as decode_any_group;
-pub(crate) use heal::Manner;
+pub(crate) use heal::HealOptions;
 pub use heal::ParityHealing;
-use heal::{damaged_blocks, heal};
+use heal::{damaged_blocks, heal_group};
 pub use plan::foreseen_parity_len;
 pub use protect::ProtectReport;
 pub(crate) use rest::LOG_LEN_MAX;
@@ -119,7 +119,7 @@ pub(crate) struct ParityPosition {
 
 impl ParityPosition {
     /// The bytes that a scrub keeps.
-    pub(crate) fn key(self) -> Vec<u8> {
+    pub(crate) fn to_key(self) -> Vec<u8> {
         [self.group.to_be_bytes(), self.block.to_be_bytes()].concat()
     }
 
@@ -145,21 +145,21 @@ impl ParityPosition {
 /// The parity of one store. Whatever is done with it, one thing is at a time.
 pub(crate) struct Parity {
     folder: ParityFolder,
-    right: Right,
+    right: ParityWriteRight,
     state: Mutex<ParityState>,
     notices: Mutex<Vec<String>>,
 }
 
 /// Right by which files are written.
-enum Right {
+enum ParityWriteRight {
     /// This process has the store open for writing.
     Owner,
     /// It is asked for each time.
-    Asked(Folder),
+    Asked(StoreFolder),
 }
 
 /// Right to write; if a lock had to be taken for it, held until this is dropped.
-struct HeldRight {
+struct ParityRightGuard {
     _lock: Option<OwnerLock>,
 }
 
@@ -193,33 +193,33 @@ impl ParityShare {
 
 impl Parity {
     /// The parity of the store in `folder`. `is_owner`: this process has it open for writing.
-    pub(crate) fn new(folder: &Folder, is_owner: bool) -> Self {
+    pub(crate) fn new(folder: &StoreFolder, is_owner: bool) -> Self {
         Self {
             folder: ParityFolder::new(folder.path()),
             right: if is_owner {
-                Right::Owner
+                ParityWriteRight::Owner
             } else {
-                Right::Asked(folder.clone())
+                ParityWriteRight::Asked(folder.clone())
             },
             state: Mutex::default(),
             notices: Mutex::default(),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, ParityState> {
+    fn lock_state(&self) -> MutexGuard<'_, ParityState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn share(&self) -> Option<ParityShare> {
-        self.state().share
+        self.lock_state().share
     }
 
     pub(crate) fn set_share(&self, share: Option<ParityShare>) {
-        self.state().share = share;
+        self.lock_state().share = share;
     }
 
     /// Adds `text` to the notices, which the caller may ask for.
-    pub(crate) fn note(&self, text: String) {
+    pub(crate) fn add_notice(&self, text: String) {
         self.notices
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -231,7 +231,7 @@ impl Parity {
         std::mem::take(&mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn notice(&self, report: &ParityHealing) {
+    fn notice_healing(&self, report: &ParityHealing) {
         let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
         notices.extend(
             report
@@ -248,12 +248,12 @@ impl Parity {
     }
 
     /// The right to write, if it can be had.
-    fn right(&self) -> Option<HeldRight> {
+    fn acquire_right(&self) -> Option<ParityRightGuard> {
         let lock = match &self.right {
-            Right::Owner => None,
-            Right::Asked(folder) => Some(folder.lock("vellum parity").ok()?),
+            ParityWriteRight::Owner => None,
+            ParityWriteRight::Asked(folder) => Some(folder.lock_for_writing("vellum parity").ok()?),
         };
-        Some(HeldRight { _lock: lock })
+        Some(ParityRightGuard { _lock: lock })
     }
 
     /// Heals the tables that `message`, an error of the database's, names; if it names none, or
@@ -269,7 +269,7 @@ impl Parity {
         {
             return true;
         }
-        if std::mem::replace(&mut self.state().was_swept, true) {
+        if std::mem::replace(&mut self.lock_state().was_swept, true) {
             return false;
         }
         let healed = self.heal_all(needed, false, &Unwatched);
@@ -278,16 +278,16 @@ impl Parity {
 
     /// Heals table `number`. Whether anything of it was healed.
     pub(crate) fn heal_table(&self, number: u64, needed: Option<&BTreeSet<u64>>) -> bool {
-        let mut state = self.state();
+        let mut state = self.lock_state();
         if state.hopeless.contains(&number) {
             return false;
         }
-        let Some(_right) = self.right() else {
+        let Some(_right) = self.acquire_right() else {
             return false;
         };
         let healed = self.try_heal_table(number, needed);
         if let Ok(report) = &healed {
-            self.notice(report);
+            self.notice_healing(report);
         }
         if healed.is_ok_and(|report| report.is_healed()) {
             state.mended.insert(number, RETRIES_MAX);
@@ -308,7 +308,7 @@ impl Parity {
         number: u64,
         needed: Option<&BTreeSet<u64>>,
     ) -> Result<ParityHealing, StoreError> {
-        let (shapes, _) = self.folder.shapes()?;
+        let (shapes, _) = self.folder.read_shapes()?;
         let mut report = ParityHealing::default();
         for shape in shapes.iter().rev() {
             let Some(place) = shape
@@ -318,7 +318,7 @@ impl Parity {
             else {
                 continue;
             };
-            let Some((group, own)) = self.folder.load(shape.id) else {
+            let Some((group, own)) = self.folder.load_group(shape.id) else {
                 continue;
             };
             let (table, sums) = (group.members[place], &group.member_sums[place]);
@@ -330,12 +330,12 @@ impl Parity {
             if wanted.is_empty() {
                 break;
             }
-            let manner = Manner {
+            let manner = HealOptions {
                 needed,
                 is_dry: false,
                 watch: &Unwatched,
             };
-            report.add(heal(&self.folder, &group, &own, &wanted, manner)?);
+            report.add_report(heal_group(&self.folder, &group, &own, &wanted, manner)?);
             if report.files_lost.is_empty() {
                 break;
             }
@@ -351,39 +351,39 @@ impl Parity {
         is_dry: bool,
         watch: &dyn Watch,
     ) -> Result<ParityHealing, StoreError> {
-        let mut state = self.state();
+        let mut state = self.lock_state();
         let _right = if is_dry {
             None
         } else {
-            Some(self.right().ok_or(StoreError::ReadOnly)?)
+            Some(self.acquire_right().ok_or(StoreError::ReadOnly)?)
         };
         state.hopeless.clear();
-        let (shapes, unreadable) = self.folder.shapes()?;
+        let (shapes, unreadable) = self.folder.read_shapes()?;
         let mut report = ParityHealing {
             groups_lost: unreadable.len() as u64,
             ..ParityHealing::default()
         };
         for shape in shapes {
-            let Some((group, own)) = self.folder.load(shape.id) else {
+            let Some((group, own)) = self.folder.load_group(shape.id) else {
                 report.groups_lost += 1;
                 if !is_dry {
                     self.folder.remove_group(shape.id)?;
                 }
                 continue;
             };
-            let manner = Manner {
+            let manner = HealOptions {
                 needed,
                 is_dry,
                 watch,
             };
             let whole = 0..group.block_count();
-            report.add(heal(&self.folder, &group, &own, &[whole], manner)?);
+            report.add_report(heal_group(&self.folder, &group, &own, &[whole], manner)?);
         }
         if !is_dry {
             unreadable
                 .into_iter()
                 .try_for_each(|id| self.folder.remove_group(id))?;
-            self.notice(&report);
+            self.notice_healing(&report);
         }
         Ok(report)
     }
@@ -395,13 +395,13 @@ impl Parity {
         &self,
         from: ParityPosition,
         len_max: u64,
-        manner: Manner<'_>,
+        manner: HealOptions<'_>,
     ) -> Result<(ParityHealing, Option<ParityPosition>), StoreError> {
-        let _state = self.state();
+        let _state = self.lock_state();
         let _right = if manner.is_dry {
             None
         } else {
-            Some(self.right().ok_or(StoreError::ReadOnly)?)
+            Some(self.acquire_right().ok_or(StoreError::ReadOnly)?)
         };
         let ids = self.folder.group_ids()?;
         let Some(id) = ids.into_iter().filter(|id| *id >= from.group).min() else {
@@ -412,12 +412,13 @@ impl Parity {
             block: 0,
         };
         // Those that cannot be read go when all are looked at.
-        let Some((group, own)) = self.folder.load(id) else {
+        let Some((group, own)) = self.folder.load_group(id) else {
             return Ok((ParityHealing::default(), Some(next_group)));
         };
         let (count, first) = (group.block_count(), from.first_block_of(id));
         let is_gone = |table: &TableFile| {
-            let len = std::fs::metadata(self.folder.table(table.number)).map(|found| found.len());
+            let len =
+                std::fs::metadata(self.folder.table_path(table.number)).map(|found| found.len());
             manner.is_needed(table.number) && !len.is_ok_and(|len| len == table.len)
         };
         let wanted = if group.members.iter().any(is_gone) {
@@ -435,17 +436,17 @@ impl Parity {
         } else {
             next_group
         };
-        let report = heal(&self.folder, &group, &own, &[wanted], manner)?;
-        self.notice(&report);
+        let report = heal_group(&self.folder, &group, &own, &[wanted], manner)?;
+        self.notice_healing(&report);
         Ok((report, Some(next)))
     }
 
     /// State of the protection of the tables `live`.
-    pub(crate) fn status(&self, live: &[TableFile]) -> Result<ParityStatus, StoreError> {
-        let (shapes, unreadable) = self.folder.shapes()?;
+    pub(crate) fn protection_status(&self, live: &[TableFile]) -> Result<ParityStatus, StoreError> {
+        let (shapes, unreadable) = self.folder.read_shapes()?;
         let live_set: BTreeSet<TableFile> = live.iter().copied().collect();
-        let unprotected = plan::unprotected(live, &shapes);
-        let (bytes_on_disk, bytes_held) = self.folder.usage();
+        let unprotected = plan::unprotected_tables(live, &shapes);
+        let (bytes_on_disk, bytes_held) = self.folder.disk_usage();
         let bytes_unprotected = unprotected.iter().map(|table| table.len).sum();
         let is_stale = |shape: &&shape::GroupShape| {
             shape.members.iter().any(|table| !live_set.contains(table))
@@ -467,11 +468,11 @@ impl Parity {
 
     /// Removes everything that parity has in the folder.
     pub(crate) fn remove_all(&self) -> Result<(), StoreError> {
-        let _state = self.state();
-        let dir = self.folder.dir();
+        let _state = self.lock_state();
+        let dir = self.folder.parity_dir();
         match std::fs::remove_dir_all(&dir) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(StoreError::file("remove", &dir, source))
+                Err(StoreError::of_file("remove", &dir, source))
             }
             _ => Ok(()),
         }
@@ -480,25 +481,25 @@ impl Parity {
     /// Forgets what was written down of the small files: the database is open for writing.
     pub(crate) fn begin_writing(&self) {
         rest::remove_rest(&self.folder);
-        self.state().is_writing = true;
+        self.lock_state().is_writing = true;
     }
 
     /// Keeps the tables of groups, whatever the database removes from now on.
     pub(crate) fn hold_tables(&self) {
-        let Ok((shapes, _)) = self.folder.shapes() else {
+        let Ok((shapes, _)) = self.folder.read_shapes() else {
             return;
         };
         let tables = shapes.iter().flat_map(|shape| &shape.members);
-        tables.for_each(|table| self.folder.hold(table.number));
+        tables.for_each(|table| self.folder.link_table(table.number));
     }
 }
 
 /// Writes down a store's small files when it is dropped, which must be after its database was.
-pub(crate) struct AtRest(pub(crate) std::sync::Arc<Parity>);
+pub(crate) struct SmallFileSaver(pub(crate) std::sync::Arc<Parity>);
 
-impl Drop for AtRest {
+impl Drop for SmallFileSaver {
     fn drop(&mut self) {
-        let state = self.0.state();
+        let state = self.0.lock_state();
         if state.share.is_none() || !state.is_writing {
             return;
         }
@@ -516,7 +517,7 @@ pub(crate) fn restore_small_files(dir: &Path) -> Result<Vec<String>, StoreError>
         return Ok(Vec::new());
     }
     // Another process may be writing right now: then the files are its own.
-    let _lock = Folder::of_damaged(dir).lock("vellum parity")?;
+    let _lock = StoreFolder::of_damaged(dir).lock_for_writing("vellum parity")?;
     rest::restore_files(&folder)
 }
 

@@ -34,7 +34,11 @@ pub(super) struct ParityPlan {
 }
 
 /// The plan for a store whose tables are `live`.
-pub(super) fn plan(live: &[TableFile], groups: &[GroupShape], share: ParityShare) -> ParityPlan {
+pub(super) fn plan_groups(
+    live: &[TableFile],
+    groups: &[GroupShape],
+    share: ParityShare,
+) -> ParityPlan {
     let live: BTreeSet<TableFile> = live.iter().copied().collect();
     let mut plan = ParityPlan::default();
     for class in [TableClass::Payloads, TableClass::Records] {
@@ -49,7 +53,7 @@ pub(super) fn plan(live: &[TableFile], groups: &[GroupShape], share: ParityShare
 }
 
 /// The tables of `live` that no group holds, or only one that is to be made anew.
-pub(super) fn unprotected(live: &[TableFile], groups: &[GroupShape]) -> Vec<TableFile> {
+pub(super) fn unprotected_tables(live: &[TableFile], groups: &[GroupShape]) -> Vec<TableFile> {
     let held: BTreeSet<&TableFile> = groups.iter().flat_map(|group| &group.members).collect();
     live.iter()
         .copied()
@@ -71,12 +75,12 @@ pub fn foreseen_parity_len(payloads_len: u64, records_len: u64, share: ParitySha
         let tables = lens
             .zip(0..)
             .map(|(len, number)| TableFile { number, len, class });
-        divide(tables.collect(), share)
+        divide_tables(tables.collect(), share)
     });
     groups
         .iter()
         .flatten()
-        .map(|new| GroupHead::of(new).file_len())
+        .map(|new| GroupHead::for_new_group(new).file_len())
         .sum()
 }
 
@@ -119,35 +123,35 @@ fn plan_class(
         pending.extend(&group.members);
         plan.dissolved.push(group.id);
     }
-    plan.made.extend(divide(pending, share));
+    plan.made.extend(divide_tables(pending, share));
 }
 
 /// Tables in groups, the longest together.
-fn divide(tables: BTreeSet<TableFile>, share: ParityShare) -> Vec<NewGroup> {
+fn divide_tables(tables: BTreeSet<TableFile>, share: ParityShare) -> Vec<NewGroup> {
     let mut tables: Vec<TableFile> = tables.into_iter().collect();
     tables.sort_unstable_by_key(|table| (std::cmp::Reverse(table.len), table.number));
     let (mut groups, mut members) = (Vec::new(), Vec::new());
     for table in tables {
         members.push(table);
         if is_complete(&members, share) {
-            groups.push(NewGroup::of(std::mem::take(&mut members), share));
+            groups.push(NewGroup::from_members(std::mem::take(&mut members), share));
         }
     }
     if !members.is_empty() {
-        groups.push(NewGroup::of(members, share));
+        groups.push(NewGroup::from_members(members, share));
     }
     groups
 }
 
 impl NewGroup {
     /// The same without table `number`.
-    pub(super) fn without(mut self, number: u64) -> Self {
+    pub(super) fn without_table(mut self, number: u64) -> Self {
         self.members.retain(|table| table.number != number);
         self
     }
 
     /// A group of `members`, the longest first, with the parity that `share` pays for.
-    fn of(members: Vec<TableFile>, share: ParityShare) -> Self {
+    fn from_members(members: Vec<TableFile>, share: ParityShare) -> Self {
         let parity_count = parity_count(&members, share);
         Self {
             members,
@@ -158,7 +162,7 @@ impl NewGroup {
 
 /// Parity stretches of a group: as many as its share pays for, at least one.
 fn parity_count(members: &[TableFile], share: ParityShare) -> usize {
-    let longest = longest(members).max(1);
+    let longest = longest_len(members).max(1);
     let paid = total_len(members) * share.per_mille() / 1000 / longest;
     paid.clamp(1, TABLES_PER_GROUP) as usize
 }
@@ -167,11 +171,11 @@ fn parity_count(members: &[TableFile], share: ParityShare) -> usize {
 /// stretches as pay.
 fn is_complete(members: &[TableFile], share: ParityShare) -> bool {
     let wanted_count = (TABLES_PER_GROUP * share.per_mille() / 1000).max(1);
-    let wanted_len = longest(members).saturating_mul(1000 * wanted_count) / share.per_mille();
+    let wanted_len = longest_len(members).saturating_mul(1000 * wanted_count) / share.per_mille();
     members.len() >= MEMBERS_MAX || total_len(members) >= wanted_len
 }
 
-fn longest(members: &[TableFile]) -> u64 {
+fn longest_len(members: &[TableFile]) -> u64 {
     members.iter().map(|table| table.len).max().unwrap_or(0)
 }
 
@@ -210,13 +214,13 @@ mod tests {
 
     #[test]
     fn a_store_of_one_table_has_a_mirror_and_a_large_one_pays_its_share() {
-        let one = plan(&[table(1, 300)], &[], share(2));
+        let one = plan_groups(&[table(1, 300)], &[], share(2));
         assert_eq!(one.made.len(), 1);
         assert_eq!(one.made[0].parity_count, 1);
         for (percent, members, parity_count) in [(2, 50, 1), (5, 60, 3), (10, 60, 6), (100, 64, 64)]
         {
             let live: Vec<TableFile> = (0..1000).map(|nth| table(nth, 64 * MIB)).collect();
-            let made = plan(&live, &[], share(percent)).made;
+            let made = plan_groups(&live, &[], share(percent)).made;
             assert_eq!(made[0].members.len(), members, "{percent}");
             assert_eq!(made[0].parity_count, parity_count, "{percent}");
             let parity: usize = made.iter().map(|group| group.parity_count).sum();
@@ -247,13 +251,13 @@ mod tests {
     fn what_is_protected_is_left_alone_and_what_lost_a_table_is_made_anew() {
         let live: Vec<TableFile> = (0..60).map(|nth| table(nth, 64 * MIB)).collect();
         let (mut groups, mut next) = (Vec::new(), 0);
-        applied(&mut groups, &mut next, &plan(&live, &[], share(2)));
+        applied(&mut groups, &mut next, &plan_groups(&live, &[], share(2)));
         assert_eq!(groups.len(), 2);
-        assert_eq!(plan(&live, &groups, share(2)), ParityPlan::default());
-        assert_eq!(plan(&live[1..], &groups, share(2)).dissolved, [1, 2]);
-        assert_eq!(unprotected(&live, &groups), []);
-        assert_eq!(unprotected(&live, &groups[1..]).len(), 50);
-        assert_eq!(plan(&[], &groups, share(2)).dissolved.len(), 2);
+        assert_eq!(plan_groups(&live, &groups, share(2)), ParityPlan::default());
+        assert_eq!(plan_groups(&live[1..], &groups, share(2)).dissolved, [1, 2]);
+        assert_eq!(unprotected_tables(&live, &groups), []);
+        assert_eq!(unprotected_tables(&live, &groups[1..]).len(), 50);
+        assert_eq!(plan_groups(&[], &groups, share(2)).dissolved.len(), 2);
     }
 
     /// A crash after a group was made and before the one that it replaces was removed.
@@ -267,7 +271,7 @@ mod tests {
         };
         let groups = [shape(1, &[a]), shape(2, &[a, b])];
         assert_eq!(
-            plan(&[a, b], &groups, share(2)),
+            plan_groups(&[a, b], &groups, share(2)),
             ParityPlan {
                 dissolved: vec![1],
                 made: Vec::new()
@@ -294,7 +298,7 @@ mod tests {
                 if random.u8(..40) == 0 {
                     live.swap_remove(random.usize(..live.len()));
                 }
-                let plan = plan(&live, &groups, share(2));
+                let plan = plan_groups(&live, &groups, share(2));
                 read += applied(&mut groups, &mut next, &plan);
                 let held: Vec<TableFile> = groups
                     .iter()

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::encode::{EncodeRefusal, encode};
+use super::encode::{EncodeRefusal, write_group};
 use super::group::{BlockSum, GroupHead};
-use super::plan::{ParityPlan, plan};
+use super::plan::{ParityPlan, plan_groups};
 use super::shape::{GroupShape, NewGroup, TableFile};
 use super::{Parity, ParityState};
 use crate::error::StoreError;
@@ -26,28 +26,28 @@ pub struct ProtectReport {
 impl Parity {
     /// Makes at most `groups_max` groups so that all tables of `live` get into one. `has_room`
     /// tells whether so many bytes may be written.
-    pub(crate) fn protect(
+    pub(crate) fn protect_tables(
         &self,
         live: &[TableFile],
         groups_max: usize,
         has_room: &dyn Fn(u64) -> bool,
         watch: &dyn Watch,
     ) -> Result<ProtectReport, StoreError> {
-        let mut state = self.state();
+        let mut state = self.lock_state();
         let needed: BTreeSet<u64> = live.iter().map(|table| table.number).collect();
         let Some(share) = state.share else {
             return Ok(ProtectReport::default());
         };
-        self.folder.make()?;
+        self.folder.create_dirs()?;
         self.folder.remove_partial();
-        let (mut shapes, unreadable) = self.folder.shapes()?;
+        let (mut shapes, unreadable) = self.folder.read_shapes()?;
         unreadable
             .into_iter()
             .try_for_each(|id| self.folder.remove_group(id))?;
         // Tables that cannot be read are not tried again and again.
         let readable = |table: &&TableFile| !state.hopeless.contains(&table.number);
         let readable: Vec<TableFile> = live.iter().filter(readable).copied().collect();
-        let plan = plan(&readable, &shapes, share);
+        let plan = plan_groups(&readable, &shapes, share);
         let known = self.known_sums(&plan);
         if !has_room(0) {
             self.dissolve_stale(live, &mut shapes)?;
@@ -59,7 +59,7 @@ impl Parity {
         let mut next = shapes.iter().map(|shape| shape.id).max().unwrap_or(0) + 1;
         for new in plan.made.iter().take(groups_max) {
             go_on(watch)?;
-            let made = if has_room(GroupHead::of(new).file_len()) {
+            let made = if has_room(GroupHead::for_new_group(new).file_len()) {
                 self.make_group(next, new, &needed, &known, &mut state, watch)?
             } else {
                 None
@@ -75,14 +75,17 @@ impl Parity {
                 None => report.tables_left += new.members.len() as u64,
             }
         }
-        self.dissolve(&plan.dissolved, live, &mut shapes)?;
+        self.dissolve_groups(&plan.dissolved, live, &mut shapes)?;
         self.release_unneeded(&shapes)?;
         Ok(report)
     }
 
     /// The sums that tables had in groups which are to be dissolved.
     fn known_sums(&self, plan: &ParityPlan) -> BTreeMap<u64, Vec<BlockSum>> {
-        let groups = plan.dissolved.iter().filter_map(|id| self.folder.load(*id));
+        let groups = plan
+            .dissolved
+            .iter()
+            .filter_map(|id| self.folder.load_group(*id));
         groups
             .flat_map(|(group, _)| group.members.into_iter().zip(group.member_sums))
             .map(|(table, sums)| (table.number, sums))
@@ -103,9 +106,9 @@ impl Parity {
         while !new.members.is_empty() {
             new.members
                 .iter()
-                .for_each(|table| self.folder.hold(table.number));
-            match encode(&self.folder, id, &new, known, watch) {
-                Ok(()) => return Ok(Some(GroupHead::of(&new).shape(id))),
+                .for_each(|table| self.folder.link_table(table.number));
+            match write_group(&self.folder, id, &new, known, watch) {
+                Ok(()) => return Ok(Some(GroupHead::for_new_group(&new).group_shape(id))),
                 Err(EncodeRefusal::Failed(error)) => return Err(error),
                 Err(EncodeRefusal::Table(number)) => {
                     let is_first = tried.insert(number);
@@ -113,7 +116,7 @@ impl Parity {
                     let is_healed = is_first && healed.is_ok_and(|report| report.is_healed());
                     if !is_healed {
                         state.hopeless.insert(number);
-                        new = new.without(number);
+                        new = new.without_table(number);
                     }
                 }
             }
@@ -122,7 +125,7 @@ impl Parity {
     }
 
     /// Removes those of the groups `ids` of which every table that is needed is in another one.
-    fn dissolve(
+    fn dissolve_groups(
         &self,
         ids: &[u64],
         live: &[TableFile],
@@ -175,7 +178,7 @@ impl Parity {
             .collect();
         for number in self.folder.held_tables()? {
             if !needed.contains(&number) {
-                self.folder.release(number);
+                self.folder.unlink_table(number);
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use vellum_core::wire::{DecodeError, Reader, seal, verified};
+use vellum_core::wire::{DecodeError, WireReader, append_checksum, verify_checksum};
 
 use super::files::{ParityFolder, UnnamedFile, number_of};
 use crate::error::StoreError;
@@ -59,7 +59,7 @@ pub(super) struct RestCopy {
 impl RestCopy {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = self.encode_body();
-        seal(CONTEXT, &[], &mut bytes);
+        append_checksum(CONTEXT, &[], &mut bytes);
         bytes
     }
 
@@ -78,40 +78,40 @@ impl RestCopy {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        Self::decode_body(verified(CONTEXT, &[], bytes)?)
+        Self::decode_body(verify_checksum(CONTEXT, &[], bytes)?)
     }
 
     fn decode_body(body: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(body);
-        if reader.bytes(MAGIC.len())? != MAGIC {
+        let mut reader = WireReader::new(body);
+        if reader.read_bytes(MAGIC.len())? != MAGIC {
             return Err(DecodeError::Invalid("magic"));
         }
-        let version = reader.u32()?;
+        let version = reader.read_u32()?;
         if version != VERSION {
             return Err(DecodeError::Version(version.min(255) as u8));
         }
-        let count = reader.u32()? as usize;
+        let count = reader.read_u32()? as usize;
         if count > FILES_MAX {
             return Err(DecodeError::Invalid("number of files"));
         }
-        let number_max = u64::from(reader.u32()?) | u64::from(reader.u32()?) << 32;
+        let number_max = u64::from(reader.read_u32()?) | u64::from(reader.read_u32()?) << 32;
         let mut files = Vec::new();
         for _ in 0..count {
-            let (name_len, len) = (reader.u32()? as usize, reader.u32()? as usize);
-            let name = std::str::from_utf8(reader.bytes(name_len)?)
+            let (name_len, len) = (reader.read_u32()? as usize, reader.read_u32()? as usize);
+            let name = std::str::from_utf8(reader.read_bytes(name_len)?)
                 .ok()
                 .filter(|name| is_small_file(name))
                 .ok_or(DecodeError::Invalid("name of a file"))?;
-            files.push((name.to_owned(), reader.bytes(len)?.to_vec()));
+            files.push((name.to_owned(), reader.read_bytes(len)?.to_vec()));
         }
-        reader.finish()?;
+        reader.expect_end()?;
         Ok(Self { number_max, files })
     }
 
     /// The small files of the store as they are.
-    fn take(folder: &ParityFolder) -> Result<Self, StoreError> {
+    fn copy_from(folder: &ParityFolder) -> Result<Self, StoreError> {
         let mut names: Vec<String> = NAMES.iter().map(|name| (*name).to_owned()).collect();
-        let database = folder.database();
+        let database = folder.database_dir();
         let (mut number_max, mut logs) = (0, Vec::new());
         for name in names_in(&database)? {
             number_max = number_max.max(number_in(&name));
@@ -124,14 +124,18 @@ impl RestCopy {
         names.extend(logs);
         let mut files = Vec::new();
         for name in names {
-            let path = folder.store().join(&name);
+            let path = folder.store_dir().join(&name);
             match fs::metadata(&path) {
                 Ok(found) if found.len() <= FILE_LEN_MAX => {
                     let bytes = fs::read(&path);
-                    let bytes = bytes.map_err(|source| StoreError::file("read", &path, source))?;
+                    let bytes =
+                        bytes.map_err(|source| StoreError::of_file("read", &path, source))?;
                     // Damage must not become the truth.
                     if !is_sound(&name, &bytes) {
-                        return Err(StoreError::damaged(name, "it is not what was written"));
+                        return Err(StoreError::damaged_record(
+                            name,
+                            "it is not what was written",
+                        ));
                     }
                     files.push((name, bytes));
                 }
@@ -144,20 +148,21 @@ impl RestCopy {
 
     /// The names of files that are not what they were, with what they held; none if the store was
     /// written to since.
-    fn differing(&self, folder: &ParityFolder) -> Vec<&(String, Vec<u8>)> {
-        let Ok(names) = names_in(&folder.database()) else {
+    fn differing_files(&self, folder: &ParityFolder) -> Vec<&(String, Vec<u8>)> {
+        let Ok(names) = names_in(&folder.database_dir()) else {
             return Vec::new();
         };
         let is_older = names.iter().any(|name| number_in(name) > self.number_max);
         let is_other = current_manifest(folder).is_some_and(|found| {
             let found = format!("database/{found}");
-            self.files.iter().all(|(name, _)| *name != found) && folder.store().join(found).exists()
+            self.files.iter().all(|(name, _)| *name != found)
+                && folder.store_dir().join(found).exists()
         });
         if is_older || is_other {
             return Vec::new();
         }
         let differs = |(name, bytes): &&(String, Vec<u8>)| {
-            fs::read(folder.store().join(name)).map_or(true, |found| found != *bytes)
+            fs::read(folder.store_dir().join(name)).map_or(true, |found| found != *bytes)
         };
         self.files.iter().filter(differs).collect()
     }
@@ -165,24 +170,24 @@ impl RestCopy {
 
 /// Writes down the small files of a store whose database was just closed.
 pub(super) fn write_rest(folder: &ParityFolder) -> Result<(), StoreError> {
-    let path = folder.rest();
-    let bytes = RestCopy::take(folder)?.encode();
+    let path = folder.rest_path();
+    let bytes = RestCopy::copy_from(folder)?.encode();
     let partial = UnnamedFile::create(folder)?;
     partial
         .file()
         .write_all(&bytes)
-        .map_err(|source| StoreError::file("write", &path, source))?;
-    partial.name(&path)
+        .map_err(|source| StoreError::of_file("write", &path, source))?;
+    partial.publish_as(&path)
 }
 
 /// Forgets what was written down: the store is about to be written to.
 pub(super) fn remove_rest(folder: &ParityFolder) {
-    let _ = fs::remove_file(folder.rest());
+    let _ = fs::remove_file(folder.rest_path());
 }
 
 /// Some if a copy of the small files was written; true if it is whole.
 pub(super) fn has_rest(folder: &ParityFolder) -> Option<bool> {
-    match fs::read(folder.rest()) {
+    match fs::read(folder.rest_path()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         read => Some(read.is_ok_and(|bytes| RestCopy::decode(&bytes).is_ok())),
     }
@@ -191,7 +196,7 @@ pub(super) fn has_rest(folder: &ParityFolder) -> Option<bool> {
 /// The small files that are not what they were when the store was closed.
 pub(super) fn damaged_files(folder: &ParityFolder) -> Vec<String> {
     let rest = read_rest(folder);
-    let differing = rest.iter().flat_map(|rest| rest.differing(folder));
+    let differing = rest.iter().flat_map(|rest| rest.differing_files(folder));
     differing.map(|(name, _)| name.clone()).collect()
 }
 
@@ -202,14 +207,14 @@ pub(super) fn restore_files(folder: &ParityFolder) -> Result<Vec<String>, StoreE
         return Ok(Vec::new());
     };
     let mut restored = Vec::new();
-    for (name, bytes) in rest.differing(folder) {
-        let path = folder.store().join(name);
+    for (name, bytes) in rest.differing_files(folder) {
+        let path = folder.store_dir().join(name);
         let partial = UnnamedFile::create(folder)?;
         partial
             .file()
             .write_all(bytes)
-            .map_err(|source| StoreError::file("restore", &path, source))?;
-        partial.name(&path)?;
+            .map_err(|source| StoreError::of_file("restore", &path, source))?;
+        partial.publish_as(&path)?;
         restored.push(name.clone());
     }
     Ok(restored)
@@ -217,13 +222,13 @@ pub(super) fn restore_files(folder: &ParityFolder) -> Result<Vec<String>, StoreE
 
 fn read_rest(folder: &ParityFolder) -> Option<RestCopy> {
     let mut bytes = Vec::new();
-    let file = File::open(folder.rest()).ok()?;
+    let file = File::open(folder.rest_path()).ok()?;
     file.take(FILE_LEN_MAX * 2).read_to_end(&mut bytes).ok()?;
     RestCopy::decode(&bytes).ok()
 }
 
 fn names_in(dir: &Path) -> Result<Vec<String>, StoreError> {
-    let fail = |source| StoreError::file("read the folder", dir, source);
+    let fail = |source| StoreError::of_file("read the folder", dir, source);
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(fail)? {
         names.extend(entry.map_err(fail)?.file_name().into_string());
@@ -233,7 +238,7 @@ fn names_in(dir: &Path) -> Result<Vec<String>, StoreError> {
 
 /// The manifest that `CURRENT` names, if it names one.
 fn current_manifest(folder: &ParityFolder) -> Option<String> {
-    let text = fs::read_to_string(folder.database().join("CURRENT")).ok()?;
+    let text = fs::read_to_string(folder.database_dir().join("CURRENT")).ok()?;
     let name = text.strip_suffix('\n')?;
     is_manifest(name).then(|| name.to_owned())
 }
@@ -340,8 +345,8 @@ pub(crate) mod tests {
     fn store() -> (tempfile::TempDir, ParityFolder) {
         let dir = tempfile::tempdir().expect("a folder");
         let folder = ParityFolder::new(dir.path());
-        folder.make().expect("made");
-        fs::create_dir(folder.database()).expect("made");
+        folder.create_dirs().expect("made");
+        fs::create_dir(folder.database_dir()).expect("made");
         put(&folder, "vellum.store", "vellum store format 1\n");
         put(&folder, "database/CURRENT", "MANIFEST-000005\n");
         put(&folder, "database/MANIFEST-000005", record("five"));
@@ -362,11 +367,11 @@ pub(crate) mod tests {
     }
 
     fn put(folder: &ParityFolder, name: &str, text: impl AsRef<[u8]>) {
-        fs::write(folder.store().join(name), text).expect("room");
+        fs::write(folder.store_dir().join(name), text).expect("room");
     }
 
     fn has(folder: &ParityFolder, name: &str, text: impl AsRef<[u8]>) -> bool {
-        fs::read(folder.store().join(name)).is_ok_and(|found| found == text.as_ref())
+        fs::read(folder.store_dir().join(name)).is_ok_and(|found| found == text.as_ref())
     }
 
     #[test]
@@ -381,7 +386,7 @@ pub(crate) mod tests {
                 let (_dir, folder) = store();
                 assert_eq!(damaged_files(&folder), Vec::<String>::new());
                 match damage {
-                    None => fs::remove_file(folder.store().join(name)).expect("removed"),
+                    None => fs::remove_file(folder.store_dir().join(name)).expect("removed"),
                     Some(damage) => put(&folder, name, damage),
                 }
                 assert_eq!(damaged_files(&folder), [name]);
@@ -413,7 +418,7 @@ pub(crate) mod tests {
     #[test]
     fn an_older_database_is_not_made_a_newer_one() {
         let (_dir, folder) = store();
-        fs::remove_file(folder.database().join("MANIFEST-000005")).expect("removed");
+        fs::remove_file(folder.database_dir().join("MANIFEST-000005")).expect("removed");
         put(&folder, "database/CURRENT", "MANIFEST-000003\n");
         put(&folder, "database/MANIFEST-000003", "three");
         assert_eq!(

@@ -21,7 +21,7 @@ fn is_roomy(_: u64) -> bool {
 impl World {
     fn new(lens: &[usize], percent: u16) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let parity = Parity::new(&Folder::of_damaged(dir.path()), true);
+        let parity = Parity::new(&StoreFolder::of_damaged(dir.path()), true);
         parity.set_share(ParityShare::new(percent * 10));
         fs::create_dir(dir.path().join("database")).expect("made");
         let mut world = Self {
@@ -60,12 +60,12 @@ impl World {
 
     fn protect(&self) -> ProtectReport {
         self.parity
-            .protect(&self.tables, usize::MAX, &is_roomy, &Unwatched)
+            .protect_tables(&self.tables, usize::MAX, &is_roomy, &Unwatched)
             .expect("protected")
     }
 
     fn path(&self, table: TableFile) -> std::path::PathBuf {
-        self.parity.folder.table(table.number)
+        self.parity.folder.table_path(table.number)
     }
 
     fn assert_whole(&self, what: &str) {
@@ -73,7 +73,10 @@ impl World {
             let found = fs::read(self.path(*table)).unwrap_or_default();
             assert!(found == *content, "{what}: table {}", table.number);
         }
-        let status = self.parity.status(&self.tables).expect("readable");
+        let status = self
+            .parity
+            .protection_status(&self.tables)
+            .expect("readable");
         assert_eq!(
             (status.tables_unprotected, status.groups_damaged),
             (0, 0),
@@ -103,7 +106,7 @@ impl World {
             .expect("listed")
             .iter()
             .for_each(|number| {
-                self.parity.folder.release(*number);
+                self.parity.folder.unlink_table(*number);
             });
     }
 }
@@ -202,8 +205,8 @@ fn with_more_parity_more_tables_come_back() {
 #[test]
 fn damage_to_a_groups_own_file_is_found_and_its_tables_are_protected_anew() {
     let world = World::new(&[60_000, 50_000, 9], 2);
-    let (shapes, _) = world.parity.folder.shapes().expect("listed");
-    let path = world.parity.folder.group(shapes[0].id);
+    let (shapes, _) = world.parity.folder.read_shapes().expect("listed");
+    let path = world.parity.folder.group_path(shapes[0].id);
     let whole = fs::read(&path).expect("there");
     let parity_at = whole.len() - 15 * 4096;
     for at in (0..whole.len()).step_by(61) {
@@ -244,7 +247,7 @@ fn a_table_that_the_database_removed_still_helps_its_group() {
     world.protect();
     world.assert_whole("made anew");
     assert!(
-        !world.parity.folder.held(7).exists(),
+        !world.parity.folder.held_path(7).exists(),
         "its space is given back"
     );
 }
@@ -290,7 +293,7 @@ fn what_cannot_be_healed_stays_as_its_old_group_knows_it() {
 struct Stopping(AtomicUsize);
 
 impl Watch for Stopping {
-    fn progress(&self, _: Progress) {}
+    fn report_progress(&self, _: Progress) {}
 
     fn is_cancelled(&self) -> bool {
         let left = self.0.load(Ordering::Relaxed);
@@ -307,13 +310,20 @@ fn work_that_is_cut_off_leaves_what_was_protected_protected() {
         let watch = Stopping(AtomicUsize::new(steps));
         let cut = world
             .parity
-            .protect(&world.tables, usize::MAX, &is_roomy, &watch);
-        fs::write(world.parity.folder.dir().join(".left.partial"), "x").expect("room");
+            .protect_tables(&world.tables, usize::MAX, &is_roomy, &watch);
+        fs::write(world.parity.folder.parity_dir().join(".left.partial"), "x").expect("room");
         fs::remove_file(world.path(world.tables[1])).expect("removed");
         assert_eq!(world.heal_all().files_restored.len(), 1, "{steps}");
         world.protect();
         world.assert_whole(&format!("{steps}"));
-        assert!(!world.parity.folder.dir().join(".left.partial").exists());
+        assert!(
+            !world
+                .parity
+                .folder
+                .parity_dir()
+                .join(".left.partial")
+                .exists()
+        );
         assert!(cut.is_ok() || steps < 8);
     }
 }
@@ -325,12 +335,15 @@ fn on_a_full_disk_groups_that_keep_what_was_deleted_go_first() {
     let full = |_| false;
     let report = world
         .parity
-        .protect(&world.tables, usize::MAX, &full, &Unwatched)
+        .protect_tables(&world.tables, usize::MAX, &full, &Unwatched)
         .expect("possible");
     assert_eq!((report.groups_made, report.tables_left), (0, 5));
     let held = world.parity.folder.held_tables().expect("listed");
     assert!(held.is_empty(), "{held:?}");
-    let status = world.parity.status(&world.tables).expect("readable");
+    let status = world
+        .parity
+        .protection_status(&world.tables)
+        .expect("readable");
     assert_eq!((status.tables_unprotected, status.groups), (5, 0));
     world.protect();
     world.assert_whole("there is room again");
@@ -343,7 +356,7 @@ fn one_group_at_a_time_comes_to_the_same_end() {
     let mut steps = 0;
     while world
         .parity
-        .protect(&world.tables, 1, &is_roomy, &Unwatched)
+        .protect_tables(&world.tables, 1, &is_roomy, &Unwatched)
         .expect("done")
         .has_more
     {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use rayon::prelude::{IntoParallelIterator, IntoParallelRefIterator, ParallelIterator};
 
-use super::code::{ParityEncoder, Remains};
+use super::code::{ParityEncoder, StripeRemains};
 use super::files::read_padded;
 use super::group::{BLOCK_LEN, BlockSum, ParityGroup, block_sums, blocks_of};
 use super::shape::TableFile;
@@ -31,13 +31,13 @@ impl WindowRange {
     }
 
     /// Its offset in a table or a parity stretch.
-    pub(super) fn start(&self) -> u64 {
+    pub(super) fn start_offset(&self) -> u64 {
         (self.blocks.start * BLOCK_LEN) as u64
     }
 }
 
 /// The windows of tables of these lengths, the longest first, for the blocks in `wanted`.
-pub(super) fn windows(members: &[TableFile], wanted: Range<usize>) -> Vec<WindowRange> {
+pub(super) fn split_windows(members: &[TableFile], wanted: Range<usize>) -> Vec<WindowRange> {
     let block_count = members.first().map_or(0, |table| blocks_of(table.len));
     let blocks_max = (WINDOW_LEN / BLOCK_LEN / members.len().max(1)).clamp(BLOCKS_MIN, BLOCKS_MAX);
     let (mut all, mut at) = (Vec::new(), wanted.start);
@@ -62,35 +62,35 @@ pub(super) fn read_stretch(
     range: &WindowRange,
 ) -> (Vec<u8>, Vec<BlockSum>, bool) {
     let mut bytes = vec![0; range.len()];
-    let is_read = read_padded(file, &mut bytes, range.start(), table_len);
+    let is_read = read_padded(file, &mut bytes, range.start_offset(), table_len);
     let sums = block_sums(&bytes);
     (bytes, sums, is_read)
 }
 
 /// A window of a group, and which of its blocks are as they should be.
-pub(super) struct Window<'g> {
+pub(super) struct ParityWindow<'g> {
     group: &'g ParityGroup,
     range: WindowRange,
-    data: Vec<Stretch>,
-    parity: Vec<Stretch>,
+    data: Vec<BlockStretch>,
+    parity: Vec<BlockStretch>,
 }
 
-struct Stretch {
+struct BlockStretch {
     bytes: Vec<u8>,
     /// For each block whether it is as it should be.
     sound: Vec<bool>,
 }
 
 /// A block that was lost, as it should be.
-pub(super) struct Restored {
+pub(super) struct RestoredBlock {
     /// Number of the table, or of the parity stretch.
     pub(super) place: usize,
     pub(super) block: usize,
     pub(super) bytes: Vec<u8>,
 }
 
-impl Stretch {
-    fn read(file: Option<&File>, len: u64, range: &WindowRange, sums: &[BlockSum]) -> Self {
+impl BlockStretch {
+    fn read_blocks(file: Option<&File>, len: u64, range: &WindowRange, sums: &[BlockSum]) -> Self {
         let Some(file) = file else {
             return Self {
                 bytes: vec![0; range.len()],
@@ -106,25 +106,25 @@ impl Stretch {
         Self { bytes, sound }
     }
 
-    fn block(&self, nth: usize) -> Option<&[u8]> {
+    fn sound_block(&self, nth: usize) -> Option<&[u8]> {
         self.sound[nth].then(|| &self.bytes[nth * BLOCK_LEN..][..BLOCK_LEN])
     }
 }
 
-impl<'g> Window<'g> {
+impl<'g> ParityWindow<'g> {
     /// Reads the window from the group's tables (`None` is gone) and its own file.
-    pub(super) fn read(
+    pub(super) fn read_window(
         group: &'g ParityGroup,
         range: WindowRange,
         tables: &[Option<File>],
         own: &File,
     ) -> Self {
-        let head = group.head();
+        let head = group.group_head();
         let data = (0..range.table_count)
             .into_par_iter()
             .map(|at| {
                 let (file, len) = (tables[at].as_ref(), group.members[at].len);
-                Stretch::read(file, len, &range, &group.member_sums[at])
+                BlockStretch::read_blocks(file, len, &range, &group.member_sums[at])
             })
             .collect();
         let parity = (0..group.parity_count)
@@ -132,14 +132,19 @@ impl<'g> Window<'g> {
             .map(|at| {
                 let from = head.record_len() + head.parity_len() * at as u64;
                 let mut bytes = vec![0; range.len()];
-                read_padded(own, &mut bytes, from + range.start(), head.file_len());
+                read_padded(
+                    own,
+                    &mut bytes,
+                    from + range.start_offset(),
+                    head.file_len(),
+                );
                 let sums = &group.parity_sums[at][range.blocks.clone()];
                 let sound = block_sums(&bytes)
                     .iter()
                     .zip(sums)
                     .map(|(a, b)| a == b)
                     .collect();
-                Stretch { bytes, sound }
+                BlockStretch { bytes, sound }
             })
             .collect();
         Self {
@@ -159,8 +164,8 @@ impl<'g> Window<'g> {
     }
 
     /// The blocks of tables that are not as they should be: which table, which block.
-    pub(super) fn damaged(&self) -> Vec<(usize, usize)> {
-        let blocks = |(at, stretch): (usize, &Stretch)| {
+    pub(super) fn damaged_blocks(&self) -> Vec<(usize, usize)> {
+        let blocks = |(at, stretch): (usize, &BlockStretch)| {
             let lost = stretch
                 .sound
                 .iter()
@@ -173,7 +178,7 @@ impl<'g> Window<'g> {
     }
 
     /// The lost blocks of tables that can be restored, each verified against its sum.
-    pub(super) fn restore(&self) -> Result<Vec<Restored>, StoreError> {
+    pub(super) fn restore_blocks(&self) -> Result<Vec<RestoredBlock>, StoreError> {
         let columns: Vec<usize> = (0..self.range.blocks.len())
             .filter(|nth| self.data.iter().any(|stretch| !stretch.sound[*nth]))
             .collect();
@@ -201,30 +206,31 @@ impl<'g> Window<'g> {
             .all(|stretch| stretch.sound[one] == stretch.sound[other])
     }
 
-    fn restore_piece(&self, piece: &Range<usize>) -> Result<Vec<Restored>, StoreError> {
-        let part = |stretch: &Stretch| {
+    fn restore_piece(&self, piece: &Range<usize>) -> Result<Vec<RestoredBlock>, StoreError> {
+        let part = |stretch: &BlockStretch| {
             let bytes = piece.start * BLOCK_LEN..piece.end * BLOCK_LEN;
             stretch.sound[piece.start].then_some(bytes)
         };
-        let slices =
-            |all: &'_ [Stretch]| -> Vec<Option<Range<usize>>> { all.iter().map(part).collect() };
+        let slices = |all: &'_ [BlockStretch]| -> Vec<Option<Range<usize>>> {
+            all.iter().map(part).collect()
+        };
         let (data, parity) = (slices(&self.data), slices(&self.parity));
-        let cut = |(stretch, range): (&'_ Stretch, &Option<Range<usize>>)| {
+        let cut = |(stretch, range): (&'_ BlockStretch, &Option<Range<usize>>)| {
             range.clone().map(|range| stretch.bytes[range].to_vec())
         };
         let data: Vec<Option<Vec<u8>>> = self.data.iter().zip(&data).map(cut).collect();
         let parity: Vec<Option<Vec<u8>>> = self.parity.iter().zip(&parity).map(cut).collect();
-        let remains = Remains {
+        let remains = StripeRemains {
             data: data.iter().map(Option::as_deref).collect(),
             parity: parity.iter().map(Option::as_deref).collect(),
         };
         let mut restored = Vec::new();
-        for (place, bytes) in remains.restore()?.unwrap_or_default() {
+        for (place, bytes) in remains.restore_lost()?.unwrap_or_default() {
             let sums = block_sums(&bytes);
             for ((nth, block), sum) in bytes.chunks(BLOCK_LEN).enumerate().zip(sums) {
                 let at = self.range.blocks.start + piece.start + nth;
                 if self.group.member_sums[place][at] == sum {
-                    restored.push(Restored {
+                    restored.push(RestoredBlock {
                         place,
                         block: at,
                         bytes: block.to_vec(),
@@ -236,8 +242,8 @@ impl<'g> Window<'g> {
     }
 
     /// Puts what was restored into the window.
-    pub(super) fn accept(&mut self, restored: &[Restored]) {
-        for Restored {
+    pub(super) fn accept_blocks(&mut self, restored: &[RestoredBlock]) {
+        for RestoredBlock {
             place,
             block,
             bytes,
@@ -253,22 +259,25 @@ impl<'g> Window<'g> {
     pub(super) fn restore_parity(
         &self,
         encoder: &mut ParityEncoder,
-    ) -> Result<Vec<Restored>, StoreError> {
+    ) -> Result<Vec<RestoredBlock>, StoreError> {
         let mut restored = Vec::new();
         for nth in 0..self.range.blocks.len() {
             if self.parity.iter().all(|stretch| stretch.sound[nth]) {
                 continue;
             }
-            let data: Option<Vec<&[u8]>> =
-                self.data.iter().map(|stretch| stretch.block(nth)).collect();
+            let data: Option<Vec<&[u8]>> = self
+                .data
+                .iter()
+                .map(|stretch| stretch.sound_block(nth))
+                .collect();
             let Some(data) = data else { continue };
             let block = self.range.blocks.start + nth;
-            let parity = encoder.encode(&data, self.parity.len())?;
+            let parity = encoder.encode_parity(&data, self.parity.len())?;
             for (place, bytes) in parity.into_iter().enumerate() {
                 if !self.parity[place].sound[nth]
                     && block_sums(&bytes) == [self.group.parity_sums[place][block]]
                 {
-                    restored.push(Restored {
+                    restored.push(RestoredBlock {
                         place,
                         block,
                         bytes,
@@ -296,7 +305,7 @@ mod tests {
                 class: TableClass::Payloads,
             })
             .collect();
-        let all = windows(&members, 0..usize::MAX);
+        let all = split_windows(&members, 0..usize::MAX);
         assert_eq!(
             all[0],
             WindowRange {
@@ -324,7 +333,7 @@ mod tests {
             }
         }
         assert_eq!(at, blocks_of(3_000_000));
-        let some = windows(&members, 100..101);
+        let some = split_windows(&members, 100..101);
         assert_eq!(
             some,
             [WindowRange {
@@ -332,6 +341,6 @@ mod tests {
                 table_count: 3
             }]
         );
-        assert_eq!(windows(&[], 0..9), []);
+        assert_eq!(split_windows(&[], 0..9), []);
     }
 }

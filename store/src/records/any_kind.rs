@@ -2,13 +2,13 @@
 //! bytes as each.
 
 use vellum_core::identity::StoreId;
-use vellum_core::tree::{Image, Layer, Machine, MachineSnapshot, Snapshot};
+use vellum_core::tree::{Image, Layer, Snapshot, VirtualMachine, VirtualMachineSnapshot};
 
 use super::{Commits, ConfigurationFile, Counters, StoreParameters, Token, decode_body};
 use crate::chunks::DamageRecord;
-use crate::journal::entry::Entry;
 use crate::parity::ParityShare;
-use crate::sources::SourceList;
+use crate::sources::SourceListRecord;
+use crate::usage_history::entry::UsageEntry;
 
 /// Decodes `body` as each kind of record: total on any bytes. For fuzzing.
 #[must_use]
@@ -23,12 +23,12 @@ pub fn decode_any(body: &[u8]) -> usize {
         decode_body::<Layer>(body).is_ok(),
         decode_body::<Image>(body).is_ok(),
         decode_body::<Snapshot>(body).is_ok(),
-        decode_body::<Machine>(body).is_ok(),
-        decode_body::<MachineSnapshot>(body).is_ok(),
+        decode_body::<VirtualMachine>(body).is_ok(),
+        decode_body::<VirtualMachineSnapshot>(body).is_ok(),
         decode_body::<ConfigurationFile>(body).is_ok(),
-        decode_body::<Entry>(body).is_ok(),
+        decode_body::<UsageEntry>(body).is_ok(),
         decode_body::<DamageRecord>(body).is_ok(),
-        decode_body::<SourceList>(body).is_ok(),
+        decode_body::<SourceListRecord>(body).is_ok(),
     ];
     decoded.into_iter().filter(|ok| *ok).count()
 }

@@ -11,7 +11,7 @@
 //!
 //! Source: RocksDB's `db/write_batch.cc`.
 
-use vellum_core::wire::Reader;
+use vellum_core::wire::WireReader;
 
 /// An operation of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,13 +39,13 @@ enum LoggedItem {
 }
 
 /// The operations of `record`; as far as they can be understood.
-pub(crate) fn operations(record: &[u8]) -> Vec<LoggedOperation> {
-    let mut reader = Reader::new(record);
+pub(crate) fn decode_operations(record: &[u8]) -> Vec<LoggedOperation> {
+    let mut reader = WireReader::new(record);
     let mut operations = Vec::new();
     let Some(mut sequence) = first_sequence(&mut reader) else {
         return operations;
     };
-    while reader.remaining() > 0 {
+    while reader.remaining_len() > 0 {
         match logged_item(&mut reader, sequence) {
             Some(LoggedItem::Operation(found)) => {
                 sequence += 1;
@@ -58,32 +58,32 @@ pub(crate) fn operations(record: &[u8]) -> Vec<LoggedOperation> {
     operations
 }
 
-fn first_sequence(reader: &mut Reader<'_>) -> Option<u64> {
-    let bytes = reader.bytes(12).ok()?;
+fn first_sequence(reader: &mut WireReader<'_>) -> Option<u64> {
+    let bytes = reader.read_bytes(12).ok()?;
     Some(u64::from_le_bytes(bytes[..8].try_into().ok()?))
 }
 
 /// The next item; none where something stands that is none.
-fn logged_item(reader: &mut Reader<'_>, sequence: u64) -> Option<LoggedItem> {
-    let kind = reader.u8().ok()?;
+fn logged_item(reader: &mut WireReader<'_>, sequence: u64) -> Option<LoggedItem> {
+    let kind = reader.read_u8().ok()?;
     let family = if [4, 5, 8, 14].contains(&kind) {
-        reader.varint().ok()?
+        reader.read_varint().ok()?
     } else {
         0
     };
     let change = match kind {
         3 => {
-            string(reader)?;
+            read_owned_string(reader)?;
             return Some(LoggedItem::Meaningless);
         }
         13 => return Some(LoggedItem::Meaningless),
         0 | 1 | 4 | 5 | 7 | 8 | 14 | 15 => kind,
         _ => return None,
     };
-    let key = string(reader)?;
+    let key = read_owned_string(reader)?;
     let change = match change {
-        1 | 5 => LoggedChange::Put(string(reader)?),
-        14 | 15 => LoggedChange::DeleteRange(string(reader)?),
+        1 | 5 => LoggedChange::Put(read_owned_string(reader)?),
+        14 | 15 => LoggedChange::DeleteRange(read_owned_string(reader)?),
         _ => LoggedChange::Delete,
     };
     Some(LoggedItem::Operation(LoggedOperation {
@@ -94,9 +94,9 @@ fn logged_item(reader: &mut Reader<'_>, sequence: u64) -> Option<LoggedItem> {
     }))
 }
 
-fn string(reader: &mut Reader<'_>) -> Option<Vec<u8>> {
-    let len = usize::try_from(reader.varint().ok()?).ok()?;
-    reader.bytes(len).ok().map(<[u8]>::to_vec)
+fn read_owned_string(reader: &mut WireReader<'_>) -> Option<Vec<u8>> {
+    let len = usize::try_from(reader.read_varint().ok()?).ok()?;
+    reader.read_bytes(len).ok().map(<[u8]>::to_vec)
 }
 
 #[cfg(test)]
@@ -122,8 +122,8 @@ mod tests {
             operation(7, 901, b"d", LoggedChange::Delete),
             operation(5, 902, b"a", LoggedChange::DeleteRange(b"c".to_vec())),
         ];
-        assert_eq!(operations(&record), all);
-        assert_eq!(operations(&record[..record.len() - 1]), all[..2]);
-        assert_eq!(operations(&record[..11]), []);
+        assert_eq!(decode_operations(&record), all);
+        assert_eq!(decode_operations(&record[..record.len() - 1]), all[..2]);
+        assert_eq!(decode_operations(&record[..11]), []);
     }
 }

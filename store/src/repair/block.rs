@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use vellum_core::frame::FrameCodec;
-use vellum_core::wire::{Reader, unzigzag};
+use vellum_core::wire::{WireReader, zigzag_decode};
 
 use super::checksum::TRAILER_LEN;
 use crate::codec;
@@ -48,15 +48,15 @@ pub(super) struct TableEntry {
     pub(super) value: Vec<u8>,
 }
 
-pub(super) fn plain(block: &[u8], kind: u8) -> Option<Vec<u8>> {
+pub(super) fn decompress_block(block: &[u8], kind: u8) -> Option<Vec<u8>> {
     match kind {
         KIND_PLAIN => Some(block.to_vec()),
         KIND_LZ4 => {
-            let mut reader = Reader::new(block);
-            let len = usize::try_from(reader.varint().ok()?).ok()?;
-            let compressed = reader.bytes(reader.remaining()).ok()?;
+            let mut reader = WireReader::new(block);
+            let len = usize::try_from(reader.read_varint().ok()?).ok()?;
+            let compressed = reader.read_bytes(reader.remaining_len()).ok()?;
             (len <= BLOCK_LEN_MAX && len / 256 <= compressed.len())
-                .then(|| codec::decompress(FrameCodec::Lz4, compressed, len).ok())?
+                .then(|| codec::decompress_frame(FrameCodec::Lz4, compressed, len).ok())?
         }
         _ => None,
     }
@@ -70,19 +70,19 @@ pub(super) fn block_at(bytes: &[u8], at: usize) -> Option<(Vec<u8>, usize)> {
     {
         return Some((rest[..len].to_vec(), at + len));
     }
-    let mut reader = Reader::new(rest);
-    let len = usize::try_from(reader.varint().ok()?).ok()?;
-    let begin = rest.len() - reader.remaining();
+    let mut reader = WireReader::new(rest);
+    let len = usize::try_from(reader.read_varint().ok()?).ok()?;
+    let begin = rest.len() - reader.remaining_len();
     let used = lz4_len(&rest[begin..], len)?;
     let end = begin + used;
     (rest.get(end) == Some(&KIND_LZ4)).then_some(())?;
-    Some((plain(&rest[..end], KIND_LZ4)?, at + end))
+    Some((decompress_block(&rest[..end], KIND_LZ4)?, at + end))
 }
 
 /// The length of the uncompressed block that `rest` begins with: its restarts name entries that are
 /// there.
 fn plain_len(rest: &[u8]) -> Option<usize> {
-    let mut entries = Entries {
+    let mut entries = BlockEntries {
         bytes: rest,
         end: rest.len(),
         at: 0,
@@ -145,7 +145,7 @@ fn lz4_len(bytes: &[u8], plain_len: usize) -> Option<usize> {
 }
 
 /// The entries of a block, one after the other.
-pub(super) struct Entries<'b> {
+pub(super) struct BlockEntries<'b> {
     bytes: &'b [u8],
     /// Offset of the restarts.
     end: usize,
@@ -153,8 +153,8 @@ pub(super) struct Entries<'b> {
     key: Vec<u8>,
 }
 
-impl<'b> Entries<'b> {
-    pub(super) fn over(block: &'b [u8]) -> Self {
+impl<'b> BlockEntries<'b> {
+    pub(super) fn of_block(block: &'b [u8]) -> Self {
         let count = block
             .last_chunk::<4>()
             .map_or(0, |word| u32::from_le_bytes(*word));
@@ -173,25 +173,25 @@ impl<'b> Entries<'b> {
     /// knows how long it is to take (`skip`).
     pub(super) fn next(&mut self, has_len: bool) -> Option<(Vec<u8>, &'b [u8])> {
         let rest = self.bytes.get(self.at..self.end)?;
-        let mut reader = Reader::new(rest);
-        let shared = usize::try_from(reader.varint().ok()?).ok()?;
-        let own = usize::try_from(reader.varint().ok()?).ok()?;
+        let mut reader = WireReader::new(rest);
+        let shared = usize::try_from(reader.read_varint().ok()?).ok()?;
+        let own = usize::try_from(reader.read_varint().ok()?).ok()?;
         let len = if has_len {
-            usize::try_from(reader.varint().ok()?).ok()?
+            usize::try_from(reader.read_varint().ok()?).ok()?
         } else {
             0
         };
         if shared > self.key.len() {
             return None;
         }
-        let key = reader.bytes(own).ok()?;
+        let key = reader.read_bytes(own).ok()?;
         self.key.truncate(shared);
         self.key.extend_from_slice(key);
         let value = reader
-            .bytes(if has_len { len } else { reader.remaining() })
+            .read_bytes(if has_len { len } else { reader.remaining_len() })
             .ok()?;
         self.at = if has_len {
-            self.end - reader.remaining()
+            self.end - reader.remaining_len()
         } else {
             self.end - value.len()
         };
@@ -203,7 +203,7 @@ pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// All entries of a block, if it holds nothing else, and where they end.
 pub(super) fn entries_of(block: &[u8]) -> Option<(Pairs, usize)> {
-    let mut entries = Entries::over(block);
+    let mut entries = BlockEntries::of_block(block);
     let mut all = Vec::new();
     while entries.at < entries.end {
         let (key, value) = entries.next(true)?;
@@ -212,38 +212,38 @@ pub(super) fn entries_of(block: &[u8]) -> Option<(Pairs, usize)> {
     Some((all, entries.at))
 }
 
-pub(super) fn handles(block: &[u8]) -> Option<BTreeMap<Vec<u8>, Range<usize>>> {
+pub(super) fn decode_handles(block: &[u8]) -> Option<BTreeMap<Vec<u8>, Range<usize>>> {
     let entries = entries_of(block)?.0.into_iter();
     entries
-        .map(|(key, value)| Some((key, handle(&mut Reader::new(&value))?)))
+        .map(|(key, value)| Some((key, decode_handle(&mut WireReader::new(&value))?)))
         .collect()
 }
 
-fn handle(reader: &mut Reader<'_>) -> Option<Range<usize>> {
-    let offset = usize::try_from(reader.varint().ok()?).ok()?;
-    let len = usize::try_from(reader.varint().ok()?).ok()?;
+fn decode_handle(reader: &mut WireReader<'_>) -> Option<Range<usize>> {
+    let offset = usize::try_from(reader.read_varint().ok()?).ok()?;
+    let len = usize::try_from(reader.read_varint().ok()?).ok()?;
     Some(offset..offset.checked_add(len)?)
 }
 
 /// The index's entries. A handle that follows another in one stretch of restarts says only how
 /// much longer its block is than the one before.
 pub(super) fn index_of(block: &[u8]) -> Option<Vec<(Vec<u8>, Range<usize>)>> {
-    let mut entries = Entries::over(block);
+    let mut entries = BlockEntries::of_block(block);
     let mut all: Vec<(Vec<u8>, Range<usize>)> = Vec::new();
     while entries.at < entries.end {
         let is_restart = block.get(entries.at) == Some(&0);
         let (key, value) = entries.next(false)?;
-        let mut reader = Reader::new(value);
+        let mut reader = WireReader::new(value);
         let range = if is_restart {
-            handle(&mut reader)?
+            decode_handle(&mut reader)?
         } else {
             let before = &all.last()?.1;
             let start = before.end + TRAILER_LEN;
-            let more = unzigzag(reader.varint().ok()?);
+            let more = zigzag_decode(reader.read_varint().ok()?);
             let len = i64::try_from(before.len()).ok()?.checked_add(more)?;
             start..start.checked_add(usize::try_from(len).ok()?)?
         };
-        entries.at = entries.end - reader.remaining();
+        entries.at = entries.end - reader.remaining_len();
         all.push((key, range));
     }
     (!all.is_empty()).then_some(all)
@@ -252,10 +252,12 @@ pub(super) fn index_of(block: &[u8]) -> Option<Vec<(Vec<u8>, Range<usize>)>> {
 /// The records of a data block, if all of it is records.
 pub(super) fn records_of(block: &[u8]) -> Option<Vec<TableEntry>> {
     let entries = entries_of(block)?.0.into_iter();
-    entries.map(|(key, value)| record(&key, &value)).collect()
+    entries
+        .map(|(key, value)| decode_table_entry(&key, &value))
+        .collect()
 }
 
-pub(super) fn record(key: &[u8], value: &[u8]) -> Option<TableEntry> {
+pub(super) fn decode_table_entry(key: &[u8], value: &[u8]) -> Option<TableEntry> {
     let tag = tag_of(key)?;
     let kind = match tag & 0xff {
         0 | 7 => EntryKind::Delete,

@@ -66,28 +66,28 @@ const SECRET: [u8; SECRET_LEN] = [
 ];
 
 /// The checksum of what `bytes` and `last` are together, in a table of that number, at `offset`.
-pub(super) fn checksum(number: u32, offset: u64, bytes: &[u8], last: u8) -> u32 {
-    let sum = lower(XxHash3_64::oneshot(bytes)) ^ u32::from(last).wrapping_mul(KIND_PRIME);
-    sum.wrapping_add(place(number, offset))
+pub(super) fn block_checksum(number: u32, offset: u64, bytes: &[u8], last: u8) -> u32 {
+    let sum = low_word(XxHash3_64::oneshot(bytes)) ^ u32::from(last).wrapping_mul(KIND_PRIME);
+    sum.wrapping_add(offset_term(number, offset))
 }
 
 /// The number that a table's number adds to checksums at `offset`.
-pub(super) fn place(number: u32, offset: u64) -> u32 {
+pub(super) fn offset_term(number: u32, offset: u64) -> u32 {
     if number == 0 {
         0
     } else {
-        number ^ lower(offset).wrapping_add((offset >> 32) as u32)
+        number ^ low_word(offset).wrapping_add((offset >> 32) as u32)
     }
 }
 
 /// True if the checksum behind the block at `offset` fits. `sealed` is the block and its trailer.
-pub(super) fn fits(number: u32, offset: u64, sealed: &[u8]) -> bool {
-    split(sealed)
-        .is_some_and(|(block, kind, stored)| checksum(number, offset, block, kind) == stored)
+pub(super) fn checksum_fits(number: u32, offset: u64, sealed: &[u8]) -> bool {
+    split_trailer(sealed)
+        .is_some_and(|(block, kind, stored)| block_checksum(number, offset, block, kind) == stored)
 }
 
 /// Block, kind and stored checksum.
-pub(super) fn split(sealed: &[u8]) -> Option<(&[u8], u8, u32)> {
+pub(super) fn split_trailer(sealed: &[u8]) -> Option<(&[u8], u8, u32)> {
     let (block, trailer) = sealed.split_last_chunk::<TRAILER_LEN>()?;
     let [kind, sum @ ..] = *trailer;
     Some((block, kind, u32::from_le_bytes(sum)))
@@ -95,9 +95,9 @@ pub(super) fn split(sealed: &[u8]) -> Option<(&[u8], u8, u32)> {
 
 /// The bit of `sealed` that makes its checksum fit when it is flipped, if there is one.
 pub(super) fn flipped_bit(number: u32, offset: u64, sealed: &[u8]) -> Option<usize> {
-    let (block, kind, stored) = split(sealed)?;
-    let hash = lower(XxHash3_64::oneshot(block));
-    let place = place(number, offset);
+    let (block, kind, stored) = split_trailer(sealed)?;
+    let hash = low_word(XxHash3_64::oneshot(block));
+    let place = offset_term(number, offset);
     let found = (hash ^ u32::from(kind).wrapping_mul(KIND_PRIME)).wrapping_add(place);
     if (found ^ stored).is_power_of_two() {
         return Some((block.len() + 1) * 8 + (found ^ stored).trailing_zeros() as usize);
@@ -131,7 +131,7 @@ fn flip_to(block: &[u8], wanted: u32) -> Option<usize> {
 fn hash_flipped(block: &[u8], bit: usize) -> u32 {
     let mut block = block.to_vec();
     block[bit / 8] ^= 1 << (bit % 8);
-    lower(XxHash3_64::oneshot(&block))
+    low_word(XxHash3_64::oneshot(&block))
 }
 
 /// The hash of a long block, with what it takes to follow two lanes from any stripe to the end.
@@ -170,7 +170,7 @@ impl<'b> Follower<'b> {
             }
             if part < parts {
                 for (nth, lane) in lanes.iter_mut().enumerate() {
-                    *lane = scrambled(*lane, nth);
+                    *lane = scramble_lane(*lane, nth);
                 }
             }
             starts.push(lanes);
@@ -189,32 +189,32 @@ impl<'b> Follower<'b> {
         let lane = word % LANES;
         let value = word_at(self.block, word * 8);
         let key = word_at(&SECRET, stripe * 8 + lane * 8);
-        let without = product(value ^ key);
+        let without = halves_product(value ^ key);
         (0..64)
             .map(|bit| (bit, value ^ 1 << bit))
             .find_map(|(bit, flipped)| {
-                let own = product(flipped ^ key).wrapping_sub(without);
+                let own = halves_product(flipped ^ key).wrapping_sub(without);
                 let other = flipped.wrapping_sub(value);
-                (self.end(part, lane, own, other) == wanted).then_some(word * 64 + bit)
+                (self.final_hash(part, lane, own, other) == wanted).then_some(word * 64 + bit)
             })
     }
 
     /// The hash if a part adds so much more to a lane and to its neighbour.
-    fn end(&self, part: usize, lane: usize, own: u64, other: u64) -> u32 {
+    fn final_hash(&self, part: usize, lane: usize, own: u64, other: u64) -> u32 {
         let last = self.sums.len() - 1;
         let follow = |lane: usize, more: u64| {
             let mut value = self.starts[part][lane]
                 .wrapping_add(self.sums[part][lane])
                 .wrapping_add(more);
             for sum in &self.sums[part + 1..] {
-                value = scrambled(value, lane).wrapping_add(sum[lane]);
+                value = scramble_lane(value, lane).wrapping_add(sum[lane]);
             }
             value
         };
         let mut lanes = self.starts[last + 1];
         lanes[lane] = follow(lane, own);
         lanes[lane ^ 1] = follow(lane ^ 1, other);
-        lower(merged(&lanes, self.block.len()))
+        low_word(merge_lanes(&lanes, self.block.len()))
     }
 }
 
@@ -223,19 +223,19 @@ fn add_stripe(lanes: &mut [u64; LANES], stripe: &[u8], secret_at: usize) {
         let value = word_at(stripe, lane * 8);
         let key = word_at(&SECRET, secret_at + lane * 8);
         lanes[lane ^ 1] = lanes[lane ^ 1].wrapping_add(value);
-        lanes[lane] = lanes[lane].wrapping_add(product(value ^ key));
+        lanes[lane] = lanes[lane].wrapping_add(halves_product(value ^ key));
     }
 }
 
-fn product(value: u64) -> u64 {
+fn halves_product(value: u64) -> u64 {
     (value & 0xffff_ffff).wrapping_mul(value >> 32)
 }
 
-fn scrambled(lane: u64, nth: usize) -> u64 {
+fn scramble_lane(lane: u64, nth: usize) -> u64 {
     ((lane ^ lane >> 47) ^ word_at(&SECRET, SCRAMBLE_AT + nth * 8)).wrapping_mul(PRIME32_1)
 }
 
-fn merged(lanes: &[u64; LANES], len: usize) -> u64 {
+fn merge_lanes(lanes: &[u64; LANES], len: usize) -> u64 {
     let mut hash = (len as u64).wrapping_mul(PRIME64_1);
     for (nth, pair) in lanes.chunks_exact(2).enumerate() {
         let left = pair[0] ^ word_at(&SECRET, MERGE_AT + nth * 16);
@@ -254,7 +254,7 @@ fn word_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
-fn lower(hash: u64) -> u32 {
+fn low_word(hash: u64) -> u32 {
     hash as u32
 }
 
@@ -274,7 +274,11 @@ mod tests {
             let block = noise(len);
             let follower = Follower::new(&block);
             let lanes = follower.starts.last().expect("there is an end");
-            assert_eq!(merged(lanes, len), XxHash3_64::oneshot(&block), "{len}");
+            assert_eq!(
+                merge_lanes(lanes, len),
+                XxHash3_64::oneshot(&block),
+                "{len}"
+            );
         }
     }
 
@@ -284,12 +288,12 @@ mod tests {
             let block = noise(len);
             let mut sealed = block.clone();
             sealed.push(4);
-            sealed.extend(checksum(77, 4096, &block, 4).to_le_bytes());
-            assert!(fits(77, 4096, &sealed));
+            sealed.extend(block_checksum(77, 4096, &block, 4).to_le_bytes());
+            assert!(checksum_fits(77, 4096, &sealed));
             for bit in 0..sealed.len() * 8 {
                 let mut flipped = sealed.clone();
                 flipped[bit / 8] ^= 1 << (bit % 8);
-                assert!(!fits(77, 4096, &flipped), "{len}, {bit}");
+                assert!(!checksum_fits(77, 4096, &flipped), "{len}, {bit}");
                 assert_eq!(flipped_bit(77, 4096, &flipped), Some(bit), "{len}");
             }
         }
@@ -300,7 +304,7 @@ mod tests {
         let block = noise(131_000);
         let mut sealed = block.clone();
         sealed.push(0);
-        sealed.extend(checksum(5, 1 << 33, &block, 0).to_le_bytes());
+        sealed.extend(block_checksum(5, 1 << 33, &block, 0).to_le_bytes());
         sealed[70_001] ^= 0x20;
         assert_eq!(flipped_bit(5, 1 << 33, &sealed), Some(70_001 * 8 + 5));
         sealed[3] ^= 1;

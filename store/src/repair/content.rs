@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use vellum_core::frame::{FrameHeader, FramePayload, SPAN_MAX, frame_key, parse_frame_key};
 use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::units::ChunkId;
-use vellum_core::wire::{Reader, put_varint};
+use vellum_core::wire::{WireReader, put_varint};
 
 use crate::codec;
 use crate::database::{Batch, Database, Durability, Family};
@@ -38,12 +38,12 @@ pub(super) fn mend_headers(
     is_hurt: bool,
     mends: &mut ContentMends,
 ) -> Result<(), StoreError> {
-    let (whole, broken) = headers(database)?;
+    let (whole, broken) = read_headers(database)?;
     if !is_hurt && broken.is_empty() {
         return Ok(());
     }
     let mut frames = Vec::new();
-    let mut scan = database.scan(Family::Frames, &[]);
+    let mut scan = database.scan_from(Family::Frames, &[]);
     while let Some((key, _)) = scan.next()? {
         frames.extend(parse_frame_key(key).ok());
     }
@@ -55,7 +55,10 @@ pub(super) fn mend_headers(
             continue;
         }
         let next_frame = frames.get(nth + 1).copied();
-        let next_header = whole.range(first.advance(1)..).next().map(|(key, _)| *key);
+        let next_header = whole
+            .range(first.advance_by(1)..)
+            .next()
+            .map(|(key, _)| *key);
         let end = next_frame
             .into_iter()
             .chain(next_header)
@@ -65,32 +68,32 @@ pub(super) fn mend_headers(
             continue;
         };
         if let Some(header) = header_of(database, parameters, *first, end, &payload)? {
-            batch.put(Family::Headers, frame_key(*first), header.encode());
+            batch.put_record(Family::Headers, frame_key(*first), header.encode());
             mends.headers += 1;
         }
     }
     for first in broken {
         // A header that was rebuilt has been put above.
         if frames.binary_search(&first).is_err() {
-            batch.delete(Family::Headers, frame_key(first));
+            batch.delete_record(Family::Headers, frame_key(first));
             mends.headers_lost += 1;
         }
     }
-    database.write(batch, Durability::Logged)
+    database.write_batch(batch, Durability::Logged)
 }
 
 type HeaderEnds = BTreeMap<ChunkId, ChunkId>;
 
 /// The headers that can be read, with where each ends, and the keys of those that cannot.
-fn headers(database: &Database) -> Result<(HeaderEnds, Vec<ChunkId>), StoreError> {
+fn read_headers(database: &Database) -> Result<(HeaderEnds, Vec<ChunkId>), StoreError> {
     let (mut whole, mut broken) = (HeaderEnds::new(), Vec::new());
-    let mut scan = database.scan(Family::Headers, &[]);
+    let mut scan = database.scan_from(Family::Headers, &[]);
     while let Some((key, value)) = scan.next()? {
         let Ok(first) = parse_frame_key(key) else {
             continue;
         };
         match FrameHeader::decode(first, value) {
-            Ok(header) => drop(whole.insert(first, header.end())),
+            Ok(header) => drop(whole.insert(first, header.end_id())),
             Err(_) => broken.push(first),
         }
     }
@@ -105,11 +108,11 @@ fn header_of(
     end: ChunkId,
     payload: &[u8],
 ) -> Result<Option<FrameHeader>, StoreError> {
-    let chunk_len = parameters.chunk_len.bytes() as usize;
+    let chunk_len = parameters.chunk_len.byte_len() as usize;
     let decoded = FramePayload::decode(first, payload)
         .ok()
         .and_then(|payload| {
-            codec::decompress(
+            codec::decompress_frame(
                 payload.codec,
                 payload.compressed,
                 payload.plain_len as usize,
@@ -125,14 +128,14 @@ fn header_of(
     let hashes = hash_chunks(&chunks);
     let mut found = Vec::new();
     for hash in &hashes {
-        let entry = database.get(Family::Index, &hash.prefix())?;
+        let entry = database.get(Family::Index, &hash.index_prefix())?;
         let id = entry
-            .and_then(|value| Reader::new(&value).varint().ok())
+            .and_then(|value| WireReader::new(&value).read_varint().ok())
             .map(ChunkId);
         found.push(id);
     }
-    let end = end.min(first.advance(SPAN_MAX.into()));
-    let ids = assigned(first, end, &found);
+    let end = end.min(first.advance_by(SPAN_MAX.into()));
+    let ids = assign_ids(first, end, &found);
     Ok(ids.map(|ids| {
         let chunks: Vec<(ChunkId, ChunkHash)> = ids.into_iter().zip(hashes).collect();
         FrameHeader::new(chunks, payload.len() as u32)
@@ -140,7 +143,7 @@ fn header_of(
 }
 
 /// The ids of the chunks of a frame, if all are sure: `found` has what the index says of each.
-fn assigned(first: ChunkId, end: ChunkId, found: &[Option<ChunkId>]) -> Option<Vec<ChunkId>> {
+fn assign_ids(first: ChunkId, end: ChunkId, found: &[Option<ChunkId>]) -> Option<Vec<ChunkId>> {
     let mut ids: Vec<Option<ChunkId>> = vec![None; found.len()];
     *ids.first_mut()? = Some(first);
     let mut last = (0, first);
@@ -164,7 +167,7 @@ fn assigned(first: ChunkId, end: ChunkId, found: &[Option<ChunkId>]) -> Option<V
             return None;
         }
         for (nth, id) in ids[gap..until].iter_mut().enumerate() {
-            *id = Some(before.advance(nth as u64 + 1));
+            *id = Some(before.advance_by(nth as u64 + 1));
         }
         from = until;
     }
@@ -173,26 +176,26 @@ fn assigned(first: ChunkId, end: ChunkId, found: &[Option<ChunkId>]) -> Option<V
 
 /// Puts every name that the headers know and the index does not into the index.
 pub(super) fn mend_index(database: &Database, mends: &mut ContentMends) -> Result<(), StoreError> {
-    let (mut scan, mut batch) = (database.scan(Family::Headers, &[]), Batch::default());
+    let (mut scan, mut batch) = (database.scan_from(Family::Headers, &[]), Batch::default());
     let (mut value, mut waiting) = (Vec::new(), 0);
     while let Some((key, bytes)) = scan.next()? {
         let header = parse_frame_key(key).and_then(|first| FrameHeader::decode(first, bytes));
-        for (id, hash) in header.iter().flat_map(FrameHeader::chunks) {
-            if database.get(Family::Index, &hash.prefix())?.is_some() {
+        for (id, hash) in header.iter().flat_map(FrameHeader::chunk_hashes) {
+            if database.get(Family::Index, &hash.index_prefix())?.is_some() {
                 continue;
             }
             value.clear();
             put_varint(&mut value, id.0);
-            batch.put(Family::Index, hash.prefix(), &value);
+            batch.put_record(Family::Index, hash.index_prefix(), &value);
             (waiting, mends.index_entries) = (waiting + 1, mends.index_entries + 1);
         }
         if waiting >= BATCH_LEN {
-            database.write(std::mem::take(&mut batch), Durability::Bulk)?;
+            database.write_batch(std::mem::take(&mut batch), Durability::Bulk)?;
             waiting = 0;
         }
     }
     drop(scan);
-    database.write(batch, Durability::Bulk)
+    database.write_batch(batch, Durability::Bulk)
 }
 
 #[cfg(test)]
@@ -220,7 +223,7 @@ mod tests {
             (10, 13, vec![id(10), None, id(11)], Some(vec![10, 11, 12])),
         ];
         for (first, end, found, wanted) in table {
-            let ids = assigned(ChunkId(first), ChunkId(end), &found);
+            let ids = assign_ids(ChunkId(first), ChunkId(end), &found);
             let ids = ids.map(|ids| ids.iter().map(|id| id.0).collect::<Vec<_>>());
             assert_eq!(ids, wanted, "{found:?}");
         }

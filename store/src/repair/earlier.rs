@@ -4,21 +4,25 @@
 use std::collections::BTreeSet;
 
 use vellum_core::page::parse_page_key;
-use vellum_core::tree::{Image, Layer, Machine, MachineSnapshot, Snapshot};
+use vellum_core::tree::{Image, Layer, Snapshot, VirtualMachine, VirtualMachineSnapshot};
 use vellum_core::units::LayerId;
 
-use super::batch::{LoggedChange, LoggedOperation, operations};
+use super::batch::{LoggedChange, LoggedOperation, decode_operations};
 use super::inventory::family_named;
 use super::manifest::Manifest;
-use super::maps::Books;
+use super::maps::RecordCatalog;
 use crate::database::Family;
 use crate::records;
 
 /// Describes the changes in `later` for the user; `books` has the names and numbers that the store
 /// shows without them.
-pub(super) fn fallen_back(later: &[Vec<u8>], manifest: &Manifest, books: &Books) -> Vec<String> {
+pub(super) fn fallen_back(
+    later: &[Vec<u8>],
+    manifest: &Manifest,
+    books: &RecordCatalog,
+) -> Vec<String> {
     let mut told = BTreeSet::new();
-    for operation in later.iter().flat_map(|record| operations(record)) {
+    for operation in later.iter().flat_map(|record| decode_operations(record)) {
         let family = manifest.families.get(&operation.family);
         match family.and_then(|family| family_named(&family.name)) {
             Some(Family::Names) => told.extend(name_of(&operation, books)),
@@ -26,7 +30,7 @@ pub(super) fn fallen_back(later: &[Vec<u8>], manifest: &Manifest, books: &Books)
             Some(Family::Pages) => {
                 let page = parse_page_key(&operation.key).into_iter();
                 let names = page.flat_map(|(layer, _)| books.shown_by(layer));
-                told.extend(names.map(|name| written(&name)));
+                told.extend(names.map(|name| describe_write(&name)));
             }
             _ => {}
         }
@@ -34,19 +38,19 @@ pub(super) fn fallen_back(later: &[Vec<u8>], manifest: &Manifest, books: &Books)
     told.into_iter().collect()
 }
 
-fn written(name: &str) -> String {
+fn describe_write(name: &str) -> String {
     format!("{name}: what was written to it last")
 }
 
 /// Describes a change of a name.
-fn name_of(operation: &LoggedOperation, books: &Books) -> Option<String> {
-    let (key, family) = (operation.key.as_slice(), Family::Names.name());
+fn name_of(operation: &LoggedOperation, books: &RecordCatalog) -> Option<String> {
+    let (key, family) = (operation.key.as_slice(), Family::Names.family_name());
     let LoggedChange::Put(value) = &operation.change else {
-        return deleted(key, books);
+        return describe_deletion(key, books);
     };
     match key.first()? {
         b'i' => {
-            let image = records::decode::<Image>(family, key, value).ok()?;
+            let image = records::decode_record::<Image>(family, key, value).ok()?;
             let known = books.images.get(&image.id);
             (known != Some(&image)).then(|| match known {
                 None => format!("image {}: its creation", image.name),
@@ -54,15 +58,15 @@ fn name_of(operation: &LoggedOperation, books: &Books) -> Option<String> {
             })
         }
         b's' => {
-            let snapshot = records::decode::<Snapshot>(family, key, value).ok()?;
+            let snapshot = records::decode_record::<Snapshot>(family, key, value).ok()?;
             Some(format!("snapshot {}", books.snapshot_name(&snapshot)))
         }
         b'm' => {
-            let machine = records::decode::<Machine>(family, key, value).ok()?;
+            let machine = records::decode_record::<VirtualMachine>(family, key, value).ok()?;
             Some(format!("machine {}: its last changes", machine.name))
         }
         b't' => {
-            let kept = records::decode::<MachineSnapshot>(family, key, value).ok()?;
+            let kept = records::decode_record::<VirtualMachineSnapshot>(family, key, value).ok()?;
             let machine = books
                 .machines
                 .iter()
@@ -78,7 +82,7 @@ fn name_of(operation: &LoggedOperation, books: &Books) -> Option<String> {
 }
 
 /// Describes the image or snapshot that comes back because its deletion is given up.
-fn deleted(key: &[u8], books: &Books) -> Option<String> {
+fn describe_deletion(key: &[u8], books: &RecordCatalog) -> Option<String> {
     let (kind, rest) = key.split_first()?;
     let (id, rest) = rest.split_first_chunk::<8>()?;
     let id = vellum_core::units::ImageId(u64::from_be_bytes(*id));
@@ -99,7 +103,7 @@ fn deleted(key: &[u8], books: &Books) -> Option<String> {
     }
 }
 
-fn shown_by(operation: &LoggedOperation, books: &Books) -> Vec<String> {
+fn shown_by(operation: &LoggedOperation, books: &RecordCatalog) -> Vec<String> {
     let Some(id) = operation
         .key
         .first_chunk::<8>()
@@ -108,7 +112,9 @@ fn shown_by(operation: &LoggedOperation, books: &Books) -> Vec<String> {
         return Vec::new();
     };
     if let LoggedChange::Put(value) = &operation.change {
-        let layer = records::decode::<Layer>(Family::Layers.name(), &operation.key, value).ok();
+        let layer =
+            records::decode_record::<Layer>(Family::Layers.family_name(), &operation.key, value)
+                .ok();
         // Sealing changes nothing that is shown.
         let content = |layer: &Layer| (layer.pages.clone(), layer.chunks, layer.zeros, layer.len);
         if layer.as_ref().map(content) == books.layers.get(&id).map(content) {
@@ -118,6 +124,6 @@ fn shown_by(operation: &LoggedOperation, books: &Books) -> Vec<String> {
     books
         .shown_by(id)
         .iter()
-        .map(|name| written(name))
+        .map(|name| describe_write(name))
         .collect()
 }

@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use super::batch::{LoggedChange, operations};
+use super::batch::{LoggedChange, decode_operations};
 use super::block::TableEntry;
-use super::inventory::Survey;
+use super::inventory::DatabaseSurvey;
 use super::layout::table_name;
 use super::manifest::TableRecord;
 use super::own::is_own;
-use super::table::{LostKeys, RangeDeletion, Table};
+use super::table::{ExaminedTable, LostKeys, RangeDeletion};
 use crate::database::Family;
 use crate::error::StoreError;
 
@@ -22,30 +22,30 @@ use crate::error::StoreError;
 #[derive(Default)]
 pub(super) struct FamilyHistory {
     /// All known records of the keys that concern damaged tables.
-    versions: HashMap<Vec<u8>, Vec<Version>>,
+    versions: HashMap<Vec<u8>, Vec<RecordVersion>>,
     deletions: Vec<RangeDeletion>,
-    damaged: Vec<(Place, Vec<LostKeys>)>,
+    damaged: Vec<(TableAge, Vec<LostKeys>)>,
     /// The newest record of each key that is left of damaged tables.
     left: BTreeMap<Vec<u8>, TableEntry>,
 }
 
-struct Version {
+struct RecordVersion {
     sequence: u64,
     /// Table that holds it; none: a log.
-    place: Option<Place>,
+    place: Option<TableAge>,
 }
 
 /// Position of a table in the order of ages.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Place {
+struct TableAge {
     number: u64,
     level: u64,
     smallest: u64,
     largest: u64,
 }
 
-impl Place {
-    fn of(record: &TableRecord) -> Self {
+impl TableAge {
+    fn from_record(record: &TableRecord) -> Self {
         Self {
             number: record.number,
             level: record.level,
@@ -62,8 +62,8 @@ impl Place {
 
 impl FamilyHistory {
     /// Reads the history of `family`; none if all of its tables are whole. `dir` has the tables.
-    pub(super) fn of(
-        survey: &Survey,
+    pub(super) fn read_family(
+        survey: &DatabaseSurvey,
         dir: &Path,
         family: Family,
     ) -> Result<Option<Self>, StoreError> {
@@ -77,7 +77,7 @@ impl FamilyHistory {
         if history.damaged.is_empty() {
             return Ok(None);
         }
-        let Some((id, record)) = survey.manifest.family(family.name()) else {
+        let Some((id, record)) = survey.manifest.find_family(family.family_name()) else {
             return Ok(Some(history));
         };
         for table in record.tables.values() {
@@ -85,10 +85,11 @@ impl FamilyHistory {
                 bytes.clone()
             } else {
                 let path = dir.join(table_name(table.number));
-                std::fs::read(&path).map_err(|source| StoreError::file("read", &path, source))?
+                std::fs::read(&path).map_err(|source| StoreError::of_file("read", &path, source))?
             };
-            let salvage = Table::examine(bytes).salvage(&|key, value| is_own(family, key, value));
-            history.add_entries(Place::of(table), &salvage.entries);
+            let salvage = ExaminedTable::examine(bytes)
+                .salvage_records(&|key, value| is_own(family, key, value));
+            history.add_entries(TableAge::from_record(table), &salvage.entries);
             history.deletions.extend(salvage.deletions);
         }
         let logged = survey.logs.iter().flat_map(|(_, content)| &content.records);
@@ -97,10 +98,10 @@ impl FamilyHistory {
     }
 
     fn add_damaged(&mut self, record: &TableRecord, entries: &[TableEntry], lost: &[LostKeys]) {
-        let place = Place::of(record);
+        let place = TableAge::from_record(record);
         self.damaged.push((place, lost.to_vec()));
         for entry in entries {
-            let version = Version {
+            let version = RecordVersion {
                 sequence: entry.sequence,
                 place: Some(place),
             };
@@ -115,7 +116,7 @@ impl FamilyHistory {
         }
     }
 
-    fn concerns(&self, key: &[u8]) -> bool {
+    fn concerns_key(&self, key: &[u8]) -> bool {
         self.left.contains_key(key)
             || self
                 .damaged
@@ -123,13 +124,13 @@ impl FamilyHistory {
                 .any(|(_, lost)| lost.iter().any(|lost| lost.contains(key)))
     }
 
-    fn add_entries(&mut self, place: Place, entries: &[TableEntry]) {
+    fn add_entries(&mut self, place: TableAge, entries: &[TableEntry]) {
         for entry in entries
             .iter()
-            .filter(|entry| self.concerns(&entry.key))
+            .filter(|entry| self.concerns_key(&entry.key))
             .collect::<Vec<_>>()
         {
-            let version = Version {
+            let version = RecordVersion {
                 sequence: entry.sequence,
                 place: Some(place),
             };
@@ -141,7 +142,7 @@ impl FamilyHistory {
     }
 
     fn add_logged(&mut self, id: u64, record: &[u8]) {
-        for operation in operations(record)
+        for operation in decode_operations(record)
             .into_iter()
             .filter(|operation| operation.family == id)
         {
@@ -151,8 +152,8 @@ impl FamilyHistory {
                     to,
                     sequence: operation.sequence,
                 });
-            } else if self.concerns(&operation.key) {
-                let version = Version {
+            } else if self.concerns_key(&operation.key) {
+                let version = RecordVersion {
                     sequence: operation.sequence,
                     place: None,
                 };
@@ -165,9 +166,9 @@ impl FamilyHistory {
     }
 
     /// The records left of damaged tables that count.
-    pub(super) fn winners(&self) -> impl Iterator<Item = &TableEntry> {
+    pub(super) fn winning_records(&self) -> impl Iterator<Item = &TableEntry> {
         self.left.values().filter(|entry| {
-            let newer = |version: &Version| version.sequence > entry.sequence;
+            let newer = |version: &RecordVersion| version.sequence > entry.sequence;
             let is_outdated = self.versions[&entry.key].iter().any(newer);
             let is_deleted = self.deletions.iter().any(|deletion| {
                 deletion.sequence > entry.sequence
@@ -185,7 +186,7 @@ impl FamilyHistory {
             .iter()
             .filter(|(_, lost)| lost.iter().any(|lost| lost.contains(key)));
         over.any(|(damaged, _)| {
-            let is_newer = |version: &Version| {
+            let is_newer = |version: &RecordVersion| {
                 version.sequence > damaged.largest
                     || version
                         .place

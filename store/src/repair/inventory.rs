@@ -16,7 +16,7 @@ use crate::watch::{Progress, Watch};
 const FILES_MAX: usize = 1 << 20;
 
 /// Files in the database's folder, and what is left of damaged ones.
-pub(super) struct Survey {
+pub(super) struct DatabaseSurvey {
     /// Manifest of the repaired database: whole tables only.
     pub(super) manifest: Manifest,
     /// Tables of it whose bytes had to be put right.
@@ -46,7 +46,7 @@ pub(super) struct DamagedTable {
 
 /// The files of the database's folder, by kind and number.
 #[derive(Default)]
-pub(super) struct Files {
+pub(super) struct DatabaseFiles {
     pub(super) manifests: BTreeMap<u64, PathBuf>,
     pub(super) tables: BTreeMap<u64, PathBuf>,
     pub(super) logs: BTreeMap<u64, PathBuf>,
@@ -58,12 +58,12 @@ pub(super) struct Files {
 pub(super) fn family_named(name: &[u8]) -> Option<Family> {
     Family::ALL
         .into_iter()
-        .find(|family| family.name().as_bytes() == name)
+        .find(|family| family.family_name().as_bytes() == name)
 }
 
-impl Files {
-    pub(super) fn list(dir: &Path) -> Result<Self, StoreError> {
-        let fail = |source| StoreError::file("read the folder", dir, source);
+impl DatabaseFiles {
+    pub(super) fn list_dir(dir: &Path) -> Result<Self, StoreError> {
+        let fail = |source| StoreError::of_file("read the folder", dir, source);
         let mut files = Self::default();
         for entry in fs::read_dir(dir).map_err(fail)?.take(FILES_MAX) {
             let path = entry.map_err(fail)?.path();
@@ -88,15 +88,15 @@ impl Files {
     }
 }
 
-impl Survey {
-    pub(super) fn read(&mut self, path: &Path) -> Result<Vec<u8>, StoreError> {
-        let bytes = fs::read(path).map_err(|source| StoreError::file("read", path, source))?;
+impl DatabaseSurvey {
+    pub(super) fn read_file(&mut self, path: &Path) -> Result<Vec<u8>, StoreError> {
+        let bytes = fs::read(path).map_err(|source| StoreError::of_file("read", path, source))?;
         self.bytes_read += bytes.len() as u64;
         Ok(bytes)
     }
 
     pub(super) fn go_on(&self, watch: &dyn Watch) -> Result<(), StoreError> {
-        watch.progress(Progress {
+        watch.report_progress(Progress {
             done: self.bytes_read,
             total: None,
         });

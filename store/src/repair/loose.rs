@@ -30,7 +30,7 @@ pub(super) struct Arrangement {
 
 /// Arranges the `tables` of a family. Only where records change under their keys (`is_exact`) it
 /// matters which of two is newer.
-pub(super) fn arrange(mut tables: Vec<TableRecord>, is_exact: bool) -> Arrangement {
+pub(super) fn arrange_tables(mut tables: Vec<TableRecord>, is_exact: bool) -> Arrangement {
     tables.sort_by_key(|table| (table.largest, table.number));
     let mut arrangement = Arrangement::default();
     for (at, table) in tables.iter().enumerate() {
@@ -69,12 +69,13 @@ pub(super) struct Leftovers {
 }
 
 /// Finds what a compaction may have left among `tables`, which are all of one family, by number.
-pub(super) fn leftovers(tables: &BTreeMap<u64, Vec<TableEntry>>) -> Leftovers {
+pub(super) fn find_leftovers(tables: &BTreeMap<u64, Vec<TableEntry>>) -> Leftovers {
     let mut newer: HashMap<&[u8], Vec<(u64, &[u8])>> = HashMap::new();
     let mut left = Leftovers::default();
     for (number, entries) in tables.iter().rev() {
         let puts = || entries.iter().filter(|entry| entry.kind == EntryKind::Put);
-        let is_read = puts().any(|entry| others(entry, &newer).any(|other| is_same(entry, other)));
+        let is_read =
+            puts().any(|entry| other_versions(entry, &newer).any(|other| is_same(entry, other)));
         let missing: Vec<&TableEntry> = puts().filter(|entry| !is_covered(entry, &newer)).collect();
         if is_read && missing.is_empty() {
             left.tables.insert(*number);
@@ -96,7 +97,7 @@ pub(super) fn leftovers(tables: &BTreeMap<u64, Vec<TableEntry>>) -> Leftovers {
 
 type Newer<'e> = HashMap<&'e [u8], Vec<(u64, &'e [u8])>>;
 
-fn others<'n, 'e>(
+fn other_versions<'n, 'e>(
     entry: &TableEntry,
     newer: &'n Newer<'e>,
 ) -> impl Iterator<Item = (u64, &'e [u8])> + use<'n, 'e> {
@@ -113,7 +114,7 @@ fn is_same(entry: &TableEntry, (sequence, value): (u64, &[u8])) -> bool {
 }
 
 fn is_covered(entry: &TableEntry, newer: &Newer<'_>) -> bool {
-    others(entry, newer).any(|other| other.0 > entry.sequence || is_same(entry, other))
+    other_versions(entry, newer).any(|other| other.0 > entry.sequence || is_same(entry, other))
 }
 
 #[cfg(test)]
@@ -135,7 +136,7 @@ mod tests {
     }
 
     fn levels(tables: &[TableRecord], is_exact: bool) -> (Vec<(u64, u64)>, Vec<u64>) {
-        let arrangement = arrange(tables.to_vec(), is_exact);
+        let arrangement = arrange_tables(tables.to_vec(), is_exact);
         let placed = arrangement
             .placed
             .iter()
@@ -190,7 +191,8 @@ mod tests {
             (2, vec![entry("a", 9, "z")]),
         ];
         let made = (7, vec![entry("a", 0, "z"), entry("b", 0, "y")]);
-        let of = |tables: &[(u64, Vec<TableEntry>)]| leftovers(&tables.iter().cloned().collect());
+        let of =
+            |tables: &[(u64, Vec<TableEntry>)]| find_leftovers(&tables.iter().cloned().collect());
         let with = |table: (u64, Vec<TableEntry>)| of(&[read.to_vec(), vec![table]].concat());
         let both = Leftovers {
             tables: [1, 2].into(),

@@ -27,7 +27,7 @@
 
 use std::collections::BTreeMap;
 
-use vellum_core::wire::{Reader, put_varint};
+use vellum_core::wire::{WireReader, put_varint};
 
 use super::block::tag_of;
 
@@ -118,7 +118,7 @@ fn user_key(key: &[u8]) -> &[u8] {
 
 impl Manifest {
     /// Combines the edits; nothing if one of them cannot be understood.
-    pub(super) fn of<'e>(edits: impl IntoIterator<Item = &'e [u8]>) -> Option<Self> {
+    pub(super) fn from_edits<'e>(edits: impl IntoIterator<Item = &'e [u8]>) -> Option<Self> {
         let mut manifest = Self::default();
         let family = FamilyRecord {
             name: b"default".to_vec(),
@@ -127,17 +127,17 @@ impl Manifest {
         manifest.families.insert(0, family);
         let mut missing = 0;
         for edit in edits {
-            missing = manifest.apply(edit)?;
+            missing = manifest.apply_edit(edit)?;
         }
         // A change of several families is all of its edits, or none.
         (missing == 0).then_some(manifest)
     }
 
     /// Applies an edit; how many more belong to the same change.
-    fn apply(&mut self, edit: &[u8]) -> Option<u64> {
-        let (mut reader, mut changes) = (Reader::new(edit), EditChanges::default());
-        while reader.remaining() > 0 {
-            changes.field(&mut reader, self)?;
+    fn apply_edit(&mut self, edit: &[u8]) -> Option<u64> {
+        let (mut reader, mut changes) = (WireReader::new(edit), EditChanges::default());
+        while reader.remaining_len() > 0 {
+            changes.read_field(&mut reader, self)?;
         }
         if changes.goes {
             self.families.remove(&changes.family);
@@ -161,7 +161,7 @@ impl Manifest {
     }
 
     /// The edits of a manifest that says this.
-    pub(super) fn edits(&self) -> Vec<Vec<u8>> {
+    pub(super) fn encode_edits(&self) -> Vec<Vec<u8>> {
         let mut edits = Vec::new();
         if let Some(id) = &self.db_id {
             let mut edit = Vec::new();
@@ -170,8 +170,8 @@ impl Manifest {
             edits.push(edit);
         }
         for (number, family) in &self.families {
-            edits.push(declaration(*number, family));
-            edits.push(content(*number, family));
+            edits.push(encode_declaration(*number, family));
+            edits.push(encode_content(*number, family));
         }
         let mut edit = Vec::new();
         let greatest = self.families.keys().next_back().copied().unwrap_or(0);
@@ -188,7 +188,7 @@ impl Manifest {
     }
 
     /// The family of that name.
-    pub(super) fn family(&self, name: &str) -> Option<(u64, &FamilyRecord)> {
+    pub(super) fn find_family(&self, name: &str) -> Option<(u64, &FamilyRecord)> {
         let mut families = self.families.iter();
         let found = families.find(|(_, family)| family.name == name.as_bytes());
         found.map(|(number, family)| (*number, family))
@@ -215,54 +215,57 @@ struct EditChanges {
 }
 
 impl EditChanges {
-    fn field(&mut self, reader: &mut Reader<'_>, manifest: &mut Manifest) -> Option<()> {
-        match reader.varint().ok()? {
-            COMPARATOR => (string(reader)? == COMPARATOR_NAME).then_some(())?,
-            LOG_NUMBER => self.log_number = Some(reader.varint().ok()?),
-            NEXT_FILE => manifest.next_file = reader.varint().ok()?,
-            LAST_SEQUENCE => manifest.last_sequence = reader.varint().ok()?,
-            PREVIOUS_LOG | MIN_LOG | FAMILY_MAX => drop(reader.varint().ok()?),
-            GROUP => self.missing = reader.varint().ok()?,
+    fn read_field(&mut self, reader: &mut WireReader<'_>, manifest: &mut Manifest) -> Option<()> {
+        match reader.read_varint().ok()? {
+            COMPARATOR => (read_byte_string(reader)? == COMPARATOR_NAME).then_some(())?,
+            LOG_NUMBER => self.log_number = Some(reader.read_varint().ok()?),
+            NEXT_FILE => manifest.next_file = reader.read_varint().ok()?,
+            LAST_SEQUENCE => manifest.last_sequence = reader.read_varint().ok()?,
+            PREVIOUS_LOG | MIN_LOG | FAMILY_MAX => drop(reader.read_varint().ok()?),
+            GROUP => self.missing = reader.read_varint().ok()?,
             CURSOR => {
-                reader.varint().ok()?;
-                string(reader)?;
+                reader.read_varint().ok()?;
+                read_byte_string(reader)?;
             }
             TABLE_GOES => {
-                reader.varint().ok()?;
-                self.gone.push(reader.varint().ok()?);
+                reader.read_varint().ok()?;
+                self.gone.push(reader.read_varint().ok()?);
             }
-            TABLE_COMES => self.come.push(table(reader)?),
-            FAMILY => self.family = reader.varint().ok()?,
-            FAMILY_COMES => self.name = Some(string(reader)?.to_vec()),
+            TABLE_COMES => self.come.push(read_table(reader)?),
+            FAMILY => self.family = reader.read_varint().ok()?,
+            FAMILY_COMES => self.name = Some(read_byte_string(reader)?.to_vec()),
             FAMILY_GOES => self.goes = true,
-            DB_ID => manifest.db_id = Some(string(reader)?.to_vec()),
-            tag if tag > SKIPPABLE => drop(string(reader)?),
+            DB_ID => manifest.db_id = Some(read_byte_string(reader)?.to_vec()),
+            tag if tag > SKIPPABLE => drop(read_byte_string(reader)?),
             _ => return None,
         }
         Some(())
     }
 }
 
-fn string<'r>(reader: &mut Reader<'r>) -> Option<&'r [u8]> {
-    let len = usize::try_from(reader.varint().ok()?).ok()?;
-    reader.bytes(len).ok()
+fn read_byte_string<'r>(reader: &mut WireReader<'r>) -> Option<&'r [u8]> {
+    let len = usize::try_from(reader.read_varint().ok()?).ok()?;
+    reader.read_bytes(len).ok()
 }
 
-fn table(reader: &mut Reader<'_>) -> Option<TableRecord> {
-    let mut number = || reader.varint().ok();
+fn read_table(reader: &mut WireReader<'_>) -> Option<TableRecord> {
+    let mut number = || reader.read_varint().ok();
     let (level, file, len) = (number()?, number()?, number()?);
-    let (first, last) = (string(reader)?.to_vec(), string(reader)?.to_vec());
-    let (smallest, largest) = (reader.varint().ok()?, reader.varint().ok()?);
+    let (first, last) = (
+        read_byte_string(reader)?.to_vec(),
+        read_byte_string(reader)?.to_vec(),
+    );
+    let (smallest, largest) = (reader.read_varint().ok()?, reader.read_varint().ok()?);
     tag_of(&first)?;
     tag_of(&last)?;
     let mut rest = Vec::new();
     loop {
-        let tag = reader.varint().ok()?;
+        let tag = reader.read_varint().ok()?;
         if tag == TABLE_END {
             break;
         }
         put_varint(&mut rest, tag);
-        put_string(&mut rest, string(reader)?);
+        put_string(&mut rest, read_byte_string(reader)?);
     }
     Some(TableRecord {
         level,
@@ -282,7 +285,7 @@ fn put_string(out: &mut Vec<u8>, string: &[u8]) {
 }
 
 /// Says that there is such a family.
-fn declaration(number: u64, family: &FamilyRecord) -> Vec<u8> {
+fn encode_declaration(number: u64, family: &FamilyRecord) -> Vec<u8> {
     let mut edit = Vec::new();
     put_varint(&mut edit, COMPARATOR);
     put_string(&mut edit, COMPARATOR_NAME);
@@ -298,7 +301,7 @@ fn declaration(number: u64, family: &FamilyRecord) -> Vec<u8> {
 }
 
 /// Says what is in a family.
-fn content(number: u64, family: &FamilyRecord) -> Vec<u8> {
+fn encode_content(number: u64, family: &FamilyRecord) -> Vec<u8> {
     let mut edit = Vec::new();
     put_varint(&mut edit, LOG_NUMBER);
     put_varint(&mut edit, family.log_number);
@@ -361,27 +364,27 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let manifest = sample();
-        let edits = manifest.edits();
+        let edits = manifest.encode_edits();
         assert_eq!(
-            Manifest::of(edits.iter().map(Vec::as_slice)),
+            Manifest::from_edits(edits.iter().map(Vec::as_slice)),
             Some(manifest)
         );
     }
 
     #[test]
     fn tables_and_families_go() {
-        let mut edits = sample().edits();
+        let mut edits = sample().encode_edits();
         edits.push([&[6, 0, 7, 200, 1, 1][..]].concat());
         edits.push(vec![200, 1, 5, 202, 1]);
-        let manifest = Manifest::of(edits.iter().map(Vec::as_slice)).expect("understood");
-        let (_, frames) = manifest.family("frames").expect("it is there");
+        let manifest = Manifest::from_edits(edits.iter().map(Vec::as_slice)).expect("understood");
+        let (_, frames) = manifest.find_family("frames").expect("it is there");
         assert_eq!(frames.tables.keys().collect::<Vec<_>>(), [&300]);
-        assert!(manifest.family("pages").is_none());
+        assert!(manifest.find_family("pages").is_none());
     }
 
     #[test]
     fn what_cannot_be_understood_is_nothing() {
-        assert_eq!(Manifest::of([&[99_u8, 1][..]]), None);
-        assert_eq!(Manifest::of([&[103_u8, 1, 200, 1][..]]), None);
+        assert_eq!(Manifest::from_edits([&[99_u8, 1][..]]), None);
+        assert_eq!(Manifest::from_edits([&[103_u8, 1, 200, 1][..]]), None);
     }
 }

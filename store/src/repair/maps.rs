@@ -9,26 +9,28 @@
 use std::collections::BTreeMap;
 
 use vellum_core::id_set::IdSet;
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, page_key, parse_page_key};
-use vellum_core::tree::{Image, Layer, Machine, MachineSnapshot, Mode, PageSet, Snapshot};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run, page_key, parse_page_key};
+use vellum_core::tree::{
+    Image, Layer, Mode, PageSet, Snapshot, VirtualMachine, VirtualMachineSnapshot,
+};
 use vellum_core::units::{ChunkCount, ChunkId, ImageId, LayerId, PageIndex};
 
 use super::history::FamilyHistory;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
 use crate::keys::{image_key, machine_key, machine_snapshot_key, snapshot_key};
-use crate::records::{self, Counters, Record, StoreParameters};
-use crate::stored_records::put;
+use crate::records::{self, Counters, StoreParameters, StoreRecord};
+use crate::stored_records::put_record;
 use vellum_core::name::Name;
 
 /// Everything that has a number or a name, as far as it can be read.
 #[derive(Default)]
-pub(super) struct Books {
+pub(super) struct RecordCatalog {
     pub(super) layers: BTreeMap<LayerId, Layer>,
     pub(super) images: BTreeMap<ImageId, Image>,
     pub(super) snapshots: BTreeMap<(ImageId, u64), Snapshot>,
-    pub(super) machines: Vec<Machine>,
-    machine_snapshots: Vec<MachineSnapshot>,
+    pub(super) machines: Vec<VirtualMachine>,
+    machine_snapshots: Vec<VirtualMachineSnapshot>,
 }
 
 /// Result of mending the maps.
@@ -41,46 +43,47 @@ pub(super) struct MapMends {
     pub(super) names_lost: Vec<String>,
 }
 
-impl Books {
+impl RecordCatalog {
     /// All records that can be read.
-    pub(super) fn read(database: &Database) -> Result<Self, StoreError> {
+    pub(super) fn read_all(database: &Database) -> Result<Self, StoreError> {
         let mut books = Self::default();
-        let mut scan = database.scan(Family::Layers, &[]);
+        let mut scan = database.scan_from(Family::Layers, &[]);
         while let Some((key, value)) = scan.next()? {
-            let layer = records::decode::<Layer>(Family::Layers.name(), key, value).ok();
+            let layer =
+                records::decode_record::<Layer>(Family::Layers.family_name(), key, value).ok();
             books.layers.extend(layer.map(|layer| (layer.id, layer)));
         }
-        let mut scan = database.scan(Family::Names, &[]);
+        let mut scan = database.scan_from(Family::Names, &[]);
         while let Some((key, value)) = scan.next()? {
-            books.name(key, value);
+            books.add_named(key, value);
         }
         Ok(books)
     }
 
-    fn name(&mut self, key: &[u8], value: &[u8]) {
-        let family = Family::Names.name();
+    fn add_named(&mut self, key: &[u8], value: &[u8]) {
+        let family = Family::Names.family_name();
         match key.first() {
             Some(b'i') => {
-                let image = records::decode::<Image>(family, key, value).ok();
+                let image = records::decode_record::<Image>(family, key, value).ok();
                 self.images.extend(image.map(|image| (image.id, image)));
             }
             Some(b's') => {
-                let snapshot = records::decode::<Snapshot>(family, key, value).ok();
+                let snapshot = records::decode_record::<Snapshot>(family, key, value).ok();
                 let keyed = snapshot.map(|snapshot| ((snapshot.image, snapshot.serial), snapshot));
                 self.snapshots.extend(keyed);
             }
             Some(b'm') => self
                 .machines
-                .extend(records::decode(family, key, value).ok()),
+                .extend(records::decode_record(family, key, value).ok()),
             Some(b't') => self
                 .machine_snapshots
-                .extend(records::decode(family, key, value).ok()),
+                .extend(records::decode_record(family, key, value).ok()),
             _ => {}
         }
     }
 
     /// The greatest number that any of it has.
-    fn greatest(&self) -> u64 {
+    fn greatest_id(&self) -> u64 {
         let layers = self.layers.keys().map(|id| id.0);
         let images = self.images.keys().map(|id| id.0);
         let snapshots = self.snapshots.keys().map(|(_, serial)| *serial);
@@ -137,13 +140,13 @@ impl Books {
     }
 
     /// Takes away what refers to something that is gone, and puts in its place what can be.
-    pub(super) fn mend(
+    pub(super) fn mend_references(
         &mut self,
         parameters: StoreParameters,
         numbers: &mut Counters,
         mends: &mut MapMends,
     ) -> Batch {
-        numbers.next_id = numbers.next_id.max(self.greatest() + 1);
+        numbers.next_id = numbers.next_id.max(self.greatest_id() + 1);
         let mut batch = Batch::default();
         self.mend_parents(parameters, &mut batch);
         self.mend_images(&mut batch, mends);
@@ -190,7 +193,7 @@ impl Books {
                 page_key(id, PageIndex(0)),
                 page_key(LayerId(id.0 + 1), PageIndex(0)),
             );
-            put(batch, Family::Layers, &id.0.to_be_bytes(), &layer);
+            put_record(batch, Family::Layers, &id.0.to_be_bytes(), &layer);
             self.layers.insert(id, layer);
         }
     }
@@ -200,7 +203,7 @@ impl Books {
         self.images.retain(|id, image| {
             let is_there = layers.contains_key(&image.layer);
             if !is_there {
-                batch.delete(Family::Names, image_key(*id));
+                batch.delete_record(Family::Names, image_key(*id));
                 mends
                     .names_lost
                     .push(format!("image {}: its layer is gone", image.name));
@@ -218,7 +221,7 @@ impl Books {
     ) {
         for ((image, serial), snapshot) in std::mem::take(&mut self.snapshots) {
             let Some(layer) = self.layers.get(&snapshot.layer).cloned() else {
-                batch.delete(Family::Names, snapshot_key(image, serial));
+                batch.delete_record(Family::Names, snapshot_key(image, serial));
                 let name = self.snapshot_name(&snapshot);
                 mends
                     .names_lost
@@ -270,8 +273,8 @@ impl Books {
             is_over: false,
             source_format: None,
         };
-        put(batch, Family::Layers, &layer.id.0.to_be_bytes(), &layer);
-        put(batch, Family::Names, &image_key(id), &image);
+        put_record(batch, Family::Layers, &layer.id.0.to_be_bytes(), &layer);
+        put_record(batch, Family::Names, &image_key(id), &image);
         self.layers.insert(layer.id, layer);
         self.images.insert(id, image);
     }
@@ -281,7 +284,7 @@ impl Books {
             let count = machine.disks.len();
             machine.disks.retain(|disk| self.images.contains_key(disk));
             if machine.disks.len() < count {
-                put(batch, Family::Names, &machine_key(machine.id), machine);
+                put_record(batch, Family::Names, &machine_key(machine.id), machine);
                 mends
                     .names_lost
                     .push(format!("machine {}: a disk of it is gone", machine.name));
@@ -298,7 +301,7 @@ impl Books {
                     && snapshot.is_none_or(|key| self.snapshots.contains_key(&key))
             });
             if !has_machine || !has_disks {
-                batch.delete(
+                batch.delete_record(
                     Family::Names,
                     machine_snapshot_key(kept.machine, kept.serial),
                 );
@@ -328,7 +331,7 @@ impl Books {
                 let page = bytes.and_then(|bytes| Page::decode(layer.id, index, &bytes).ok());
                 let is_unsure = history.is_some_and(|history| history.is_unsure(&key));
                 let page = page.filter(|_| !is_unsure);
-                let found = page.as_ref().map_or((0, 0), Page::counts);
+                let found = page.as_ref().map_or((0, 0), Page::count_entries);
                 counts = (counts.0 + found.0, counts.1 + found.1);
                 if page.is_some() {
                     continue;
@@ -339,7 +342,7 @@ impl Books {
                 mends.lost.insert_run(first, count.into());
                 mends.pages_lost += 1;
                 counts.0 += u64::from(count);
-                batch.put(
+                batch.put_record(
                     Family::Pages,
                     key,
                     lost_page(first, count).encode(layer.id, index),
@@ -347,13 +350,13 @@ impl Books {
             }
             if !batch.is_empty() {
                 (layer.chunks, layer.zeros) = counts;
-                put(
+                put_record(
                     &mut batch,
                     Family::Layers,
                     &layer.id.0.to_be_bytes(),
                     &layer,
                 );
-                database.write(batch, Durability::Logged)?;
+                database.write_batch(batch, Durability::Logged)?;
             }
         }
         Ok(())
@@ -362,7 +365,7 @@ impl Books {
 
 /// Sees to it that no number is given twice that any page has.
 fn reserve_numbers(database: &Database, numbers: &mut Counters) -> Result<(), StoreError> {
-    let mut scan = database.scan(Family::Pages, &[]);
+    let mut scan = database.scan_from(Family::Pages, &[]);
     while let Some((key, value)) = scan.next()? {
         let Ok((layer, index)) = parse_page_key(key) else {
             continue;
@@ -372,7 +375,7 @@ fn reserve_numbers(database: &Database, numbers: &mut Counters) -> Result<(), St
             continue;
         };
         for run in page.runs() {
-            if let Slot::Chunk(first) = run.slot {
+            if let PageEntry::Chunk(first) = run.slot {
                 numbers.next_chunk = numbers.next_chunk.max(first.0 + u64::from(run.len));
             }
         }
@@ -383,16 +386,22 @@ fn reserve_numbers(database: &Database, numbers: &mut Counters) -> Result<(), St
 /// A page whose first `count` positions stand for chunks that there are not.
 fn lost_page(first: ChunkId, count: u16) -> Page {
     let mut page = Page::new();
-    page.push(Run {
+    page.push_run(Run {
         start: 0,
         len: count,
-        slot: Slot::Chunk(first),
+        slot: PageEntry::Chunk(first),
     });
     page
 }
 
 /// The record of meta at `key`, if it can be read.
-pub(super) fn meta<R: Record>(database: &Database, key: &[u8]) -> Result<Option<R>, StoreError> {
+pub(super) fn read_meta<R: StoreRecord>(
+    database: &Database,
+    key: &[u8],
+) -> Result<Option<R>, StoreError> {
     let value = database.get(Family::Meta, key)?;
-    Ok(value.and_then(|value| records::decode(Family::Meta.name(), key, &value).ok()))
+    Ok(
+        value
+            .and_then(|value| records::decode_record(Family::Meta.family_name(), key, &value).ok()),
+    )
 }

@@ -10,8 +10,8 @@ use super::block::EntryKind;
 use super::content::{ContentMends, mend_headers, mend_index};
 use super::earlier::fallen_back;
 use super::history::FamilyHistory;
-use super::inventory::Survey;
-use super::maps::{Books, MapMends, meta};
+use super::inventory::DatabaseSurvey;
+use super::maps::{MapMends, RecordCatalog, read_meta};
 use super::twins::mend_twins;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
@@ -19,7 +19,7 @@ use crate::keys::{COMMITS_KEY, COUNTERS_KEY, PARAMETERS_KEY};
 use crate::records::{Commits, Counters, StoreParameters};
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
-use crate::stored_records::put;
+use crate::stored_records::put_record;
 
 /// Bytes of records that are put back in one batch.
 const BATCH_LEN_MAX: usize = 8 << 20;
@@ -28,7 +28,7 @@ const NUMBERS_SKIPPED: u64 = 1 << 20;
 
 /// Counts of the records that were mended, and of those that were lost.
 #[derive(Default)]
-pub(super) struct Mended {
+pub(super) struct MendReport {
     put_back: BTreeMap<&'static str, u64>,
     twins: BTreeMap<&'static str, u64>,
     content: ContentMends,
@@ -41,9 +41,9 @@ pub(super) struct Mended {
     pub(super) commits: u64,
 }
 
-impl Mended {
+impl MendReport {
     /// Describes the mends for the user.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(super) fn describe_mends(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let count = |count: u64| {
             if count == 1 {
@@ -105,19 +105,19 @@ impl Mended {
 
 /// Mends the records of the database in `target`, which was made of what `survey` found in
 /// `source`.
-pub(super) fn mend(
-    survey: &Survey,
+pub(super) fn mend_records(
+    survey: &DatabaseSurvey,
     source: &Path,
     target: &Path,
     (sizes, reserve): &(Sizes, Reserve),
     acknowledged: u64,
-) -> Result<Mended, StoreError> {
-    let histories = histories(survey, source)?;
+) -> Result<MendReport, StoreError> {
+    let histories = read_histories(survey, source)?;
     let database = Database::open_quietly(target, sizes, reserve)?;
-    let mut mended = Mended::default();
+    let mut mended = MendReport::default();
     put_back(&database, &histories, &mut mended)?;
     let twins = mend_twins(&database, &histories, &survey.doubtful)?;
-    database.write(twins.batch, Durability::Logged)?;
+    database.write_batch(twins.batch, Durability::Logged)?;
     mended.twins = twins.mended;
     let parameters = mend_parameters(&database, &mut mended)?;
     let books = mend_books(&database, survey, &histories, parameters, &mut mended)?;
@@ -125,30 +125,30 @@ pub(super) fn mend(
         format!(
             "the record {} of {} may be an older one",
             key.escape_ascii(),
-            family.name()
+            family.family_name()
         )
     });
     mended.earlier = fallen_back(&survey.later, &survey.manifest, &books);
     mended.earlier.extend(told);
-    let commits = meta::<Commits>(&database, COMMITS_KEY)?;
+    let commits = read_meta::<Commits>(&database, COMMITS_KEY)?;
     mended.commits_rewritten = commits.is_none() && acknowledged > 0;
     mended.commits = commits.map_or(acknowledged, |commits| commits.0);
     if mended.commits_rewritten {
         let mut batch = Batch::default();
-        put(
+        put_record(
             &mut batch,
             Family::Meta,
             COMMITS_KEY,
             &Commits(acknowledged),
         );
-        database.write(batch, Durability::Logged)?;
+        database.write_batch(batch, Durability::Logged)?;
     }
-    database.flush_bulk(database.generation())?;
+    database.flush_bulk(database.write_generation())?;
     Ok(mended)
 }
 
-fn histories(
-    survey: &Survey,
+fn read_histories(
+    survey: &DatabaseSurvey,
     source: &Path,
 ) -> Result<BTreeMap<&'static str, FamilyHistory>, StoreError> {
     let mut histories = BTreeMap::new();
@@ -157,8 +157,8 @@ fn histories(
         .into_iter()
         .filter(|family| *family != Family::Index)
     {
-        let history = FamilyHistory::of(survey, source, family)?;
-        histories.extend(history.map(|history| (family.name(), history)));
+        let history = FamilyHistory::read_family(survey, source, family)?;
+        histories.extend(history.map(|history| (family.family_name(), history)));
     }
     Ok(histories)
 }
@@ -168,39 +168,39 @@ fn histories(
 fn put_back(
     database: &Database,
     histories: &BTreeMap<&'static str, FamilyHistory>,
-    mended: &mut Mended,
+    mended: &mut MendReport,
 ) -> Result<(), StoreError> {
     for family in [Family::Frames, Family::Headers, Family::Pages] {
         let (mut batch, mut count) = (Batch::default(), 0);
-        let history = histories.get(family.name());
-        for entry in history.into_iter().flat_map(FamilyHistory::winners) {
+        let history = histories.get(family.family_name());
+        for entry in history.into_iter().flat_map(FamilyHistory::winning_records) {
             match entry.kind {
-                EntryKind::Put => batch.put(family, &entry.key, &entry.value),
-                EntryKind::Delete => batch.delete(family, &entry.key),
+                EntryKind::Put => batch.put_record(family, &entry.key, &entry.value),
+                EntryKind::Delete => batch.delete_record(family, &entry.key),
             }
             count += 1;
             if batch.len() > BATCH_LEN_MAX {
-                database.write(std::mem::take(&mut batch), Durability::Bulk)?;
+                database.write_batch(std::mem::take(&mut batch), Durability::Bulk)?;
             }
         }
-        database.write(batch, Durability::Bulk)?;
+        database.write_batch(batch, Durability::Bulk)?;
         if count > 0 {
-            mended.put_back.insert(family.name(), count);
+            mended.put_back.insert(family.family_name(), count);
         }
     }
-    database.flush_bulk(database.generation())
+    database.flush_bulk(database.write_generation())
 }
 
 /// The store's parameters; found out from a frame if their record is lost twice.
 fn mend_parameters(
     database: &Database,
-    mended: &mut Mended,
+    mended: &mut MendReport,
 ) -> Result<StoreParameters, StoreError> {
-    if let Some(parameters) = meta(database, PARAMETERS_KEY)? {
+    if let Some(parameters) = read_meta(database, PARAMETERS_KEY)? {
         return Ok(parameters);
     }
     let gone = || {
-        StoreError::damaged(
+        StoreError::damaged_record(
             "the store's parameters",
             "they are gone, and no frame tells them",
         )
@@ -209,17 +209,17 @@ fn mend_parameters(
         chunk_len: chunk_len(database)?.ok_or_else(gone)?,
         ..StoreParameters::DEFAULT
     };
-    parameters.check()?;
+    parameters.check_valid()?;
     let mut batch = Batch::default();
-    put(&mut batch, Family::Meta, PARAMETERS_KEY, &parameters);
-    database.write(batch, Durability::Logged)?;
+    put_record(&mut batch, Family::Meta, PARAMETERS_KEY, &parameters);
+    database.write_batch(batch, Durability::Logged)?;
     mended.parameters_guessed = true;
     Ok(parameters)
 }
 
 /// The length of the chunks of the first frame that can be read.
 fn chunk_len(database: &Database) -> Result<Option<ChunkLen>, StoreError> {
-    let mut scan = database.scan(Family::Headers, &[]);
+    let mut scan = database.scan_from(Family::Headers, &[]);
     while let Some((key, value)) = scan.next()? {
         let Ok(first) = parse_frame_key(key) else {
             continue;
@@ -242,12 +242,12 @@ fn chunk_len(database: &Database) -> Result<Option<ChunkLen>, StoreError> {
 /// Makes content and maps hold together, and counts the numbers to give next anew.
 fn mend_books(
     database: &Database,
-    survey: &Survey,
+    survey: &DatabaseSurvey,
     histories: &BTreeMap<&'static str, FamilyHistory>,
     parameters: StoreParameters,
-    mended: &mut Mended,
-) -> Result<Books, StoreError> {
-    let stored = meta::<Counters>(database, COUNTERS_KEY)?;
+    mended: &mut MendReport,
+) -> Result<RecordCatalog, StoreError> {
+    let stored = read_meta::<Counters>(database, COUNTERS_KEY)?;
     let mut numbers = stored.unwrap_or_default();
     let is_hurt = |family: Family| survey.damaged.iter().any(|table| table.family == family);
     // Known before the headers are complete: it only bounds the last frame.
@@ -267,12 +267,12 @@ fn mend_books(
         && let Ok(header) =
             parse_frame_key(&key).and_then(|first| FrameHeader::decode(first, &value))
     {
-        numbers.next_chunk = numbers.next_chunk.max(header.end().0);
+        numbers.next_chunk = numbers.next_chunk.max(header.end_id().0);
     }
-    let (mut books, mut mends) = (Books::read(database)?, MapMends::default());
-    let batch = books.mend(parameters, &mut numbers, &mut mends);
-    database.write(batch, Durability::Logged)?;
-    let pages = histories.get(Family::Pages.name());
+    let (mut books, mut mends) = (RecordCatalog::read_all(database)?, MapMends::default());
+    let batch = books.mend_references(parameters, &mut numbers, &mut mends);
+    database.write_batch(batch, Durability::Logged)?;
+    let pages = histories.get(Family::Pages.family_name());
     if stored.is_none() || survey.is_cut {
         numbers.next_chunk += NUMBERS_SKIPPED;
         numbers.next_id += NUMBERS_SKIPPED;
@@ -285,8 +285,8 @@ fn mend_books(
         stored.next_id < numbers.next_id || stored.next_chunk < numbers.next_chunk
     }) {
         let mut batch = Batch::default();
-        put(&mut batch, Family::Meta, COUNTERS_KEY, &numbers);
-        database.write(batch, Durability::Logged)?;
+        put_record(&mut batch, Family::Meta, COUNTERS_KEY, &numbers);
+        database.write_batch(batch, Durability::Logged)?;
     }
     Ok(books)
 }

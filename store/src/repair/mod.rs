@@ -42,19 +42,19 @@ mod unlisted;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use batch::{LoggedChange, LoggedOperation, operations};
+pub(crate) use batch::{LoggedChange, LoggedOperation, decode_operations};
 
-use crate::check::{CheckOptions, Finding};
+use crate::check::{CheckFinding, CheckOptions};
 use crate::error::StoreError;
-use crate::folder::Folder;
-use crate::opening::holdings;
+use crate::folder::StoreFolder;
+use crate::opening::limits_and_reserve;
 use crate::parity::{self, Parity};
 use crate::store::{Access, Store};
 use crate::watch::Watch;
-use inventory::Survey;
-use mend::Mended;
+use inventory::DatabaseSurvey;
+use mend::MendReport;
 use place::RepairPlace;
-use survey::survey;
+use survey::survey_database;
 
 /// Options of a repair.
 #[derive(Clone, Copy, Debug, Default)]
@@ -77,7 +77,7 @@ pub struct RepairReport {
     /// True if an earlier state has to be accepted before anything is repaired.
     pub needs_acceptance: bool,
     /// Content that stays lost, with the images and ranges that it hits.
-    pub lost: Vec<Finding>,
+    pub lost: Vec<CheckFinding>,
     /// Images and snapshots that can no longer be had under their names.
     pub names_lost: Vec<String>,
     /// True if the store was changed.
@@ -100,7 +100,7 @@ impl RepairReport {
 
 /// A repair that is going on.
 struct Repair<'w> {
-    folder: Folder,
+    folder: StoreFolder,
     options: RepairOptions,
     attach: &'w dyn Fn(&Store),
     command: &'w str,
@@ -124,11 +124,11 @@ impl Store {
             // While another process writes, taking the lock below fails and says so.
             let _ = parity::restore_small_files(dir);
         }
-        let opened = Folder::open(dir);
+        let opened = StoreFolder::open_marked(dir);
         let is_marked = opened.is_ok();
-        let folder = opened.or_else(|error| Folder::unmarked(dir, error))?;
-        let _lock = folder.lock(command)?;
-        holdings(&folder).1.give_up_if_scarce();
+        let folder = opened.or_else(|error| StoreFolder::open_unmarked(dir, error))?;
+        let _lock = folder.lock_for_writing(command)?;
+        limits_and_reserve(&folder).1.give_up_if_scarce();
         let healed = heal_by_parity(&folder, options.apply, watch)?;
         let mut repair = Repair {
             folder,
@@ -138,7 +138,7 @@ impl Store {
             watch,
             report: RepairReport::default(),
         };
-        repair.run(is_marked)?;
+        repair.run_repair(is_marked)?;
         if !healed.is_empty() {
             repair.report.applied |= options.apply;
             repair.report.mends.splice(0..0, healed);
@@ -147,7 +147,7 @@ impl Store {
     }
 }
 
-fn plural(count: u64, what: &str) -> String {
+fn count_phrase(count: u64, what: &str) -> String {
     if count == 1 {
         format!("1 {what}")
     } else {
@@ -157,7 +157,7 @@ fn plural(count: u64, what: &str) -> String {
 
 /// Heals by parity before anything else is looked at; describes it in words.
 fn heal_by_parity(
-    folder: &Folder,
+    folder: &StoreFolder,
     apply: bool,
     watch: &dyn Watch,
 ) -> Result<Vec<String>, StoreError> {
@@ -174,34 +174,34 @@ fn heal_by_parity(
 }
 
 impl Repair<'_> {
-    fn run(&mut self, is_marked: bool) -> Result<(), StoreError> {
-        let place = RepairPlace::make(&self.folder)?;
-        let made = self.make(&place);
+    fn run_repair(&mut self, is_marked: bool) -> Result<(), StoreError> {
+        let place = RepairPlace::create_empty(&self.folder)?;
+        let made = self.make_database(&place);
         let changed = match made {
             Ok(changed) => changed,
             Err(error) => {
                 // The error that matters is the first.
-                let _ = place.discard();
+                let _ = place.discard_database();
                 return Err(error);
             }
         };
         let may_apply = self.options.apply
             && (!self.report.needs_acceptance || self.options.accept_earlier_state);
         if may_apply && changed {
-            let kept = place.exchange()?;
+            let kept = place.exchange_databases()?;
             // Its tables may have the numbers of others now.
             Parity::new(&self.folder, true).remove_all()?;
             self.report.kept_len = place::own_len(&kept);
             self.report.kept = Some(kept);
         } else {
-            place.discard()?;
+            place.discard_database()?;
         }
         if !is_marked {
             self.report
                 .mends
                 .insert(0, "vellum.store is written anew".to_owned());
             if may_apply {
-                self.folder.mark()?;
+                self.folder.write_marker()?;
             }
         }
         self.report.applied = may_apply && (changed || !is_marked || self.report.lost_changes > 0);
@@ -209,20 +209,28 @@ impl Repair<'_> {
     }
 
     /// Makes the repaired database; whether it is another than the store's.
-    fn make(&mut self, place: &RepairPlace) -> Result<bool, StoreError> {
-        let source = self.folder.database();
-        let survey = survey(&source, self.watch)?;
+    fn make_database(&mut self, place: &RepairPlace) -> Result<bool, StoreError> {
+        let source = self.folder.database_path();
+        let survey = survey_database(&source, self.watch)?;
         self.report.bytes_read = survey.bytes_read;
         self.report.mends.clone_from(&survey.findings);
-        layout::lay_out(&survey, &source, &place.database())?;
+        layout::lay_out(&survey, &source, &place.database_dir())?;
         let acknowledged = self.folder.acknowledged_commits();
-        let holdings = holdings(&self.folder);
-        let mended = mend::mend(&survey, &source, &place.database(), &holdings, acknowledged)?;
-        self.tell(&survey, &mended, acknowledged);
-        self.check(place)?;
+        let holdings = limits_and_reserve(&self.folder);
+        let mended = mend::mend_records(
+            &survey,
+            &source,
+            &place.database_dir(),
+            &holdings,
+            acknowledged,
+        )?;
+        self.fill_report(&survey, &mended, acknowledged);
+        self.check_repaired(place)?;
         let changed = !self.report.mends.is_empty() || self.report.needs_acceptance;
         if self.may_note(changed) {
-            self.folder.witness().note(mended.commits);
+            self.folder
+                .open_commit_counter()
+                .note_commits(mended.commits);
         }
         Ok(changed)
     }
@@ -236,8 +244,8 @@ impl Repair<'_> {
             && self.report.needs_acceptance
     }
 
-    fn tell(&mut self, survey: &Survey, mended: &Mended, acknowledged: u64) {
-        self.report.mends.extend(mended.lines());
+    fn fill_report(&mut self, survey: &DatabaseSurvey, mended: &MendReport, acknowledged: u64) {
+        self.report.mends.extend(mended.describe_mends());
         self.report.names_lost.clone_from(&mended.names_lost);
         self.report.lost_changes = acknowledged.saturating_sub(mended.commits);
         self.report.earlier.clone_from(&mended.earlier);
@@ -248,21 +256,25 @@ impl Repair<'_> {
 
     /// Opens what was made as any store is, and reads all of it: what is wrong with it, and no
     /// source has, stays lost.
-    fn check(&mut self, place: &RepairPlace) -> Result<(), StoreError> {
-        let store = Store::open(place.dir(), Access::ReadWrite, self.command)?;
+    fn check_repaired(&mut self, place: &RepairPlace) -> Result<(), StoreError> {
+        let store = Store::open_dir(place.dir(), Access::ReadWrite, self.command)?;
         let options = CheckOptions {
             read_data: true,
             subset: None,
         };
         let mut report = store.check(options, self.watch)?;
-        let healed = self.heal(&store)?;
+        let healed = self.heal_damaged(&store)?;
         let damage = store.known_damage();
-        let found = pages::bring_back(&store, &damage.all(), self.watch)?;
+        let found = pages::bring_back(&store, &damage.all_chunks(), self.watch)?;
         for (count, what) in [
-            (healed, plural(healed, "chunk") + " healed from elsewhere"),
+            (
+                healed,
+                count_phrase(healed, "chunk") + " healed from elsewhere",
+            ),
             (
                 found.positions,
-                plural(found.positions, "position") + " of lost maps brought back from elsewhere",
+                count_phrase(found.positions, "position")
+                    + " of lost maps brought back from elsewhere",
             ),
         ] {
             if count > 0 {
@@ -281,12 +293,12 @@ impl Repair<'_> {
 
     /// Reads each chunk that is known to be damaged, which heals it if some source has it; how many
     /// were.
-    fn heal(&self, store: &Store) -> Result<u64, StoreError> {
+    fn heal_damaged(&self, store: &Store) -> Result<u64, StoreError> {
         (self.attach)(store);
         let (damage, mut healed) = (store.known_damage(), 0);
         for set in [&damage.damaged, &damage.lost] {
-            for (first, count) in set.runs() {
-                for id in (0..count).map(|nth| first.advance(nth)) {
+            for (first, count) in set.id_runs() {
+                for id in (0..count).map(|nth| first.advance_by(nth)) {
                     if self.watch.is_cancelled() {
                         return Err(StoreError::Interrupted);
                     }

@@ -20,15 +20,17 @@ pub(super) fn is_own(family: Family, key: &[u8], value: &[u8]) -> bool {
         Family::Pages => parse_page_key(key)
             .is_ok_and(|(layer, index)| Page::decode(layer, index, value).is_ok()),
         Family::Layers | Family::Names | Family::Meta => {
-            records::verify(family.name(), key, value).is_ok()
+            records::verify_record(family.family_name(), key, value).is_ok()
         }
-        Family::Copies => original(key).is_some_and(|(family, key)| is_own(family, key, value)),
+        Family::Copies => {
+            split_copy_key(key).is_some_and(|(family, key)| is_own(family, key, value))
+        }
         Family::Index => false,
     }
 }
 
 /// The family and the key of the record that the copy at `key` is one of.
-pub(super) fn original(key: &[u8]) -> Option<(Family, &[u8])> {
+pub(super) fn split_copy_key(key: &[u8]) -> Option<(Family, &[u8])> {
     let (tag, key) = key.split_first()?;
     let twins = [Family::Layers, Family::Names, Family::Meta];
     let family = twins

@@ -21,24 +21,24 @@ use vellum_core::frame::frame_key;
 use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot};
-use vellum_core::tree::{Edit, Layer, Tree};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run};
+use vellum_core::tree::{Layer, Tree, TreeEdit};
 use vellum_core::units::{ChunkId, LayerId, PageIndex};
 
-use crate::chunks::{Candidate, WantedPage};
+use crate::chunks::{ChunkCandidate, WantedPage};
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::watch::Watch;
 
 /// A sealed layer that shows what another one below it shows where all in between are silent.
-struct Witness {
+struct WitnessLayer {
     content: ContentId,
-    view: View,
+    view: LayerSight,
 }
 
 /// The sight of a layer through those above it.
-struct View {
+struct LayerSight {
     /// The layers above the one that is looked at, the top first.
     above: Vec<Arc<Layer>>,
 }
@@ -78,7 +78,10 @@ pub(super) fn bring_back(
     for layer in layers {
         let (witnesses, views) = {
             let tree = store.tree();
-            (witnesses(&tree, layer.id), named_views(&tree, layer.id))
+            (
+                find_witnesses(&tree, layer.id),
+                named_views(&tree, layer.id),
+            )
         };
         for index in layer.pages.iter() {
             if watch.is_cancelled() {
@@ -88,19 +91,19 @@ pub(super) fn bring_back(
             let Some(layer) = store.tree().layer(layer.id).map(Arc::clone) else {
                 break;
             };
-            let page = store.inner.pages.own(&layer, index)?;
+            let page = store.inner.pages.own_page(&layer, index)?;
             let positions = positions_of(&page, lost);
             if positions.is_empty() {
                 continue;
             }
-            let found = known(store, &witnesses, index, &positions)?;
+            let found = ask_sources(store, &witnesses, index, &positions)?;
             let mut unseen = positions;
             unseen.retain(|position| !found.contains_key(position));
             for view in &views {
                 let through = view.looks_through(store, index);
                 unseen.retain(|position| through.as_ref().is_ok_and(|through| !through(*position)));
             }
-            let (brought_back, has_changes) = put(
+            let (brought_back, has_changes) = put_entries(
                 store,
                 LostEntries {
                     layer,
@@ -122,8 +125,8 @@ pub(super) fn bring_back(
 fn positions_of(page: &Page, lost: &IdSet) -> Vec<u16> {
     let mut positions = Vec::new();
     for run in page.runs() {
-        if let Slot::Chunk(first) = run.slot {
-            let is_lost = |nth: &u16| lost.contains(first.advance((*nth).into()));
+        if let PageEntry::Chunk(first) = run.slot {
+            let is_lost = |nth: &u16| lost.contains(first.advance_by((*nth).into()));
             positions.extend((0..run.len).filter(is_lost).map(|nth| run.start + nth));
         }
     }
@@ -131,14 +134,14 @@ fn positions_of(page: &Page, lost: &IdSet) -> Vec<u16> {
 }
 
 /// The layer itself, and the sealed ones on it, the nearest first.
-fn witnesses(tree: &Tree, id: LayerId) -> Vec<Witness> {
-    let mut found: Vec<Witness> = tree
+fn find_witnesses(tree: &Tree, id: LayerId) -> Vec<WitnessLayer> {
+    let mut found: Vec<WitnessLayer> = tree
         .layers()
         .filter(|layer| layer.sealed)
         .filter_map(|layer| {
-            Some(Witness {
+            Some(WitnessLayer {
                 content: layer.content?,
-                view: View::from(tree, layer.id, id)?,
+                view: LayerSight::from(tree, layer.id, id)?,
             })
         })
         .collect();
@@ -147,16 +150,16 @@ fn witnesses(tree: &Tree, id: LayerId) -> Vec<Witness> {
 }
 
 /// The sights of the layer that images and snapshots have.
-fn named_views(tree: &Tree, id: LayerId) -> Vec<View> {
-    let tops = tree.nodes().filter_map(|node| tree.layer_of(node));
-    tops.filter_map(|top| View::from(tree, top.id, id))
+fn named_views(tree: &Tree, id: LayerId) -> Vec<LayerSight> {
+    let tops = tree.all_nodes().filter_map(|node| tree.layer_of(node));
+    tops.filter_map(|top| LayerSight::from(tree, top.id, id))
         .collect()
 }
 
 /// Asks the sources for what stands at `positions` of page `index`.
-fn known(
+fn ask_sources(
     store: &Store,
-    witnesses: &[Witness],
+    witnesses: &[WitnessLayer],
     index: PageIndex,
     positions: &[u16],
 ) -> Result<BTreeMap<u16, Option<ChunkHash>>, StoreError> {
@@ -195,11 +198,11 @@ fn known(
     Ok(found)
 }
 
-impl View {
+impl LayerSight {
     /// The sight that `top` has of `layer`, if it stands on it, or is it.
     fn from(tree: &Tree, top: LayerId, layer: LayerId) -> Option<Self> {
         let above: Vec<Arc<Layer>> = tree
-            .chain(top)
+            .chain_from(top)
             .take_while(|other| other.id != layer)
             .map(Arc::clone)
             .collect();
@@ -213,24 +216,24 @@ impl View {
         store: &Store,
         index: PageIndex,
     ) -> Result<impl Fn(u16) -> bool + use<>, StoreError> {
-        let seen = store.inner.pages.seen(&self.above, index)?;
+        let seen = store.inner.pages.overlay_pages(&self.above, index)?;
         let visible = self.above.iter().map(|layer| layer.visible_in(index)).min();
         let visible = visible.unwrap_or(PAGE_SPAN);
-        Ok(move |position| position < visible && seen.slot(position) == Slot::Absent)
+        Ok(move |position| position < visible && seen.entry_at(position) == PageEntry::Absent)
     }
 }
 
 /// Puts what was found in the place of the entries that are lost; how many positions that were, and
 /// whether anything was written.
-fn put(store: &Store, lost: LostEntries) -> Result<(u64, bool), StoreError> {
+fn put_entries(store: &Store, lost: LostEntries) -> Result<(u64, bool), StoreError> {
     let mut names: Vec<ChunkHash> = lost.found.values().flatten().copied().collect();
     names.sort_unstable_by_key(|name| name.0);
     names.dedup();
-    let mut session = store.inner.chunks.session();
+    let mut session = store.inner.chunks.open_session();
     // Chunks that the index knows by hash are lost as often as not: read them.
-    session.verify();
+    session.verify_all();
     let mut ids: HashMap<ChunkHash, ChunkId> = HashMap::new();
-    let there = session.find(&names)?;
+    let there = session.find_ids(&names)?;
     ids.extend(
         names
             .iter()
@@ -239,39 +242,40 @@ fn put(store: &Store, lost: LostEntries) -> Result<(u64, bool), StoreError> {
     );
     names.retain(|name| !ids.contains_key(name));
     let plain = store.inner.chunks.plain_in_sources(&names);
-    let candidates: Vec<Candidate<'_>> = plain
+    let candidates: Vec<ChunkCandidate<'_>> = plain
         .iter()
-        .map(|(hash, plain)| Candidate {
+        .map(|(hash, plain)| ChunkCandidate {
             hash: *hash,
             plain,
             guess: None,
         })
         .collect();
-    let stored = session.store(&candidates)?;
+    let stored = session.store_chunks(&candidates)?;
     ids.extend(
         candidates
             .iter()
             .map(|candidate| candidate.hash)
             .zip(stored),
     );
-    session.settle()?;
+    session.make_durable()?;
     let slot = |name: &Option<ChunkHash>| match name {
-        None => Some(Slot::Zero),
-        Some(name) => ids.get(name).map(|id| Slot::Chunk(*id)),
+        None => Some(PageEntry::Zero),
+        Some(name) => ids.get(name).map(|id| PageEntry::Chunk(*id)),
     };
     let found = lost.found.iter();
     let mut changes: Vec<Run> = found
-        .filter_map(|(position, name)| Some(entry(*position, slot(name)?)))
+        .filter_map(|(position, name)| Some(single_run(*position, slot(name)?)))
         .collect();
     let brought_back = changes.len() as u64;
     let unseen = lost.unseen.iter();
-    changes.extend(unseen.map(|position| entry(*position, Slot::Zero)));
+    changes.extend(unseen.map(|position| single_run(*position, PageEntry::Zero)));
     changes.sort_by_key(|change| change.start);
     if changes.is_empty() {
         return Ok((0, false));
     }
-    let (page, mut layer) = (lost.page.changed(&changes), Layer::clone(&lost.layer));
-    let ((old_chunks, old_zeros), (chunks, zeros)) = (lost.page.counts(), page.counts());
+    let (page, mut layer) = (lost.page.with_changes(&changes), Layer::clone(&lost.layer));
+    let ((old_chunks, old_zeros), (chunks, zeros)) =
+        (lost.page.count_entries(), page.count_entries());
     layer.chunks = layer.chunks + chunks - old_chunks;
     layer.zeros = layer.zeros + zeros - old_zeros;
     let mut batch = Batch::default();
@@ -279,18 +283,18 @@ fn put(store: &Store, lost: LostEntries) -> Result<(u64, bool), StoreError> {
     let (mut tree, mut edits) = (store.tree_mut(), Vec::new());
     if !lost.unseen.is_empty() {
         layer.content = None;
-        let above = tree.unseen_above(layer.id, &tree.held());
-        edits.extend(above.into_iter().map(Edit::PutLayer));
+        let above = tree.unseen_above(layer.id, &tree.held_layers());
+        edits.extend(above.into_iter().map(TreeEdit::PutLayer));
     }
-    edits.push(Edit::PutLayer(layer));
-    store.commit(&mut tree, &edits, batch)?;
+    edits.push(TreeEdit::PutLayer(layer));
+    store.commit_batch(&mut tree, &edits, batch)?;
     drop(tree);
     // Layers above resolve to it.
-    store.inner.pages.forget();
+    store.inner.pages.forget_resolved();
     Ok((brought_back, true))
 }
 
-fn entry(position: u16, slot: Slot) -> Run {
+fn single_run(position: u16, slot: PageEntry) -> Run {
     Run {
         start: position,
         len: 1,
@@ -305,19 +309,19 @@ fn forget_unused(store: &Store, lost: &IdSet) -> Result<bool, StoreError> {
     let layers: Vec<Arc<Layer>> = store.tree().layers().map(Arc::clone).collect();
     for layer in layers {
         for index in layer.pages.iter() {
-            for run in store.inner.pages.own(&layer, index)?.runs() {
-                let Slot::Chunk(first) = run.slot else {
+            for run in store.inner.pages.own_page(&layer, index)?.runs() {
+                let PageEntry::Chunk(first) = run.slot else {
                     continue;
                 };
                 for nth in 0..run.len {
-                    unused.remove(first.advance(nth.into()));
+                    unused.remove(first.advance_by(nth.into()));
                 }
             }
         }
     }
-    let runs = unused.runs();
+    let runs = unused.id_runs();
     let ids: Vec<ChunkId> = runs
-        .flat_map(|(first, count)| (0..count).map(move |nth| first.advance(nth)))
+        .flat_map(|(first, count)| (0..count).map(move |nth| first.advance_by(nth)))
         .collect();
     let (chunks, database) = (&store.inner.chunks, &store.inner.database);
     let (mut batch, mut after) = (Batch::default(), ChunkId(0));
@@ -325,15 +329,15 @@ fn forget_unused(store: &Store, lost: &IdSet) -> Result<bool, StoreError> {
     for id in &ids {
         let header = chunks.readable_header(*id)?.filter(|_| *id >= after);
         let Some(header) = header else { continue };
-        after = header.end();
-        let key = frame_key(header.first());
-        let is_unused = header.chunks().all(|(id, _)| unused.contains(id));
+        after = header.end_id();
+        let key = frame_key(header.first_id());
+        let is_unused = header.chunk_hashes().all(|(id, _)| unused.contains(id));
         if is_unused && database.get(Family::Frames, &key)?.is_none() {
-            batch.delete(Family::Headers, key);
+            batch.delete_record(Family::Headers, key);
         }
     }
-    database.write(batch, Durability::Logged)?;
+    database.write_batch(batch, Durability::Logged)?;
     let has_unused = !ids.is_empty();
-    chunks.ledger.clear(ids);
+    chunks.ledger.clear_entries(ids);
     Ok(has_unused)
 }

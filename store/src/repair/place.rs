@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::layout::{sync, write};
+use super::layout::{sync_dir, write_durably};
 use crate::error::StoreError;
-use crate::folder::Folder;
+use crate::folder::StoreFolder;
 
 const PLACE: &str = "repair.new";
 /// File that marks the folder of a database which is not the store's yet.
@@ -35,18 +35,18 @@ pub(super) struct RepairPlace {
 impl RepairPlace {
     /// An empty place in the store's folder. What an earlier repair left is tidied up first: its
     /// work is thrown away, what it had replaced is kept.
-    pub(super) fn make(folder: &Folder) -> Result<Self, StoreError> {
+    pub(super) fn create_empty(folder: &StoreFolder) -> Result<Self, StoreError> {
         let store = folder.path().to_owned();
         let place = Self {
             dir: store.join(PLACE),
             store,
         };
-        place.tidy()?;
-        let dir = place.database();
+        place.clean_up_earlier()?;
+        let dir = place.database_dir();
         fs::create_dir_all(&dir)
-            .map_err(|source| StoreError::file("make the folder", &dir, source))?;
-        write(&dir.join(UNFINISHED), b"")?;
-        Folder::of_damaged(&place.dir).mark()?;
+            .map_err(|source| StoreError::of_file("make the folder", &dir, source))?;
+        write_durably(&dir.join(UNFINISHED), b"")?;
+        StoreFolder::of_damaged(&place.dir).write_marker()?;
         Ok(place)
     }
 
@@ -55,7 +55,7 @@ impl RepairPlace {
         &self.dir
     }
 
-    pub(super) fn database(&self) -> PathBuf {
+    pub(super) fn database_dir(&self) -> PathBuf {
         self.dir.join("database")
     }
 
@@ -64,87 +64,87 @@ impl RepairPlace {
     }
 
     /// Finishes or undoes what an earlier repair left.
-    fn tidy(&self) -> Result<(), StoreError> {
+    fn clean_up_earlier(&self) -> Result<(), StoreError> {
         let aside = self.dir.join(ASIDE);
         if aside.exists() && !self.own_database().exists() {
-            rename(&aside, &self.own_database())?;
-            sync(&self.store)?;
+            rename_path(&aside, &self.own_database())?;
+            sync_dir(&self.store)?;
         }
         if !self.dir.exists() {
             return self.remove_mark();
         }
         let has_database =
-            fs::read_dir(self.database()).is_ok_and(|mut names| names.next().is_some());
-        let is_unfinished = self.database().join(UNFINISHED).exists();
+            fs::read_dir(self.database_dir()).is_ok_and(|mut names| names.next().is_some());
+        let is_unfinished = self.database_dir().join(UNFINISHED).exists();
         let holds_replaced = aside.exists() || has_database && !is_unfinished;
         if holds_replaced {
-            self.keep().map(drop)?;
+            self.keep_replaced().map(drop)?;
             return self.remove_mark();
         }
-        self.discard()
+        self.discard_database()
     }
 
     /// Throws the repaired database away.
-    pub(super) fn discard(&self) -> Result<(), StoreError> {
+    pub(super) fn discard_database(&self) -> Result<(), StoreError> {
         // The mark last: until it is gone, this is work that may be thrown away.
-        for name in fs::read_dir(self.database())
+        for name in fs::read_dir(self.database_dir())
             .into_iter()
             .flatten()
             .flatten()
         {
             if name.file_name() != UNFINISHED {
-                remove(&name.path())?;
+                remove_path(&name.path())?;
             }
         }
         fs::remove_dir_all(&self.dir)
-            .map_err(|source| StoreError::file("remove the folder", &self.dir, source))
+            .map_err(|source| StoreError::of_file("remove the folder", &self.dir, source))
     }
 
     /// Puts the repaired database in the place of the store's; where that one is kept.
-    pub(super) fn exchange(&self) -> Result<PathBuf, StoreError> {
-        let (new, old) = (self.database(), self.own_database());
-        sync(&new)?;
-        sync(&self.dir)?;
+    pub(super) fn exchange_databases(&self) -> Result<PathBuf, StoreError> {
+        let (new, old) = (self.database_dir(), self.own_database());
+        sync_dir(&new)?;
+        sync_dir(&self.dir)?;
         match renameat_with(CWD, &new, CWD, &old, RenameFlags::EXCHANGE) {
             Ok(()) => {}
             Err(Errno::INVAL | Errno::NOSYS) => {
-                rename(&old, &self.dir.join(ASIDE))?;
-                rename(&new, &old)?;
+                rename_path(&old, &self.dir.join(ASIDE))?;
+                rename_path(&new, &old)?;
             }
-            Err(errno) => return Err(StoreError::file("exchange", &old, errno.into())),
+            Err(errno) => return Err(StoreError::of_file("exchange", &old, errno.into())),
         }
-        sync(&self.dir)?;
-        sync(&self.store)?;
-        let kept = self.keep()?;
+        sync_dir(&self.dir)?;
+        sync_dir(&self.store)?;
+        let kept = self.keep_replaced()?;
         self.remove_mark()?;
         Ok(kept)
     }
 
     /// Gives the folder with what was replaced the name that it keeps.
-    fn keep(&self) -> Result<PathBuf, StoreError> {
-        let (aside, database) = (self.dir.join(ASIDE), self.database());
+    fn keep_replaced(&self) -> Result<PathBuf, StoreError> {
+        let (aside, database) = (self.dir.join(ASIDE), self.database_dir());
         if aside.exists() && !database.exists() {
-            rename(&aside, &database)?;
+            rename_path(&aside, &database)?;
         }
         for name in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if name.file_name() != "database" && name.file_name() != ASIDE {
-                remove(&name.path())?;
+                remove_path(&name.path())?;
             }
         }
-        let base = format!("replaced-{}", date(crate::clock::now_ms() / 1000));
+        let base = format!("replaced-{}", format_date(crate::clock::now_ms() / 1000));
         let names = std::iter::once(base.clone()).chain((2..).map(|nth| format!("{base}-{nth}")));
         let free = names
             .map(|name| self.store.join(name))
             .find(|path| !path.exists());
         let kept = free.unwrap_or_else(|| self.store.join(base));
-        rename(&self.dir, &kept)?;
-        sync(&self.store)?;
+        rename_path(&self.dir, &kept)?;
+        sync_dir(&self.store)?;
         Ok(kept)
     }
 
     /// The store's database is the store's.
     fn remove_mark(&self) -> Result<(), StoreError> {
-        remove(&self.own_database().join(UNFINISHED))
+        remove_path(&self.own_database().join(UNFINISHED))
     }
 }
 
@@ -159,11 +159,11 @@ pub(super) fn own_len(dir: &Path) -> u64 {
     entries.map(len).sum()
 }
 
-fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
-    fs::rename(from, to).map_err(|source| StoreError::file("rename", from, source))
+fn rename_path(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(|source| StoreError::of_file("rename", from, source))
 }
 
-fn remove(path: &Path) -> Result<(), StoreError> {
+fn remove_path(path: &Path) -> Result<(), StoreError> {
     let removed = if path.is_dir() && !path.is_symlink() {
         fs::remove_dir_all(path)
     } else {
@@ -171,13 +171,13 @@ fn remove(path: &Path) -> Result<(), StoreError> {
     };
     match removed {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(|source| StoreError::file("remove", path, source)),
+        removed => removed.map_err(|source| StoreError::of_file("remove", path, source)),
     }
 }
 
 /// A moment as part of a file's name, in UTC. The days are counted as by Howard Hinnant's
 /// `civil_from_days`.
-fn date(seconds: u64) -> String {
+fn format_date(seconds: u64) -> String {
     let (days, second) = (seconds / DAY_S + 719_468, seconds % DAY_S);
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era =
@@ -201,8 +201,8 @@ mod tests {
 
     #[test]
     fn dates_are_the_calendars() {
-        assert_eq!(date(0), "19700101-000000");
-        assert_eq!(date(951_782_400), "20000229-000000");
-        assert_eq!(date(1_795_951_925), "20261129-113205");
+        assert_eq!(format_date(0), "19700101-000000");
+        assert_eq!(format_date(951_782_400), "20000229-000000");
+        assert_eq!(format_date(1_795_951_925), "20261129-113205");
     }
 }

@@ -8,12 +8,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::batch::{LoggedChange, operations};
+use super::batch::{LoggedChange, decode_operations};
 use super::block::{EntryKind, TableEntry};
-use super::inventory::{Files, Survey, family_named};
+use super::inventory::{DatabaseFiles, DatabaseSurvey, family_named};
 use super::manifest::{Manifest, TableRecord};
 use super::own::is_own;
-use super::table::Table;
+use super::table::ExaminedTable;
 use super::unlisted::family_of;
 use crate::database::Family;
 use crate::error::StoreError;
@@ -24,10 +24,10 @@ type Known = HashMap<Vec<u8>, Vec<(u64, Vec<u8>)>>;
 
 /// True if `manifest`, the one of that number, is older than the tables that are there.
 pub(super) fn is_stale(
-    survey: &mut Survey,
+    survey: &mut DatabaseSurvey,
     number: u64,
     manifest: &Manifest,
-    files: &Files,
+    files: &DatabaseFiles,
 ) -> Result<bool, StoreError> {
     let mut gone: BTreeMap<&[u8], Vec<&TableRecord>> = BTreeMap::new();
     for family in manifest.families.values() {
@@ -48,7 +48,7 @@ pub(super) fn is_stale(
         if is_listed(*later) {
             continue;
         }
-        let table = Table::examine(survey.read(path)?);
+        let table = ExaminedTable::examine(survey.read_file(path)?);
         let Some(name) = family_of(&table).filter(|_| table.is_sound()) else {
             continue;
         };
@@ -61,8 +61,8 @@ pub(super) fn is_stale(
             };
             gone.iter().any(within)
         };
-        let known = known(survey, manifest, files, family)?;
-        let salvage = table.salvage(&|key, value| is_own(family, key, value));
+        let known = known_records(survey, manifest, files, family)?;
+        let salvage = table.salvage_records(&|key, value| is_own(family, key, value));
         let mut puts = salvage
             .entries
             .iter()
@@ -75,14 +75,14 @@ pub(super) fn is_stale(
 }
 
 /// The records of `family` in the tables of `manifest` that are there, and in the logs.
-fn known(
-    survey: &mut Survey,
+fn known_records(
+    survey: &mut DatabaseSurvey,
     manifest: &Manifest,
-    files: &Files,
+    files: &DatabaseFiles,
     family: Family,
 ) -> Result<Known, StoreError> {
     let mut known = Known::new();
-    let Some((id, record)) = manifest.family(family.name()) else {
+    let Some((id, record)) = manifest.find_family(family.family_name()) else {
         return Ok(known);
     };
     for path in record
@@ -90,9 +90,9 @@ fn known(
         .keys()
         .filter_map(|table| files.tables.get(table))
     {
-        let table = Table::examine(survey.read(path)?);
+        let table = ExaminedTable::examine(survey.read_file(path)?);
         for entry in table
-            .salvage(&|key, value| is_own(family, key, value))
+            .salvage_records(&|key, value| is_own(family, key, value))
             .entries
         {
             known
@@ -102,8 +102,11 @@ fn known(
         }
     }
     for path in files.logs.values() {
-        let content = read_log(survey.read(path)?);
-        let logged = content.records.iter().flat_map(|record| operations(record));
+        let content = read_log(survey.read_file(path)?);
+        let logged = content
+            .records
+            .iter()
+            .flat_map(|record| decode_operations(record));
         for operation in logged.filter(|operation| operation.family == id) {
             if let LoggedChange::Put(value) = operation.change {
                 known

@@ -4,20 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::inventory::{DamagedTable, Files, Survey, bits, family_named, records};
+use super::inventory::{DamagedTable, DatabaseFiles, DatabaseSurvey, bits, family_named, records};
 use super::manifest::{Manifest, TableRecord};
 use super::own::is_own;
 use super::stale::is_stale;
-use super::table::{LostKeys, Salvage, Table};
+use super::table::{ExaminedTable, LostKeys, Salvage};
 use crate::database::Family;
 use crate::error::StoreError;
 use crate::logs::read_log;
 use crate::watch::Watch;
 
 /// Looks at the database in `dir`.
-pub(super) fn survey(dir: &Path, watch: &dyn Watch) -> Result<Survey, StoreError> {
-    let files = Files::list(dir)?;
-    let mut survey = Survey {
+pub(super) fn survey_database(dir: &Path, watch: &dyn Watch) -> Result<DatabaseSurvey, StoreError> {
+    let files = DatabaseFiles::list_dir(dir)?;
+    let mut survey = DatabaseSurvey {
         manifest: Manifest::default(),
         mended: BTreeMap::new(),
         damaged: Vec::new(),
@@ -29,20 +29,20 @@ pub(super) fn survey(dir: &Path, watch: &dyn Watch) -> Result<Survey, StoreError
         doubtful: BTreeSet::new(),
         bytes_read: 0,
     };
-    match survey.manifest(&files)? {
+    match survey.choose_manifest(&files)? {
         Some(manifest) => {
             survey.manifest = manifest;
             survey.listed_tables(&files, watch)?;
         }
         None => survey.loose_tables(&files, watch)?,
     }
-    survey.logs(&files)?;
+    survey.read_logs(&files)?;
     Ok(survey)
 }
 
-impl Survey {
+impl DatabaseSurvey {
     /// The manifest that counts, if one is whole and fits what is there.
-    fn manifest(&mut self, files: &Files) -> Result<Option<Manifest>, StoreError> {
+    fn choose_manifest(&mut self, files: &DatabaseFiles) -> Result<Option<Manifest>, StoreError> {
         let named = files
             .current
             .filter(|number| files.manifests.contains_key(number));
@@ -55,10 +55,10 @@ impl Survey {
             .into_iter()
             .chain(others.filter(|number| Some(*number) != named))
         {
-            let content = read_log(self.read(&files.manifests[&number])?);
+            let content = read_log(self.read_file(&files.manifests[&number])?);
             let records = content.records.iter().map(Vec::as_slice);
-            let read =
-                Manifest::of(records).filter(|manifest| !content.is_cut && is_complete(manifest));
+            let read = Manifest::from_edits(records)
+                .filter(|manifest| !content.is_cut && is_complete(manifest));
             let Some(manifest) = read else {
                 self.findings
                     .push(format!("MANIFEST-{number:06} cannot be read"));
@@ -80,7 +80,11 @@ impl Survey {
         Ok(None)
     }
 
-    fn listed_tables(&mut self, files: &Files, watch: &dyn Watch) -> Result<(), StoreError> {
+    fn listed_tables(
+        &mut self,
+        files: &DatabaseFiles,
+        watch: &dyn Watch,
+    ) -> Result<(), StoreError> {
         let families = std::mem::take(&mut self.manifest.families);
         for (id, mut family) in families {
             for (number, record) in std::mem::take(&mut family.tables) {
@@ -106,10 +110,10 @@ impl Survey {
         let (number, Some(family)) = (record.number, family) else {
             return Ok(path.is_some());
         };
-        let name = format!("{number:06}.sst ({})", family.name());
+        let name = format!("{number:06}.sst ({})", family.family_name());
         let Some(path) = path else {
             self.findings.push(format!("{name} is gone"));
-            let lost = clipped(vec![LostKeys::default()], record);
+            let lost = clip_lost_keys(vec![LostKeys::default()], record);
             let salvage = Salvage {
                 lost,
                 ..Salvage::default()
@@ -121,10 +125,10 @@ impl Survey {
             });
             return Ok(false);
         };
-        let mut bytes = self.read(path)?;
+        let mut bytes = self.read_file(path)?;
         let found_len = bytes.len() as u64;
         bytes.truncate(usize::try_from(record.len).unwrap_or(usize::MAX));
-        let table = Table::examine(bytes);
+        let table = ExaminedTable::examine(bytes);
         if table.is_sound() && table.bytes.len() as u64 == record.len {
             if table.mended_bits > 0 {
                 self.findings
@@ -139,8 +143,8 @@ impl Survey {
             }
             return Ok(true);
         }
-        let mut salvage = table.salvage(&|key, value| is_own(family, key, value));
-        salvage.lost = clipped(salvage.lost, record);
+        let mut salvage = table.salvage_records(&|key, value| is_own(family, key, value));
+        salvage.lost = clip_lost_keys(salvage.lost, record);
         self.findings.push(format!(
             "{name} is damaged: {} of it can be read",
             records(salvage.entries.len())
@@ -153,14 +157,14 @@ impl Survey {
         Ok(false)
     }
 
-    fn logs(&mut self, files: &Files) -> Result<(), StoreError> {
+    fn read_logs(&mut self, files: &DatabaseFiles) -> Result<(), StoreError> {
         let first = if self.is_loose {
             0
         } else {
             self.manifest.first_log()
         };
         for (number, path) in files.logs.range(first..) {
-            let content = read_log(self.read(path)?);
+            let content = read_log(self.read_file(path)?);
             if self.is_cut {
                 self.later.extend(content.records);
                 self.later.extend(content.later);
@@ -190,11 +194,11 @@ impl Survey {
 fn is_complete(manifest: &Manifest) -> bool {
     Family::ALL
         .iter()
-        .all(|family| manifest.family(family.name()).is_some())
+        .all(|family| manifest.find_family(family.family_name()).is_some())
 }
 
 /// Lost keys within what a table can have held.
-fn clipped(lost: Vec<LostKeys>, record: &TableRecord) -> Vec<LostKeys> {
+fn clip_lost_keys(lost: Vec<LostKeys>, record: &TableRecord) -> Vec<LostKeys> {
     let (first_key, last_key) = (record.first_key(), record.last_key());
     let clip = |lost: LostKeys| {
         let end = lost

@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::block::{
-    Entries, EntryKind, TAG_LEN, TableEntry, block_at, entries_of, handles, index_of, plain,
-    record, records_of, tag_of,
+    BlockEntries, EntryKind, TAG_LEN, TableEntry, block_at, decode_handles, decode_table_entry,
+    decompress_block, entries_of, index_of, records_of, tag_of,
 };
 use super::checksum::{self, TRAILER_LEN};
 
@@ -68,7 +68,7 @@ pub(super) struct Salvage {
 }
 
 /// A table, looked at as a whole.
-pub(super) struct Table {
+pub(super) struct ExaminedTable {
     /// Its bytes, with flipped bits put right.
     pub(super) bytes: Vec<u8>,
     /// The number of bits that were put right.
@@ -90,7 +90,7 @@ impl LostKeys {
     }
 }
 
-impl Table {
+impl ExaminedTable {
     /// Looks at every byte of the file.
     pub(super) fn examine(bytes: Vec<u8>) -> Self {
         let mut table = Self {
@@ -101,10 +101,13 @@ impl Table {
             metas: BTreeMap::new(),
             broken: Vec::new(),
         };
-        let Some(metaindex) = table.footer() else {
+        let Some(metaindex) = table.read_footer() else {
             return table;
         };
-        let Some(metas) = table.block(&metaindex).and_then(|block| handles(&block)) else {
+        let Some(metas) = table
+            .plain_block(&metaindex)
+            .and_then(|block| decode_handles(&block))
+        else {
             return table;
         };
         let end = metaindex.start;
@@ -114,13 +117,13 @@ impl Table {
             .values()
             .filter(|range| range.end + TRAILER_LEN <= end);
         for range in others.cloned().collect::<Vec<_>>() {
-            table.mend(&range);
+            table.mend_block(&range);
         }
         let index = table.metas.get(INDEX).cloned();
         table.index = index
             .filter(|range| !table.broken.contains(range))
-            .and_then(|range| index_of(&table.block(&range)?));
-        let properties = table.properties();
+            .and_then(|range| index_of(&table.plain_block(&range)?));
+        let properties = table.read_properties();
         if properties
             .get(INDEX_HAS_USER_KEYS)
             .is_some_and(|value| value == &[0])
@@ -130,7 +133,7 @@ impl Table {
         }
         let data = table.index.iter().flatten().map(|(_, range)| range.clone());
         for range in data.collect::<Vec<_>>() {
-            table.mend(&range);
+            table.mend_block(&range);
         }
         table
     }
@@ -141,9 +144,10 @@ impl Table {
     }
 
     /// The first and the last internal key, deletions of ranges included.
-    pub(super) fn bounds(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+    pub(super) fn key_bounds(&self) -> Option<(Vec<u8>, Vec<u8>)> {
         let index = self.index.as_ref()?;
-        let records = |range: &Range<usize>| entries_of(&self.block(range)?).map(|found| found.0);
+        let records =
+            |range: &Range<usize>| entries_of(&self.plain_block(range)?).map(|found| found.0);
         let first = index
             .first()
             .and_then(|(_, range)| records(range)?.into_iter().next());
@@ -151,7 +155,7 @@ impl Table {
             .last()
             .and_then(|(_, range)| records(range)?.into_iter().next_back());
         let mut keys: Vec<Vec<u8>> = first.into_iter().chain(last).map(|(key, _)| key).collect();
-        for deletion in self.deletions() {
+        for deletion in self.range_deletions() {
             let tag = deletion.sequence << 8 | RANGE_DELETION;
             keys.push([&deletion.from[..], &tag.to_le_bytes()].concat());
             keys.push(
@@ -175,11 +179,11 @@ impl Table {
     }
 
     /// Its own properties, as they are stored.
-    pub(super) fn properties(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    pub(super) fn read_properties(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let block = self
             .metas
             .get(PROPERTIES)
-            .and_then(|range| self.block(range));
+            .and_then(|range| self.plain_block(range));
         let entries = block
             .and_then(|block| Some(entries_of(&block)?.0))
             .unwrap_or_default();
@@ -188,9 +192,9 @@ impl Table {
 
     /// Every record that can be read. `is_own` says whether a value is what was written under its
     /// key, for blocks whose own checksum does not say so.
-    pub(super) fn salvage(&self, is_own: &dyn Fn(&[u8], &[u8]) -> bool) -> Salvage {
+    pub(super) fn salvage_records(&self, is_own: &dyn Fn(&[u8], &[u8]) -> bool) -> Salvage {
         let mut salvage = Salvage {
-            deletions: self.deletions(),
+            deletions: self.range_deletions(),
             ..Salvage::default()
         };
         match &self.index {
@@ -208,12 +212,12 @@ impl Table {
     ) {
         let mut after: Option<Vec<u8>> = None;
         for (last, range) in index {
-            let block = self.block(range);
+            let block = self.plain_block(range);
             let whole = block.filter(|_| !self.broken.contains(range));
             if let Some(records) = whole.and_then(|block| records_of(&block)) {
                 salvage.entries.extend(records);
             } else {
-                salvage.entries.extend(self.survivors(range, is_own));
+                salvage.entries.extend(self.salvage_block(range, is_own));
                 salvage.lost.push(LostKeys {
                     after: after.clone(),
                     last: Some(last.clone()),
@@ -249,27 +253,27 @@ impl Table {
     }
 
     /// The records of a broken block that have a checksum of their own, which fits.
-    fn survivors(
+    fn salvage_block(
         &self,
         range: &Range<usize>,
         is_own: &dyn Fn(&[u8], &[u8]) -> bool,
     ) -> Vec<TableEntry> {
-        let Some(block) = self.block(range) else {
+        let Some(block) = self.plain_block(range) else {
             return Vec::new();
         };
-        let mut entries = Entries::over(&block);
-        let records =
-            std::iter::from_fn(|| entries.next(true)).map_while(|(key, value)| record(&key, value));
+        let mut entries = BlockEntries::of_block(&block);
+        let records = std::iter::from_fn(|| entries.next(true))
+            .map_while(|(key, value)| decode_table_entry(&key, value));
         records
             .filter(|entry| entry.kind == EntryKind::Put && is_own(&entry.key, &entry.value))
             .collect()
     }
 
-    fn deletions(&self) -> Vec<RangeDeletion> {
+    fn range_deletions(&self) -> Vec<RangeDeletion> {
         let range = self.metas.get(RANGE_DELETIONS);
         let block = range
             .filter(|range| !self.broken.contains(range))
-            .and_then(|range| self.block(range));
+            .and_then(|range| self.plain_block(range));
         let entries = block
             .and_then(|block| Some(entries_of(&block)?.0))
             .unwrap_or_default();
@@ -288,7 +292,7 @@ impl Table {
     }
 
     /// Reads the footer, a flipped bit of it put right: where the metaindex is.
-    fn footer(&mut self) -> Option<Range<usize>> {
+    fn read_footer(&mut self) -> Option<Range<usize>> {
         let at = self.bytes.len().checked_sub(FOOTER_LEN)?;
         let footer: [u8; FOOTER_LEN] = self.bytes[at..].try_into().ok()?;
         let flipped = (0..FOOTER_LEN * 8).map(|bit| {
@@ -307,18 +311,18 @@ impl Table {
         self.number = word(9);
         let end = at.checked_sub(TRAILER_LEN)?;
         let range = end.checked_sub(word(13) as usize)?..end;
-        self.mend(&range).then_some(range)
+        self.mend_block(&range).then_some(range)
     }
 
     /// Puts a flipped bit of a block right, if that is what is wrong; whether it is whole now.
-    fn mend(&mut self, range: &Range<usize>) -> bool {
+    fn mend_block(&mut self, range: &Range<usize>) -> bool {
         let all = range.start..range.end + TRAILER_LEN;
         let Some(sealed) = self.bytes.get(all) else {
             self.broken.push(range.clone());
             return false;
         };
         let offset = range.start as u64;
-        if checksum::fits(self.number, offset, sealed) {
+        if checksum::checksum_fits(self.number, offset, sealed) {
             return true;
         }
         let Some(bit) = checksum::flipped_bit(self.number, offset, sealed) else {
@@ -331,9 +335,9 @@ impl Table {
     }
 
     /// The plain bytes of a block.
-    fn block(&self, range: &Range<usize>) -> Option<Vec<u8>> {
+    fn plain_block(&self, range: &Range<usize>) -> Option<Vec<u8>> {
         let block = self.bytes.get(range.clone())?;
-        plain(block, *self.bytes.get(range.end)?)
+        decompress_block(block, *self.bytes.get(range.end)?)
     }
 }
 
@@ -347,6 +351,6 @@ fn is_footer(footer: &[u8; FOOTER_LEN], at: u64) -> bool {
         && footer[1..5] == FOOTER_MAGIC
         && footer[45..] == MAGIC
         && [6, 7].contains(&word(41))
-        && checksum::checksum(word(9), at, &blank[..FOOTER_LEN - 1], blank[FOOTER_LEN - 1])
+        && checksum::block_checksum(word(9), at, &blank[..FOOTER_LEN - 1], blank[FOOTER_LEN - 1])
             == word(5)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::block::EntryKind;
 use super::history::FamilyHistory;
-use super::own::{is_own, original};
+use super::own::{is_own, split_copy_key};
 use crate::database::{Batch, Database, Family, key_of_copy};
 use crate::error::StoreError;
 
@@ -14,7 +14,7 @@ const TWINS: [Family; 3] = [Family::Layers, Family::Names, Family::Meta];
 
 /// State of a record in one of its two places.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Half {
+enum CopyState {
     /// This is the record; none: there is none.
     Sure(Option<Vec<u8>>),
     /// This may have been the record.
@@ -23,7 +23,7 @@ enum Half {
 
 /// Decision about a record.
 #[derive(Debug, PartialEq, Eq)]
-struct Verdict {
+struct CopyVerdict {
     value: Option<Vec<u8>>,
     /// True if it may be older than the acknowledged one.
     is_earlier: bool,
@@ -47,14 +47,17 @@ pub(super) fn mend_twins(
     doubtful: &BTreeSet<(&'static str, Vec<u8>)>,
 ) -> Result<TwinMends, StoreError> {
     let mut mends = TwinMends::default();
-    let stored_copies = all(database, Family::Copies)?;
-    let of_copies = histories.get(Family::Copies.name());
+    let stored_copies = read_all_records(database, Family::Copies)?;
+    let of_copies = histories.get(Family::Copies.family_name());
     let copies = with_left(&stored_copies, of_copies);
     for family in TWINS {
-        let (stored, history) = (all(database, family)?, histories.get(family.name()));
+        let (stored, history) = (
+            read_all_records(database, family)?,
+            histories.get(family.family_name()),
+        );
         let records = with_left(&stored, history);
         let tagged = copies.keys().chain(stored_copies.keys());
-        let tagged = tagged.filter_map(|key| original(key));
+        let tagged = tagged.filter_map(|key| split_copy_key(key));
         let keys: BTreeSet<Vec<u8>> = tagged
             .filter(|(of, _)| *of == family)
             .map(|(_, key)| key.to_vec())
@@ -62,27 +65,33 @@ pub(super) fn mend_twins(
             .collect();
         for key in keys {
             let copy_key = key_of_copy(family, &key);
-            let own = half(family, &key, records.get(&key), history, &key);
-            let copy = half(family, &key, copies.get(&copy_key), of_copies, &copy_key);
-            let is_doubtful = doubtful.contains(&(family.name(), key.clone()))
-                || doubtful.contains(&(Family::Copies.name(), copy_key.clone()));
-            let verdict = verdict(own, copy, is_doubtful);
+            let own = copy_state(family, &key, records.get(&key), history, &key);
+            let copy = copy_state(family, &key, copies.get(&copy_key), of_copies, &copy_key);
+            let is_doubtful = doubtful.contains(&(family.family_name(), key.clone()))
+                || doubtful.contains(&(Family::Copies.family_name(), copy_key.clone()));
+            let verdict = decide_verdict(own, copy, is_doubtful);
             let is_right = stored.get(&key) == verdict.value.as_ref()
                 && stored_copies.get(&copy_key) == verdict.value.as_ref();
-            mends.take(family, key, verdict, is_right);
+            mends.apply_verdict(family, key, verdict, is_right);
         }
     }
     Ok(mends)
 }
 
 impl TwinMends {
-    fn take(&mut self, family: Family, key: Vec<u8>, verdict: Verdict, is_right: bool) {
+    fn apply_verdict(
+        &mut self,
+        family: Family,
+        key: Vec<u8>,
+        verdict: CopyVerdict,
+        is_right: bool,
+    ) {
         if !is_right {
             match &verdict.value {
-                Some(value) => self.batch.put(family, &key, value),
-                None => self.batch.delete(family, &key),
+                Some(value) => self.batch.put_record(family, &key, value),
+                None => self.batch.delete_record(family, &key),
             }
-            *self.mended.entry(family.name()).or_default() += 1;
+            *self.mended.entry(family.family_name()).or_default() += 1;
         }
         if verdict.is_earlier {
             self.earlier.push((family, key));
@@ -95,7 +104,7 @@ type Stored = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Records of a place, together with those that are left of its damaged tables.
 fn with_left(stored: &Stored, history: Option<&FamilyHistory>) -> Stored {
     let mut all = stored.clone();
-    for entry in history.into_iter().flat_map(FamilyHistory::winners) {
+    for entry in history.into_iter().flat_map(FamilyHistory::winning_records) {
         match entry.kind {
             EntryKind::Put => drop(all.insert(entry.key.clone(), entry.value.clone())),
             EntryKind::Delete => drop(all.remove(&entry.key)),
@@ -104,8 +113,8 @@ fn with_left(stored: &Stored, history: Option<&FamilyHistory>) -> Stored {
     all
 }
 
-fn all(database: &Database, family: Family) -> Result<Stored, StoreError> {
-    let (mut scan, mut records) = (database.scan(family, &[]), Stored::new());
+fn read_all_records(database: &Database, family: Family) -> Result<Stored, StoreError> {
+    let (mut scan, mut records) = (database.scan_from(family, &[]), Stored::new());
     while let Some((key, value)) = scan.next()? {
         records.insert(key.to_vec(), value.to_vec());
     }
@@ -113,36 +122,39 @@ fn all(database: &Database, family: Family) -> Result<Stored, StoreError> {
 }
 
 /// State of a record in a place, which is in a family of that history under the key `place`.
-fn half(
+fn copy_state(
     family: Family,
     key: &[u8],
     value: Option<&Vec<u8>>,
     history: Option<&FamilyHistory>,
     place: &[u8],
-) -> Half {
+) -> CopyState {
     let whole = value.filter(|value| is_own(family, key, value)).cloned();
     let is_unsure = history.is_some_and(|history| history.is_unsure(place));
     if is_unsure || whole.is_none() && value.is_some() {
-        Half::Unsure(whole)
+        CopyState::Unsure(whole)
     } else {
-        Half::Sure(whole)
+        CopyState::Sure(whole)
     }
 }
 
-fn verdict(own: Half, copy: Half, is_doubtful: bool) -> Verdict {
+fn decide_verdict(own: CopyState, copy: CopyState, is_doubtful: bool) -> CopyVerdict {
     let (value, is_earlier) = match (own, copy) {
-        (Half::Sure(own), Half::Sure(copy)) if is_doubtful && (own.is_none() || copy.is_none()) => {
+        (CopyState::Sure(own), CopyState::Sure(copy))
+            if is_doubtful && (own.is_none() || copy.is_none()) =>
+        {
             (None, false)
         }
-        (Half::Sure(own), Half::Sure(copy)) => (own.or(copy), false),
-        (Half::Sure(sure), Half::Unsure(_)) | (Half::Unsure(_), Half::Sure(sure)) => (sure, false),
-        (Half::Unsure(own), Half::Unsure(copy)) => {
+        (CopyState::Sure(own), CopyState::Sure(copy)) => (own.or(copy), false),
+        (CopyState::Sure(sure), CopyState::Unsure(_))
+        | (CopyState::Unsure(_), CopyState::Sure(sure)) => (sure, false),
+        (CopyState::Unsure(own), CopyState::Unsure(copy)) => {
             let value = own.or(copy);
             let is_earlier = value.is_some();
             (value, is_earlier)
         }
     };
-    Verdict { value, is_earlier }
+    CopyVerdict { value, is_earlier }
 }
 
 #[cfg(test)]
@@ -153,34 +165,59 @@ mod tests {
     fn what_is_sure_decides() {
         let (old, new) = (|| Some(b"old".to_vec()), || Some(b"new".to_vec()));
         let table = [
-            (Half::Sure(new()), Half::Sure(new()), new(), false),
-            (Half::Sure(new()), Half::Sure(None), new(), false),
-            (Half::Sure(new()), Half::Unsure(old()), new(), false),
-            (Half::Unsure(old()), Half::Sure(new()), new(), false),
-            (Half::Unsure(None), Half::Sure(new()), new(), false),
-            (Half::Unsure(old()), Half::Sure(None), None, false),
-            (Half::Unsure(None), Half::Sure(None), None, false),
-            (Half::Unsure(old()), Half::Unsure(None), old(), true),
-            (Half::Unsure(None), Half::Unsure(None), None, false),
+            (CopyState::Sure(new()), CopyState::Sure(new()), new(), false),
+            (CopyState::Sure(new()), CopyState::Sure(None), new(), false),
+            (
+                CopyState::Sure(new()),
+                CopyState::Unsure(old()),
+                new(),
+                false,
+            ),
+            (
+                CopyState::Unsure(old()),
+                CopyState::Sure(new()),
+                new(),
+                false,
+            ),
+            (
+                CopyState::Unsure(None),
+                CopyState::Sure(new()),
+                new(),
+                false,
+            ),
+            (CopyState::Unsure(old()), CopyState::Sure(None), None, false),
+            (CopyState::Unsure(None), CopyState::Sure(None), None, false),
+            (
+                CopyState::Unsure(old()),
+                CopyState::Unsure(None),
+                old(),
+                true,
+            ),
+            (
+                CopyState::Unsure(None),
+                CopyState::Unsure(None),
+                None,
+                false,
+            ),
         ];
         for (own, copy, value, is_earlier) in table {
             let what = format!("{own:?} {copy:?}");
             assert_eq!(
-                verdict(own, copy, false),
-                Verdict { value, is_earlier },
+                decide_verdict(own, copy, false),
+                CopyVerdict { value, is_earlier },
                 "{what}"
             );
         }
-        let deleted = || Verdict {
+        let deleted = || CopyVerdict {
             value: None,
             is_earlier: false,
         };
         assert_eq!(
-            verdict(Half::Sure(new()), Half::Sure(None), true),
+            decide_verdict(CopyState::Sure(new()), CopyState::Sure(None), true),
             deleted()
         );
         assert_eq!(
-            verdict(Half::Sure(None), Half::Sure(new()), true),
+            decide_verdict(CopyState::Sure(None), CopyState::Sure(new()), true),
             deleted()
         );
     }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use vellum_core::wire::Reader;
+use vellum_core::wire::WireReader;
 
 use super::block::{TableEntry, tag_of};
-use super::inventory::{DamagedTable, Files, Survey, bits, family_named, records};
-use super::loose::{arrange, leftovers};
+use super::inventory::{DamagedTable, DatabaseFiles, DatabaseSurvey, bits, family_named, records};
+use super::loose::{arrange_tables, find_leftovers};
 use super::manifest::{FamilyRecord, Manifest, TableRecord};
 use super::own::is_own;
-use super::table::{Salvage, Table};
+use super::table::{ExaminedTable, Salvage};
 use crate::database::Family;
 use crate::error::StoreError;
 use crate::watch::Watch;
@@ -17,20 +17,20 @@ use crate::watch::Watch;
 const FAMILY_NAME: &[u8] = b"rocksdb.column.family.name";
 const FAMILY_ID: &[u8] = b"rocksdb.column.family.id";
 
-impl Survey {
+impl DatabaseSurvey {
     /// Makes a manifest of the tables that are there.
     pub(super) fn loose_tables(
         &mut self,
-        files: &Files,
+        files: &DatabaseFiles,
         watch: &dyn Watch,
     ) -> Result<(), StoreError> {
         self.is_loose = true;
         let mut found: BTreeMap<Vec<u8>, (u64, Vec<TableRecord>)> = BTreeMap::new();
         for (number, path) in &files.tables {
             self.go_on(watch)?;
-            let bytes = self.read(path)?;
-            let (table, name) = (Table::examine(bytes), format!("{number:06}.sst"));
-            let properties = table.properties();
+            let bytes = self.read_file(path)?;
+            let (table, name) = (ExaminedTable::examine(bytes), format!("{number:06}.sst"));
+            let properties = table.read_properties();
             let family = family_of(&table);
             let family = family.as_ref();
             let record = loose_record(*number, &table, &properties);
@@ -48,19 +48,25 @@ impl Survey {
             tables.0 = id;
             tables.1.push(record);
         }
-        self.manifest = self.arranged(found, files)?;
+        self.manifest = self.arrange_manifest(found, files)?;
         Ok(())
     }
 
     /// A table of which nothing tells where it belongs: its records tell, by their checksums.
-    fn loose_damaged(&mut self, number: u64, table: &Table, name: &str, said: Option<&Vec<u8>>) {
+    fn loose_damaged(
+        &mut self,
+        number: u64,
+        table: &ExaminedTable,
+        name: &str,
+        said: Option<&Vec<u8>>,
+    ) {
         let families = said
             .and_then(|name| family_named(name))
             .map_or(Family::ALL.to_vec(), |family| vec![family]);
         let salvages = families.into_iter().map(|family| {
             (
                 family,
-                table.salvage(&|key, value| is_own(family, key, value)),
+                table.salvage_records(&|key, value| is_own(family, key, value)),
             )
         });
         let best = salvages.max_by_key(|(_, salvage)| salvage.entries.len());
@@ -74,7 +80,7 @@ impl Survey {
         let count = records(salvage.entries.len());
         self.findings.push(format!(
             "{name} ({}) is damaged: {count} of it can be read",
-            family.name()
+            family.family_name()
         ));
         let sequences = salvage.entries.iter().map(|entry| entry.sequence);
         let record = TableRecord {
@@ -94,15 +100,16 @@ impl Survey {
         });
     }
 
-    fn arranged(
+    fn arrange_manifest(
         &mut self,
         found: BTreeMap<Vec<u8>, (u64, Vec<TableRecord>)>,
-        files: &Files,
+        files: &DatabaseFiles,
     ) -> Result<Manifest, StoreError> {
-        let mut manifest = Manifest::of([]).expect("no edit is one that cannot be understood");
+        let mut manifest =
+            Manifest::from_edits([]).expect("no edit is one that cannot be understood");
         let first_log = files.logs.keys().next().copied().unwrap_or(0);
         for (nth, family) in Family::ALL.into_iter().enumerate() {
-            let name = family.name().as_bytes().to_vec();
+            let name = family.family_name().as_bytes().to_vec();
             let (id, tables) = found
                 .get(&name)
                 .cloned()
@@ -137,7 +144,7 @@ impl Survey {
         &mut self,
         family: Family,
         mut tables: Vec<TableRecord>,
-        files: &Files,
+        files: &DatabaseFiles,
     ) -> Result<BTreeMap<u64, TableRecord>, StoreError> {
         let is_exact = !matches!(family, Family::Frames | Family::Headers | Family::Index);
         if is_exact || family == Family::Headers {
@@ -148,17 +155,20 @@ impl Survey {
                     self.salvage_of(family, table.number, files)?.entries,
                 );
             }
-            let left = leftovers(&entries);
+            let left = find_leftovers(&entries);
             for number in &left.tables {
                 self.findings.push(format!(
                     "{number:06}.sst is what a compaction left: it stays out"
                 ));
             }
             tables.retain(|table| !left.tables.contains(&table.number));
-            let doubtful = left.doubtful.into_iter().map(|key| (family.name(), key));
+            let doubtful = left
+                .doubtful
+                .into_iter()
+                .map(|key| (family.family_name(), key));
             self.doubtful.extend(doubtful);
         }
-        let arrangement = arrange(tables.clone(), is_exact);
+        let arrangement = arrange_tables(tables.clone(), is_exact);
         for record in tables
             .into_iter()
             .filter(|table| arrangement.apart.contains(&table.number))
@@ -178,35 +188,35 @@ impl Survey {
         &mut self,
         family: Family,
         number: u64,
-        files: &Files,
+        files: &DatabaseFiles,
     ) -> Result<Salvage, StoreError> {
         let bytes = match self.mended.get(&number) {
             Some(bytes) => bytes.clone(),
-            None => self.read(&files.tables[&number])?,
+            None => self.read_file(&files.tables[&number])?,
         };
-        Ok(Table::examine(bytes).salvage(&|key, value| is_own(family, key, value)))
+        Ok(ExaminedTable::examine(bytes).salvage_records(&|key, value| is_own(family, key, value)))
     }
 }
 
 /// The name of the family that a table says that it belongs to.
-pub(super) fn family_of(table: &Table) -> Option<Vec<u8>> {
-    let name = table.properties().remove(FAMILY_NAME)?;
+pub(super) fn family_of(table: &ExaminedTable) -> Option<Vec<u8>> {
+    let name = table.read_properties().remove(FAMILY_NAME)?;
     family_named(&name).is_some().then_some(name)
 }
 
 /// The record that a manifest would have of a table.
 fn loose_record(
     number: u64,
-    table: &Table,
+    table: &ExaminedTable,
     properties: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Option<TableRecord> {
-    let (first, last) = table.bounds()?;
+    let (first, last) = table.key_bounds()?;
     let smallest = number_of(properties, b"rocksdb.key.smallest.seqno");
     let largest = number_of(properties, b"rocksdb.key.largest.seqno");
     let (smallest, largest) = if let Some(numbers) = smallest.zip(largest) {
         numbers
     } else {
-        let salvage = table.salvage(&|_, _| true);
+        let salvage = table.salvage_records(&|_, _| true);
         let of_ranges = salvage.deletions.iter().map(|deletion| deletion.sequence);
         let all = salvage
             .entries
@@ -229,5 +239,5 @@ fn loose_record(
 }
 
 fn number_of(properties: &BTreeMap<Vec<u8>, Vec<u8>>, name: &[u8]) -> Option<u64> {
-    Reader::new(properties.get(name)?).varint().ok()
+    WireReader::new(properties.get(name)?).read_varint().ok()
 }

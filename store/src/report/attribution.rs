@@ -5,57 +5,57 @@ use std::collections::{BTreeMap, HashMap};
 
 use vellum_core::units::ImageId;
 
-use super::count::{Counted, Held};
-use super::forest::Forest;
-use super::moment::Space;
-use super::sets::SetId;
-use super::usage::{Usage, Usages};
-use super::{AttributionRow, Bucket, Holder};
+use super::count::{ChunkCounts, Holdings};
+use super::forest::LayerTree;
+use super::scan_point_in_time::FileSpace;
+use super::sets::NodeSetId;
+use super::usage::{PayloadUsage, UsageSums};
+use super::{AttributionRow, HistogramBucket, Holder};
 
 /// Images whose overlap is told: those that hold most. As many as a mask has bits; a matrix of more
 /// is not for people.
 const IMAGES_MAX: usize = 128;
 
 /// All rows: who holds what, then what is not chunk content.
-pub(super) fn rows(counted: &Counted, rows_max: usize) -> Vec<AttributionRow> {
+pub(super) fn attribution_rows(counted: &ChunkCounts, rows_max: usize) -> Vec<AttributionRow> {
     let mut rows = holder_rows(counted, rows_max);
-    rows.extend(overhead(&counted.space, compressed(counted)));
+    rows.extend(overhead_rows(&counted.space, compressed_bytes(counted)));
     rows
 }
 
 /// The sum of all rows.
-pub(super) fn on_disk(counted: &Counted) -> u64 {
-    let compressed = compressed(counted);
+pub(super) fn on_disk(counted: &ChunkCounts) -> u64 {
+    let compressed = compressed_bytes(counted);
     compressed
-        + overhead(&counted.space, compressed)
+        + overhead_rows(&counted.space, compressed)
             .iter()
             .map(|row| row.bytes)
             .sum::<u64>()
 }
 
 /// The payloads of all frames.
-pub(super) fn compressed(counted: &Counted) -> u64 {
+pub(super) fn compressed_bytes(counted: &ChunkCounts) -> u64 {
     counted.totals.iter().map(|held| held.bytes).sum()
 }
 
-fn holder_rows(counted: &Counted, rows_max: usize) -> Vec<AttributionRow> {
+fn holder_rows(counted: &ChunkCounts, rows_max: usize) -> Vec<AttributionRow> {
     let sets = &counted.sets;
-    let held = |id: SetId| {
+    let held = |id: NodeSetId| {
         counted
             .totals
             .get(id.0 as usize)
             .copied()
             .unwrap_or_default()
     };
-    let mut some: Vec<SetId> = sets
-        .ids()
-        .filter(|id| *id != SetId::EMPTY && held(*id).chunks > 0)
+    let mut some: Vec<NodeSetId> = sets
+        .set_ids()
+        .filter(|id| *id != NodeSetId::EMPTY && held(*id).chunks > 0)
         .collect();
     some.sort_unstable_by_key(|id| (std::cmp::Reverse(held(*id).bytes), *id));
-    let (mut rows, mut others) = (Vec::new(), BTreeMap::<u64, (u64, Held)>::new());
+    let (mut rows, mut others) = (Vec::new(), BTreeMap::<u64, (u64, Holdings)>::new());
     for id in some {
-        let Held { chunks, bytes } = held(id);
-        let holder = match (sets.single(id), sets.spans(id)) {
+        let Holdings { chunks, bytes } = held(id);
+        let holder = match (sets.single_node(id), sets.set_spans(id)) {
             (Some(node), _) => Some(Holder::Exclusive(node as usize)),
             (_, Some(spans)) => Some(Holder::Shared(
                 spans
@@ -72,24 +72,26 @@ fn holder_rows(counted: &Counted, rows_max: usize) -> Vec<AttributionRow> {
                 bytes,
             });
         } else {
-            let (count, sum) = others.entry(1 << sets.size(id).ilog2()).or_default();
+            let (count, sum) = others.entry(1 << sets.set_size(id).ilog2()).or_default();
             *count += 1;
-            *sum = Held {
+            *sum = Holdings {
                 chunks: sum.chunks + chunks,
                 bytes: sum.bytes + bytes,
             };
         }
     }
     rows.extend(
-        others.into_iter().map(
-            |(holders_min, (sets, Held { chunks, bytes }))| AttributionRow {
-                holder: Holder::OtherSets { holders_min, sets },
-                chunks,
-                bytes,
-            },
-        ),
+        others
+            .into_iter()
+            .map(
+                |(holders_min, (sets, Holdings { chunks, bytes }))| AttributionRow {
+                    holder: Holder::OtherSets { holders_min, sets },
+                    chunks,
+                    bytes,
+                },
+            ),
     );
-    let Held { chunks, bytes } = held(SetId::EMPTY);
+    let Holdings { chunks, bytes } = held(NodeSetId::EMPTY);
     rows.push(AttributionRow {
         holder: Holder::Unreferenced,
         chunks,
@@ -100,7 +102,7 @@ fn holder_rows(counted: &Counted, rows_max: usize) -> Vec<AttributionRow> {
 
 /// Rows for bytes on the disk beside chunk content. The latest writes may still be in the log, or
 /// in memory, so parts may be more than files take: the last rows take up the difference.
-fn overhead(space: &Space, compressed: u64) -> Vec<AttributionRow> {
+fn overhead_rows(space: &FileSpace, compressed: u64) -> Vec<AttributionRow> {
     let slack = space.frames.saturating_sub(compressed);
     let mut rows = vec![
         ("frame slack", slack),
@@ -128,13 +130,13 @@ fn overhead(space: &Space, compressed: u64) -> Vec<AttributionRow> {
 
 /// For each pair of the images that hold most what both hold, row by row, in the order of `images`'
 /// names.
-pub(super) fn overlap(
-    counted: &Counted,
-    forest: &Forest,
-    usages: &Usages<'_>,
-    usage: &[Usage],
+pub(super) fn image_overlap(
+    counted: &ChunkCounts,
+    forest: &LayerTree,
+    usages: &UsageSums<'_>,
+    usage: &[PayloadUsage],
 ) -> (Vec<ImageId>, Vec<u64>) {
-    let images = largest(forest, usage);
+    let images = largest_images(forest, usage);
     let place: HashMap<ImageId, usize> = images
         .iter()
         .enumerate()
@@ -143,12 +145,12 @@ pub(super) fn overlap(
     let mut of_mask: HashMap<u128, u64> = HashMap::new();
     for (id, held) in counted
         .sets
-        .ids()
+        .set_ids()
         .zip(&counted.totals)
         .filter(|(_, held)| held.bytes > 0)
     {
         let mut mask = 0_u128;
-        let spans = counted.sets.spans(id).unwrap_or_default();
+        let spans = counted.sets.set_spans(id).unwrap_or_default();
         usages.images_of(spans, |image| {
             mask |= place.get(&image).map_or(0, |at| 1 << at);
         });
@@ -168,7 +170,7 @@ pub(super) fn overlap(
 }
 
 /// The images that hold most, in the order in which their nodes come.
-fn largest(forest: &Forest, usage: &[Usage]) -> Vec<ImageId> {
+fn largest_images(forest: &LayerTree, usage: &[PayloadUsage]) -> Vec<ImageId> {
     let mut sizes: BTreeMap<ImageId, u64> = BTreeMap::new();
     for (named, usage) in forest.nodes.iter().zip(usage) {
         *sizes.entry(named.image).or_default() +=
@@ -184,22 +186,25 @@ fn largest(forest: &Forest, usage: &[Usage]) -> Vec<ImageId> {
 }
 
 /// Buckets by powers of two: none, 1, 2 to 3, 4 to 7, …
-pub(super) fn by_powers(buckets: &[Bucket]) -> Vec<Bucket> {
+pub(super) fn by_powers(buckets: &[HistogramBucket]) -> Vec<HistogramBucket> {
     let bound = |at: usize| at.checked_sub(1).map_or(0, |power| 1 << power);
-    let with_bounds = buckets.iter().enumerate().map(|(at, bucket)| Bucket {
-        from: bound(at),
-        to: Some(bound(at + 1)),
-        ..bucket.clone()
-    });
+    let with_bounds = buckets
+        .iter()
+        .enumerate()
+        .map(|(at, bucket)| HistogramBucket {
+            from: bound(at),
+            to: Some(bound(at + 1)),
+            ..bucket.clone()
+        });
     with_bounds.collect()
 }
 
 /// Buckets by tenths; the last has all that is ten tenths and more.
-pub(super) fn by_tenths(buckets: &[Bucket]) -> Vec<Bucket> {
+pub(super) fn by_tenths(buckets: &[HistogramBucket]) -> Vec<HistogramBucket> {
     let to = |at: u64| (at < 10).then_some(at + 1);
     (0..)
         .zip(buckets)
-        .map(|(at, bucket)| Bucket {
+        .map(|(at, bucket)| HistogramBucket {
             from: at,
             to: to(at),
             ..bucket.clone()

@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_core::units::{ChunkLen, ImageId};
 
-use super::still::Still;
+use super::disks_point_in_time::DisksPointInTime;
 use super::{ChangeStep, ChangeStrip};
 use crate::disk::Disk;
 use crate::error::StoreError;
@@ -20,14 +20,14 @@ const STEPS_MAX: usize = 256;
 /// Computes the changes of `image` from each of its states to the next: its snapshots in the order
 /// of taking, then itself. The disk is cut into at most `cells` parts. Cost: the pages of the
 /// layers in between, once; memory for cells times steps, of which there are at most 256.
-pub(super) fn strip(
+pub(super) fn compute_strip(
     store: &Store,
-    still: &Still<'_>,
+    still: &DisksPointInTime<'_>,
     image: ImageId,
     cells: usize,
     watch: &dyn Watch,
 ) -> Result<ChangeStrip, StoreError> {
-    let states = states(still, image)?;
+    let states = image_states(still, image)?;
     let len = states.iter().map(Disk::len).max().unwrap_or(0);
     let cell_len = cell_len(len, cells, store.parameters().chunk_len);
     let empty = |pair: &[Disk]| ChangeStep {
@@ -37,11 +37,11 @@ pub(super) fn strip(
     };
     let mut steps: Vec<ChangeStep> = states.windows(2).map(empty).collect();
     store.diff_states(&states.iter().collect::<Vec<_>>(), &mut |nth, range, _| {
-        watch.progress(Progress {
+        watch.report_progress(Progress {
             done: range.start,
             total: Some(len),
         });
-        spread(range, cell_len, &mut steps[nth].cells);
+        spread_bytes(range, cell_len, &mut steps[nth].cells);
         if watch.is_cancelled() {
             Err(StoreError::Interrupted)
         } else {
@@ -59,19 +59,19 @@ pub(super) fn strip(
 }
 
 /// The states of `image`, the oldest first, itself last.
-fn states(still: &Still<'_>, image: ImageId) -> Result<Vec<Disk>, StoreError> {
-    let snapshots = still.snapshots(image);
-    evenly(&snapshots)
+fn image_states(still: &DisksPointInTime<'_>, image: ImageId) -> Result<Vec<Disk>, StoreError> {
+    let snapshots = still.image_snapshots(image);
+    pick_evenly(&snapshots)
         .into_iter()
         .copied()
-        .chain([Node::Image(image)])
-        .map(|node| still.disk(node))
+        .chain([NodeRef::Image(image)])
+        .map(|node| still.disk_of(node))
         .collect()
 }
 
 /// Picks as many of `snapshots` as make the steps that a strip may have: the first and the last
 /// among them.
-fn evenly(snapshots: &[Node]) -> Vec<&Node> {
+fn pick_evenly(snapshots: &[NodeRef]) -> Vec<&NodeRef> {
     let last = snapshots.len().saturating_sub(1);
     if snapshots.len() <= STEPS_MAX {
         return snapshots.iter().collect();
@@ -85,12 +85,12 @@ fn evenly(snapshots: &[Node]) -> Vec<&Node> {
 /// chunks.
 fn cell_len(len: u64, cells: usize, chunk_len: ChunkLen) -> u64 {
     len.div_ceil(cells.max(1) as u64)
-        .next_multiple_of(chunk_len.bytes())
-        .max(chunk_len.bytes())
+        .next_multiple_of(chunk_len.byte_len())
+        .max(chunk_len.byte_len())
 }
 
 /// Adds the bytes of a difference to the cells that it lies in.
-fn spread(range: Range<u64>, cell_len: u64, cells: &mut [u64]) {
+fn spread_bytes(range: Range<u64>, cell_len: u64, cells: &mut [u64]) {
     let mut at = range.start;
     while at < range.end {
         let next = range.end.min((at / cell_len + 1) * cell_len);
@@ -110,8 +110,9 @@ mod tests {
     const CHUNK: u64 = 4096;
 
     fn strip_now(store: &Store, image: ImageId, cells: usize) -> ChangeStrip {
-        let still = Still::take(store, &mut store.tree_mut()).expect("there is room");
-        strip(store, &still, image, cells, &Unwatched).expect("sound maps")
+        let still =
+            DisksPointInTime::take_all(store, &mut store.tree_mut()).expect("there is room");
+        compute_strip(store, &still, image, cells, &Unwatched).expect("sound maps")
     }
 
     fn noise(random: &mut fastrand::Rng, len: usize) -> Vec<u8> {
@@ -153,26 +154,29 @@ mod tests {
     fn a_strip_says_what_comparing_all_bytes_says_also_where_disks_grow_and_shrink_and_go_back() {
         let mut random = fastrand::Rng::with_seed(seed());
         let (_dir, store) = new_store(CHUNK);
-        let image = store.create(&name("a"), 3 << 20).expect("create").image();
+        let image = store
+            .create_image(&name("a"), 3 << 20)
+            .expect("create")
+            .image_id();
         let mut states = Vec::new();
         for nth in 0..12 {
             let serials: Vec<u64> = store
                 .tree()
-                .snapshots(image)
+                .snapshots_of(image)
                 .map(|snapshot| snapshot.serial)
                 .collect();
             let goes_back = random.u8(..4) == 0;
             if let Some(serial) = random.choice(&serials).filter(|_| goes_back) {
                 store
-                    .restore(image, *serial, None)
+                    .restore_snapshot(image, *serial, None)
                     .expect("its own snapshot");
             }
             if random.u8(..4) == 0 {
                 store
-                    .resize(image, random.u64(1 << 20..6 << 20), true)
+                    .resize_image(image, random.u64(1 << 20..6 << 20), true)
                     .expect("resize");
             }
-            let live = store.live(image).expect("live");
+            let live = store.open_live(image).expect("live");
             for _ in 0..random.usize(..5) {
                 let at = random.u64(..live.len() - 20_000);
                 let len = random.usize(1..20_000);
@@ -186,14 +190,14 @@ mod tests {
             }
             live.flush().expect("flush");
             drop(live);
-            states.push((format!("a@s{nth}"), read_all(&store, Node::Image(image))));
+            states.push((format!("a@s{nth}"), read_all(&store, NodeRef::Image(image))));
             store
-                .snapshot(image, &name(&format!("s{nth}")))
+                .take_snapshot(image, &name(&format!("s{nth}")))
                 .expect("snapshot");
         }
-        let mut now = read_all(&store, Node::Image(image));
+        let mut now = read_all(&store, NodeRef::Image(image));
         store
-            .live(image)
+            .open_live(image)
             .and_then(|live| live.write_at(&[1; 5000], 9).and_then(|()| live.flush()))
             .expect("write");
         now[9..5009].fill(1);
@@ -216,15 +220,18 @@ mod tests {
     #[test]
     fn a_long_history_is_folded_and_still_tells_of_every_change() {
         let (_dir, store) = new_store(CHUNK);
-        let image = store.create(&name("a"), 1 << 20).expect("create").image();
-        store.live(image).map(drop).expect("live");
+        let image = store
+            .create_image(&name("a"), 1 << 20)
+            .expect("create")
+            .image_id();
+        store.open_live(image).map(drop).expect("live");
         for nth in 0..STEPS_MAX + 50 {
             store
-                .snapshot(image, &name(&format!("s{nth}")))
+                .take_snapshot(image, &name(&format!("s{nth}")))
                 .expect("snapshot");
         }
         store
-            .live(image)
+            .open_live(image)
             .and_then(|live| live.write_at(&[7; 4096], 8192).and_then(|()| live.flush()))
             .expect("write");
         let strip = strip_now(&store, image, 16);
@@ -255,10 +262,13 @@ mod tests {
     #[test]
     fn an_image_without_snapshots_or_bytes_has_a_strip_without_steps() {
         let (_dir, store) = new_store(CHUNK);
-        let image = store.create(&name("empty"), 0).expect("create").image();
+        let image = store
+            .create_image(&name("empty"), 0)
+            .expect("create")
+            .image_id();
         let strip = strip_now(&store, image, 0);
         assert!(strip.steps.is_empty());
-        store.snapshot(image, &name("s")).expect("snapshot");
+        store.take_snapshot(image, &name("s")).expect("snapshot");
         assert_eq!(strip_now(&store, image, 10).steps[0].cells, [0; 0]);
     }
 }

@@ -19,12 +19,12 @@ use vellum_core::page::PAGE_SPAN;
 use vellum_core::tree::page_start;
 use vellum_core::units::{ChunkId, ChunkIndex, PageIndex};
 
-use super::forest::Forest;
-use super::frames::{FrameEntry, Ranks};
-use super::holders::{Sink, Sweeper};
-use super::moment::{Losses, Moment, Space};
-use super::sets::{SetId, Sets, Span};
-use super::{Bucket, Uncounted};
+use super::forest::LayerTree;
+use super::frames::{ChunkRanks, FrameSummary};
+use super::scan_point_in_time::{FileSpace, Losses, ScanPointInTime};
+use super::sets::{NodeSetId, NodeSets, Span};
+use super::sharing_sweep::{SharingSweeper, SweepSink};
+use super::{HistogramBucket, UncountedItem};
 use crate::collect::REGION_IDS;
 use crate::error::StoreError;
 use crate::store::Store;
@@ -41,12 +41,12 @@ pub(super) const MOST_SHARED_MAX: usize = 100;
 
 /// Limits on the memory of a census.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct ScanLimits {
     pub(super) pass_chunks: u64,
     pub(super) covers: usize,
 }
 
-impl Default for Limits {
+impl Default for ScanLimits {
     fn default() -> Self {
         Self {
             pass_chunks: PASS_CHUNKS,
@@ -56,50 +56,50 @@ impl Default for Limits {
 }
 
 /// Count of all chunks at one point in time.
-pub(super) struct Counted {
-    pub(super) frames: Vec<FrameEntry>,
+pub(super) struct ChunkCounts {
+    pub(super) frames: Vec<FrameSummary>,
     /// Chunks in a row, in the order of ids, and who holds them.
-    pub(super) runs: Vec<(u32, SetId)>,
-    pub(super) sets: Sets,
+    pub(super) runs: Vec<(u32, NodeSetId)>,
+    pub(super) sets: NodeSets,
     /// For each set how many chunks it holds, and their share of their frames' payloads.
-    pub(super) totals: Vec<Held>,
+    pub(super) totals: Vec<Holdings>,
     /// Positions that each node sees as chunks, and as explicit zeros.
     pub(super) seen: Vec<(u64, u64)>,
-    pub(super) references: Vec<Bucket>,
-    pub(super) compressibility: Vec<Bucket>,
-    pub(super) most_shared: Vec<Common>,
+    pub(super) references: Vec<HistogramBucket>,
+    pub(super) compressibility: Vec<HistogramBucket>,
+    pub(super) most_shared: Vec<CommonChunk>,
     /// For each layer in its place: bytes of its pages.
     pub(super) page_bytes: Vec<u64>,
-    pub(super) space: Space,
-    pub(super) uncounted: Vec<Uncounted>,
+    pub(super) space: FileSpace,
+    pub(super) uncounted: Vec<UncountedItem>,
 }
 
 /// Holdings of one set of nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct Holdings {
     pub(super) chunks: u64,
     pub(super) bytes: u64,
 }
 
 /// A chunk that much refers to.
 #[derive(Clone, Debug)]
-pub(super) struct Common {
+pub(super) struct CommonChunk {
     id: ChunkId,
     pub(super) hash: Option<ChunkHash>,
     pub(super) references: u64,
-    pub(super) set: SetId,
+    pub(super) set: NodeSetId,
     /// A node that shows it, and where.
     pub(super) example: Option<(u32, ChunkIndex)>,
 }
 
 /// Count of the chunks of one range of ranks, in one walk.
-struct Pass<'r> {
-    ranks: &'r Ranks,
+struct CountPass<'r> {
+    ranks: &'r ChunkRanks,
     range: Range<u64>,
-    sets: Vec<SetId>,
+    sets: Vec<NodeSetId>,
     references: Vec<u32>,
     /// The last union: neighbours often ask for the same.
-    last: (SetId, SetId, SetId),
+    last: (NodeSetId, NodeSetId, NodeSetId),
     /// References to chunks that are not there. Counted in the first walk only, as all below.
     missing: u64,
     is_first: bool,
@@ -109,27 +109,27 @@ struct Pass<'r> {
 }
 
 /// Finds a place for each of some chunks.
-struct Finder {
+struct ChunkFinder {
     wanted: BTreeMap<ChunkId, Option<(u32, ChunkIndex)>>,
     left: usize,
     page: PageIndex,
 }
 
-impl Counted {
+impl ChunkCounts {
     /// Counts everything there is at `moment`.
-    pub(super) fn take(
+    pub(super) fn count_all(
         store: &Store,
-        moment: &mut Moment<'_>,
-        forest: &Forest,
-        limits: Limits,
+        moment: &mut ScanPointInTime<'_>,
+        forest: &LayerTree,
+        limits: ScanLimits,
         watch: &dyn Watch,
     ) -> Result<Self, StoreError> {
         let mut losses = Losses::default();
-        let (mut frames, mut ranks, mut regions) = (Vec::new(), Ranks::default(), Vec::new());
-        moment.headers(&mut losses, &mut |header| {
-            frames.push(FrameEntry::of(&header));
-            ranks.push(&header);
-            let region = header.first().0 / REGION_IDS;
+        let (mut frames, mut ranks, mut regions) = (Vec::new(), ChunkRanks::default(), Vec::new());
+        moment.visit_headers(&mut losses, &mut |header| {
+            frames.push(FrameSummary::from_header(&header));
+            ranks.push_frame(&header);
+            let region = header.first_id().0 / REGION_IDS;
             if regions.last() != Some(&region) {
                 regions.push(region);
             }
@@ -139,13 +139,13 @@ impl Counted {
                 Ok(())
             }
         })?;
-        ranks.finish();
-        let horizon = frames.last().map_or(ChunkId(0), FrameEntry::end);
-        let space = Space::measure(store, regions.into_iter(), horizon)?;
+        ranks.finish_counts();
+        let horizon = frames.last().map_or(ChunkId(0), FrameSummary::end_id);
+        let space = FileSpace::measure_files(store, regions.into_iter(), horizon)?;
         let mut counted = Self {
             frames,
             runs: Vec::new(),
-            sets: Sets::default(),
+            sets: NodeSets::default(),
             totals: Vec::new(),
             seen: Vec::new(),
             references: Vec::new(),
@@ -155,7 +155,7 @@ impl Counted {
             space,
             uncounted: Vec::new(),
         };
-        counted.count(
+        counted.count_passes(
             store,
             moment,
             (forest, &ranks),
@@ -163,19 +163,19 @@ impl Counted {
             (limits, watch),
         )?;
         counted.find_examples(moment, forest, limits, watch)?;
-        counted.sets.finish();
+        counted.sets.drop_index();
         counted.uncounted = losses.into_uncounted();
         Ok(counted)
     }
 
     /// Walks over all pages, once for each range of chunks.
-    fn count(
+    fn count_passes(
         &mut self,
         store: &Store,
-        moment: &mut Moment<'_>,
-        (forest, ranks): (&Forest, &Ranks),
+        moment: &mut ScanPointInTime<'_>,
+        (forest, ranks): (&LayerTree, &ChunkRanks),
         losses: &mut Losses,
-        (limits, watch): (Limits, &dyn Watch),
+        (limits, watch): (ScanLimits, &dyn Watch),
     ) -> Result<(), StoreError> {
         let ends = pass_ends(&self.frames, limits.pass_chunks);
         let pages: u64 = forest
@@ -185,7 +185,7 @@ impl Counted {
             .sum();
         let (mut from, mut from_frame) = (0, 0);
         for (nth, (end, end_frame)) in ends.iter().copied().enumerate() {
-            let mut pass = Pass::new(ranks, from..end, nth == 0, forest.nodes.len());
+            let mut pass = CountPass::new(ranks, from..end, nth == 0, forest.nodes.len());
             let done = nth as u64 * pages;
             let progress = |walked: u64| Progress {
                 done: done + walked,
@@ -199,23 +199,23 @@ impl Counted {
             } else {
                 (&mut again, &mut bytes_again)
             };
-            let mut look = Look {
+            let mut look = WalkOptions {
                 losses: losses_now,
                 page_bytes,
                 limits,
                 watch,
                 progress: &progress,
             };
-            walk(moment, forest, &mut self.sets, &mut pass, &mut look)?;
+            walk_pages(moment, forest, &mut self.sets, &mut pass, &mut look)?;
             if pass.missing > 0 {
-                losses.note(
+                losses.note_loss(
                     format!("{} references to chunks", pass.missing),
                     "no frame holds what they lead to".to_owned(),
                 );
             }
             self.add_pass(&pass, from_frame..end_frame, store)?;
             if pass.is_first {
-                self.seen = pass.seen();
+                self.seen = pass.seen_positions();
             }
             (from, from_frame) = (end, end_frame);
         }
@@ -225,17 +225,17 @@ impl Counted {
     /// Adds up what a walk found about the chunks of `frames`.
     fn add_pass(
         &mut self,
-        pass: &Pass<'_>,
+        pass: &CountPass<'_>,
         frames: Range<usize>,
         store: &Store,
     ) -> Result<(), StoreError> {
-        self.totals.resize(self.sets.len(), Held::default());
-        let plain_len = store.parameters().chunk_len.bytes();
+        self.totals.resize(self.sets.len(), Holdings::default());
+        let plain_len = store.parameters().chunk_len.byte_len();
         let mut at = 0;
         for frame in frames {
             let frame = self.frames[frame];
             let tenth = u64::from(frame.payload_len) * 10 / (plain_len * u64::from(frame.count));
-            add(
+            add_to_bucket(
                 &mut self.compressibility,
                 tenth.min(10) as usize,
                 frame.count.into(),
@@ -243,13 +243,13 @@ impl Counted {
             );
             for nth in 0..frame.count {
                 let (set, references, bytes) =
-                    (pass.sets[at], pass.references[at], frame.share(nth));
+                    (pass.sets[at], pass.references[at], frame.chunk_share(nth));
                 let held = &mut self.totals[set.0 as usize];
-                *held = Held {
+                *held = Holdings {
                     chunks: held.chunks + 1,
                     bytes: held.bytes + bytes,
                 };
-                add(
+                add_to_bucket(
                     &mut self.references,
                     (32 - references.leading_zeros()) as usize,
                     1,
@@ -268,7 +268,7 @@ impl Counted {
 
     /// Remembers chunk `nth` of `frame` if it is among those that most refer to. Until they are
     /// named, ids are only nearly known: the place in the frame stands for the place among its ids.
-    fn note_common(&mut self, frame: &FrameEntry, nth: u16, references: u32, set: SetId) {
+    fn note_common(&mut self, frame: &FrameSummary, nth: u16, references: u32, set: NodeSetId) {
         let least = self.most_shared.last().map_or(0, |last| last.references);
         let is_full = self.most_shared.len() == MOST_SHARED_MAX;
         if references < 2 || is_full && u64::from(references) <= least {
@@ -277,8 +277,8 @@ impl Counted {
         if is_full {
             self.most_shared.pop();
         }
-        let common = Common {
-            id: frame.first.advance(nth.into()),
+        let common = CommonChunk {
+            id: frame.first.advance_by(nth.into()),
             hash: None,
             references: references.into(),
             set,
@@ -307,9 +307,11 @@ impl Counted {
             let header = store
                 .inner
                 .chunks
-                .header(frame.first)?
+                .frame_header(frame.first)?
                 .filter(|header| header.chunk_count() == usize::from(frame.count));
-            let chunk = header.as_ref().and_then(|header| header.chunks().nth(nth));
+            let chunk = header
+                .as_ref()
+                .and_then(|header| header.chunk_hashes().nth(nth));
             if let Some((id, hash)) = chunk {
                 (common.id, common.hash) = (id, Some(*hash));
             }
@@ -321,17 +323,17 @@ impl Counted {
     /// Looks for one place of each of the most-shared chunks, from the front until all are found.
     fn find_examples(
         &mut self,
-        moment: &mut Moment<'_>,
-        forest: &Forest,
-        limits: Limits,
+        moment: &mut ScanPointInTime<'_>,
+        forest: &LayerTree,
+        limits: ScanLimits,
         watch: &dyn Watch,
     ) -> Result<(), StoreError> {
         let held = self
             .most_shared
             .iter()
-            .filter(|common| common.set != SetId::EMPTY);
+            .filter(|common| common.set != NodeSetId::EMPTY);
         let wanted: BTreeMap<ChunkId, _> = held.map(|common| (common.id, None)).collect();
-        let mut finder = Finder {
+        let mut finder = ChunkFinder {
             left: wanted.len(),
             wanted,
             page: PageIndex(0),
@@ -342,14 +344,20 @@ impl Counted {
                 total: None,
             };
             let mut page_bytes = vec![0; forest.layers.len()];
-            let mut look = Look {
+            let mut look = WalkOptions {
                 losses: &mut Losses::default(),
                 page_bytes: &mut page_bytes,
                 limits,
                 watch,
                 progress: &silent,
             };
-            walk(moment, forest, &mut Sets::default(), &mut finder, &mut look)?;
+            walk_pages(
+                moment,
+                forest,
+                &mut NodeSets::default(),
+                &mut finder,
+                &mut look,
+            )?;
         }
         for common in &mut self.most_shared {
             common.example = finder.wanted.get(&common.id).copied().flatten();
@@ -359,45 +367,46 @@ impl Counted {
 }
 
 /// Options of a walk, and the losses and page lengths that it notes.
-struct Look<'l> {
+struct WalkOptions<'l> {
     losses: &'l mut Losses,
     page_bytes: &'l mut [u64],
-    limits: Limits,
+    limits: ScanLimits,
     watch: &'l dyn Watch,
     progress: &'l dyn Fn(u64) -> Progress,
 }
 
 /// Visitor of the pages of a walk.
-trait Visitor: Sink {
+trait PageVisitor: SweepSink {
     /// A page begins; whether to go on.
-    fn enter(&mut self, index: PageIndex) -> bool;
+    fn enter_page(&mut self, index: PageIndex) -> bool;
 }
 
 /// Takes `visitor` over all pages of all layers, in the order of the disks.
-fn walk(
-    moment: &mut Moment<'_>,
-    forest: &Forest,
-    sets: &mut Sets,
-    visitor: &mut dyn Visitor,
-    look: &mut Look<'_>,
+fn walk_pages(
+    moment: &mut ScanPointInTime<'_>,
+    forest: &LayerTree,
+    sets: &mut NodeSets,
+    visitor: &mut dyn PageVisitor,
+    look: &mut WalkOptions<'_>,
 ) -> Result<(), StoreError> {
-    let (mut sweeper, mut stretches, mut walked) = (Sweeper::default(), forest.stretches(), 0);
+    let (mut sweeper, mut stretches, mut walked) =
+        (SharingSweeper::default(), forest.page_stretches(), 0);
     let mut next_look = 0;
     while let Some((pages, layers)) = stretches.next() {
         // Pages that no layer has are skipped: there is nothing to hide either.
         if !layers
             .iter()
-            .any(|at| forest.layers[*at as usize].has(PageIndex(pages.start)))
+            .any(|at| forest.layers[*at as usize].has_page(PageIndex(pages.start)))
         {
             continue;
         }
         for index in pages.map(PageIndex) {
-            if !visitor.enter(index) {
+            if !visitor.enter_page(index) {
                 return Ok(());
             }
             let mut parts = Vec::from([(0, PAGE_SPAN)]);
             while let Some((start, end)) = parts.pop() {
-                let is_whole = gather(
+                let is_whole = gather_entries(
                     moment,
                     forest,
                     layers,
@@ -408,7 +417,7 @@ fn walk(
                 )?;
                 let middle = start.midpoint(end);
                 if is_whole || middle == start {
-                    sweeper.sweep(forest, sets, visitor);
+                    sweeper.sweep_covers(forest, sets, visitor);
                 } else {
                     parts.extend([(middle, end), (start, middle)]);
                 }
@@ -417,7 +426,7 @@ fn walk(
             if walked >= next_look {
                 next_look = walked + PAGES_PER_LOOK;
                 go_on(look.watch)?;
-                look.watch.progress((look.progress)(walked));
+                look.watch.report_progress((look.progress)(walked));
             }
         }
     }
@@ -426,16 +435,16 @@ fn walk(
 
 /// Adds to `sweeper` the entries of all `layers` at the positions `part` of page `index`; `false`
 /// if that is too much at a time.
-fn gather(
-    moment: &mut Moment<'_>,
-    forest: &Forest,
+fn gather_entries(
+    moment: &mut ScanPointInTime<'_>,
+    forest: &LayerTree,
     layers: &[u32],
     index: PageIndex,
     part: Range<u16>,
-    sweeper: &mut Sweeper,
-    look: &mut Look<'_>,
+    sweeper: &mut SharingSweeper,
+    look: &mut WalkOptions<'_>,
 ) -> Result<bool, StoreError> {
-    sweeper.clear();
+    sweeper.clear_covers();
     let mut before = None;
     for at in layers
         .iter()
@@ -444,7 +453,7 @@ fn gather(
     {
         let layer = &forest.layers[at as usize].layer;
         let page = if layer.pages.contains(index) {
-            moment.page(layer, index, look.losses)?
+            moment.read_page(layer, index, look.losses)?
         } else {
             None
         };
@@ -459,7 +468,7 @@ fn gather(
         } else {
             PAGE_SPAN
         };
-        sweeper.add(at, &page, visible, part.clone());
+        sweeper.add_page(at, &page, visible, part.clone());
         if sweeper.len() > look.limits.covers && part.len() > 1 {
             return Ok(false);
         }
@@ -468,7 +477,7 @@ fn gather(
 }
 
 /// Ends of the passes over all chunks, each at the end of a frame: ranks and frames.
-fn pass_ends(frames: &[FrameEntry], chunks_max: u64) -> Vec<(u64, usize)> {
+fn pass_ends(frames: &[FrameSummary], chunks_max: u64) -> Vec<(u64, usize)> {
     let (mut ends, mut begin, mut rank) = (Vec::new(), 0, 0);
     for (at, frame) in frames.iter().enumerate() {
         if rank - begin + u64::from(frame.count) > chunks_max {
@@ -483,9 +492,9 @@ fn pass_ends(frames: &[FrameEntry], chunks_max: u64) -> Vec<(u64, usize)> {
 }
 
 /// Counts `chunks` of `bytes` in bucket `at`. Buckets get their bounds later.
-fn add(buckets: &mut Vec<Bucket>, at: usize, chunks: u64, bytes: u64) {
+fn add_to_bucket(buckets: &mut Vec<HistogramBucket>, at: usize, chunks: u64, bytes: u64) {
     while buckets.len() <= at {
-        buckets.push(Bucket {
+        buckets.push(HistogramBucket {
             from: 0,
             to: None,
             chunks: 0,
@@ -496,13 +505,13 @@ fn add(buckets: &mut Vec<Bucket>, at: usize, chunks: u64, bytes: u64) {
     buckets[at].bytes += bytes;
 }
 
-impl<'r> Pass<'r> {
-    fn new(ranks: &'r Ranks, range: Range<u64>, is_first: bool, nodes: usize) -> Self {
+impl<'r> CountPass<'r> {
+    fn new(ranks: &'r ChunkRanks, range: Range<u64>, is_first: bool, nodes: usize) -> Self {
         let count = usize::try_from(range.end - range.start).expect("a pass fits memory");
         Self {
             ranks,
             range,
-            sets: vec![SetId::EMPTY; count],
+            sets: vec![NodeSetId::EMPTY; count],
             references: vec![0; count],
             last: Default::default(),
             missing: 0,
@@ -513,7 +522,7 @@ impl<'r> Pass<'r> {
     }
 
     /// The number of positions that each node sees, as chunks and as zeros.
-    fn seen(&self) -> Vec<(u64, u64)> {
+    fn seen_positions(&self) -> Vec<(u64, u64)> {
         let (mut chunks, mut zeros) = (0_u64, 0_u64);
         let both = self.chunks_seen.iter().zip(&self.zeros_seen);
         let sums = both.map(|(more_chunks, more_zeros)| {
@@ -527,10 +536,17 @@ impl<'r> Pass<'r> {
     }
 }
 
-impl Sink for Pass<'_> {
-    fn chunks(&mut self, _: u16, first: ChunkId, count: u16, spans: &[Span], sets: &mut Sets) {
-        let (own, ranks, set) = (self.range.clone(), self.ranks, sets.intern(spans));
-        let missing = ranks.ranks(first, count, |range| {
+impl SweepSink for CountPass<'_> {
+    fn add_chunks(
+        &mut self,
+        _: u16,
+        first: ChunkId,
+        count: u16,
+        spans: &[Span],
+        sets: &mut NodeSets,
+    ) {
+        let (own, ranks, set) = (self.range.clone(), self.ranks, sets.intern_set(spans));
+        let missing = ranks.visit_ranks(first, count, |range| {
             let range = range.start.max(own.start)..range.end.min(own.end);
             for at in range.map(|rank| (rank - own.start) as usize) {
                 self.references[at] = self.references[at].saturating_add(1);
@@ -539,7 +555,7 @@ impl Sink for Pass<'_> {
                     continue;
                 }
                 if (self.last.0, self.last.1) != (before, set) {
-                    self.last = (before, set, sets.union(before, set));
+                    self.last = (before, set, sets.union_sets(before, set));
                 }
                 self.sets[at] = self.last.2;
             }
@@ -549,7 +565,7 @@ impl Sink for Pass<'_> {
         }
     }
 
-    fn seen(&mut self, span: Span, count: u16, is_zero: bool) {
+    fn add_seen(&mut self, span: Span, count: u16, is_zero: bool) {
         let seen = if is_zero {
             &mut self.zeros_seen
         } else {
@@ -561,14 +577,21 @@ impl Sink for Pass<'_> {
     }
 }
 
-impl Visitor for Pass<'_> {
-    fn enter(&mut self, _: PageIndex) -> bool {
+impl PageVisitor for CountPass<'_> {
+    fn enter_page(&mut self, _: PageIndex) -> bool {
         true
     }
 }
 
-impl Sink for Finder {
-    fn chunks(&mut self, start: u16, first: ChunkId, count: u16, spans: &[Span], _: &mut Sets) {
+impl SweepSink for ChunkFinder {
+    fn add_chunks(
+        &mut self,
+        start: u16,
+        first: ChunkId,
+        count: u16,
+        spans: &[Span],
+        _: &mut NodeSets,
+    ) {
         let Some((node, _)) = spans.first() else {
             return;
         };
@@ -580,17 +603,17 @@ impl Sink for Finder {
         {
             *place = Some((
                 *node,
-                page_start(self.page).advance(u64::from(start) + id.0 - first.0),
+                page_start(self.page).advance_by(u64::from(start) + id.0 - first.0),
             ));
             self.left -= 1;
         }
     }
 
-    fn seen(&mut self, _: Span, _: u16, _: bool) {}
+    fn add_seen(&mut self, _: Span, _: u16, _: bool) {}
 }
 
-impl Visitor for Finder {
-    fn enter(&mut self, index: PageIndex) -> bool {
+impl PageVisitor for ChunkFinder {
+    fn enter_page(&mut self, index: PageIndex) -> bool {
         self.page = index;
         self.left > 0
     }

@@ -7,18 +7,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use vellum_core::page::PAGE_SPAN;
-use vellum_core::tree::{Layer, Node, Tree};
+use vellum_core::tree::{Layer, NodeRef, Tree};
 use vellum_core::units::{ImageId, LayerId, PageIndex};
 
 /// The forest of layers, each before what stands on it.
-pub(super) struct Forest {
-    pub(super) layers: Vec<Spot>,
+pub(super) struct LayerTree {
+    pub(super) layers: Vec<LayerSpot>,
     /// Images and snapshots: in the order of their layers, those of one layer with snapshots first.
-    pub(super) nodes: Vec<Named>,
+    pub(super) nodes: Vec<NamedNode>,
 }
 
 /// A layer in its place.
-pub(super) struct Spot {
+pub(super) struct LayerSpot {
     pub(super) layer: Arc<Layer>,
     /// The layer below.
     pub(super) parent: Option<usize>,
@@ -31,8 +31,8 @@ pub(super) struct Spot {
 }
 
 /// An image or snapshot in its place.
-pub(super) struct Named {
-    pub(super) node: Node,
+pub(super) struct NamedNode {
+    pub(super) node: NodeRef,
     pub(super) image: ImageId,
     /// Its layer's place.
     pub(super) layer: usize,
@@ -46,7 +46,7 @@ pub(super) struct Named {
 
 /// The part that can be seen through a layer.
 #[derive(Clone, Copy, Default)]
-struct Below {
+struct VisibleBelow {
     /// The end of the positions that can be seen.
     reach: u64,
     /// The last node of it, or of the first layer below that has one.
@@ -54,19 +54,19 @@ struct Below {
 }
 
 /// Next step of the walk.
-enum Visit {
+enum VisitStep {
     Enter(LayerId, Option<usize>),
     Leave(usize),
 }
 
-impl Forest {
-    pub(super) fn of(tree: &Tree) -> Self {
-        let mut names: Vec<(LayerId, bool, Node)> = tree
-            .nodes()
+impl LayerTree {
+    pub(super) fn from_tree(tree: &Tree) -> Self {
+        let mut names: Vec<(LayerId, bool, NodeRef)> = tree
+            .all_nodes()
             .filter_map(|node| {
                 Some((
                     tree.layer_of(node)?.id,
-                    matches!(node, Node::Image(_)),
+                    matches!(node, NodeRef::Image(_)),
                     node,
                 ))
             })
@@ -80,13 +80,13 @@ impl Forest {
         let roots = tree
             .layers()
             .filter(|layer| layer.parent.is_none())
-            .map(|layer| Visit::Enter(layer.id, None));
-        let mut visits: Vec<Visit> = roots.collect();
+            .map(|layer| VisitStep::Enter(layer.id, None));
+        let mut visits: Vec<VisitStep> = roots.collect();
         visits.reverse();
         while let Some(visit) = visits.pop() {
             match visit {
-                Visit::Leave(at) => forest.leave(at),
-                Visit::Enter(id, parent) => {
+                VisitStep::Leave(at) => forest.leave_layer(at),
+                VisitStep::Enter(id, parent) => {
                     let Some(layer) = tree.layer(id) else {
                         continue;
                     };
@@ -95,14 +95,14 @@ impl Forest {
                         .iter()
                         .take_while(|(layer, ..)| *layer == id)
                         .map(|(.., node)| *node);
-                    let at = forest.enter(layer, parent, own, &mut below);
-                    visits.push(Visit::Leave(at));
-                    let above: Vec<LayerId> = tree.children(id).collect();
+                    let at = forest.enter_layer(layer, parent, own, &mut below);
+                    visits.push(VisitStep::Leave(at));
+                    let above: Vec<LayerId> = tree.child_layers(id).collect();
                     visits.extend(
                         above
                             .into_iter()
                             .rev()
-                            .map(|child| Visit::Enter(child, Some(at))),
+                            .map(|child| VisitStep::Enter(child, Some(at))),
                     );
                 }
             }
@@ -110,15 +110,16 @@ impl Forest {
         forest
     }
 
-    fn enter(
+    fn enter_layer(
         &mut self,
         layer: &Arc<Layer>,
         parent: Option<usize>,
-        own: impl Iterator<Item = Node>,
-        seen: &mut Vec<Below>,
+        own: impl Iterator<Item = NodeRef>,
+        seen: &mut Vec<VisibleBelow>,
     ) -> usize {
         let (at, first) = (self.layers.len(), self.nodes.len() as u32);
-        let Below { reach, mut nearest } = parent.map_or(Below::default(), |parent| seen[parent]);
+        let VisibleBelow { reach, mut nearest } =
+            parent.map_or(VisibleBelow::default(), |parent| seen[parent]);
         let span = u64::from(PAGE_SPAN);
         let is_cut = layer.parent_visible.0 < reach;
         let cut = if is_cut {
@@ -128,9 +129,9 @@ impl Forest {
         };
         for node in own {
             let depth = nearest.map_or(0, |below: u32| self.nodes[below as usize].depth + 1);
-            self.nodes.push(Named {
+            self.nodes.push(NamedNode {
                 node,
-                image: node.image(),
+                image: node.image_id(),
                 layer: at,
                 parent: nearest,
                 depth,
@@ -143,11 +144,11 @@ impl Forest {
             .ranges()
             .last()
             .map_or(0, |(_, end)| end.saturating_mul(span));
-        seen.push(Below {
+        seen.push(VisibleBelow {
             reach: top.max(reach.min(layer.parent_visible.0)),
             nearest,
         });
-        self.layers.push(Spot {
+        self.layers.push(LayerSpot {
             layer: Arc::clone(layer),
             parent,
             end: 0,
@@ -157,7 +158,7 @@ impl Forest {
         at
     }
 
-    fn leave(&mut self, at: usize) {
+    fn leave_layer(&mut self, at: usize) {
         let (end, nodes_end) = (self.layers.len(), self.nodes.len() as u32);
         let spot = &mut self.layers[at];
         (spot.end, spot.nodes.end) = (end, nodes_end);
@@ -196,7 +197,7 @@ impl Forest {
 
     /// The layers that have something to say, or to hide, on each page: in page order, stretches of
     /// pages with the same layers.
-    pub(super) fn stretches(&self) -> Stretches {
+    pub(super) fn page_stretches(&self) -> PageStretches {
         let mut events = Vec::new();
         for (at, spot) in self.layers.iter().enumerate() {
             let cut = (spot.cut.start, spot.cut.end);
@@ -214,7 +215,7 @@ impl Forest {
             }
         }
         events.sort_unstable();
-        Stretches {
+        PageStretches {
             events,
             next: 0,
             active: Vec::new(),
@@ -223,7 +224,7 @@ impl Forest {
 }
 
 /// See [`Forest::stretches`].
-pub(super) struct Stretches {
+pub(super) struct PageStretches {
     /// A page, whether a layer begins or ends to matter there, and which.
     events: Vec<(u64, bool, u32)>,
     next: usize,
@@ -231,7 +232,7 @@ pub(super) struct Stretches {
     active: Vec<u32>,
 }
 
-impl Stretches {
+impl PageStretches {
     /// The next pages, and the layers that matter there, in order; some perhaps twice.
     pub(super) fn next(&mut self) -> Option<(Range<u64>, &[u32])> {
         loop {
@@ -255,9 +256,9 @@ impl Stretches {
     }
 }
 
-impl Spot {
+impl LayerSpot {
     /// True if it has page `index`.
-    pub(super) fn has(&self, index: PageIndex) -> bool {
+    pub(super) fn has_page(&self, index: PageIndex) -> bool {
         self.layer.pages.contains(index)
     }
 }

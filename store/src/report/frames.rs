@@ -12,7 +12,7 @@ const WORDS: usize = (SEGMENT_IDS / 64) as usize;
 
 /// A frame, without names.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct FrameEntry {
+pub(crate) struct FrameSummary {
     pub(crate) first: ChunkId,
     pub(crate) payload_len: u32,
     /// Ids from the first to the last.
@@ -24,12 +24,12 @@ pub(crate) struct FrameEntry {
 /// Map from ids to ranks: a bit for each id, and counts of them, in segments that exist only where
 /// a bit is set.
 #[derive(Default)]
-pub(super) struct Ranks {
-    segments: Vec<Segment>,
+pub(super) struct ChunkRanks {
+    segments: Vec<RankSegment>,
     len: u64,
 }
 
-struct Segment {
+struct RankSegment {
     number: u64,
     /// Chunks in the segments before.
     before: u64,
@@ -38,11 +38,11 @@ struct Segment {
     counts: Box<[u16; WORDS]>,
 }
 
-impl FrameEntry {
-    pub(super) fn of(header: &FrameHeader) -> Self {
-        let span = header.end().0 - header.first().0;
+impl FrameSummary {
+    pub(super) fn from_header(header: &FrameHeader) -> Self {
+        let span = header.end_id().0 - header.first_id().0;
         Self {
-            first: header.first(),
+            first: header.first_id(),
             payload_len: header.payload_len,
             span: span as u16,
             count: header.chunk_count() as u16,
@@ -50,12 +50,12 @@ impl FrameEntry {
     }
 
     /// The id after its last chunk.
-    pub(crate) fn end(&self) -> ChunkId {
-        self.first.advance(self.span.into())
+    pub(crate) fn end_id(&self) -> ChunkId {
+        self.first.advance_by(self.span.into())
     }
 
     /// The bytes of its payload that chunk `nth` takes: of all together, the payload's length.
-    pub(super) fn share(&self, nth: u16) -> u64 {
+    pub(super) fn chunk_share(&self, nth: u16) -> u64 {
         self.share_before(nth + 1) - self.share_before(nth)
     }
 
@@ -65,14 +65,14 @@ impl FrameEntry {
     }
 }
 
-impl Ranks {
+impl ChunkRanks {
     /// Adds the chunks of the next frame.
-    pub(super) fn push(&mut self, header: &FrameHeader) {
-        for (id, _) in header.chunks() {
+    pub(super) fn push_frame(&mut self, header: &FrameHeader) {
+        for (id, _) in header.chunk_hashes() {
             let (number, within) = (id.0 / SEGMENT_IDS, id.0 % SEGMENT_IDS);
             if self.segments.last().is_none_or(|last| last.number < number) {
                 let (bits, counts) = (Box::new([0; WORDS]), Box::new([0; WORDS]));
-                self.segments.push(Segment {
+                self.segments.push(RankSegment {
                     number,
                     before: self.len,
                     bits,
@@ -86,7 +86,7 @@ impl Ranks {
     }
 
     /// Counts, once all frames are there.
-    pub(super) fn finish(&mut self) {
+    pub(super) fn finish_counts(&mut self) {
         for segment in &mut self.segments {
             let mut count = 0_u32;
             for (word, before) in segment.bits.iter().zip(segment.counts.iter_mut()) {
@@ -98,7 +98,7 @@ impl Ranks {
     }
 
     /// The rank of `id`.
-    fn rank(&self, id: ChunkId) -> Option<u64> {
+    fn rank_of(&self, id: ChunkId) -> Option<u64> {
         let (number, within) = (id.0 / SEGMENT_IDS, id.0 % SEGMENT_IDS);
         let at = self
             .segments
@@ -113,14 +113,14 @@ impl Ranks {
     }
 
     /// The ranks of the `count` chunks from `first` on, as ranges; how many of them are not there.
-    pub(super) fn ranks(
+    pub(super) fn visit_ranks(
         &self,
         first: ChunkId,
         count: u16,
         mut visit: impl FnMut(Range<u64>),
     ) -> u64 {
         let last = ChunkId(first.0.saturating_add(u64::from(count) - 1));
-        if let (Some(from), Some(to)) = (self.rank(first), self.rank(last))
+        if let (Some(from), Some(to)) = (self.rank_of(first), self.rank_of(last))
             && to - from == u64::from(count) - 1
         {
             visit(from..to + 1);
@@ -128,7 +128,7 @@ impl Ranks {
         }
         let mut missing = 0;
         for nth in 0..u64::from(count) {
-            match self.rank(ChunkId(first.0.saturating_add(nth))) {
+            match self.rank_of(ChunkId(first.0.saturating_add(nth))) {
                 Some(rank) => visit(rank..rank + 1),
                 None => missing += 1,
             }
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn ranks_count_what_is_there_and_tell_what_is_not() {
         let mut random = fastrand::Rng::with_seed(31);
-        let (mut ranks, mut model, mut next) = (Ranks::default(), BTreeMap::new(), 0_u64);
+        let (mut ranks, mut model, mut next) = (ChunkRanks::default(), BTreeMap::new(), 0_u64);
         for _ in 0..3000 {
             next += if random.u8(..50) == 0 {
                 random.u64(..200_000)
@@ -160,19 +160,20 @@ mod tests {
                 .filter(|id| *id == next || random.u8(..4) > 0)
                 .map(ChunkId)
                 .collect();
-            let header = FrameHeader::new(ids.iter().map(|id| (*id, ChunkHash::of(b""))), 1000);
-            ranks.push(&header);
+            let header =
+                FrameHeader::new(ids.iter().map(|id| (*id, ChunkHash::of_chunk(b""))), 1000);
+            ranks.push_frame(&header);
             for id in ids {
                 model.insert(id.0, model.len() as u64);
             }
             next += count;
         }
-        ranks.finish();
+        ranks.finish_counts();
         assert_eq!(ranks.len, model.len() as u64);
         for _ in 0..5000 {
             let (first, count) = (random.u64(..next + 100), random.u16(1..60));
             let mut found = Vec::new();
-            let missing = ranks.ranks(ChunkId(first), count, |range| found.extend(range));
+            let missing = ranks.visit_ranks(ChunkId(first), count, |range| found.extend(range));
             let expected: Vec<u64> = (first..first + u64::from(count))
                 .filter_map(|id| model.get(&id).copied())
                 .collect();
@@ -184,14 +185,14 @@ mod tests {
     #[test]
     fn the_shares_of_a_frame_add_up_to_it() {
         for (payload_len, count) in [(0, 1), (1, 3), (1000, 7), (131_086, 32), (u32::MAX, 4096)] {
-            let frame = FrameEntry {
+            let frame = FrameSummary {
                 first: ChunkId(5),
                 payload_len,
                 span: count,
                 count,
             };
             assert_eq!(
-                (0..count).map(|nth| frame.share(nth)).sum::<u64>(),
+                (0..count).map(|nth| frame.chunk_share(nth)).sum::<u64>(),
                 u64::from(payload_len)
             );
         }

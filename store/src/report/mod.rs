@@ -13,25 +13,25 @@
 //! that all rows together are the bytes that the folder takes on the disk.
 
 mod attribution;
-mod census;
 mod change_map;
 mod count;
-mod droppable;
+mod disks_point_in_time;
 mod forest;
 mod frames;
-mod holders;
-mod moment;
-mod outlook;
+mod guest_free_space;
 mod reclaim;
+mod reclaim_forecast;
+mod retention_preview;
+mod scan_point_in_time;
 mod sets;
-mod still;
+mod sharing_sweep;
 #[cfg(test)]
 mod tests;
 mod usage;
-mod what_if;
+mod usage_scan;
 
-pub use census::Census;
-pub use what_if::RetentionRow;
+pub use retention_preview::RetentionRow;
+pub use usage_scan::UsageScan;
 
 /// Options of a report beyond totals, nodes and attribution.
 #[derive(Clone, Debug)]
@@ -50,11 +50,11 @@ pub struct ReportOptions {
 /// Everything that is known about a store's space at one moment. All sizes are bytes unless said
 /// otherwise.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct SpaceReport {
     /// The time, in milliseconds since 1970.
     pub taken_ms: u64,
     /// The whole store.
-    pub totals: Totals,
+    pub totals: StoreTotals,
     /// Every image and snapshot, in depth-first order of what they are made from: parents before
     /// children, and what stands on a node right after it.
     pub nodes: Vec<NodeUsage>,
@@ -63,9 +63,9 @@ pub struct Report {
     /// Overlap of images (with their snapshots).
     pub overlap: Overlap,
     /// Chunks by how often maps refer to them: powers of two.
-    pub references: Vec<Bucket>,
+    pub references: Vec<HistogramBucket>,
     /// Chunks by how well their frame compresses: tenths of the plain length.
-    pub compressibility: Vec<Bucket>,
+    pub compressibility: Vec<HistogramBucket>,
     /// The chunks that most positions refer to.
     pub most_shared: Vec<SharedChunk>,
     /// Additions by operation and time: the oldest first.
@@ -73,14 +73,14 @@ pub struct Report {
     /// Changes of images by place and state.
     pub changes: Vec<ChangeStrip>,
     /// Content that guests do not use any more, but images still hold.
-    pub droppable: Vec<Droppable>,
+    pub droppable: Vec<GuestFreeSpace>,
     /// Parts that could not be read and are therefore in no figure above.
-    pub uncounted: Vec<Uncounted>,
+    pub uncounted: Vec<UncountedItem>,
 }
 
 /// Sizes of a whole store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct StoreTotals {
     /// Images, a number.
     pub images: u64,
     /// Snapshots, a number.
@@ -190,7 +190,7 @@ pub struct Overlap {
 
 /// One bar of a histogram.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bucket {
+pub struct HistogramBucket {
     /// The first value in it.
     pub from: u64,
     /// The first value past it; `None` has no end.
@@ -258,7 +258,7 @@ pub struct ChangeStep {
 
 /// Content that a guest does not use, in the newest state of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Droppable {
+pub struct GuestFreeSpace {
     /// The image.
     pub image: String,
     /// The partition's number, from 1; `None` for a disk without partitions.
@@ -277,7 +277,7 @@ pub struct Droppable {
 
 /// Something that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Uncounted {
+pub struct UncountedItem {
     /// The image, layer or frame.
     pub subject: String,
     /// The fault.
@@ -290,7 +290,7 @@ pub struct Uncounted {
 /// not worth it: a collection leaves the dead bytes there until there are more of them. For less
 /// than about a megabyte that is all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reclaim {
+pub struct ReclaimEstimate {
     /// The nodes, by name.
     pub nodes: Vec<String>,
     /// Chunks that go, a number.

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 
-use super::Reclaim;
-use super::census::Census;
-use super::count::Held;
-use super::outlook::Outlook;
-use super::sets::{SetId, Span};
+use super::ReclaimEstimate;
+use super::count::Holdings;
+use super::reclaim_forecast::ReclaimForecast;
+use super::sets::{NodeSetId, Span};
+use super::usage_scan::UsageScan;
 
 /// Nodes whose own part is worked out with the collector's rules. Of more, it is their share of
 /// frames.
@@ -20,7 +20,7 @@ const ROUNDS_MAX: usize = 64;
 const TRIES_MAX: usize = 64;
 
 /// Nodes that are to be deleted.
-struct Doomed {
+struct DeletionSet {
     /// For each node how many of those before it are to go.
     before: Vec<u32>,
     /// For each node the first from it on that stays.
@@ -28,13 +28,13 @@ struct Doomed {
 }
 
 /// Nodes that can only be deleted together: a snapshot, or an image with all its snapshots.
-struct Candidate {
+struct DeletionCandidate {
     numbers: Vec<u32>,
     is_image: bool,
     created_ms: u64,
 }
 
-impl Doomed {
+impl DeletionSet {
     fn new(count: usize, numbers: impl IntoIterator<Item = u32>) -> Self {
         let mut is_doomed = vec![false; count];
         numbers
@@ -56,7 +56,7 @@ impl Doomed {
     }
 
     /// The number of nodes of a span that stay.
-    fn kept(&self, (start, end): Span) -> u32 {
+    fn count_kept(&self, (start, end): Span) -> u32 {
         end - start - (self.before[end as usize] - self.before[start as usize])
     }
 
@@ -71,27 +71,33 @@ impl Doomed {
     }
 }
 
-impl Census {
+impl UsageScan {
     /// Computes the space that deleting exactly `nodes` and collecting would free. Nodes that are
     /// not there count for nothing. Cost: a look at each frame and each run of chunks with the same
     /// holders, some milliseconds for a million chunks.
     #[must_use]
-    pub fn reclaim(&self, nodes: &[Node]) -> Reclaim {
-        let numbers: Vec<u32> = nodes.iter().filter_map(|node| self.number(*node)).collect();
+    pub fn estimate_reclaim(&self, nodes: &[NodeRef]) -> ReclaimEstimate {
+        let numbers: Vec<u32> = nodes
+            .iter()
+            .filter_map(|node| self.node_number(*node))
+            .collect();
         let held = self.held_by(&numbers);
         let is_few = numbers.len() <= ALONE_MAX;
         let alone = |number: &u32| {
             if is_few {
-                self.freed(&[*number])
+                self.freed_bytes(&[*number])
             } else {
                 self.usage[*number as usize].exclusive.bytes
             }
         };
-        Reclaim {
-            nodes: numbers.iter().map(|number| self.name(*number)).collect(),
+        ReclaimEstimate {
+            nodes: numbers
+                .iter()
+                .map(|number| self.node_name(*number))
+                .collect(),
             chunks: held.chunks,
             plain: held.chunks * self.chunk_len(),
-            freed: self.freed(&numbers),
+            freed: self.freed_bytes(&numbers),
             alone: numbers.iter().map(alone).collect(),
         }
     }
@@ -102,8 +108,12 @@ impl Census {
     ///
     /// A good choice, not the best that there is: that would mean trying all sets.
     #[must_use]
-    pub fn reclaim_target(&self, bytes: u64, protect: &dyn Fn(Node) -> bool) -> Option<Reclaim> {
-        let candidates = self.candidates(protect);
+    pub fn reclaim_target(
+        &self,
+        bytes: u64,
+        protect: &dyn Fn(NodeRef) -> bool,
+    ) -> Option<ReclaimEstimate> {
+        let candidates = self.deletion_candidates(protect);
         let mut left: BTreeSet<usize> = (0..candidates.len()).collect();
         let mut chosen: Vec<usize> = Vec::new();
         let per_round = candidates.len().div_ceil(ROUNDS_MAX).max(1);
@@ -118,25 +128,25 @@ impl Census {
             if left.is_empty() {
                 return None;
             }
-            let mut ranked = self.ranked(&candidates, &left, &numbers_of(&chosen));
+            let mut ranked = self.rank_candidates(&candidates, &left, &numbers_of(&chosen));
             ranked.truncate(per_round);
             left.retain(|at| !ranked.contains(at));
             chosen.extend(ranked);
-            freed = self.freed(&numbers_of(&chosen));
+            freed = self.freed_bytes(&numbers_of(&chosen));
         }
         self.clean_up(&candidates, &mut chosen, bytes);
         let mut numbers = numbers_of(&chosen);
         numbers.sort_unstable();
         numbers.dedup();
-        let nodes: Vec<Node> = numbers
+        let nodes: Vec<NodeRef> = numbers
             .iter()
             .map(|number| self.forest.nodes[*number as usize].node)
             .collect();
-        Some(self.reclaim(&nodes))
+        Some(self.estimate_reclaim(&nodes))
     }
 
     /// Takes back what is not needed to free `bytes`, the newest first.
-    fn clean_up(&self, candidates: &[Candidate], chosen: &mut Vec<usize>, bytes: u64) {
+    fn clean_up(&self, candidates: &[DeletionCandidate], chosen: &mut Vec<usize>, bytes: u64) {
         let mut tries: Vec<usize> = chosen.clone();
         tries.sort_by_key(|at| {
             std::cmp::Reverse((
@@ -151,7 +161,7 @@ impl Census {
                 .filter(|at| **at != without)
                 .flat_map(|at| candidates[*at].numbers.clone())
                 .collect();
-            if self.freed(&rest) >= bytes {
+            if self.freed_bytes(&rest) >= bytes {
                 chosen.retain(|at| *at != without);
             }
         }
@@ -160,16 +170,16 @@ impl Census {
     /// The candidates that are left, the best first: what frees most beside what is chosen already,
     /// for each node that is lost; where that is the same, snapshots before images, and the oldest
     /// first.
-    fn ranked(
+    fn rank_candidates(
         &self,
-        candidates: &[Candidate],
+        candidates: &[DeletionCandidate],
         left: &BTreeSet<usize>,
         chosen: &[u32],
     ) -> Vec<usize> {
-        let doomed = Doomed::new(self.forest.nodes.len(), chosen.iter().copied());
+        let doomed = DeletionSet::new(self.forest.nodes.len(), chosen.iter().copied());
         // For each candidate that is left what else goes with it, and for each node which
         // candidates that is with.
-        let stays = |number: &u32| doomed.kept((*number, number + 1)) > 0;
+        let stays = |number: &u32| doomed.count_kept((*number, number + 1)) > 0;
         let (mut news, mut of_node) = (BTreeMap::new(), BTreeMap::<u32, Vec<usize>>::new());
         for at in left {
             let mut numbers: Vec<u32> = candidates[*at]
@@ -188,17 +198,17 @@ impl Census {
         for (set, held) in self
             .counted
             .sets
-            .ids()
+            .set_ids()
             .zip(&self.counted.totals)
             .filter(|(_, held)| held.bytes > 0)
         {
-            let Some(spans) = self.counted.sets.spans(set) else {
+            let Some(spans) = self.counted.sets.set_spans(set) else {
                 continue;
             };
             let Some(first) = doomed.first_kept(spans) else {
                 continue;
             };
-            let kept: u32 = spans.iter().map(|span| doomed.kept(*span)).sum();
+            let kept: u32 = spans.iter().map(|span| doomed.count_kept(*span)).sum();
             for at in of_node.get(&first).into_iter().flatten() {
                 let numbers = &news[at];
                 let below = |end: u32| numbers.partition_point(|number| *number < end);
@@ -226,16 +236,19 @@ impl Census {
     }
 
     /// The nodes that may be deleted, each with those that go with it.
-    fn candidates(&self, protect: &dyn Fn(Node) -> bool) -> Vec<Candidate> {
+    fn deletion_candidates(&self, protect: &dyn Fn(NodeRef) -> bool) -> Vec<DeletionCandidate> {
         let mut candidates = Vec::new();
         for (at, named) in self.forest.nodes.iter().enumerate() {
-            let is_image = matches!(named.node, Node::Image(_));
+            let is_image = matches!(named.node, NodeRef::Image(_));
             let with = self.goes_with(named.node).unwrap_or_default();
             if with.is_empty() || with.iter().any(|node| protect(*node)) {
                 continue;
             }
-            let numbers = with.iter().filter_map(|node| self.number(*node)).collect();
-            candidates.push(Candidate {
+            let numbers = with
+                .iter()
+                .filter_map(|node| self.node_number(*node))
+                .collect();
+            candidates.push(DeletionCandidate {
                 numbers,
                 is_image,
                 created_ms: self.created_ms(at as u32),
@@ -245,49 +258,50 @@ impl Census {
     }
 
     /// All that is deleted with `node`, itself included; nothing if it cannot be deleted.
-    fn goes_with(&self, node: Node) -> Option<Vec<Node>> {
+    fn goes_with(&self, node: NodeRef) -> Option<Vec<NodeRef>> {
         match node {
-            Node::Snapshot(image, serial) => self
+            NodeRef::Snapshot(image, serial) => self
                 .tree
                 .plan_delete_snapshot(image, serial)
                 .ok()
                 .map(|_| vec![node]),
-            Node::Image(image) => {
+            NodeRef::Image(image) => {
                 self.tree.plan_delete_image(image, true).ok()?;
                 let snapshots = self
                     .tree
-                    .snapshots(image)
-                    .map(|snapshot| Node::Snapshot(image, snapshot.serial));
+                    .snapshots_of(image)
+                    .map(|snapshot| NodeRef::Snapshot(image, snapshot.serial));
                 let scratches = self
                     .tree
                     .scratches_of(image)
-                    .map(|scratch| Node::Image(scratch.id));
+                    .map(|scratch| NodeRef::Image(scratch.id));
                 Some(snapshots.chain(scratches).chain([node]).collect())
             }
         }
     }
 
     /// Bytes on disk that deleting `numbers` and collecting frees.
-    fn freed(&self, numbers: &[u32]) -> u64 {
+    fn freed_bytes(&self, numbers: &[u32]) -> u64 {
         self.untouched
-            .total()
-            .saturating_sub(self.outlook(numbers).total())
+            .total_bytes()
+            .saturating_sub(self.forecast_without(numbers).total_bytes())
     }
 
     /// Outlook of a collection without `numbers`.
-    pub(super) fn outlook(&self, numbers: &[u32]) -> Outlook {
-        let doomed = Doomed::new(self.forest.nodes.len(), numbers.iter().copied());
+    pub(super) fn forecast_without(&self, numbers: &[u32]) -> ReclaimForecast {
+        let doomed = DeletionSet::new(self.forest.nodes.len(), numbers.iter().copied());
         let dead: Vec<bool> = self
             .counted
             .sets
-            .ids()
+            .set_ids()
             .map(|set| self.is_dead(set, &doomed))
             .collect();
         let layers = self.forest.layers.iter().zip(&self.counted.page_bytes);
-        let stays = layers.filter(|(spot, _)| doomed.kept((spot.nodes.start, spot.nodes.end)) > 0);
+        let stays =
+            layers.filter(|(spot, _)| doomed.count_kept((spot.nodes.start, spot.nodes.end)) > 0);
         let pages_len = stays.map(|(_, len)| *len).sum();
         let chunks_per_frame = self.store.inner.chunks.chunks_per_frame() as usize;
-        Outlook::of(
+        ReclaimForecast::for_dead_sets(
             &self.counted,
             chunks_per_frame,
             &|set| dead[set.0 as usize],
@@ -296,24 +310,24 @@ impl Census {
     }
 
     /// True if no node that stays holds the chunks of `set`.
-    fn is_dead(&self, set: SetId, doomed: &Doomed) -> bool {
+    fn is_dead(&self, set: NodeSetId, doomed: &DeletionSet) -> bool {
         self.counted
             .sets
-            .spans(set)
+            .set_spans(set)
             .is_some_and(|spans| doomed.first_kept(spans).is_none())
     }
 
     /// The chunks that only `numbers` hold, with their share of frames.
-    fn held_by(&self, numbers: &[u32]) -> Held {
-        let doomed = Doomed::new(self.forest.nodes.len(), numbers.iter().copied());
+    fn held_by(&self, numbers: &[u32]) -> Holdings {
+        let doomed = DeletionSet::new(self.forest.nodes.len(), numbers.iter().copied());
         let sets = self
             .counted
             .sets
-            .ids()
+            .set_ids()
             .zip(&self.counted.totals)
-            .filter(|(set, _)| *set != SetId::EMPTY);
+            .filter(|(set, _)| *set != NodeSetId::EMPTY);
         let gone = sets.filter(|(set, _)| self.is_dead(*set, &doomed));
-        gone.fold(Held::default(), |sum, (_, held)| Held {
+        gone.fold(Holdings::default(), |sum, (_, held)| Holdings {
             chunks: sum.chunks + held.chunks,
             bytes: sum.bytes + held.bytes,
         })

@@ -19,33 +19,33 @@ pub(super) type Span = (u32, u32);
 
 /// The number of a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SetId(pub(super) u32);
+pub(super) struct NodeSetId(pub(super) u32);
 
-impl SetId {
+impl NodeSetId {
     /// The empty set.
     pub(super) const EMPTY: Self = Self(0);
 }
 
 /// All sets so far.
-pub(super) struct Sets {
+pub(super) struct NodeSets {
     spans: Vec<Span>,
     /// For each set where its spans end; they begin where those of the one before end.
     ends: Vec<u32>,
     /// Numbers by hash of their spans, 0 where there is none; a power of two, at most half full.
     table: Vec<u32>,
-    unions: HashMap<(SetId, SetId), SetId>,
+    unions: HashMap<(NodeSetId, NodeSetId), NodeSetId>,
     /// Sets of several nodes that are told apart.
     limit: usize,
     scratch: Vec<Span>,
 }
 
-impl Default for Sets {
+impl Default for NodeSets {
     fn default() -> Self {
         Self::with_limit(SETS_MAX)
     }
 }
 
-impl Sets {
+impl NodeSets {
     fn with_limit(limit: usize) -> Self {
         let reserved = LUMPS as usize + 1;
         Self {
@@ -64,13 +64,13 @@ impl Sets {
     }
 
     /// All numbers.
-    pub(super) fn ids(&self) -> impl Iterator<Item = SetId> + use<> {
-        (0..self.ends.len() as u32).map(SetId)
+    pub(super) fn set_ids(&self) -> impl Iterator<Item = NodeSetId> + use<> {
+        (0..self.ends.len() as u32).map(NodeSetId)
     }
 
     /// The nodes of a set; nothing if they are not told apart any more.
-    pub(super) fn spans(&self, id: SetId) -> Option<&[Span]> {
-        if id != SetId::EMPTY && id.0 <= LUMPS {
+    pub(super) fn set_spans(&self, id: NodeSetId) -> Option<&[Span]> {
+        if id != NodeSetId::EMPTY && id.0 <= LUMPS {
             return None;
         }
         let start =
@@ -80,60 +80,61 @@ impl Sets {
     }
 
     /// The number of nodes of a set, at least.
-    pub(super) fn size(&self, id: SetId) -> u64 {
-        self.spans(id).map_or_else(|| 1 << (id.0 - 1), size)
+    pub(super) fn set_size(&self, id: NodeSetId) -> u64 {
+        self.set_spans(id)
+            .map_or_else(|| 1 << (id.0 - 1), count_nodes)
     }
 
     /// The one node of a set of one.
-    pub(super) fn single(&self, id: SetId) -> Option<u32> {
-        match self.spans(id)? {
+    pub(super) fn single_node(&self, id: NodeSetId) -> Option<u32> {
+        match self.set_spans(id)? {
             [(start, end)] if end - start == 1 => Some(*start),
             _ => None,
         }
     }
 
     /// The number of the set of `spans`.
-    pub(super) fn intern(&mut self, spans: &[Span]) -> SetId {
+    pub(super) fn intern_set(&mut self, spans: &[Span]) -> NodeSetId {
         if spans.is_empty() {
-            return SetId::EMPTY;
+            return NodeSetId::EMPTY;
         }
-        let place = self.place(spans);
+        let place = self.table_slot(spans);
         if self.table[place] != 0 {
-            return SetId(self.table[place]);
+            return NodeSetId(self.table[place]);
         }
         let is_single = matches!(spans, [(start, end)] if end - start == 1);
         if !is_single
             && (self.ends.len() >= self.limit || self.spans.len() + spans.len() > SPANS_MAX)
         {
-            return lump(size(spans));
+            return lump_id(count_nodes(spans));
         }
         let id = self.ends.len() as u32;
         self.spans.extend_from_slice(spans);
         self.ends.push(self.spans.len() as u32);
         self.table[place] = id;
         if self.ends.len() * 2 > self.table.len() {
-            self.grow();
+            self.grow_table();
         }
-        SetId(id)
+        NodeSetId(id)
     }
 
     /// The number of the nodes of either set.
-    pub(super) fn union(&mut self, a: SetId, b: SetId) -> SetId {
+    pub(super) fn union_sets(&mut self, a: NodeSetId, b: NodeSetId) -> NodeSetId {
         let (a, b) = (a.min(b), a.max(b));
-        if a == b || a == SetId::EMPTY {
+        if a == b || a == NodeSetId::EMPTY {
             return b;
         }
         if let Some(known) = self.unions.get(&(a, b)) {
             return *known;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
-        let union = match (self.spans(a), self.spans(b)) {
+        let union = match (self.set_spans(a), self.set_spans(b)) {
             (Some(first), Some(second)) => {
-                unite(first, second, &mut scratch);
-                self.intern(&scratch)
+                merge_spans(first, second, &mut scratch);
+                self.intern_set(&scratch)
             }
             // At least as many as the larger of the two.
-            _ => lump(self.size(a).max(self.size(b))),
+            _ => lump_id(self.set_size(a).max(self.set_size(b))),
         };
         self.scratch = scratch;
         if self.unions.len() >= UNIONS_MAX {
@@ -144,42 +145,45 @@ impl Sets {
     }
 
     /// Forgets what only making sets needs.
-    pub(super) fn finish(&mut self) {
+    pub(super) fn drop_index(&mut self) {
         self.unions = HashMap::new();
         self.table = vec![0; 1024];
     }
 
     /// The place in the table that `spans` have, or would have.
-    fn place(&self, spans: &[Span]) -> usize {
+    fn table_slot(&self, spans: &[Span]) -> usize {
         let mask = self.table.len() - 1;
-        let mut place = hash(spans) as usize & mask;
-        while self.table[place] != 0 && self.spans(SetId(self.table[place])) != Some(spans) {
+        let mut place = hash_spans(spans) as usize & mask;
+        while self.table[place] != 0 && self.set_spans(NodeSetId(self.table[place])) != Some(spans)
+        {
             place = (place + 1) & mask;
         }
         place
     }
 
-    fn grow(&mut self) {
+    fn grow_table(&mut self) {
         self.table = vec![0; self.table.len() * 2];
         for id in LUMPS + 1..self.ends.len() as u32 {
-            let place = self.spans(SetId(id)).map(|spans| self.place(spans));
+            let place = self
+                .set_spans(NodeSetId(id))
+                .map(|spans| self.table_slot(spans));
             self.table[place.expect("only sets past the limit have no spans")] = id;
         }
     }
 }
 
-fn lump(size: u64) -> SetId {
-    SetId((size.max(1).ilog2() + 1).min(LUMPS))
+fn lump_id(size: u64) -> NodeSetId {
+    NodeSetId((size.max(1).ilog2() + 1).min(LUMPS))
 }
 
-fn size(spans: &[Span]) -> u64 {
+fn count_nodes(spans: &[Span]) -> u64 {
     spans
         .iter()
         .map(|(start, end)| u64::from(end - start))
         .sum()
 }
 
-fn hash(spans: &[Span]) -> u64 {
+fn hash_spans(spans: &[Span]) -> u64 {
     let mixed = spans
         .iter()
         .fold(0x9e37_79b9_7f4a_7c15_u64, |sum, (start, end)| {
@@ -192,7 +196,7 @@ fn hash(spans: &[Span]) -> u64 {
 }
 
 /// The spans of both, in order and joined where they touch.
-fn unite(a: &[Span], b: &[Span], out: &mut Vec<Span>) {
+fn merge_spans(a: &[Span], b: &[Span], out: &mut Vec<Span>) {
     out.clear();
     let (mut a, mut b) = (a.iter().copied().peekable(), b.iter().copied().peekable());
     loop {
@@ -233,34 +237,37 @@ mod tests {
     #[test]
     fn unions_agree_with_plain_sets_and_equal_sets_have_one_number() {
         let mut random = fastrand::Rng::with_seed(23);
-        let (mut sets, mut known) = (Sets::default(), BTreeMap::new());
+        let (mut sets, mut known) = (NodeSets::default(), BTreeMap::new());
         for _ in 0..20_000 {
             let (a, b) = (random_set(&mut random), random_set(&mut random));
-            let (first, second) = (sets.intern(&spans_of(&a)), sets.intern(&spans_of(&b)));
-            let union = sets.union(first, second);
+            let (first, second) = (
+                sets.intern_set(&spans_of(&a)),
+                sets.intern_set(&spans_of(&b)),
+            );
+            let union = sets.union_sets(first, second);
             let expected: BTreeSet<u32> = a.union(&b).copied().collect();
-            assert_eq!(sets.spans(union), Some(spans_of(&expected).as_slice()));
+            assert_eq!(sets.set_spans(union), Some(spans_of(&expected).as_slice()));
             assert_eq!(*known.entry(expected.clone()).or_insert(union), union);
-            assert_eq!(sets.size(union), expected.len() as u64);
+            assert_eq!(sets.set_size(union), expected.len() as u64);
         }
     }
 
     #[test]
     fn past_the_limit_only_sets_of_one_are_told_apart() {
-        let mut sets = Sets::with_limit(40);
-        let many: Vec<SetId> = (0..100)
-            .map(|nth| sets.intern(&[(nth * 10, nth * 10 + 5)]))
+        let mut sets = NodeSets::with_limit(40);
+        let many: Vec<NodeSetId> = (0..100)
+            .map(|nth| sets.intern_set(&[(nth * 10, nth * 10 + 5)]))
             .collect();
-        let single = sets.intern(&[(7, 8)]);
+        let single = sets.intern_set(&[(7, 8)]);
         assert_eq!(
             (
-                sets.single(single),
-                sets.spans(many[99]),
-                sets.size(many[99])
+                sets.single_node(single),
+                sets.set_spans(many[99]),
+                sets.set_size(many[99])
             ),
             (Some(7), None, 4)
         );
-        let union = sets.union(single, many[99]);
-        assert_eq!((sets.single(union), sets.size(union)), (None, 4));
+        let union = sets.union_sets(single, many[99]);
+        assert_eq!((sets.single_node(union), sets.set_size(union)), (None, 4));
     }
 }

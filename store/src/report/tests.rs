@@ -5,20 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vellum_core::device::{Device, Exports, Intent};
-use vellum_core::page::{Slot, page_key};
-use vellum_core::tree::{Node, pages_for};
+use vellum_core::page::{PageEntry, page_key};
+use vellum_core::tree::{NodeRef, pages_for};
 use vellum_core::units::{ChunkId, ImageId, PageIndex};
 
-use super::count::Limits;
-use super::moment::Moment;
-use super::still::Still;
-use super::{Census, Holder, ReportOptions};
+use super::count::ScanLimits;
+use super::disks_point_in_time::DisksPointInTime;
+use super::scan_point_in_time::ScanPointInTime;
+use super::{Holder, ReportOptions, UsageScan};
 use crate::collect::tests::world::World as Small;
 use crate::database::{Batch, Durability, Family};
+use crate::image_input::ImageInput;
 use crate::import::{ImportRequest, ImportTarget};
 use crate::live::LiveDisk;
 use crate::model::{World, name, new_store, seed};
-use crate::pieces::Input;
 use crate::watch::{Progress, Watch};
 use crate::{CollectOptions, Store, Unwatched};
 
@@ -29,15 +29,15 @@ const OPTIONS: ReportOptions = ReportOptions {
     file_systems: false,
 };
 
-fn census(store: &Store) -> Census {
-    store.census(&Unwatched).expect("the store is sound")
+fn census(store: &Store) -> UsageScan {
+    store.scan_usage(&Unwatched).expect("the store is sound")
 }
 
 /// The report of a census of a store that nobody has changed since.
-fn report(store: &Store, census: &Census) -> super::Report {
-    let still = Still::take(store, &mut store.tree_mut()).expect("there is room");
+fn report(store: &Store, census: &UsageScan) -> super::SpaceReport {
+    let still = DisksPointInTime::take_all(store, &mut store.tree_mut()).expect("there is room");
     census
-        .report(still, &OPTIONS, &Unwatched)
+        .build_report(still, &OPTIONS, &Unwatched)
         .expect("nobody stops it")
 }
 
@@ -50,18 +50,18 @@ fn collect(store: &Store) -> u64 {
 
 /// For every chunk that some node shows, the numbers of those that do: from every page of every
 /// disk.
-fn holders(store: &Store, census: &Census) -> BTreeMap<ChunkId, BTreeSet<usize>> {
+fn holders(store: &Store, census: &UsageScan) -> BTreeMap<ChunkId, BTreeSet<usize>> {
     let mut holders: BTreeMap<ChunkId, BTreeSet<usize>> = BTreeMap::new();
     for (number, named) in census.forest.nodes.iter().enumerate() {
-        let disk = store.disk(named.node).expect("the node is there");
+        let disk = store.open_disk(named.node).expect("the node is there");
         for index in (0..pages_for(disk.chunk_len().count_for(disk.len()))).map(PageIndex) {
-            for run in disk.page(index).expect("a sound page").runs() {
-                let Slot::Chunk(first) = run.slot else {
+            for run in disk.resolve_page(index).expect("a sound page").runs() {
+                let PageEntry::Chunk(first) = run.slot else {
                     continue;
                 };
                 for nth in 0..run.len {
                     holders
-                        .entry(first.advance(nth.into()))
+                        .entry(first.advance_by(nth.into()))
                         .or_default()
                         .insert(number);
                 }
@@ -72,15 +72,15 @@ fn holders(store: &Store, census: &Census) -> BTreeMap<ChunkId, BTreeSet<usize>>
 }
 
 /// The number of chunks that each set of nodes holds, as `census` has it.
-fn counted(census: &Census) -> BTreeMap<BTreeSet<usize>, u64> {
+fn counted(census: &UsageScan) -> BTreeMap<BTreeSet<usize>, u64> {
     let sets = &census.counted.sets;
     let held = sets
-        .ids()
+        .set_ids()
         .zip(&census.counted.totals)
         .filter(|(_, held)| held.chunks > 0);
     held.filter_map(|(id, held)| {
         Some((
-            sets.spans(id)?
+            sets.set_spans(id)?
                 .iter()
                 .flat_map(|(start, end)| *start as usize..*end as usize)
                 .collect(),
@@ -92,7 +92,7 @@ fn counted(census: &Census) -> BTreeMap<BTreeSet<usize>, u64> {
 }
 
 /// Makes a report and checks that the rows of attribution add up.
-fn check_rows(store: &Store, census: &Census) -> super::Report {
+fn check_rows(store: &Store, census: &UsageScan) -> super::SpaceReport {
     let report = report(store, census);
     let sum: u64 = report.attribution.iter().map(|row| row.bytes).sum();
     assert_eq!(sum, report.totals.on_disk);
@@ -122,7 +122,7 @@ fn check_rows(store: &Store, census: &Census) -> super::Report {
 
 /// Checks with whom each node shares, by the words of [`super::NodeUsage`]: for each set and each
 /// of its nodes, one by one.
-fn check_usage(census: &Census, sets: &BTreeMap<BTreeSet<usize>, u64>) {
+fn check_usage(census: &UsageScan, sets: &BTreeMap<BTreeSet<usize>, u64>) {
     let nodes = &census.forest.nodes;
     let is_above = |upper: usize, lower: usize| {
         std::iter::successors(Some(upper), |node| {
@@ -132,9 +132,9 @@ fn check_usage(census: &Census, sets: &BTreeMap<BTreeSet<usize>, u64>) {
     };
     let mut expected = vec![[0_u64; 3]; nodes.len()];
     let bytes_of: BTreeMap<BTreeSet<usize>, u64> = {
-        let all = census.counted.sets.ids().zip(&census.counted.totals);
+        let all = census.counted.sets.set_ids().zip(&census.counted.totals);
         all.filter_map(|(id, held)| {
-            let spans = census.counted.sets.spans(id)?;
+            let spans = census.counted.sets.set_spans(id)?;
             Some((
                 spans
                     .iter()
@@ -171,7 +171,7 @@ fn check_usage(census: &Census, sets: &BTreeMap<BTreeSet<usize>, u64>) {
     assert_eq!(found, expected);
 }
 
-fn check_counted(store: &Store) -> Census {
+fn check_counted(store: &Store) -> UsageScan {
     let census = census(store);
     let holders = holders(store, &census);
     let mut expected: BTreeMap<BTreeSet<usize>, u64> = BTreeMap::new();
@@ -197,27 +197,27 @@ fn check_counted(store: &Store) -> Census {
             continue;
         };
         let disk = store
-            .disk(census.forest.nodes[node].node)
+            .open_disk(census.forest.nodes[node].node)
             .expect("the node is there");
         let mut bytes = vec![0; store.parameters().chunk_len.as_usize()];
         let len = bytes.len().min((disk.len() - offset) as usize);
         disk.read_at(&mut bytes[..len], offset).expect("it reads");
-        assert_eq!(vellum_core::hash::ChunkHash::of(&bytes), common.hash);
+        assert_eq!(vellum_core::hash::ChunkHash::of_chunk(&bytes), common.hash);
     }
     census
 }
 
 /// Nodes that may go together, of chance: an image only with all its snapshots.
-fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<Node> {
+fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<NodeRef> {
     let tree = store.tree();
-    let mut nodes: BTreeSet<Node> = BTreeSet::new();
+    let mut nodes: BTreeSet<NodeRef> = BTreeSet::new();
     for image in tree.images() {
         let snapshots = tree
-            .snapshots(image.id)
-            .map(|snapshot| Node::Snapshot(image.id, snapshot.serial));
+            .snapshots_of(image.id)
+            .map(|snapshot| NodeRef::Snapshot(image.id, snapshot.serial));
         if random.u8(..4) == 0 {
             nodes.extend(snapshots);
-            nodes.insert(Node::Image(image.id));
+            nodes.insert(NodeRef::Image(image.id));
         } else {
             nodes.extend(snapshots.filter(|_| random.u8(..3) == 0));
         }
@@ -225,17 +225,17 @@ fn some_nodes(store: &Store, random: &mut fastrand::Rng) -> Vec<Node> {
     nodes.into_iter().collect()
 }
 
-fn delete(store: &Store, nodes: &[Node]) {
+fn delete(store: &Store, nodes: &[NodeRef]) {
     for node in nodes {
         match node {
-            Node::Snapshot(image, serial) => {
+            NodeRef::Snapshot(image, serial) => {
                 store.delete_snapshot(*image, *serial).expect("not pinned");
             }
-            Node::Image(_) => {}
+            NodeRef::Image(_) => {}
         }
     }
     for node in nodes {
-        if let Node::Image(image) = node {
+        if let NodeRef::Image(image) = node {
             store
                 .delete_image(*image, false)
                 .expect("its snapshots are gone");
@@ -253,14 +253,14 @@ fn deleting_frees_exactly_the_chunks_that_nobody_else_holds() {
         let store = world.store();
         collect(store);
         assert_eq!(
-            check_counted(store).totals().dead,
+            check_counted(store).store_totals().dead,
             0,
             "a collection leaves nothing dead"
         );
         while store.tree().image_count() > 0 {
             let census = check_counted(store);
             let nodes = some_nodes(store, &mut random);
-            let foretold = census.reclaim(&nodes);
+            let foretold = census.estimate_reclaim(&nodes);
             delete(store, &nodes);
             assert_eq!(
                 collect(store),
@@ -280,11 +280,11 @@ fn a_census_in_parts_finds_the_same() {
     let store = world.store();
     let whole = census(store);
     for (pass_chunks, covers) in [(1, 1 << 20), (7, 3), (1 << 20, 1)] {
-        let moment = Moment::take(store).expect("nobody writes");
+        let moment = ScanPointInTime::take_now(store).expect("nobody writes");
         let parts = store
-            .count(
+            .count_usage(
                 moment,
-                Limits {
+                ScanLimits {
                     pass_chunks,
                     covers,
                 },
@@ -324,12 +324,14 @@ fn a_target_is_reached_with_what_may_go_or_not_at_all() {
         world.snapshot(image);
     }
     let database = &world.store.inner.database;
-    database.flush_bulk(database.generation()).expect("room");
+    database
+        .flush_bulk(database.write_generation())
+        .expect("room");
     collect(&world.store);
     let census = census(&world.store);
-    let all: Vec<Node> = world.model.keys().copied().collect();
-    let total = census.reclaim(&all).freed;
-    let nothing_protected = |_: Node| false;
+    let all: Vec<NodeRef> = world.model.keys().copied().collect();
+    let total = census.estimate_reclaim(&all).freed;
+    let nothing_protected = |_: NodeRef| false;
     assert_eq!(
         census.reclaim_target(total + (1 << 30), &nothing_protected),
         None
@@ -364,27 +366,30 @@ fn a_damaged_page_or_header_is_told_and_the_rest_counted() {
     world.write(one, 0, &(0..64).map(Some).collect::<Vec<_>>());
     world.write(one, 2000, &(64..96).map(Some).collect::<Vec<_>>());
     world.write(two, 0, &(100..132).map(Some).collect::<Vec<_>>());
-    let before = world.store.report(&OPTIONS, &Unwatched).expect("sound");
+    let before = world
+        .store
+        .report_space(&OPTIONS, &Unwatched)
+        .expect("sound");
     assert_eq!(before.uncounted, []);
     let layer = world
         .store
         .tree()
-        .layer_of(Node::Image(one))
+        .layer_of(NodeRef::Image(one))
         .expect("known")
         .id;
     let mut batch = Batch::default();
-    batch.put(Family::Pages, page_key(layer, PageIndex(0)), b"nonsense");
+    batch.put_record(Family::Pages, page_key(layer, PageIndex(0)), b"nonsense");
     let frame = vellum_core::frame::frame_key(census(&world.store).counted.frames[20].first);
-    batch.put(Family::Headers, frame, b"nonsense");
+    batch.put_record(Family::Headers, frame, b"nonsense");
     world
         .store
         .inner
         .database
-        .write(batch, Durability::Logged)
+        .write_batch(batch, Durability::Logged)
         .expect("room");
     let report = world
         .store
-        .report(&OPTIONS, &Unwatched)
+        .report_space(&OPTIONS, &Unwatched)
         .expect("the rest is counted");
     assert_eq!(
         report.uncounted.len(),
@@ -392,7 +397,7 @@ fn a_damaged_page_or_header_is_told_and_the_rest_counted() {
         "a page, a header, and references into its frame: {:?}",
         report.uncounted
     );
-    let exclusive = |report: &super::Report| {
+    let exclusive = |report: &super::SpaceReport| {
         report
             .nodes
             .iter()
@@ -414,10 +419,12 @@ fn a_damaged_page_or_header_is_told_and_the_rest_counted() {
 #[test]
 fn a_census_under_a_guest_is_one_moment() {
     let (_dir, store) = new_store(4096);
-    let node = store.create(&name("disk"), 8 << 20).expect("a new image");
+    let node = store
+        .create_image(&name("disk"), 8 << 20)
+        .expect("a new image");
     let device = store
         .exports()
-        .open("disk", Intent::ReadWrite)
+        .open_export("disk", Intent::ReadWrite)
         .expect("nobody else has it");
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -439,10 +446,10 @@ fn a_census_under_a_guest_is_one_moment() {
             let text = format!("s{round}");
             if round % 4 == 0 {
                 store
-                    .snapshot(node.image(), &name(&text))
+                    .take_snapshot(node.image_id(), &name(&text))
                     .expect("a free name");
             }
-            let report = store.report(&OPTIONS, &Unwatched).expect("sound");
+            let report = store.report_space(&OPTIONS, &Unwatched).expect("sound");
             assert_eq!(report.uncounted, []);
             assert_eq!(
                 report.attribution.iter().map(|row| row.bytes).sum::<u64>(),
@@ -480,13 +487,13 @@ impl Meddler<'_> {
             .and_then(|()| self.guest.flush())
             .expect("there is room");
         store
-            .snapshot(self.image, &name("later"))
+            .take_snapshot(self.image, &name("later"))
             .expect("a free name");
-        let first = store.find("disk@one").expect("there");
-        delete(store, &[first, Node::Image(self.other)]);
+        let first = store.find_node("disk@one").expect("there");
+        delete(store, &[first, NodeRef::Image(self.other)]);
         store
-            .create(&name("newcomer"), 1 << 20)
-            .and_then(|node| store.live(node.image()))
+            .create_image(&name("newcomer"), 1 << 20)
+            .and_then(|node| store.open_live(node.image_id()))
             .map(|live| fill(&live, 77))
             .expect("a free name");
         collect(store);
@@ -494,7 +501,7 @@ impl Meddler<'_> {
 }
 
 impl Watch for Meddler<'_> {
-    fn progress(&self, _: Progress) {}
+    fn report_progress(&self, _: Progress) {}
 
     fn is_cancelled(&self) -> bool {
         if !self.is_done.swap(true, Ordering::Relaxed) {
@@ -522,29 +529,31 @@ fn what_happens_after_the_moment_is_in_no_part_of_a_report() {
     let (_dir, store) = new_store(4096);
     let [image, other] = ["disk", "other"].map(|text| {
         store
-            .create(&name(text), 1 << 20)
+            .create_image(&name(text), 1 << 20)
             .expect("a free name")
-            .image()
+            .image_id()
     });
     for (image, seed) in [(other, 1), (image, 2)] {
-        fill(&store.live(image).expect("nobody writes"), seed);
+        fill(&store.open_live(image).expect("nobody writes"), seed);
     }
     let guest = store
         .exports()
-        .open("disk", Intent::ReadWrite)
+        .open_export("disk", Intent::ReadWrite)
         .expect("nobody else has it");
     for (nth, text) in ["one", "two"].into_iter().enumerate() {
         guest
             .write_at(&[nth as u8 + 1; 5000], nth as u64 * 300_000 + 8192)
             .expect("there is room");
-        store.snapshot(image, &name(text)).expect("a free name");
+        store
+            .take_snapshot(image, &name(text))
+            .expect("a free name");
     }
     guest.write_at(&[5; 5000], 900_000).expect("there is room");
     let options = ReportOptions {
         file_systems: true,
         ..OPTIONS
     };
-    let before = store.report(&options, &Unwatched).expect("sound");
+    let before = store.report_space(&options, &Unwatched).expect("sound");
     let meddler = Meddler {
         store: &store,
         guest: &*guest,
@@ -552,7 +561,7 @@ fn what_happens_after_the_moment_is_in_no_part_of_a_report() {
         other,
         is_done: AtomicBool::new(false),
     };
-    let during = store.report(&options, &meddler).expect("sound");
+    let during = store.report_space(&options, &meddler).expect("sound");
     assert_eq!(
         (&during.growth, &during.changes, &during.droppable),
         (&before.growth, &before.changes, &before.droppable)
@@ -561,13 +570,13 @@ fn what_happens_after_the_moment_is_in_no_part_of_a_report() {
         during.uncounted.is_empty() && before.droppable.len() == 2,
         "{during:?}"
     );
-    let after = store.report(&options, &Unwatched).expect("sound");
+    let after = store.report_space(&options, &Unwatched).expect("sound");
     assert!(
         after.droppable.len() == 2 && after.droppable != before.droppable,
         "the newcomer's, and other content: {:?}",
         after.droppable
     );
-    let names = |report: &super::Report| {
+    let names = |report: &super::SpaceReport| {
         report
             .nodes
             .iter()
@@ -605,7 +614,8 @@ fn what_becomes_free_is_foretold_however_often_was_flushed_before() {
             bytes
                 .chunks_mut(4096)
                 .for_each(|chunk| random.fill(&mut chunk[..1000]));
-            let input = Input::stream(Box::new(std::io::Cursor::new(bytes)), "noise".to_owned());
+            let input =
+                ImageInput::of_stream(Box::new(std::io::Cursor::new(bytes)), "noise".to_owned());
             let request = ImportRequest {
                 target: ImportTarget::New {
                     name: name(text),
@@ -622,7 +632,10 @@ fn what_becomes_free_is_foretold_however_often_was_flushed_before() {
         for nth in 0..flushes {
             import(&format!("stays{nth}"), 200 + nth);
         }
-        let (before, foretold) = (table_bytes(&store), census(&store).reclaim(&[goes]).freed);
+        let (before, foretold) = (
+            table_bytes(&store),
+            census(&store).estimate_reclaim(&[goes]).freed,
+        );
         delete(&store, &[goes]);
         assert_eq!(collect(&store), 5000);
         let freed = before - table_bytes(&store);

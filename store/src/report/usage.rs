@@ -6,34 +6,34 @@
 
 use vellum_core::units::ImageId;
 
-use super::count::Held;
-use super::forest::Forest;
+use super::count::Holdings;
+use super::forest::LayerTree;
 use super::sets::Span;
 
 /// Holdings of one node, in bytes of payload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Usage {
-    pub(super) exclusive: Held,
+pub(super) struct PayloadUsage {
+    pub(super) exclusive: Holdings,
     pub(super) lineage: u64,
     pub(super) siblings: u64,
     pub(super) others: u64,
 }
 
 /// Adds up what nodes hold.
-pub(super) struct Usages<'f> {
-    forest: &'f Forest,
+pub(super) struct UsageSums<'f> {
+    forest: &'f LayerTree,
     /// For each node where the nodes end that follow it, each made from the one before.
     lines: Vec<u32>,
     /// For each node where the nodes of its image end that follow it.
     images: Vec<u32>,
-    exclusive: Vec<Held>,
+    exclusive: Vec<Holdings>,
     lineage: Vec<u64>,
     siblings: Vec<u64>,
     others: Vec<u64>,
 }
 
-impl<'f> Usages<'f> {
-    pub(super) fn new(forest: &'f Forest) -> Self {
+impl<'f> UsageSums<'f> {
+    pub(super) fn new(forest: &'f LayerTree) -> Self {
         let (nodes, count) = (&forest.nodes, forest.nodes.len());
         let (mut lines, mut images) = (vec![0; count], vec![0; count]);
         for at in (0..count).rev() {
@@ -56,7 +56,7 @@ impl<'f> Usages<'f> {
             forest,
             lines,
             images,
-            exclusive: vec![Held::default(); count],
+            exclusive: vec![Holdings::default(); count],
             lineage: zeros(),
             siblings: zeros(),
             others: zeros(),
@@ -64,12 +64,12 @@ impl<'f> Usages<'f> {
     }
 
     /// Adds `held`, which exactly the nodes of `spans` hold.
-    pub(super) fn add(&mut self, spans: &[Span], held: Held) {
+    pub(super) fn add_holdings(&mut self, spans: &[Span], held: Holdings) {
         match spans {
             [] => {}
             [(node, end)] if end - node == 1 => {
                 let own = &mut self.exclusive[*node as usize];
-                *own = Held {
+                *own = Holdings {
                     chunks: own.chunks + held.chunks,
                     bytes: own.bytes + held.bytes,
                 };
@@ -82,7 +82,7 @@ impl<'f> Usages<'f> {
         let rest = self.rest_of(spans);
         let first_of_rest = rest.first().map_or(u32::MAX, |(start, _)| *start);
         for (start, end) in spans {
-            credit(
+            credit_span(
                 &mut self.lineage,
                 (*start, (*end).min(first_of_rest)),
                 bytes,
@@ -94,7 +94,7 @@ impl<'f> Usages<'f> {
         } else {
             &mut self.others
         };
-        rest.iter().for_each(|span| credit(sums, *span, bytes));
+        rest.iter().for_each(|span| credit_span(sums, *span, bytes));
     }
 
     /// The nodes of a set but for those from which all others of it were made, or that were made
@@ -146,13 +146,13 @@ impl<'f> Usages<'f> {
     }
 
     /// The holdings of each node.
-    pub(super) fn finish(&self) -> Vec<Usage> {
+    pub(super) fn node_usages(&self) -> Vec<PayloadUsage> {
         let (mut lineage, mut siblings, mut others) = (0_u64, 0_u64, 0_u64);
         let sums = self.exclusive.iter().enumerate().map(|(at, exclusive)| {
             lineage = lineage.wrapping_add(self.lineage[at]);
             siblings = siblings.wrapping_add(self.siblings[at]);
             others = others.wrapping_add(self.others[at]);
-            Usage {
+            PayloadUsage {
                 exclusive: *exclusive,
                 lineage,
                 siblings,
@@ -164,7 +164,7 @@ impl<'f> Usages<'f> {
 }
 
 /// Adds `bytes` to every node of a span. Sums of differences wrap to what is right.
-fn credit(differences: &mut [u64], span: Span, bytes: u64) {
+fn credit_span(differences: &mut [u64], span: Span, bytes: u64) {
     if span.0 < span.1 {
         differences[span.0 as usize] = differences[span.0 as usize].wrapping_add(bytes);
         differences[span.1 as usize] = differences[span.1 as usize].wrapping_sub(bytes);

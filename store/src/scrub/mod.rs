@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use vellum_core::id_set::IdSet;
 use vellum_core::units::ChunkId;
 
-use crate::check::Finding;
+use crate::check::CheckFinding;
 use crate::clock::now_s;
 use crate::error::StoreError;
 use crate::store::Store;
@@ -56,7 +56,7 @@ pub struct ScrubReport {
     /// Chunks that were verified against their hashes.
     pub chunks: u64,
     /// Damage that was not healed. Images are not named yet: see [`Store::name_images`].
-    pub findings: Vec<Finding>,
+    pub findings: Vec<CheckFinding>,
     /// Chunks, and records, that were damaged and are whole again.
     pub healed: u64,
     /// True if this was the last step of the round.
@@ -105,25 +105,25 @@ impl Store {
         let scrub = &self.inner.scrub.0;
         let mut state = scrub.lock().unwrap_or_else(PoisonError::into_inner);
         let ScrubState { record, kept } = &mut *state;
-        let record = record.get_or_insert_with(|| ScrubRecord::load(self.dir()));
+        let record = record.get_or_insert_with(|| ScrubRecord::load_from(self.dir()));
         if record.began_s == 0 || record.position.stage == ScrubStage::Done {
-            record.begin(now_s(), options.round);
+            record.begin_round(now_s(), options.round);
         }
         let mut report = ScrubReport::default();
-        let walked = walk::Walk::new(self, options, watch, record, &mut report).run();
+        let walked = walk::ScrubWalk::new(self, options, watch, record, &mut report).run_steps();
         record.bytes += report.bytes;
         record.findings += report.findings.len() as u64;
         record.healed += report.healed;
         report.is_over = record.position.stage == ScrubStage::Done;
         if report.is_over {
-            record.end(now_s());
+            record.end_round(now_s());
         }
         if report.is_over {
             self.inner.chunks.set_overdue(record.overdue_ids(now_s()));
         }
         let is_due = kept.is_none_or(|kept| kept.elapsed() > KEEP_PAUSE);
         if is_due || report.is_over || walked.is_err() {
-            record.keep(self.dir());
+            record.save_to(self.dir());
             *kept = Some(Instant::now());
         }
         walked.map(|()| report)
@@ -131,7 +131,7 @@ impl Store {
 
     /// Marks chunks that were not read for longer than a round as overdue, where a scrub is kept.
     pub(crate) fn load_overdue(&self) {
-        let overdue = ScrubRecord::load(self.dir()).overdue_ids(now_s());
+        let overdue = ScrubRecord::load_from(self.dir()).overdue_ids(now_s());
         self.inner.chunks.set_overdue(overdue);
     }
 
@@ -156,7 +156,7 @@ impl Store {
         state
             .record
             .iter()
-            .for_each(|record| record.keep(self.dir()));
+            .for_each(|record| record.save_to(self.dir()));
     }
 
     /// The times of the last reads, as far as they are known.
@@ -166,7 +166,7 @@ impl Store {
         let state = state.unwrap_or_else(PoisonError::into_inner);
         let record = match &state.record {
             Some(record) => record.clone(),
-            None => ScrubRecord::load(self.dir()),
+            None => ScrubRecord::load_from(self.dir()),
         };
         drop(state);
         let known = |at_s: u64| (at_s > 0).then_some(at_s);
@@ -193,7 +193,7 @@ impl Store {
 
 impl ScrubReport {
     /// Adds what the next step did.
-    pub fn add(&mut self, next: Self) {
+    pub fn add_step(&mut self, next: Self) {
         self.bytes += next.bytes;
         self.chunks += next.chunks;
         self.findings.extend(next.findings);
@@ -204,14 +204,14 @@ impl ScrubReport {
 }
 
 impl ScrubRecord {
-    fn begin(&mut self, at_s: u64, round: Duration) {
+    fn begin_round(&mut self, at_s: u64, round: Duration) {
         self.began_s = at_s;
         self.round_s = round.as_secs();
         self.position = record::ScrubPosition::default();
         (self.bytes, self.findings, self.healed) = (0, 0, 0);
     }
 
-    fn end(&mut self, at_s: u64) {
+    fn end_round(&mut self, at_s: u64) {
         self.rounds += 1;
         self.last_began_s = self.began_s;
         self.last_ended_s = at_s;
@@ -220,7 +220,7 @@ impl ScrubRecord {
 
     /// Chunks that were not read whole for longer than a round, where a scrub is kept at all: runs
     /// of ids.
-    fn overdue(&self, at_s: u64) -> Vec<std::ops::Range<u64>> {
+    fn overdue_chunks(&self, at_s: u64) -> Vec<std::ops::Range<u64>> {
         let kept_since_s = at_s.saturating_sub(self.round_s.saturating_mul(ABANDONED_ROUNDS));
         if self.rounds == 0 || self.last_ended_s < kept_since_s {
             return Vec::new();
@@ -228,14 +228,14 @@ impl ScrubRecord {
         // Two reads, one at the beginning of a round and one at the end of the next, are two rounds
         // apart.
         let since_s = at_s.saturating_sub(self.round_s.saturating_mul(2));
-        self.verified.overdue(since_s, ChunkId(self.last_end))
+        self.verified.overdue_ids(since_s, ChunkId(self.last_end))
     }
 }
 
 impl ScrubRecord {
     fn overdue_ids(&self, at_s: u64) -> IdSet {
         let mut ids = IdSet::new();
-        for run in self.overdue(at_s) {
+        for run in self.overdue_chunks(at_s) {
             ids.insert_run(ChunkId(run.start), run.end - run.start);
         }
         ids

@@ -25,7 +25,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::OFlags;
-use vellum_core::wire::{DecodeError, Reader, put_varint, seal, verified};
+use vellum_core::wire::{DecodeError, WireReader, append_checksum, put_varint, verify_checksum};
 
 use super::verified::VerifiedRanges;
 
@@ -101,7 +101,7 @@ impl ScrubStage {
 
 impl ScrubRecord {
     /// Reads the record in the store's folder `dir`: an empty one, if that cannot be read.
-    pub(crate) fn load(dir: &Path) -> Self {
+    pub(crate) fn load_from(dir: &Path) -> Self {
         let mut bytes = Vec::new();
         let opened = OpenOptions::new()
             .read(true)
@@ -115,7 +115,7 @@ impl ScrubRecord {
     }
 
     /// Writes it into the store's folder `dir`. Where that fails, some is read again.
-    pub(super) fn keep(&self, dir: &Path) {
+    pub(super) fn save_to(&self, dir: &Path) {
         let new = dir.join(NEW_SCRUB);
         let _ = fs::remove_file(&new);
         let made = OpenOptions::new()
@@ -151,42 +151,42 @@ impl ScrubRecord {
             .chain([&self.bytes, &self.findings, &self.healed]);
         numbers.for_each(|number| put_varint(&mut bytes, *number));
         self.verified.encode(&mut bytes);
-        seal(CONTEXT, &[], &mut bytes);
+        append_checksum(CONTEXT, &[], &mut bytes);
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(verified(CONTEXT, &[], bytes)?);
-        let version = reader.u8()?;
+        let mut reader = WireReader::new(verify_checksum(CONTEXT, &[], bytes)?);
+        let version = reader.read_u8()?;
         if version != VERSION {
             return Err(DecodeError::Version(version));
         }
         let mut record = Self {
-            began_s: reader.varint()?,
-            last_began_s: reader.varint()?,
-            last_ended_s: reader.varint()?,
-            rounds: reader.varint()?,
-            round_s: reader.varint()?,
-            last_end: reader.varint()?,
+            began_s: reader.read_varint()?,
+            last_began_s: reader.read_varint()?,
+            last_ended_s: reader.read_varint()?,
+            rounds: reader.read_varint()?,
+            round_s: reader.read_varint()?,
+            last_end: reader.read_varint()?,
             ..Self::default()
         };
-        let stage = reader.varint()?;
+        let stage = reader.read_varint()?;
         let known = ScrubStage::ALL
             .into_iter()
             .find(|known| *known as u64 == stage);
         record.position.stage = known.ok_or(DecodeError::Truncated)?;
-        record.position.family = reader.varint()?;
-        let key_len = reader.varint()?;
+        record.position.family = reader.read_varint()?;
+        let key_len = reader.read_varint()?;
         if key_len > KEY_LEN_MAX {
             return Err(DecodeError::Truncated);
         }
-        record.position.key = reader.bytes(key_len as usize)?.to_vec();
+        record.position.key = reader.read_bytes(key_len as usize)?.to_vec();
         for read_s in &mut record.read_s {
-            *read_s = reader.varint()?;
+            *read_s = reader.read_varint()?;
         }
-        record.bytes = reader.varint()?;
-        record.findings = reader.varint()?;
-        record.healed = reader.varint()?;
+        record.bytes = reader.read_varint()?;
+        record.findings = reader.read_varint()?;
+        record.healed = reader.read_varint()?;
         record.verified = VerifiedRanges::decode(&mut reader)?;
         Ok(record)
     }
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_read_again_or_nothing_is() {
         let dir = tempfile::tempdir().expect("a folder");
-        assert_eq!(ScrubRecord::load(dir.path()), ScrubRecord::default());
+        assert_eq!(ScrubRecord::load_from(dir.path()), ScrubRecord::default());
         let mut record = ScrubRecord {
             began_s: 1_700_000_000,
             rounds: 3,
@@ -212,9 +212,9 @@ mod tests {
             findings: 1,
             ..ScrubRecord::default()
         };
-        record.verified.note(5..900, 1_700_000_100);
-        record.keep(dir.path());
-        assert_eq!(ScrubRecord::load(dir.path()), record);
+        record.verified.note_read(5..900, 1_700_000_100);
+        record.save_to(dir.path());
+        assert_eq!(ScrubRecord::load_from(dir.path()), record);
         let path = dir.path().join(SCRUB);
         let whole = fs::read(&path).expect("it is there");
         for bit in 0..whole.len() * 8 {
@@ -222,7 +222,7 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             fs::write(&path, damaged).expect("written");
             assert_eq!(
-                ScrubRecord::load(dir.path()),
+                ScrubRecord::load_from(dir.path()),
                 ScrubRecord::default(),
                 "{bit}"
             );

@@ -32,7 +32,7 @@ fn world() -> World {
 fn whole_round(store: &Store, options: &ScrubOptions) -> (ScrubReport, u32) {
     let (mut report, mut steps) = (ScrubReport::default(), 0);
     while !report.is_over {
-        report.add(store.scrub(options, &Unwatched).expect("it goes on"));
+        report.add_step(store.scrub(options, &Unwatched).expect("it goes on"));
         steps += 1;
         assert!(steps < 10_000, "a round ends");
     }
@@ -45,8 +45,8 @@ fn flip(store: &Store, family: Family, key: &[u8]) {
     let middle = value.len() / 2;
     value[middle] ^= 1;
     let mut batch = Batch::default();
-    batch.put(family, key, value);
-    let written = store.inner.database.write(batch, Durability::Logged);
+    batch.put_record(family, key, value);
+    let written = store.inner.database.write_batch(batch, Durability::Logged);
     written.expect("room");
     store.inner.chunks.forget_frames();
 }
@@ -75,7 +75,7 @@ fn a_scrub_goes_on_where_another_process_was() {
     let (whole, _) = whole_round(&world.store, &ALL);
     let mut report = ScrubReport::default();
     while report.chunks < 12 {
-        report.add(world.store.scrub(&STEP, &Unwatched).expect("it goes on"));
+        report.add_step(world.store.scrub(&STEP, &Unwatched).expect("it goes on"));
     }
     world.store.keep_scrub();
     let world = world.reopen();
@@ -94,7 +94,7 @@ fn damage_is_found_named_and_not_called_read() {
     let world = world();
     flip(&world.store, Family::Frames, &frame_key(ChunkId(8)));
     flip(&world.store, Family::Index, &{
-        let mut scan = world.store.inner.database.scan(Family::Index, &[]);
+        let mut scan = world.store.inner.database.scan_from(Family::Index, &[]);
         let (key, _) = scan.next().expect("readable").expect("an entry");
         key.to_vec()
     });
@@ -124,7 +124,7 @@ fn a_record_is_written_again_from_its_twin() {
     let world = world();
     for family in [Family::Names, Family::Copies] {
         let key = {
-            let mut scan = world.store.inner.database.scan(family, &[]);
+            let mut scan = world.store.inner.database.scan_from(family, &[]);
             let (key, _) = scan.next().expect("readable").expect("a record");
             key.to_vec()
         };
@@ -156,17 +156,20 @@ fn a_record_is_written_again_from_its_twin() {
 #[test]
 fn what_was_not_read_for_long_is_overdue_while_a_scrub_is_kept() {
     let mut record = ScrubRecord::default();
-    assert!(record.overdue(1 << 40).is_empty(), "none was ever kept");
+    assert!(
+        record.overdue_chunks(1 << 40).is_empty(),
+        "none was ever kept"
+    );
     let day = 86_400;
-    record.begin(100 * day, Duration::from_secs(10 * day));
-    record.verified.note(0..50, 100 * day);
-    record.verified.note(60..100, 109 * day);
-    record.end(109 * day);
+    record.begin_round(100 * day, Duration::from_secs(10 * day));
+    record.verified.note_read(0..50, 100 * day);
+    record.verified.note_read(60..100, 109 * day);
+    record.end_round(109 * day);
     for (at, expected) in [(110, 50..60), (121, 0..60), (140, 0..100)] {
-        assert_eq!(record.overdue(at * day), vec![expected], "day {at}");
+        assert_eq!(record.overdue_chunks(at * day), vec![expected], "day {at}");
     }
     assert!(
-        record.overdue(150 * day).is_empty(),
+        record.overdue_chunks(150 * day).is_empty(),
         "nobody keeps it any more"
     );
 }

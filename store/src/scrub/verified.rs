@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use vellum_core::units::ChunkId;
-use vellum_core::wire::{DecodeError, Reader, put_varint};
+use vellum_core::wire::{DecodeError, WireReader, put_varint};
 
 /// Ranges that are kept apart at most: some kilobytes.
 const RANGES_MAX: usize = 512;
@@ -31,7 +31,7 @@ pub(crate) struct VerifiedRange {
 
 impl VerifiedRanges {
     /// Notes that all of `ids` was read whole at `at_s`, whatever was known of them.
-    pub(crate) fn note(&mut self, ids: Range<u64>, at_s: u64) {
+    pub(crate) fn note_read(&mut self, ids: Range<u64>, at_s: u64) {
         if ids.is_empty() {
             return;
         }
@@ -51,15 +51,15 @@ impl VerifiedRanges {
         ranges.push(VerifiedRange { ids, at_s });
         ranges.sort_by_key(|range| range.ids.start);
         self.ranges = ranges;
-        self.join();
+        self.join_ranges();
     }
 
-    fn join(&mut self) {
+    fn join_ranges(&mut self) {
         self.ranges.dedup_by(|next, last| {
             let is_one =
                 last.ids.end == next.ids.start && last.at_s.abs_diff(next.at_s) <= TOGETHER_S;
             if is_one {
-                last.absorb(next);
+                last.absorb_range(next);
             }
             is_one
         });
@@ -79,7 +79,7 @@ impl VerifiedRanges {
         let closest = touching.min_by_key(|(_, pair)| pair[0].at_s.abs_diff(pair[1].at_s));
         if let Some((at, _)) = closest {
             let next = self.ranges.remove(at + 1);
-            self.ranges[at].absorb(&next);
+            self.ranges[at].absorb_range(&next);
         } else {
             let oldest = self
                 .ranges
@@ -105,7 +105,7 @@ impl VerifiedRanges {
     }
 
     /// The ids below `end` that were not read since `since_s`.
-    pub(crate) fn overdue(&self, since_s: u64, end: ChunkId) -> Vec<Range<u64>> {
+    pub(crate) fn overdue_ids(&self, since_s: u64, end: ChunkId) -> Vec<Range<u64>> {
         let (mut overdue, mut at) = (Vec::new(), 0);
         for range in self.ranges.iter().filter(|range| range.at_s >= since_s) {
             if at < range.ids.start.min(end.0) {
@@ -130,14 +130,18 @@ impl VerifiedRanges {
         }
     }
 
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let count = reader.varint()?;
+    pub(super) fn decode(reader: &mut WireReader<'_>) -> Result<Self, DecodeError> {
+        let count = reader.read_varint()?;
         if count > RANGES_MAX as u64 {
             return Err(DecodeError::Truncated);
         }
         let (mut ranges, mut at) = (Vec::new(), 0_u64);
         for _ in 0..count {
-            let (gap, len, at_s) = (reader.varint()?, reader.varint()?, reader.varint()?);
+            let (gap, len, at_s) = (
+                reader.read_varint()?,
+                reader.read_varint()?,
+                reader.read_varint()?,
+            );
             let start = at.checked_add(gap).ok_or(DecodeError::Truncated)?;
             let end = start.checked_add(len).ok_or(DecodeError::Truncated)?;
             if len > 0 {
@@ -153,7 +157,7 @@ impl VerifiedRanges {
 }
 
 impl VerifiedRange {
-    fn absorb(&mut self, next: &Self) {
+    fn absorb_range(&mut self, next: &Self) {
         self.ids.end = next.ids.end;
         self.at_s = self.at_s.min(next.at_s);
     }
@@ -176,7 +180,7 @@ mod tests {
                 let start = random.u64(..100);
                 let ids = start..start + random.u64(..30);
                 let at_s = step * random.u64(1..3 * TOGETHER_S);
-                verified.note(ids.clone(), at_s);
+                verified.note_read(ids.clone(), at_s);
                 ids.for_each(|id| _ = truth.insert(id, at_s));
                 for id in 0..140 {
                     let (known, true_s) = (verified.read_at(ChunkId(id)), truth.get(&id));
@@ -186,7 +190,7 @@ mod tests {
             }
             let mut bytes = Vec::new();
             verified.encode(&mut bytes);
-            let decoded = VerifiedRanges::decode(&mut Reader::new(&bytes)).expect("whole");
+            let decoded = VerifiedRanges::decode(&mut WireReader::new(&bytes)).expect("whole");
             assert_eq!(decoded, verified);
         }
     }
@@ -195,7 +199,7 @@ mod tests {
     fn there_are_never_many_ranges() {
         let mut verified = VerifiedRanges::default();
         for nth in 0..RANGES_MAX as u64 * 3 {
-            verified.note(nth * 10..nth * 10 + 10, nth * TOGETHER_S * 2);
+            verified.note_read(nth * 10..nth * 10 + 10, nth * TOGETHER_S * 2);
         }
         assert_eq!(verified.ranges.len(), RANGES_MAX);
         let end = RANGES_MAX as u64 * 30;
@@ -206,7 +210,7 @@ mod tests {
         assert_eq!(covered, end, "neighbours become one, none is forgotten");
         for nth in 0..RANGES_MAX as u64 * 3 {
             let at = end + nth * 20;
-            verified.note(at..at + 10, u64::MAX - nth * TOGETHER_S * 2);
+            verified.note_read(at..at + 10, u64::MAX - nth * TOGETHER_S * 2);
         }
         assert_eq!(verified.ranges.len(), RANGES_MAX);
     }
@@ -214,8 +218,8 @@ mod tests {
     #[test]
     fn what_was_not_read_since_is_overdue() {
         let mut verified = VerifiedRanges::default();
-        verified.note(10..20, 50_000);
-        verified.note(20..30, 90_000);
+        verified.note_read(10..20, 50_000);
+        verified.note_read(20..30, 90_000);
         for (since, end, expected) in [
             (0, 30, &[(0, 10)][..]),
             (60_000, 30, &[(0, 20)]),
@@ -225,7 +229,7 @@ mod tests {
             (0, 0, &[]),
         ] {
             let overdue: Vec<_> = verified
-                .overdue(since, ChunkId(end))
+                .overdue_ids(since, ChunkId(end))
                 .into_iter()
                 .map(|range| (range.start, range.end))
                 .collect();

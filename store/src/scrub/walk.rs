@@ -8,16 +8,16 @@ use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
 use vellum_core::page::{Page, parse_page_key};
 use vellum_core::units::ChunkId;
-use vellum_core::wire::Reader;
+use vellum_core::wire::WireReader;
 
 use super::record::{ScrubPosition, ScrubRecord, ScrubStage};
 use super::{ScrubOptions, ScrubReport};
-use crate::check::{Finding, resumed};
-use crate::chunks::{Frame, HeaderWalk};
+use crate::check::{CheckFinding, next_readable_key};
+use crate::chunks::{DecodedFrame, HeaderWalk};
 use crate::clock::now_s;
 use crate::database::{Batch, Durability, Family, key_of_copy, original_of_copy};
 use crate::error::StoreError;
-use crate::parity::{Manner, ParityPosition};
+use crate::parity::{HealOptions, ParityPosition};
 use crate::records;
 use crate::store::{Access, Store};
 use crate::watch::{Progress, Watch};
@@ -42,7 +42,7 @@ const PARITY_LEN: u64 = 16 << 20;
 /// Bytes between two looks at whether to go on.
 const LOOK_LEN: u64 = 1 << 20;
 
-pub(super) struct Walk<'a> {
+pub(super) struct ScrubWalk<'a> {
     store: &'a Store,
     options: &'a ScrubOptions,
     watch: &'a dyn Watch,
@@ -51,7 +51,7 @@ pub(super) struct Walk<'a> {
 }
 
 /// A frame that was read, or why it could not be.
-type ReadFrame = (FrameHeader, Result<Frame, StoreError>);
+type ReadFrame = (FrameHeader, Result<DecodedFrame, StoreError>);
 
 /// Frames that are read next.
 struct DueFrames {
@@ -62,7 +62,7 @@ struct DueFrames {
     next: ChunkId,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> ScrubWalk<'a> {
     pub(super) fn new(
         store: &'a Store,
         options: &'a ScrubOptions,
@@ -79,13 +79,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    pub(super) fn run(mut self) -> Result<(), StoreError> {
+    pub(super) fn run_steps(mut self) -> Result<(), StoreError> {
         while !self.is_enough() && self.record.position.stage != ScrubStage::Done {
             self.go_on()?;
             match self.record.position.stage {
-                ScrubStage::Records => self.records()?,
-                ScrubStage::Frames => self.frames()?,
-                ScrubStage::Beside => self.beside()?,
+                ScrubStage::Records => self.scrub_records()?,
+                ScrubStage::Frames => self.scrub_frames()?,
+                ScrubStage::Beside => self.scrub_parity()?,
                 ScrubStage::Done => {}
             }
         }
@@ -97,7 +97,7 @@ impl<'a> Walk<'a> {
     }
 
     fn go_on(&self) -> Result<(), StoreError> {
-        self.watch.progress(Progress {
+        self.watch.report_progress(Progress {
             done: self.record.bytes + self.report.bytes,
             total: None,
         });
@@ -118,7 +118,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads records of the family that is due.
-    fn records(&mut self) -> Result<(), StoreError> {
+    fn scrub_records(&mut self) -> Result<(), StoreError> {
         let Some(family) = RECORD_FAMILIES.get(self.record.position.family as usize) else {
             self.next_stage();
             return Ok(());
@@ -128,13 +128,13 @@ impl<'a> Walk<'a> {
         if from.is_empty() {
             database.drop_cached(*family, &[], &[0xff; LAST_KEY_LEN]);
         }
-        let mut scan = database.scan(*family, &from);
+        let mut scan = database.scan_from(*family, &from);
         let mut looked = self.report.bytes;
         while !self.is_enough() {
             match scan.next() {
                 Ok(Some((key, value))) => {
                     self.report.bytes += (key.len() + value.len()) as u64;
-                    if let Err((record, reason)) = sound(*family, key, value) {
+                    if let Err((record, reason)) = check_record(*family, key, value) {
                         self.hurt_record(*family, key, record, reason)?;
                     }
                     self.record.position.key = [key, &[0]].concat();
@@ -146,9 +146,9 @@ impl<'a> Walk<'a> {
                 }
                 Err(error @ StoreError::Damaged(_)) => {
                     let last = self.record.position.key.clone();
-                    self.find(&error, Vec::new());
-                    if let Some(from) = resumed(&database, *family, &last) {
-                        scan = database.scan(*family, &from);
+                    self.add_finding(&error, Vec::new());
+                    if let Some(from) = next_readable_key(&database, *family, &last) {
+                        scan = database.scan_from(*family, &from);
                         self.record.position.key = from;
                     } else {
                         self.record.position.family += 1;
@@ -185,13 +185,13 @@ impl<'a> Walk<'a> {
             self.report.healed += 1;
             return Ok(());
         }
-        self.find(&StoreError::damaged(record, reason), Vec::new());
+        self.add_finding(&StoreError::damaged_record(record, reason), Vec::new());
         Ok(())
     }
 
     /// Writes the record at `key` again, if one of its two places has it whole.
     fn is_mended(&self, family: Family, key: &[u8]) -> Result<bool, StoreError> {
-        if self.store.access() == Access::ReadOnly || self.store.check_writable().is_err() {
+        if self.store.access_mode() == Access::ReadOnly || self.store.check_writable().is_err() {
             return Ok(false);
         }
         // No commit falls between the reads and the write.
@@ -203,26 +203,26 @@ impl<'a> Walk<'a> {
         ];
         let whole = places.iter().find_map(|(place, at)| {
             let value = database.get(*place, at).ok()??;
-            records::verify(family.name(), key, &value).ok()?;
+            records::verify_record(family.family_name(), key, &value).ok()?;
             Some(value.to_vec())
         });
         let Some(value) = whole else { return Ok(false) };
         let mut batch = Batch::default();
-        batch.put(family, key, value);
-        database.write(batch, Durability::Logged)?;
+        batch.put_record(family, key, value);
+        database.write_batch(batch, Durability::Logged)?;
         Ok(true)
     }
 
     /// Reads some frames.
-    fn frames(&mut self) -> Result<(), StoreError> {
+    fn scrub_frames(&mut self) -> Result<(), StoreError> {
         let from = parse_frame_key(&self.record.position.key).unwrap_or(ChunkId(0));
-        let Some(due) = self.due(from)? else {
+        let Some(due) = self.due_frames(from)? else {
             self.next_stage();
             return Ok(());
         };
         let store = self.store;
         let read = |header: FrameHeader| {
-            let frame = store.inner.chunks.load(header.clone());
+            let frame = store.inner.chunks.load_frame(header.clone());
             (header, frame)
         };
         let frames: Vec<ReadFrame> = if self.options.all_cores {
@@ -236,27 +236,27 @@ impl<'a> Walk<'a> {
             self.report.chunks += header.chunk_count() as u64;
             let damaged = match frame {
                 Ok(frame) => {
-                    self.store.inner.chunks.judge(&frame);
-                    frame.unsound().map(|(id, _)| id).collect()
+                    self.store.inner.chunks.note_frame_state(&frame);
+                    frame.unsound_chunks().map(|(id, _)| id).collect()
                 }
-                Err(_) => header.chunks().map(|(id, _)| id).collect::<Vec<_>>(),
+                Err(_) => header.chunk_hashes().map(|(id, _)| id).collect::<Vec<_>>(),
             };
             if !damaged.is_empty() && !self.are_healed(damaged)? {
-                self.verified(whole_from.0..header.first().0);
-                whole_from = header.end();
+                self.mark_verified(whole_from.0..header.first_id().0);
+                whole_from = header.end_id();
             }
         }
-        self.verified(whole_from.0..due.next.0);
+        self.mark_verified(whole_from.0..due.next.0);
         self.record.position.key = frame_key(due.next).to_vec();
         Ok(())
     }
 
-    fn verified(&mut self, ids: Range<u64>) {
-        self.record.verified.note(ids, now_s());
+    fn mark_verified(&mut self, ids: Range<u64>) {
+        self.record.verified.note_read(ids, now_s());
     }
 
     /// Some frames from `from` on; none if there are no more.
-    fn due(&mut self, from: ChunkId) -> Result<Option<DueFrames>, StoreError> {
+    fn due_frames(&mut self, from: ChunkId) -> Result<Option<DueFrames>, StoreError> {
         let database = Arc::clone(&self.store.inner.database);
         let mut due = DueFrames {
             headers: Vec::new(),
@@ -277,13 +277,13 @@ impl<'a> Walk<'a> {
             match header {
                 Some(header) => {
                     if due.headers.is_empty() && due.next != from {
-                        due.readable_from = header.first();
+                        due.readable_from = header.first_id();
                     }
-                    due.next = header.end();
+                    due.next = header.end_id();
                     len += u64::from(header.payload_len);
                     due.headers.push(header);
                 }
-                None if due.headers.is_empty() => due.next = due.next.advance(1),
+                None if due.headers.is_empty() => due.next = due.next.advance_by(1),
                 None => break,
             }
         }
@@ -301,12 +301,12 @@ impl<'a> Walk<'a> {
         let chunks = &self.store.inner.chunks;
         let (mut lost, mut why, count) = (Vec::new(), None, damaged.len());
         for id in damaged {
-            let read = match chunks.header(id) {
+            let read = match chunks.frame_header(id) {
                 Ok(None) => continue,
-                Ok(Some(_)) => chunks.frame(id),
+                Ok(Some(_)) => chunks.verified_frame(id),
                 Err(error) => Err(error),
             };
-            match read.and_then(|frame| frame.chunk(id).map(drop)) {
+            match read.and_then(|frame| frame.chunk_bytes(id).map(drop)) {
                 Ok(()) => {}
                 Err(error @ StoreError::Damaged(_)) => {
                     lost.push(id);
@@ -317,13 +317,13 @@ impl<'a> Walk<'a> {
         }
         self.report.healed += (count - lost.len()) as u64;
         let Some(why) = why else { return Ok(true) };
-        self.find(&why, lost);
+        self.add_finding(&why, lost);
         Ok(false)
     }
 
     /// Reads a part of the parity, with the tables that it protects: blocks that no read came by
     /// are healed, and the parity itself is.
-    fn beside(&mut self) -> Result<(), StoreError> {
+    fn scrub_parity(&mut self) -> Result<(), StoreError> {
         if self.store.parity_share().is_none() {
             // There is nothing to read, and no time at which it was read.
             self.record.position.stage = ScrubStage::Done;
@@ -332,9 +332,9 @@ impl<'a> Walk<'a> {
         let from = ParityPosition::of_key(&self.record.position.key);
         let tables = self.store.inner.database.table_files()?;
         let needed: BTreeSet<u64> = tables.iter().map(|table| table.number).collect();
-        let manner = Manner {
+        let manner = HealOptions {
             needed: Some(&needed),
-            is_dry: self.store.access() == Access::ReadOnly,
+            is_dry: self.store.access_mode() == Access::ReadOnly,
             watch: self.watch,
         };
         let len_max = PARITY_LEN.min(self.options.bytes_max - self.report.bytes);
@@ -343,18 +343,18 @@ impl<'a> Walk<'a> {
         self.report.healed +=
             healed.blocks_healed + healed.parity_blocks_healed + healed.files_restored.len() as u64;
         match next {
-            Some(next) => self.record.position.key = next.key(),
+            Some(next) => self.record.position.key = next.to_key(),
             None => self.next_stage(),
         }
         Ok(())
     }
 
-    fn find(&mut self, error: &StoreError, lost: Vec<ChunkId>) {
+    fn add_finding(&mut self, error: &StoreError, lost: Vec<ChunkId>) {
         let (record, reason) = match error {
             StoreError::Damaged(damage) => (damage.record.clone(), damage.reason.clone()),
             other => ("the store".to_owned(), other.to_string()),
         };
-        self.report.findings.push(Finding {
+        self.report.findings.push(CheckFinding {
             record,
             reason,
             is_damage: true,
@@ -365,18 +365,19 @@ impl<'a> Walk<'a> {
 }
 
 /// Checks a record; if it is damaged, returns its name and the fault.
-fn sound(family: Family, key: &[u8], value: &[u8]) -> Result<(), (String, String)> {
+fn check_record(family: Family, key: &[u8], value: &[u8]) -> Result<(), (String, String)> {
     let named = |name: String| move |error: &dyn std::fmt::Display| (name, error.to_string());
-    let plain = || format!("{} record {}", family.name(), key.escape_ascii());
+    let plain = || format!("{} record {}", family.family_name(), key.escape_ascii());
     match family {
         Family::Layers | Family::Names | Family::Meta => {
-            records::verify(family.name(), key, value).map_err(|error| named(plain())(&error))
+            records::verify_record(family.family_name(), key, value)
+                .map_err(|error| named(plain())(&error))
         }
         Family::Copies => {
             let Some((family, key)) = original_of_copy(key) else {
                 return Err((plain(), "it is the copy of nothing".to_owned()));
             };
-            records::verify(family.name(), key, value)
+            records::verify_record(family.family_name(), key, value)
                 .map_err(|error| named(format!("copy of {}", plain()))(&error))
         }
         Family::Headers => {
@@ -393,8 +394,8 @@ fn sound(family: Family, key: &[u8], value: &[u8]) -> Result<(), (String, String
                 Ok(Err(error)) | Err(error) => Err(named(plain())(&error)),
             }
         }
-        Family::Index => Reader::new(value)
-            .varint()
+        Family::Index => WireReader::new(value)
+            .read_varint()
             .map(drop)
             .map_err(|error| named(plain())(&error)),
         Family::Frames => Ok(()),

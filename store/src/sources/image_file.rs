@@ -54,11 +54,11 @@ const IN_DISK: u64 = 1 << 63;
 pub struct ImageFileSource {
     path: PathBuf,
     odd_offsets: bool,
-    walked: Mutex<Option<Walked>>,
+    walked: Mutex<Option<ChunkPlaces>>,
 }
 
 /// Names and places that were met in a file.
-struct Walked {
+struct ChunkPlaces {
     stamp: FileStamp,
     chunk_len: ChunkLen,
     /// The beginning of each name, and where its chunk is, in order.
@@ -79,7 +79,7 @@ struct FileStamp {
 }
 
 /// Contents that are cut: the file as it is, and the disk that it holds if it is a container.
-struct Contents(Vec<Box<dyn ImageSource>>);
+struct ImageFileContents(Vec<Box<dyn ImageSource>>);
 
 impl ImageFileSource {
     /// The file at `path`, which need not be there yet; with `odd_offsets` chunks are looked for
@@ -93,7 +93,7 @@ impl ImageFileSource {
         }
     }
 
-    fn stamp(&self) -> Result<FileStamp, String> {
+    fn file_stamp(&self) -> Result<FileStamp, String> {
         let metadata = std::fs::metadata(&self.path)
             .map_err(|error| format!("cannot look at {}: {error}", self.path.display()))?;
         Ok(FileStamp {
@@ -105,14 +105,14 @@ impl ImageFileSource {
 }
 
 impl ChunkSource for ImageFileSource {
-    fn describe(&self) -> String {
+    fn source_name(&self) -> String {
         self.path.display().to_string()
     }
 
-    fn fetch(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
+    fn fetch_chunks(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
         let mut walked = self.walked.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = self.stamp()?;
-        let contents = Contents::open(&self.path)?;
+        let stamp = self.file_stamp()?;
+        let contents = ImageFileContents::open_file(&self.path)?;
         let mut found: Vec<Option<Vec<u8>>> = vec![None; wanted.names.len()];
         if let Some(walked) = walked
             .as_ref()
@@ -121,12 +121,12 @@ impl ChunkSource for ImageFileSource {
             walked.look_up(&contents, wanted.names, &mut found);
         }
         let is_same =
-            |walked: &Walked| walked.stamp == stamp && walked.chunk_len == wanted.chunk_len;
+            |walked: &ChunkPlaces| walked.stamp == stamp && walked.chunk_len == wanted.chunk_len;
         if found.iter().all(Option::is_some) {
             return Ok(found);
         }
         if !walked.as_ref().is_some_and(is_same) {
-            *walked = Some(Walked::new(stamp, wanted.chunk_len));
+            *walked = Some(ChunkPlaces::new(stamp, wanted.chunk_len));
         }
         let walked = walked.as_mut().expect("just put there");
         walked
@@ -136,25 +136,25 @@ impl ChunkSource for ImageFileSource {
     }
 }
 
-impl Contents {
-    fn open(path: &Path) -> Result<Self, String> {
-        let file = FileSource::open(path).map_err(|error| error.to_string())?;
+impl ImageFileContents {
+    fn open_file(path: &Path) -> Result<Self, String> {
+        let file = FileSource::open_file(path).map_err(|error| error.to_string())?;
         let file = Arc::new(file);
-        let companions = FolderCompanions::beside(path);
+        let companions = FolderCompanions::beside_image(path);
         let choice = InputChoice {
             disk: None,
             is_over_parent: true,
         };
         let open = |format: InputFormat| {
             let file: Arc<FileSource> = Arc::clone(&file);
-            let opened = format.open(file, choice, Arc::new(ClusterCodecs), &companions);
+            let opened = format.open_disk(file, choice, Arc::new(ClusterCodecs), &companions);
             opened.map(|disk| disk.source)
         };
         let raw = InputFormat::Image(Format::Raw);
         let plain = open(raw).map_err(|error| error.to_string())?;
         // One that cannot be read as a disk is still a file.
-        let seen = probe::probe(&*file).ok();
-        let format = seen.and_then(|probe| probe.verdict().input());
+        let seen = probe::probe_file(&*file).ok();
+        let format = seen.and_then(|probe| probe.verdict().input_format());
         let disk = format
             .filter(|format| *format != raw)
             .and_then(|format| open(format).ok());
@@ -162,21 +162,21 @@ impl Contents {
     }
 
     /// The chunk at a place, with zeros for what lies behind the end.
-    fn read(&self, place: u64, len: usize) -> Option<Vec<u8>> {
+    fn read_chunk(&self, place: u64, len: usize) -> Option<Vec<u8>> {
         let content = self.0.get(usize::from(place & IN_DISK != 0))?;
-        read(&**content, place & !IN_DISK, len as u64).ok()
+        read_zero_padded(&**content, place & !IN_DISK, len as u64).ok()
     }
 }
 
 /// `len` bytes from `at`, with zeros for what lies behind the end.
-fn read(content: &dyn ImageSource, at: u64, len: u64) -> Result<Vec<u8>, SourceError> {
+fn read_zero_padded(content: &dyn ImageSource, at: u64, len: u64) -> Result<Vec<u8>, SourceError> {
     let mut bytes = vec![0; len as usize];
     let inside = content.len().saturating_sub(at).min(len) as usize;
     content.read_at(&mut bytes[..inside], at)?;
     Ok(bytes)
 }
 
-impl Walked {
+impl ChunkPlaces {
     fn new(stamp: FileStamp, chunk_len: ChunkLen) -> Self {
         Self {
             stamp,
@@ -188,22 +188,27 @@ impl Walked {
     }
 
     /// Fills in what is found at the places that are known.
-    fn look_up(&self, contents: &Contents, names: &[ChunkHash], found: &mut [Option<Vec<u8>>]) {
+    fn look_up(
+        &self,
+        contents: &ImageFileContents,
+        names: &[ChunkHash],
+        found: &mut [Option<Vec<u8>>],
+    ) {
         for (name, slot) in names.iter().zip(found) {
-            let prefix = u64::from_be_bytes(name.prefix());
+            let prefix = u64::from_be_bytes(name.index_prefix());
             let from = self.places.partition_point(|(other, _)| *other < prefix);
             *slot = self.places[from..]
                 .iter()
                 .take_while(|(other, _)| *other == prefix)
-                .filter_map(|(_, place)| contents.read(*place, self.chunk_len.as_usize()))
-                .find(|plain| ChunkHash::of(plain) == *name);
+                .filter_map(|(_, place)| contents.read_chunk(*place, self.chunk_len.as_usize()))
+                .find(|plain| ChunkHash::of_chunk(plain) == *name);
         }
     }
 
     /// Walks on until all that is wanted was found, or to the end.
     fn go_on(
         &mut self,
-        contents: &Contents,
+        contents: &ImageFileContents,
         odd_offsets: bool,
         wanted: &WantedChunks<'_>,
         found: &mut [Option<Vec<u8>>],
@@ -223,13 +228,17 @@ impl Walked {
                 self.next = Some((nth + 1, 0));
                 continue;
             };
-            let start = start - start % self.chunk_len.bytes();
-            let end = (start + SECTION_LEN.max(self.chunk_len.bytes())).min(content.len());
+            let start = start - start % self.chunk_len.byte_len();
+            let end = (start + SECTION_LEN.max(self.chunk_len.byte_len())).min(content.len());
             // One chunk more, for those that begin inside and end behind.
-            let bytes = read(&**content, start, end - start + 2 * self.chunk_len.bytes())?;
+            let bytes = read_zero_padded(
+                &**content,
+                start,
+                end - start + 2 * self.chunk_len.byte_len(),
+            )?;
             let distances = self.distances_in(&bytes, odd_offsets && nth == 0, wanted);
             for distance in distances {
-                let places = self.cut(&bytes, distance, (end - start) as usize);
+                let places = self.hash_at_distance(&bytes, distance, (end - start) as usize);
                 for (name, within) in places {
                     if missing.remove(&name) {
                         let plain = &bytes[within..][..self.chunk_len.as_usize()];
@@ -241,7 +250,8 @@ impl Walked {
                     if self.places.len() < PLACES_MAX {
                         let place = start + within as u64;
                         let place = if nth == 0 { place } else { place | IN_DISK };
-                        self.places.push((u64::from_be_bytes(name.prefix()), place));
+                        self.places
+                            .push((u64::from_be_bytes(name.index_prefix()), place));
                     }
                 }
             }
@@ -253,7 +263,12 @@ impl Walked {
 
     /// The names of the chunks in a section that lie `distance` behind the grid, and where they
     /// begin in it.
-    fn cut(&self, bytes: &[u8], distance: usize, end: usize) -> Vec<(ChunkHash, usize)> {
+    fn hash_at_distance(
+        &self,
+        bytes: &[u8],
+        distance: usize,
+        end: usize,
+    ) -> Vec<(ChunkHash, usize)> {
         let len = self.chunk_len.as_usize();
         let starts: Vec<usize> = (distance..end)
             .step_by(len)
@@ -281,7 +296,7 @@ impl Walked {
             let room = bytes.len() - 2 * len;
             for nth in 0..SAMPLES_PER_SECTION as usize {
                 let at = room / (SAMPLES_PER_SECTION as usize + 1) * (nth + 1) / len * len;
-                self.sample(&bytes[at..at + 2 * len], wanted);
+                self.sample_distances(&bytes[at..at + 2 * len], wanted);
             }
         }
         let mut distances = vec![0];
@@ -290,7 +305,7 @@ impl Walked {
     }
 
     /// Cuts two chunks' bytes at every distance, unless one that is known leads to a known name.
-    fn sample(&mut self, bytes: &[u8], wanted: &WantedChunks<'_>) {
+    fn sample_distances(&mut self, bytes: &[u8], wanted: &WantedChunks<'_>) {
         let len = self.chunk_len.as_usize();
         let known_at = |distances: &[usize]| {
             let data: Vec<usize> = distances
@@ -333,7 +348,7 @@ fn next_data(content: &dyn ImageSource, mut at: u64) -> Result<Option<u64>, Sour
         if extent.kind == ExtentKind::Data {
             return Ok(Some(at));
         }
-        at = extent.end();
+        at = extent.end_offset();
     }
     Ok(None)
 }

@@ -20,9 +20,9 @@ pub use other_store::OtherStoreSource;
 
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
-use crate::records::Record;
+use crate::records::StoreRecord;
 use crate::store::Store;
-use crate::stored_records::{load_meta, put};
+use crate::stored_records::{load_meta, put_record};
 
 pub(crate) const SOURCES_KEY: &[u8] = b"sources";
 /// Sources that a store has at most: each that cannot be asked costs a guest its patience once.
@@ -68,9 +68,9 @@ pub struct SourceEntry {
 
 /// The list as it is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SourceList(pub(crate) Vec<SourceEntry>);
+pub(crate) struct SourceListRecord(pub(crate) Vec<SourceEntry>);
 
-impl Record for SourceList {
+impl StoreRecord for SourceListRecord {
     type Fields = Vec<SourceEntry>;
 
     fn to_fields(&self) -> Self::Fields {
@@ -97,7 +97,7 @@ impl Store {
     /// The sources that are kept with the store, in the order in which they are asked. That a store
     /// remembers them does not have them asked: see [`Store::set_sources`].
     pub fn source_entries(&self) -> Result<Vec<SourceEntry>, StoreError> {
-        let (list, _) = load_meta::<SourceList>(
+        let (list, _) = load_meta::<SourceListRecord>(
             &self.inner.database,
             SOURCES_KEY,
             "the list of chunk sources",
@@ -108,17 +108,17 @@ impl Store {
     /// Keeps `entries` with the store in the place of those that it had: durable when this returns.
     pub fn keep_source_entries(&self, entries: Vec<SourceEntry>) -> Result<(), StoreError> {
         self.check_writable()?;
-        let list = SourceList::from_fields(entries).ok_or_else(|| {
+        let list = SourceListRecord::from_fields(entries).ok_or_else(|| {
             StoreError::Parameter(format!(
                 "a store has at most {SOURCES_MAX} sources, each of at most {TEXT_LEN_MAX} bytes"
             ))
         })?;
         let mut batch = Batch::default();
         if list.0.is_empty() {
-            batch.delete(Family::Meta, SOURCES_KEY);
+            batch.delete_record(Family::Meta, SOURCES_KEY);
         } else {
-            put(&mut batch, Family::Meta, SOURCES_KEY, &list);
+            put_record(&mut batch, Family::Meta, SOURCES_KEY, &list);
         }
-        self.inner.database.write(batch, Durability::Logged)
+        self.inner.database.write_batch(batch, Durability::Logged)
     }
 }

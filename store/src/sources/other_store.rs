@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use vellum_core::hash::ChunkHash;
-use vellum_core::page::Slot;
+use vellum_core::page::PageEntry;
 use vellum_core::tree::Layer;
 use vellum_core::units::ChunkLen;
 
@@ -35,9 +35,12 @@ impl OtherStoreSource {
         }
     }
 
-    fn open(&self, chunk_len: ChunkLen) -> Result<Store, String> {
-        let store = Store::open(&self.dir, Access::ReadOnly, "").map_err(|e| e.to_string())?;
-        let (own, there) = (chunk_len.bytes(), store.parameters().chunk_len.bytes());
+    fn open_store(&self, chunk_len: ChunkLen) -> Result<Store, String> {
+        let store = Store::open_dir(&self.dir, Access::ReadOnly, "").map_err(|e| e.to_string())?;
+        let (own, there) = (
+            chunk_len.byte_len(),
+            store.parameters().chunk_len.byte_len(),
+        );
         if own == there {
             Ok(store)
         } else {
@@ -47,21 +50,21 @@ impl OtherStoreSource {
 }
 
 impl ChunkSource for OtherStoreSource {
-    fn describe(&self) -> String {
+    fn source_name(&self) -> String {
         format!("the store {}", self.dir.display())
     }
 
-    fn fetch(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
+    fn fetch_chunks(&self, wanted: &WantedChunks<'_>) -> Result<Vec<Option<Vec<u8>>>, String> {
         let mut look = self.look.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((store, since)) = &*look {
-            let found = find(store, wanted);
+            let found = find_chunks(store, wanted);
             if found.iter().all(Option::is_some) || since.elapsed() < LOOK_AGE_MAX {
                 return Ok(found);
             }
         }
         *look = None;
-        let store = self.open(wanted.chunk_len)?;
-        let found = find(&store, wanted);
+        let store = self.open_store(wanted.chunk_len)?;
+        let found = find_chunks(&store, wanted);
         *look = Some((store, Instant::now()));
         Ok(found)
     }
@@ -70,7 +73,7 @@ impl ChunkSource for OtherStoreSource {
         let mut look = self.look.lock().unwrap_or_else(PoisonError::into_inner);
         let (store, _) = match &*look {
             Some(look) => look,
-            None => look.insert((self.open(wanted.chunk_len)?, Instant::now())),
+            None => look.insert((self.open_store(wanted.chunk_len)?, Instant::now())),
         };
         names_on(store, wanted).map_err(|error| error.to_string())
     }
@@ -87,19 +90,19 @@ fn names_on(
         let Some(top) = tree.layers().find(shows).map(|layer| layer.id) else {
             return Ok(None);
         };
-        tree.chain(top).map(Arc::clone).collect()
+        tree.chain_from(top).map(Arc::clone).collect()
     };
-    let page = store.inner.pages.resolve(&chain, wanted.index)?;
+    let page = store.inner.pages.resolve_page(&chain, wanted.index)?;
     let count = chain[0].positions_in(wanted.chunk_len, wanted.index);
     let mut names = vec![None; count.into()];
-    for run in page.clipped(count).runs() {
-        let Slot::Chunk(first) = run.slot else {
+    for run in page.clipped_to(count).runs() {
+        let PageEntry::Chunk(first) = run.slot else {
             continue;
         };
         for nth in 0..run.len {
-            let id = first.advance(nth.into());
+            let id = first.advance_by(nth.into());
             let header = store.inner.chunks.readable_header(id)?;
-            let name = header.and_then(|header| header.hash(id).copied());
+            let name = header.and_then(|header| header.chunk_hash(id).copied());
             // A page of which a part is not known here is no help.
             let Some(name) = name else {
                 return Ok(None);
@@ -110,13 +113,13 @@ fn names_on(
     Ok(Some(names))
 }
 
-fn find(store: &Store, wanted: &WantedChunks<'_>) -> Vec<Option<Vec<u8>>> {
+fn find_chunks(store: &Store, wanted: &WantedChunks<'_>) -> Vec<Option<Vec<u8>>> {
     let chunks = &store.inner.chunks;
     let find = |name| {
-        let id = chunks.indexed(name)?;
-        let frame = chunks.frame(id).ok()?;
-        (frame.header.hash(id) == Some(name)).then_some(())?;
-        Some(frame.chunk(id).ok()?.to_vec())
+        let id = chunks.indexed_id(name)?;
+        let frame = chunks.verified_frame(id).ok()?;
+        (frame.header.chunk_hash(id) == Some(name)).then_some(())?;
+        Some(frame.chunk_bytes(id).ok()?.to_vec())
     };
     wanted.names.iter().map(find).collect()
 }

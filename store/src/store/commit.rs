@@ -4,20 +4,20 @@
 use std::sync::atomic::Ordering;
 
 use vellum_core::page::page_key;
-use vellum_core::tree::{Edit, Node, Planned, Tree};
+use vellum_core::tree::{NodePlan, NodeRef, Tree, TreeEdit};
 use vellum_core::units::LayerId;
 
-use super::{Inner, Store};
-use crate::chunks::{Candidate, Stored};
+use super::{Store, StoreInner};
+use crate::chunks::{ChunkCandidate, StoredChunks};
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
-use crate::identity::identified;
+use crate::identity::with_identities;
 use crate::keys::{
     COMMITS_KEY, COUNTERS_KEY, configuration_key, image_key, machine_key, machine_snapshot_key,
     snapshot_key,
 };
 use crate::records::{Commits, ConfigurationFile, Counters};
-use crate::stored_records::put;
+use crate::stored_records::put_record;
 
 /// Layers with more pages than this are deleted by range: a range tombstone costs every later scan
 /// a little, a key costs a batch.
@@ -28,19 +28,19 @@ const COMMIT_LEN: u64 = 64 << 10;
 
 impl Store {
     /// Plans and commits under one lock of the tree.
-    pub(crate) fn change<E>(
+    pub(crate) fn plan_and_commit<E>(
         &self,
-        plan: impl FnOnce(&mut Tree) -> Result<Planned, E>,
-    ) -> Result<Node, StoreError>
+        plan: impl FnOnce(&mut Tree) -> Result<NodePlan, E>,
+    ) -> Result<NodeRef, StoreError>
     where
         StoreError: From<E>,
     {
         self.change_with(|tree| plan(tree).map(|planned| (planned.node, planned.edits)))
     }
 
-    pub(crate) fn edit<E>(
+    pub(crate) fn commit_edits<E>(
         &self,
-        plan: impl FnOnce(&Tree) -> Result<Vec<Edit>, E>,
+        plan: impl FnOnce(&Tree) -> Result<Vec<TreeEdit>, E>,
     ) -> Result<(), StoreError>
     where
         StoreError: From<E>,
@@ -51,7 +51,7 @@ impl Store {
     /// Plans and commits as [`Store::change`], for plans that return something else than a node.
     pub(crate) fn change_with<T, E>(
         &self,
-        plan: impl FnOnce(&mut Tree) -> Result<(T, Vec<Edit>), E>,
+        plan: impl FnOnce(&mut Tree) -> Result<(T, Vec<TreeEdit>), E>,
     ) -> Result<T, StoreError>
     where
         StoreError: From<E>,
@@ -60,7 +60,7 @@ impl Store {
         let mut tree = self.tree_mut();
         let (result, edits) = plan(&mut tree)?;
         if !edits.is_empty() {
-            self.commit(&mut tree, &edits, Batch::default())?;
+            self.commit_batch(&mut tree, &edits, Batch::default())?;
         }
         Ok(result)
     }
@@ -68,31 +68,31 @@ impl Store {
     /// Makes `edits` and what `batch` holds durable as one, then applies them. This is the only
     /// place where a name comes to stand for something: whatever it stands for must be durable, or
     /// in `batch`.
-    pub(crate) fn commit(
+    pub(crate) fn commit_batch(
         &self,
         tree: &mut Tree,
-        edits: &[Edit],
+        edits: &[TreeEdit],
         mut batch: Batch,
     ) -> Result<(), StoreError> {
-        let edits = identified(edits)?;
+        let edits = with_identities(edits)?;
         self.put_edits(tree, &edits, &mut batch);
         if !edits.iter().any(gives_space_back) {
             let needed = COMMIT_LEN + 2 * batch.len() as u64;
-            self.inner.reserve.check(needed)?;
+            self.inner.reserve.check_room(needed)?;
         }
-        self.inner.database.write(batch, Durability::Logged)?;
-        self.committed(tree, &edits);
+        self.inner.database.write_batch(batch, Durability::Logged)?;
+        self.apply_committed(tree, &edits);
         Ok(())
     }
 
     /// Follows a durable batch of `edits`: applies them to the tree, and counts the commit.
-    fn committed(&self, tree: &mut Tree, edits: &[Edit]) {
-        tree.apply(edits);
+    fn apply_committed(&self, tree: &mut Tree, edits: &[TreeEdit]) {
+        tree.apply_edits(edits);
         let count = self.inner.commits.fetch_add(1, Ordering::Relaxed) + 1;
         self.inner
             .witness
             .iter()
-            .for_each(|witness| witness.note(count));
+            .for_each(|witness| witness.note_commits(count));
     }
 
     /// Stores `candidates` and makes what `plan` decides from what became of them (edits, and pages
@@ -103,8 +103,8 @@ impl Store {
     /// state.
     pub(crate) fn commit_chunks<E>(
         &self,
-        candidates: &[Candidate<'_>],
-        plan: impl FnOnce(&mut Tree, &Stored<'_>, &mut Batch) -> Result<Vec<Edit>, E>,
+        candidates: &[ChunkCandidate<'_>],
+        plan: impl FnOnce(&mut Tree, &StoredChunks<'_>, &mut Batch) -> Result<Vec<TreeEdit>, E>,
     ) -> Result<(), StoreError>
     where
         StoreError: From<E>,
@@ -115,16 +115,16 @@ impl Store {
             .sum();
         self.check_room(plain_len as u64)?;
         let mut planned = None;
-        let mut session = self.inner.chunks.session();
-        session.commit(candidates, |stored, batch| {
+        let mut session = self.inner.chunks.open_session();
+        session.commit_chunks(candidates, |stored, batch| {
             let mut tree = self.tree_mut();
-            let edits = identified(&plan(&mut tree, stored, batch)?)?.into_owned();
+            let edits = with_identities(&plan(&mut tree, stored, batch)?)?.into_owned();
             self.put_edits(&tree, &edits, batch);
             planned = Some((tree, edits));
             Ok(())
         })?;
         let (mut tree, edits) = planned.expect("a batch that was written was built");
-        self.committed(&mut tree, &edits);
+        self.apply_committed(&mut tree, &edits);
         Ok(())
     }
 
@@ -132,7 +132,7 @@ impl Store {
     /// memory to become files. If it is only the latter that takes too much, they are made now: the
     /// logs go. A refusal changes nothing, and is forgotten.
     pub(crate) fn check_room(&self, len: u64) -> Result<(), StoreError> {
-        let Inner {
+        let StoreInner {
             database,
             reserve,
             sizes,
@@ -141,67 +141,73 @@ impl Store {
         // It goes into the log, and from memory into a table.
         let needed = |unflushed_len| 2 * len + unflushed_len + sizes.commit_margin;
         let unflushed_len = database.unflushed_len();
-        if reserve.check(needed(unflushed_len)).is_ok() {
+        if reserve.check_room(needed(unflushed_len)).is_ok() {
             return Ok(());
         }
         // Not for a little: who is refused again and again would make as many small files.
         if unflushed_len > sizes.write_buffer / 2
-            && reserve.check(unflushed_len + sizes.commit_margin).is_ok()
+            && reserve
+                .check_room(unflushed_len + sizes.commit_margin)
+                .is_ok()
         {
-            database.flush_bulk(database.generation())?;
+            database.flush_bulk(database.write_generation())?;
         }
-        reserve.check(needed(database.unflushed_len()))
+        reserve.check_room(needed(database.unflushed_len()))
     }
 
     /// Puts the records of `edits` into `batch`.
-    pub(crate) fn put_edits(&self, tree: &Tree, edits: &[Edit], batch: &mut Batch) {
+    pub(crate) fn put_edits(&self, tree: &Tree, edits: &[TreeEdit], batch: &mut Batch) {
         for edit in edits {
             match edit {
-                Edit::PutLayer(layer) => {
-                    put(batch, Family::Layers, &layer.id.0.to_be_bytes(), layer);
+                TreeEdit::PutLayer(layer) => {
+                    put_record(batch, Family::Layers, &layer.id.0.to_be_bytes(), layer);
                 }
-                Edit::DropLayer(id) => delete_layer(tree, *id, batch),
-                Edit::PutImage(image) => put(batch, Family::Names, &image_key(image.id), image),
-                Edit::DropImage(id) => batch.delete(Family::Names, image_key(*id)),
-                Edit::PutSnapshot(snapshot) => put(
+                TreeEdit::DropLayer(id) => delete_layer(tree, *id, batch),
+                TreeEdit::PutImage(image) => {
+                    put_record(batch, Family::Names, &image_key(image.id), image);
+                }
+                TreeEdit::DropImage(id) => batch.delete_record(Family::Names, image_key(*id)),
+                TreeEdit::PutSnapshot(snapshot) => put_record(
                     batch,
                     Family::Names,
                     &snapshot_key(snapshot.image, snapshot.serial),
                     snapshot,
                 ),
-                Edit::DropSnapshot(image, serial) => {
-                    batch.delete(Family::Names, snapshot_key(*image, *serial));
+                TreeEdit::DropSnapshot(image, serial) => {
+                    batch.delete_record(Family::Names, snapshot_key(*image, *serial));
                 }
-                Edit::PutMachine(machine) => {
-                    put(batch, Family::Names, &machine_key(machine.id), machine);
+                TreeEdit::PutMachine(machine) => {
+                    put_record(batch, Family::Names, &machine_key(machine.id), machine);
                 }
-                Edit::DropMachine(id) => batch.delete(Family::Names, machine_key(*id)),
-                Edit::PutMachineSnapshot(snapshot) => {
-                    put(
+                TreeEdit::DropMachine(id) => batch.delete_record(Family::Names, machine_key(*id)),
+                TreeEdit::PutMachineSnapshot(snapshot) => {
+                    put_record(
                         batch,
                         Family::Names,
                         &machine_snapshot_key(snapshot.machine, snapshot.serial),
                         snapshot,
                     );
                 }
-                Edit::DropMachineSnapshot(id, serial) => {
-                    batch.delete(Family::Names, machine_snapshot_key(*id, *serial));
+                TreeEdit::DropMachineSnapshot(id, serial) => {
+                    batch.delete_record(Family::Names, machine_snapshot_key(*id, *serial));
                 }
-                Edit::PutConfiguration(id, bytes) => put(
+                TreeEdit::PutConfiguration(id, bytes) => put_record(
                     batch,
                     Family::Meta,
                     &configuration_key(*id),
                     &ConfigurationFile(bytes.to_vec()),
                 ),
-                Edit::DropConfiguration(id) => batch.delete(Family::Meta, configuration_key(*id)),
+                TreeEdit::DropConfiguration(id) => {
+                    batch.delete_record(Family::Meta, configuration_key(*id));
+                }
             }
         }
         let counters = Counters {
             next_id: tree.next_id(),
             next_chunk: self.inner.chunks.next_chunk().0,
         };
-        put(batch, Family::Meta, COUNTERS_KEY, &counters);
-        put(
+        put_record(batch, Family::Meta, COUNTERS_KEY, &counters);
+        put_record(
             batch,
             Family::Meta,
             COMMITS_KEY,
@@ -211,27 +217,27 @@ impl Store {
 }
 
 /// True if an edit leads to free space, so that it may use the reserve.
-fn gives_space_back(edit: &Edit) -> bool {
+fn gives_space_back(edit: &TreeEdit) -> bool {
     matches!(
         edit,
-        Edit::DropLayer(_)
-            | Edit::DropImage(_)
-            | Edit::DropSnapshot(..)
-            | Edit::DropMachine(_)
-            | Edit::DropMachineSnapshot(..)
-            | Edit::DropConfiguration(_)
+        TreeEdit::DropLayer(_)
+            | TreeEdit::DropImage(_)
+            | TreeEdit::DropSnapshot(..)
+            | TreeEdit::DropMachine(_)
+            | TreeEdit::DropMachineSnapshot(..)
+            | TreeEdit::DropConfiguration(_)
     )
 }
 
 /// Takes a layer's record and pages away.
 fn delete_layer(tree: &Tree, id: LayerId, batch: &mut Batch) {
-    batch.delete(Family::Layers, id.0.to_be_bytes());
+    batch.delete_record(Family::Layers, id.0.to_be_bytes());
     match tree.layer(id) {
         Some(layer) if layer.pages.len() <= PAGES_BY_KEY_MAX => {
             layer
                 .pages
                 .iter()
-                .for_each(|index| batch.delete(Family::Pages, page_key(id, index)));
+                .for_each(|index| batch.delete_record(Family::Pages, page_key(id, index)));
         }
         _ => batch.delete_pages(id),
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
-use vellum_core::tree::{Node, Tree};
+use vellum_core::tree::{NodeRef, Tree};
 use vellum_core::units::{ImageId, LayerId};
 
 use super::Store;
@@ -12,19 +12,19 @@ use crate::database::Generation;
 use crate::error::StoreError;
 
 /// Keeps the layers below (and with) one from being merged or dropped.
-pub(crate) struct Hold {
+pub(crate) struct LayerHold {
     store: Store,
     layer: LayerId,
 }
 
 /// Keeps everybody else from changing an image.
-pub(crate) struct Exclusive {
+pub(crate) struct ImageLock {
     store: Store,
     image: ImageId,
 }
 
 /// A layer id under which pages are written before its record is.
-pub(crate) struct Building {
+pub(crate) struct UnfinishedLayer {
     store: Store,
     pub(crate) layer: LayerId,
     /// Write generation in which it began: pages that were written for it may be gone under a later
@@ -35,16 +35,16 @@ pub(crate) struct Building {
 impl Store {
     /// Keeps the chain of `layer`, which is in `tree`, as it is until the hold is dropped: after
     /// the tree's lock, not under it.
-    pub(crate) fn hold(&self, tree: &mut Tree, layer: LayerId) -> Hold {
-        tree.hold(layer);
-        Hold {
+    pub(crate) fn hold_layers(&self, tree: &mut Tree, layer: LayerId) -> LayerHold {
+        tree.hold_layer(layer);
+        LayerHold {
             store: self.clone(),
             layer,
         }
     }
 
     /// The right to change `image`, if nobody else is.
-    pub(crate) fn exclusive(&self, image: ImageId) -> Result<Exclusive, StoreError> {
+    pub(crate) fn lock_image(&self, image: ImageId) -> Result<ImageLock, StoreError> {
         // The tree's lock comes before this one: it is not taken for the error while this one is
         // held.
         let is_free = self
@@ -55,13 +55,15 @@ impl Store {
             .insert(image);
         if !is_free && self.is_attached(image) {
             return Err(StoreError::Attached(
-                self.tree().display(Node::Image(image)),
+                self.tree().display_name(NodeRef::Image(image)),
             ));
         }
         if !is_free {
-            return Err(StoreError::Busy(self.tree().display(Node::Image(image))));
+            return Err(StoreError::Busy(
+                self.tree().display_name(NodeRef::Image(image)),
+            ));
         }
-        Ok(Exclusive {
+        Ok(ImageLock {
             store: self.clone(),
             image,
         })
@@ -77,15 +79,15 @@ impl Store {
     }
 
     /// A new layer id whose pages may be written at once.
-    pub(crate) fn build_layer(&self) -> Building {
-        let generation = self.inner.database.generation();
-        let layer = LayerId(self.tree_mut().allocate());
+    pub(crate) fn build_layer(&self) -> UnfinishedLayer {
+        let generation = self.inner.database.write_generation();
+        let layer = LayerId(self.tree_mut().allocate_id());
         self.inner
             .building
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(layer);
-        Building {
+        UnfinishedLayer {
             store: self.clone(),
             layer,
             generation,
@@ -93,7 +95,7 @@ impl Store {
     }
 
     /// The layers that are being built now.
-    pub(crate) fn building(&self) -> BTreeSet<LayerId> {
+    pub(crate) fn unfinished_layers(&self) -> BTreeSet<LayerId> {
         self.inner
             .building
             .lock()
@@ -102,13 +104,13 @@ impl Store {
     }
 }
 
-impl Drop for Hold {
+impl Drop for LayerHold {
     fn drop(&mut self) {
-        self.store.tree_mut().release(self.layer);
+        self.store.tree_mut().release_layer(self.layer);
     }
 }
 
-impl Drop for Exclusive {
+impl Drop for ImageLock {
     fn drop(&mut self) {
         self.store
             .inner
@@ -119,7 +121,7 @@ impl Drop for Exclusive {
     }
 }
 
-impl Drop for Building {
+impl Drop for UnfinishedLayer {
     fn drop(&mut self) {
         self.store
             .inner

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use tempfile::TempDir;
 use vellum_core::name::Name;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_core::units::{ChunkLen, ImageId, MachineId};
 use vellum_store::{
     Access, CollectOptions, Compression, RebaseMode, Store, StoreParameters, Unwatched,
@@ -23,8 +23,8 @@ pub(super) fn new_store() -> (TempDir, Store) {
         frame_len: 128 << 10,
         compression: Compression::Lz4,
     };
-    Store::init(&path, parameters).expect("a new store");
-    let store = Store::open(&path, Access::ReadWrite, "test").expect("it opens");
+    Store::init_dir(&path, parameters).expect("a new store");
+    let store = Store::open_dir(&path, Access::ReadWrite, "test").expect("it opens");
     (dir, store)
 }
 
@@ -32,8 +32,8 @@ pub(super) fn name(text: &str) -> Name {
     Name::new(text).expect("a name")
 }
 
-pub(super) fn read_all(store: &Store, node: Node) -> Vec<u8> {
-    let disk = store.disk(node).expect("a disk opens");
+pub(super) fn read_all(store: &Store, node: NodeRef) -> Vec<u8> {
+    let disk = store.open_disk(node).expect("a disk opens");
     let mut bytes = vec![0xaa; disk.len() as usize];
     disk.read_at(&mut bytes, 0).expect("a disk reads");
     bytes
@@ -41,10 +41,10 @@ pub(super) fn read_all(store: &Store, node: Node) -> Vec<u8> {
 
 /// Content of every node, by its name.
 pub(super) fn contents(store: &Store) -> BTreeMap<String, Vec<u8>> {
-    let nodes: Vec<(Node, String)> = store
+    let nodes: Vec<(NodeRef, String)> = store
         .tree()
-        .nodes()
-        .map(|node| (node, store.tree().display(node)))
+        .all_nodes()
+        .map(|node| (node, store.tree().display_name(node)))
         .collect();
     nodes
         .into_iter()
@@ -67,7 +67,7 @@ pub(super) fn shape(store: &Store) -> String {
             "{} {:?} {origin:?} {:?} {}",
             image.name, image.mode, image.tags, image.pinned
         );
-        for snapshot in tree.snapshots(image.id) {
+        for snapshot in tree.snapshots_of(image.id) {
             _ = writeln!(
                 text,
                 "  @{} {} {:?} {}",
@@ -76,7 +76,7 @@ pub(super) fn shape(store: &Store) -> String {
         }
     }
     let name = |id: ImageId| tree.image(id).map(|image| image.name.to_string());
-    let file = |file: Option<_>| file.map(|file| store.configuration(file).expect("a file"));
+    let file = |file: Option<_>| file.map(|file| store.read_configuration(file).expect("a file"));
     for machine in tree.machines().iter() {
         let disks: Vec<_> = machine.disks.iter().map(|disk| name(*disk)).collect();
         _ = writeln!(
@@ -85,7 +85,7 @@ pub(super) fn shape(store: &Store) -> String {
             machine.name,
             file(machine.configuration)
         );
-        for snapshot in tree.machines().snapshots(machine.id) {
+        for snapshot in tree.machines().snapshots_of(machine.id) {
             let kept = |disk: &vellum_core::tree::KeptDisk| {
                 let snapshot = disk
                     .snapshot
@@ -127,7 +127,7 @@ impl Grower {
         // One that is never empty: there is something to write.
         grower
             .store
-            .create(&text, 2 * PAGE_LEN + 700)
+            .create_image(&text, 2 * PAGE_LEN + 700)
             .expect("create");
         (0..3).for_each(|_| grower.write());
         grower.create();
@@ -156,14 +156,14 @@ impl Grower {
         images[self.random.usize(..images.len())]
     }
 
-    fn node(&mut self) -> Node {
-        let nodes: Vec<Node> = self.store.tree().nodes().collect();
+    fn node(&mut self) -> NodeRef {
+        let nodes: Vec<NodeRef> = self.store.tree().all_nodes().collect();
         nodes[self.random.usize(..nodes.len())]
     }
 
     fn create(&mut self) {
         let (text, len) = (self.name(), self.len());
-        self.store.create(&text, len).expect("create");
+        self.store.create_image(&text, len).expect("create");
     }
 
     fn machine(&mut self) -> MachineId {
@@ -180,7 +180,10 @@ impl Grower {
 
     pub(super) fn write(&mut self) {
         let image = self.image();
-        let live = self.store.live(image).expect("an image opens for writing");
+        let live = self
+            .store
+            .open_live(image)
+            .expect("an image opens for writing");
         for _ in 0..self.random.u8(1..6) {
             let Some(start) = live
                 .len()
@@ -214,7 +217,7 @@ impl Grower {
             }
             15 => {
                 let len = self.len();
-                self.store.resize(image, len, true).expect("resize");
+                self.store.resize_image(image, len, true).expect("resize");
             }
             16 => self.store.flatten(image, &Unwatched).expect("flatten"),
             17 => {
@@ -242,14 +245,17 @@ impl Grower {
     }
 
     fn snapshot_and_mark(&mut self, image: ImageId, text: &Name) {
-        let snapshot = self.store.snapshot(image, text).expect("snapshot");
-        drop(self.store.tag(snapshot, &[name("tag")], &[]));
-        drop(self.store.pin(snapshot, self.random.u8(..4) == 0));
+        let snapshot = self.store.take_snapshot(image, text).expect("snapshot");
+        drop(self.store.change_tags(snapshot, &[name("tag")], &[]));
+        drop(self.store.set_pinned(snapshot, self.random.u8(..4) == 0));
     }
 
     fn delete_oldest_snapshot(&self, image: ImageId) {
         let tree = self.store.tree();
-        let oldest = tree.snapshots(image).next().map(|snapshot| snapshot.serial);
+        let oldest = tree
+            .snapshots_of(image)
+            .next()
+            .map(|snapshot| snapshot.serial);
         drop(tree);
         // A pinned one, or one that a machine keeps, stays.
         oldest
@@ -259,20 +265,26 @@ impl Grower {
 
     fn restore_newest_snapshot(&self, image: ImageId) {
         let tree = self.store.tree();
-        let newest = tree.snapshots(image).next_back();
+        let newest = tree.snapshots_of(image).next_back();
         let newest = newest.map(|snapshot| snapshot.serial);
         drop(tree);
         newest.into_iter().for_each(|serial| {
-            _ = self.store.restore(image, serial, None).expect("restore");
+            _ = self
+                .store
+                .restore_snapshot(image, serial, None)
+                .expect("restore");
         });
     }
 
     fn rename_or_mark(&mut self, text: Name) {
         let (node, random) = (self.node(), self.random.u8(..6));
         match random {
-            0..3 => self.store.rename(node, &text).expect("rename"),
-            3 => self.store.tag(node, &[text], &[name("tag")]).expect("tag"),
-            _ => self.store.pin(node, random == 4).expect("pin"),
+            0..3 => self.store.rename_node(node, &text).expect("rename"),
+            3 => self
+                .store
+                .change_tags(node, &[text], &[name("tag")])
+                .expect("tag"),
+            _ => self.store.set_pinned(node, random == 4).expect("pin"),
         }
     }
 

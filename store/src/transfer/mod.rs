@@ -6,14 +6,14 @@
 //! repository, file or network, and trusts nothing that comes in: a chunk is held against its name,
 //! a map is clipped to its disk.
 
-mod moment;
+mod frame_export;
+mod point_in_time;
 mod readable;
-mod receipt;
-mod supply;
+mod receive_transaction;
 #[cfg(test)]
 mod tests;
 mod token;
 
-pub use moment::{Moment, RelativeMap};
-pub use receipt::{Receipt, VerifiedChunks};
-pub use supply::{PlannedFrame, SuppliedFrame, Supply};
+pub use frame_export::{FrameExport, PlannedFrame, SuppliedFrame};
+pub use point_in_time::{PointInTime, RelativeMap};
+pub use receive_transaction::{ReceiveTransaction, VerifiedChunks};

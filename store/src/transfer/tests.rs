@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
-use vellum_core::page::Slot;
-use vellum_core::tree::{Arrival, ArrivingImage, ArrivingSnapshot, Node};
+use vellum_core::page::PageEntry;
+use vellum_core::tree::{Arrival, ArrivingImage, ArrivingSnapshot, NodeRef};
 use vellum_core::units::{ChunkId, ImageId, LayerId};
 
 use grower::Grower;
 
-use super::{Moment, Receipt, SuppliedFrame, VerifiedChunks};
+use super::{PointInTime, ReceiveTransaction, SuppliedFrame, VerifiedChunks};
 use crate::collect::CollectOptions;
 use crate::model::{assert_same, name, new_store, open, read_all, seed};
 use crate::store::Store;
@@ -24,11 +24,11 @@ use crate::watch::Unwatched;
 const CHUNK: u64 = 4096;
 
 /// Carries `nodes` over, images under their names with `prefix` before them.
-fn carry(from: &Store, to: &Store, nodes: &[Node], prefix: &str) -> Vec<Node> {
-    let moment = from.moment(nodes).expect("a moment");
-    let mut receipt = to.receipt().expect("a receipt");
+fn carry(from: &Store, to: &Store, nodes: &[NodeRef], prefix: &str) -> Vec<NodeRef> {
+    let moment = from.take_point_in_time(nodes).expect("a moment");
+    let mut receipt = to.begin_receive().expect("a receipt");
     let mut tops: Vec<LayerId> = moment.nodes().iter().map(|(_, layer)| *layer).collect();
-    tops.sort_unstable_by_key(|top| moment.tree().chain(*top).count());
+    tops.sort_unstable_by_key(|top| moment.tree().chain_from(*top).count());
     let layers: HashMap<LayerId, LayerId> = tops
         .into_iter()
         .map(|top| (top, carry_layer(&moment, &mut receipt, top)))
@@ -37,28 +37,36 @@ fn carry(from: &Store, to: &Store, nodes: &[Node], prefix: &str) -> Vec<Node> {
         images: arriving(&moment, &layers, prefix),
         ..Arrival::default()
     };
-    receipt.finish(arrival).expect("room and free names")
+    receipt
+        .finish_receive(arrival)
+        .expect("room and free names")
 }
 
-fn carry_layer(moment: &Moment, receipt: &mut Receipt<'_>, top: LayerId) -> LayerId {
+fn carry_layer(
+    moment: &PointInTime,
+    receipt: &mut ReceiveTransaction<'_>,
+    top: LayerId,
+) -> LayerId {
     let tree = moment.tree();
     let content = |id: LayerId| tree.layer(id).and_then(|layer| layer.content);
     if let Some(there) = content(top).and_then(|content| receipt.layer_showing(content)) {
         return there;
     }
     let base = tree
-        .chain(top)
+        .chain_from(top)
         .skip(1)
         .find_map(|layer| Some((layer.id, receipt.layer_showing(layer.content?)?)));
-    let map = moment.relative(top, base.map(|(id, _)| id)).expect("a map");
+    let map = moment
+        .relative_map(top, base.map(|(id, _)| id))
+        .expect("a map");
     let pages: Vec<_> = map
-        .pages()
+        .mapped_pages()
         .iter()
-        .map(|index| (index, map.page(index).expect("a page")))
+        .map(|index| (index, map.relative_page(index).expect("a page")))
         .collect();
     let mut wanted = IdSet::new();
     for run in pages.iter().flat_map(|(_, page)| page.runs()) {
-        if let Slot::Chunk(first) = run.slot {
+        if let PageEntry::Chunk(first) = run.slot {
             wanted.insert_run(first, run.len.into());
         }
     }
@@ -77,7 +85,7 @@ fn carry_layer(moment: &Moment, receipt: &mut Receipt<'_>, top: LayerId) -> Laye
         .expect("a layer");
     for (index, page) in pages {
         let page = page
-            .translated(|id, _| Some((*ids.get(&id)?, 1)))
+            .with_translated_ids(|id, _| Some((*ids.get(&id)?, 1)))
             .expect("every chunk came");
         receipt.put_page(index, &page).expect("room");
     }
@@ -85,11 +93,11 @@ fn carry_layer(moment: &Moment, receipt: &mut Receipt<'_>, top: LayerId) -> Laye
 }
 
 fn carry_chunks(
-    moment: &Moment,
-    receipt: &mut Receipt<'_>,
+    moment: &PointInTime,
+    receipt: &mut ReceiveTransaction<'_>,
     wanted: IdSet,
 ) -> HashMap<ChunkId, ChunkId> {
-    let (mut ids, mut supply) = (HashMap::new(), moment.supply(wanted));
+    let (mut ids, mut supply) = (HashMap::new(), moment.export_frames(wanted));
     let chunk_len = moment.store().parameters().chunk_len;
     loop {
         let frames = supply.next_batch().expect("sound headers");
@@ -99,37 +107,37 @@ fn carry_chunks(
         for frame in frames {
             let names = frame.chunks.iter().map(|(_, name)| *name).collect();
             let decode = |supplied: SuppliedFrame<'_>| {
-                VerifiedChunks::decode(chunk_len, names, supplied.codec, supplied.payload)
+                VerifiedChunks::decode_frame(chunk_len, names, supplied.codec, supplied.payload)
             };
             let chunks = supply
-                .read(&frame, decode)
+                .read_frame(&frame, decode)
                 .expect("a sound frame")
                 .expect("what was stored");
-            let there = receipt.store(&chunks).expect("room");
+            let there = receipt.store_chunks(&chunks).expect("room");
             ids.extend(frame.chunks.iter().map(|(id, _)| *id).zip(there));
         }
     }
 }
 
 fn arriving(
-    moment: &Moment,
+    moment: &PointInTime,
     layers: &HashMap<LayerId, LayerId>,
     prefix: &str,
 ) -> Vec<ArrivingImage> {
-    let layer_of = |node: Node| {
+    let layer_of = |node: NodeRef| {
         let (_, layer) = moment.nodes().iter().find(|(other, _)| *other == node)?;
         Some(layers[layer])
     };
     let images = moment.nodes().iter().filter_map(|(node, _)| {
         moment
             .tree()
-            .image(node.image())
-            .filter(|_| matches!(node, Node::Image(_)))
+            .image(node.image_id())
+            .filter(|_| matches!(node, NodeRef::Image(_)))
     });
     images
         .map(|image| {
-            let snapshots = moment.tree().snapshots(image.id).filter_map(|snapshot| {
-                let layer = layer_of(Node::Snapshot(image.id, snapshot.serial))?;
+            let snapshots = moment.tree().snapshots_of(image.id).filter_map(|snapshot| {
+                let layer = layer_of(NodeRef::Snapshot(image.id, snapshot.serial))?;
                 let (name, tags) = (snapshot.name.clone(), snapshot.tags.clone());
                 Some(ArrivingSnapshot {
                     name,
@@ -141,7 +149,7 @@ fn arriving(
             });
             ArrivingImage {
                 name: name(&format!("{prefix}{}", image.name)),
-                layer: layer_of(Node::Image(image.id)).expect("asked for"),
+                layer: layer_of(NodeRef::Image(image.id)).expect("asked for"),
                 mode: image.mode,
                 origin: None,
                 created_ms: image.created_ms,
@@ -155,10 +163,10 @@ fn arriving(
 
 /// Content of every node, by its name.
 fn contents(store: &Store, prefix: &str) -> BTreeMap<String, Vec<u8>> {
-    let nodes: Vec<(Node, String)> = store
+    let nodes: Vec<(NodeRef, String)> = store
         .tree()
-        .nodes()
-        .map(|node| (node, store.tree().display(node)))
+        .all_nodes()
+        .map(|node| (node, store.tree().display_name(node)))
         .collect();
     let own = nodes.into_iter().filter_map(|(node, text)| {
         Some((text.strip_prefix(prefix)?.to_owned(), read_all(store, node)))
@@ -185,13 +193,13 @@ fn random_trees_arrive_as_they_were_and_what_is_there_is_not_copied() {
     for round in 0..6 {
         let mut grower = Grower::new(seed.wrapping_add(round));
         (0..30).for_each(|_| grower.step());
-        let all: Vec<Node> = grower.store.tree().nodes().collect();
+        let all: Vec<NodeRef> = grower.store.tree().all_nodes().collect();
         let (dir, to) = new_store(CHUNK);
         // A part first: the rest builds on it.
-        let some: Vec<Node> = all
+        let some: Vec<NodeRef> = all
             .iter()
             .copied()
-            .filter(|node| node.image() == grower.images()[0])
+            .filter(|node| node.image_id() == grower.images()[0])
             .collect();
         if !some.is_empty() {
             carry(&grower.store, &to, &some, "a-");
@@ -283,28 +291,32 @@ fn layers_above_a_trimmed_one_are_never_taken_for_what_they_were() {
     let (_dir, store) = new_store(CHUNK);
     let write = |image: ImageId, value: u8, chunks: std::ops::Range<u64>| {
         let bytes = vec![value; ((chunks.end - chunks.start) * CHUNK) as usize];
-        let live = store.live(image).expect("an image opens for writing");
+        let live = store.open_live(image).expect("an image opens for writing");
         live.write_at(&bytes, chunks.start * CHUNK)
             .and_then(|()| live.flush())
             .expect("written");
     };
-    let child = |text: &str, parent: Node| {
+    let child = |text: &str, parent: NodeRef| {
         let child = store.create_child(&name(text), parent, None);
-        child.expect("create").image()
+        child.expect("create").image_id()
     };
-    let base = store.create(&name("base"), 4 * CHUNK).expect("create");
-    write(base.image(), 1, 0..4);
-    let low = store.snapshot(base.image(), &name("s")).expect("snapshot");
+    let base = store
+        .create_image(&name("base"), 4 * CHUNK)
+        .expect("create");
+    write(base.image_id(), 1, 0..4);
+    let low = store
+        .take_snapshot(base.image_id(), &name("s"))
+        .expect("snapshot");
     let middle = child("middle", low);
     write(middle, 5, 3..4);
-    let high = store.snapshot(middle, &name("s")).expect("snapshot");
+    let high = store.take_snapshot(middle, &name("s")).expect("snapshot");
     for (value, (text, parent)) in [("a", high), ("b", high), ("c", low)]
         .into_iter()
         .enumerate()
     {
         write(child(text, parent), 2 + value as u8, 0..2);
     }
-    for image in [middle, base.image()] {
+    for image in [middle, base.image_id()] {
         store.delete_image(image, true).expect("deleted");
     }
     let before: BTreeMap<_, _> = identities(&store).into_iter().collect();
@@ -334,28 +346,28 @@ fn a_trimmed_layer_is_never_taken_for_what_it_was() {
         let mut bytes = vec![0; chunks * CHUNK as usize];
         fastrand::Rng::with_seed(seed).fill(&mut bytes);
         store
-            .live(image)
+            .open_live(image)
             .and_then(|live| live.write_at(&bytes, 0).and_then(|()| live.flush()))
             .expect("written");
     };
     let base = here
-        .create(&name("base"), 64 * CHUNK)
+        .create_image(&name("base"), 64 * CHUNK)
         .expect("create")
-        .image();
+        .image_id();
     write(&here, base, 1, 64);
-    let snapshot = here.snapshot(base, &name("s")).expect("snapshot");
-    carry(&here, &there, &[Node::Image(base), snapshot], "");
-    let is_there = |text: &str| there.find(text).expect("it was carried");
+    let snapshot = here.take_snapshot(base, &name("s")).expect("snapshot");
+    carry(&here, &there, &[NodeRef::Image(base), snapshot], "");
+    let is_there = |text: &str| there.find_node(text).expect("it was carried");
     let guest = there
         .create_child(&name("guest"), is_there("base@s"), None)
         .expect("create")
-        .image();
+        .image_id();
     write(&there, guest, 2, 1);
     for (nth, text) in ["one", "two"].iter().enumerate() {
         let child = here
             .create_child(&name(text), snapshot, None)
             .expect("create")
-            .image();
+            .image_id();
         write(&here, child, 3 + nth as u64, 32);
     }
     let (layer, known) = here
@@ -373,9 +385,9 @@ fn a_trimmed_layer_is_never_taken_for_what_it_was() {
         dropped == 32 && trimmed.content.is_some() && trimmed.content != known,
         "{dropped}: {trimmed:?}"
     );
-    let carried = carry(&there, &here, &[Node::Image(guest)], "back-");
+    let carried = carry(&there, &here, &[NodeRef::Image(guest)], "back-");
     assert!(
-        read_all(&here, carried[0]) == read_all(&there, Node::Image(guest)),
+        read_all(&here, carried[0]) == read_all(&there, NodeRef::Image(guest)),
         "32 chunks are not here any more"
     );
 }
@@ -387,26 +399,34 @@ mod blake3_of {
     pub(super) type Digest = (usize, ChunkHash);
 
     pub(super) fn digest(bytes: &[u8]) -> Digest {
-        (bytes.len(), ChunkHash::of(bytes))
+        (bytes.len(), ChunkHash::of_chunk(bytes))
     }
 }
 
 #[test]
 fn layers_from_before_identities_get_one_when_they_are_looked_at() {
     let (_dir, store) = new_store(CHUNK);
-    let image = store.create(&name("a"), CHUNK).expect("create").image();
-    let snapshot = store.snapshot(image, &name("s")).expect("snapshot");
+    let image = store
+        .create_image(&name("a"), CHUNK)
+        .expect("create")
+        .image_id();
+    let snapshot = store.take_snapshot(image, &name("s")).expect("snapshot");
     let layer = vellum_core::tree::Layer::clone(store.tree().layer_of(snapshot).expect("a layer"));
     // A layer as version 1 of the record had it: not through a commit, which would give it another
     // identity.
-    store.tree_mut().apply(&[vellum_core::tree::Edit::PutLayer(
-        vellum_core::tree::Layer {
-            content: None,
-            ..layer
-        },
-    )]);
-    let moment = store.moment(&[snapshot]).expect("a moment");
-    let content = moment.layer(moment.nodes()[0].1).expect("held").content;
+    store
+        .tree_mut()
+        .apply_edits(&[vellum_core::tree::TreeEdit::PutLayer(
+            vellum_core::tree::Layer {
+                content: None,
+                ..layer
+            },
+        )]);
+    let moment = store.take_point_in_time(&[snapshot]).expect("a moment");
+    let content = moment
+        .layer_by_id(moment.nodes()[0].1)
+        .expect("held")
+        .content;
     assert!(content.is_some());
     assert_eq!(
         store
@@ -421,9 +441,9 @@ fn layers_from_before_identities_get_one_when_they_are_looked_at() {
 fn what_does_not_have_its_name_is_not_taken() {
     let chunk_len = vellum_core::units::ChunkLen::DEFAULT;
     let plain = vec![7; 2 * CHUNK as usize];
-    let good = vellum_core::hash::ChunkHash::of(&plain[..CHUNK as usize]);
+    let good = vellum_core::hash::ChunkHash::of_chunk(&plain[..CHUNK as usize]);
     let decode = |names, payload: &[u8]| {
-        VerifiedChunks::decode(
+        VerifiedChunks::decode_frame(
             chunk_len,
             names,
             vellum_core::frame::FrameCodec::None,
@@ -451,16 +471,16 @@ fn a_receipt_that_is_dropped_leaves_nothing_that_can_be_seen() {
     let before = to.tree().revision();
     let moment = grower
         .store
-        .moment(&[Node::Image(grower.images()[0])])
+        .take_point_in_time(&[NodeRef::Image(grower.images()[0])])
         .expect("a moment");
-    let mut receipt = to.receipt().expect("a receipt");
+    let mut receipt = to.begin_receive().expect("a receipt");
     carry_layer(&moment, &mut receipt, moment.nodes()[0].1);
     drop(receipt);
     assert_eq!(
         (
             to.tree().revision(),
             to.tree().layers().count(),
-            to.building().len()
+            to.unfinished_layers().len()
         ),
         (before, 0, 0)
     );
@@ -474,7 +494,7 @@ fn a_receipt_that_is_dropped_leaves_nothing_that_can_be_seen() {
 fn a_token_tells_a_store_from_its_copies() {
     let (dir, store) = new_store(CHUNK);
     let (owner, other) = ([1; 16], [2; 16]);
-    assert_eq!(store.token(&owner).expect("read"), None);
+    assert_eq!(store.owner_token(&owner).expect("read"), None);
     let first = store.leave_token(&owner).expect("room");
     let second = store.leave_token(&owner).expect("room");
     assert_ne!(first, second);
@@ -483,8 +503,8 @@ fn a_token_tells_a_store_from_its_copies() {
     let store = open(&dir);
     assert_eq!(
         (
-            store.token(&owner).expect("read"),
-            store.token(&other).expect("read")
+            store.owner_token(&owner).expect("read"),
+            store.owner_token(&other).expect("read")
         ),
         (Some(second), None)
     );

@@ -10,15 +10,15 @@ use vellum_core::identity::IDENTITY_LEN;
 
 use crate::database::{Batch, Durability, Family};
 use crate::error::StoreError;
-use crate::identity::random;
+use crate::identity::random_identity;
 use crate::keys::token_key;
 use crate::records::Token;
 use crate::store::Store;
-use crate::stored_records::{load_meta, put};
+use crate::stored_records::{load_meta, put_record};
 
 impl Store {
     /// The token that was last left for `owner`.
-    pub fn token(
+    pub fn owner_token(
         &self,
         owner: &[u8; IDENTITY_LEN],
     ) -> Result<Option<[u8; IDENTITY_LEN]>, StoreError> {
@@ -32,9 +32,9 @@ impl Store {
         owner: &[u8; IDENTITY_LEN],
     ) -> Result<[u8; IDENTITY_LEN], StoreError> {
         self.check_writable()?;
-        let (token, mut batch) = (Token(random()?), Batch::default());
-        put(&mut batch, Family::Meta, &token_key(owner), &token);
-        self.inner.database.write(batch, Durability::Logged)?;
+        let (token, mut batch) = (Token(random_identity()?), Batch::default());
+        put_record(&mut batch, Family::Meta, &token_key(owner), &token);
+        self.inner.database.write_batch(batch, Durability::Logged)?;
         Ok(token.0)
     }
 }

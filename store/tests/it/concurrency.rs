@@ -4,10 +4,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::{
-    Access, CollectOptions, ImportReport, ImportRequest, ImportTarget, Input, Store, StoreError,
-    Unwatched,
+    Access, CollectOptions, ImageInput, ImportReport, ImportRequest, ImportTarget, Store,
+    StoreError, Unwatched,
 };
 
 use super::content::{Choices, Content, Pool};
@@ -18,7 +18,7 @@ const MIB: u64 = 1 << 20;
 fn import(
     store: &Store,
     name: &str,
-    parent: Option<Node>,
+    parent: Option<NodeRef>,
     bytes: &[u8],
     as_stream: bool,
 ) -> Result<ImportReport, StoreError> {
@@ -70,7 +70,7 @@ fn the_same_disk_imported_by_four_threads_is_stored_once() {
         (new + report.new, known + report.known)
     });
     assert_eq!(
-        store.stats().expect("added up").chunks,
+        store.compute_stats().expect("added up").chunks,
         chunks,
         "each chunk is stored once"
     );
@@ -164,7 +164,7 @@ fn import_slowly(store: &Store, name: &str, bytes: &[u8]) {
     let pipe = Slow(std::io::Cursor::new(bytes.to_vec()));
     store
         .import(
-            Input::stream(Box::new(pipe), "a slow pipe".to_owned()),
+            ImageInput::of_stream(Box::new(pipe), "a slow pipe".to_owned()),
             &request,
             &Unwatched,
         )
@@ -220,12 +220,12 @@ fn snapshots_and_children_of_one_image_while_another_is_imported() {
         let mut taken = 0;
         while !importer.is_finished() && taken < 500 {
             store
-                .snapshot(image, &drive::name(&format!("s{taken}")))
+                .take_snapshot(image, &drive::name(&format!("s{taken}")))
                 .expect("snapshot while another image is imported");
             let child = store
                 .create_child(
                     &drive::name(&format!("child-{taken}")),
-                    Node::Image(image),
+                    NodeRef::Image(image),
                     None,
                 )
                 .expect("child");
@@ -234,7 +234,9 @@ fn snapshots_and_children_of_one_image_while_another_is_imported() {
                 &quiet,
                 "a child",
             );
-            store.delete_image(child.image(), false).expect("deleted");
+            store
+                .delete_image(child.image_id(), false)
+                .expect("deleted");
             taken += 1;
         }
         importer
@@ -258,14 +260,14 @@ fn one_image_is_changed_by_one_at_a_time() {
     let store = scratch::store_in(&folder.path().join("store"), scratch::ZSTD);
     import(&store, "disk", None, &noise(4, MIB), false).expect("imported");
     let image = drive::image(&store, "disk").expect("just imported");
-    let disk = store.live(image).expect("opens for writing");
+    let disk = store.open_live(image).expect("opens for writing");
     let busy = |outcome: Result<(), StoreError>| {
         assert!(matches!(outcome, Err(StoreError::Busy(_))), "{outcome:?}");
     };
-    busy(store.live(image).map(drop));
+    busy(store.open_live(image).map(drop));
     busy(store.delete_image(image, true));
     busy(store.flatten(image, &Unwatched));
-    busy(store.resize(image, 10, true));
+    busy(store.resize_image(image, 10, true));
     let request = ImportRequest {
         target: ImportTarget::Update(image),
         snapshot: None,
@@ -281,7 +283,7 @@ fn one_image_is_changed_by_one_at_a_time() {
     );
     drop(disk);
     store
-        .live(image)
+        .open_live(image)
         .map(drop)
         .expect("opens again once it is free");
 }
@@ -294,7 +296,7 @@ fn a_second_process_is_told_who_has_the_store_and_may_read_it() {
     let bytes = noise(5, 3 * MIB);
     import(&store, "before", None, &bytes, false).expect("imported");
     // Another open of the lock file stands for another process: flock belongs to the open file.
-    let error = Store::open(&dir, Access::ReadWrite, "second")
+    let error = Store::open_dir(&dir, Access::ReadWrite, "second")
         .err()
         .expect("in use");
     let by = if let StoreError::InUse { by, .. } = &error {
@@ -328,7 +330,7 @@ fn a_second_process_is_told_who_has_the_store_and_may_read_it() {
         });
         let mut opened = 0;
         while !writer.is_finished() {
-            let reader = Store::open(&dir, Access::ReadOnly, "reader")
+            let reader = Store::open_dir(&dir, Access::ReadOnly, "reader")
                 .expect("opens for reading while another writes");
             let names: Vec<String> = reader
                 .tree()

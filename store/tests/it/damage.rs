@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::{
     Access, CheckOptions, CheckReport, ImportRequest, ImportTarget, Store, StoreError, Unwatched,
 };
@@ -95,10 +95,10 @@ impl Outcomes {
 }
 
 fn contents(store: &Store) -> Contents {
-    let nodes: Vec<Node> = store.tree().nodes().collect();
+    let nodes: Vec<NodeRef> = store.tree().all_nodes().collect();
     let names: Vec<String> = nodes
         .iter()
-        .map(|node| store.tree().display(*node))
+        .map(|node| store.tree().display_name(*node))
         .collect();
     names
         .into_iter()
@@ -116,7 +116,7 @@ fn original() -> Original {
     let (pool, mut random) = (Pool::new(4096), fastrand::Rng::with_seed(11));
     let mut states = vec![Contents::new()];
     let mut store = scratch::store_in(&dir, scratch::ZSTD);
-    let import = |store: &Store, name: &str, parent: Option<Node>, bytes: Vec<u8>| {
+    let import = |store: &Store, name: &str, parent: Option<NodeRef>, bytes: Vec<u8>| {
         let request = ImportRequest {
             target: ImportTarget::New {
                 name: drive::name(name),
@@ -146,16 +146,20 @@ fn original() -> Original {
     // Earlier changes are in tables from here on; later ones are in the log.
     drop(store);
     store = scratch::open(&dir);
-    let image = root.image();
-    store.snapshot(image, &drive::name("s")).expect("snapshot");
+    let image = root.image_id();
+    store
+        .take_snapshot(image, &drive::name("s"))
+        .expect("snapshot");
     states.push(contents(&store));
-    let disk = store.live(image).expect("live");
+    let disk = store.open_live(image).expect("live");
     disk.write_at(&[7; 9000], 50_000)
         .and_then(|()| disk.flush())
         .expect("written");
     drop(disk);
     states.push(contents(&store));
-    store.create(&drive::name("empty"), 5000).expect("created");
+    store
+        .create_image(&drive::name("empty"), 5000)
+        .expect("created");
     states.push(contents(&store));
     // The store as a process that is killed leaves it: with a log.
     let copy = folder.path().join("killed");
@@ -367,7 +371,7 @@ fn look(original: &Original, dir: &Path, name: &str, context: &str, outcomes: &m
         (true, true, true) => &mut outcomes.unharmed,
     };
     *count += 1;
-    if is_writable && store.impairment().is_some() {
+    if is_writable && store.gravest_fault().is_some() {
         drop(store);
         write_on(dir, expected, context);
         outcomes.written += 1;
@@ -377,15 +381,15 @@ fn look(original: &Original, dir: &Path, name: &str, context: &str, outcomes: &m
 /// Opens a store for writing, or else for reading; whether it is for writing. None if it stays
 /// shut.
 fn open_damaged(dir: &Path, context: &str) -> Option<(Store, bool)> {
-    match Store::open(dir, Access::ReadWrite, "test") {
+    match Store::open_dir(dir, Access::ReadWrite, "test") {
         Ok(store) => Some((store, true)),
         Err(StoreError::InUse { .. } | StoreError::Busy(_)) => {
             panic!("{context}: damage is not somebody else")
         }
         Err(refused) => {
-            let store = Store::open(dir, Access::ReadOnly, "test").ok()?;
+            let store = Store::open_dir(dir, Access::ReadOnly, "test").ok()?;
             assert!(
-                store.impairment().is_some(),
+                store.gravest_fault().is_some(),
                 "{context}: not open for writing ({refused}), and reading does not say why"
             );
             Some((store, false))
@@ -420,7 +424,7 @@ fn write_on(dir: &Path, expected: &Contents, context: &str) {
     let (pool, mut random) = (Pool::new(4096), fastrand::Rng::with_seed(12));
     let mut expected = expected.clone();
     let import = |name: &str, bytes: &[u8]| {
-        let store = Store::open(dir, Access::ReadWrite, "test");
+        let store = Store::open_dir(dir, Access::ReadWrite, "test");
         let store = store.unwrap_or_else(|error| panic!("{context}: opening for {name}: {error}"));
         let request = ImportRequest {
             target: ImportTarget::New {
@@ -442,7 +446,7 @@ fn write_on(dir: &Path, expected: &Contents, context: &str) {
         }
         expected.insert(name, bytes);
     }
-    let store = Store::open(dir, Access::ReadWrite, "test");
+    let store = Store::open_dir(dir, Access::ReadWrite, "test");
     let store = store.unwrap_or_else(|error| panic!("{context}: open at the end: {error}"));
     let failed = read_all(&store, &expected, context);
     let lost = failed.iter().filter(|name| name.starts_with("new-"));
@@ -458,7 +462,9 @@ fn write_on(dir: &Path, expected: &Contents, context: &str) {
 fn state_of<'o>(original: &'o Original, store: &Store, context: &str) -> &'o Contents {
     let names: Vec<String> = {
         let tree = store.tree();
-        tree.nodes().map(|node| tree.display(node)).collect()
+        tree.all_nodes()
+            .map(|node| tree.display_name(node))
+            .collect()
     };
     let mut matching = original
         .states
@@ -490,8 +496,8 @@ fn sorted(names: &[String]) -> Vec<&String> {
 fn read_all(store: &Store, expected: &Contents, context: &str) -> Vec<String> {
     let mut failed = Vec::new();
     for (name, bytes) in expected {
-        let node = store.find(name).expect("names were compared");
-        let disk = store.disk(node).expect("a listed node opens");
+        let node = store.find_node(name).expect("names were compared");
+        let disk = store.open_disk(node).expect("a listed node opens");
         assert_eq!(disk.len(), bytes.len() as u64, "{context}: {name}");
         for (nth, part) in bytes.chunks(READ_LEN).enumerate() {
             let start = (nth * READ_LEN) as u64;

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use vellum_core::name::Name;
-use vellum_core::tree::{Node, PlanError};
+use vellum_core::tree::{NodeRef, PlanError};
 use vellum_core::units::ImageId;
 use vellum_store::{
-    CheckOptions, CheckReport, CollectOptions, ExportTarget, ImportRequest, ImportTarget, Input,
-    LiveDisk, RebaseMode, Store, StoreError, Unwatched,
+    CheckOptions, CheckReport, CollectOptions, ExportTarget, ImageInput, ImportRequest,
+    ImportTarget, LiveDisk, RebaseMode, Store, StoreError, Unwatched,
 };
 
 use super::content::{Choices, Content};
@@ -23,10 +23,10 @@ pub(crate) fn name(text: &str) -> Name {
     Name::new(text).expect("the model's names are names")
 }
 
-pub(crate) fn node(store: &Store, text: &str) -> Result<Node, StoreError> {
-    let found = store.find(text)?;
+pub(crate) fn node(store: &Store, text: &str) -> Result<NodeRef, StoreError> {
+    let found = store.find_node(text)?;
     assert_eq!(
-        store.tree().display(found),
+        store.tree().display_name(found),
         text,
         "a whole name means that node, whatever begins with it"
     );
@@ -34,24 +34,24 @@ pub(crate) fn node(store: &Store, text: &str) -> Result<Node, StoreError> {
 }
 
 pub(crate) fn image(store: &Store, text: &str) -> Result<ImageId, StoreError> {
-    Ok(node(store, text)?.image())
+    Ok(node(store, text)?.image_id())
 }
 
 fn serial(store: &Store, text: &str) -> Result<(ImageId, u64), StoreError> {
     match node(store, text)? {
-        Node::Snapshot(image, serial) => Ok((image, serial)),
-        Node::Image(_) => panic!("{text} is a snapshot"),
+        NodeRef::Snapshot(image, serial) => Ok((image, serial)),
+        NodeRef::Image(_) => panic!("{text} is a snapshot"),
     }
 }
 
-pub(crate) fn input(content: Content, as_stream: bool) -> Input {
+pub(crate) fn input(content: Content, as_stream: bool) -> ImageInput {
     if as_stream {
-        Input::stream(
+        ImageInput::of_stream(
             Box::new(std::io::Cursor::new(content.bytes.0)),
             "a pipe".to_owned(),
         )
     } else {
-        Input::source(Box::new(content), "a source".to_owned())
+        ImageInput::of_source(Box::new(content), "a source".to_owned())
     }
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn perform(
     scratch: &Path,
 ) -> Result<(), StoreError> {
     match operation.clone() {
-        Operation::Create { name: text, len } => store.create(&name(&text), len).map(drop),
+        Operation::Create { name: text, len } => store.create_image(&name(&text), len).map(drop),
         Operation::CreateChild {
             name: text,
             parent,
@@ -85,13 +85,15 @@ pub(crate) fn perform(
             as_stream,
         } => update_image(store, &text, content, snapshot, as_stream),
         Operation::Live { image: text, steps } => {
-            let disk = store.live(image(store, &text)?)?;
+            let disk = store.open_live(image(store, &text)?)?;
             live(store, world, &disk, &text, &steps)
         }
         Operation::Snapshot {
             image: text,
             name: tag,
-        } => store.snapshot(image(store, &text)?, &name(&tag)).map(drop),
+        } => store
+            .take_snapshot(image(store, &text)?, &name(&tag))
+            .map(drop),
         Operation::Delete {
             node: text,
             with_snapshots,
@@ -100,7 +102,7 @@ pub(crate) fn perform(
         Operation::Rename {
             node: text,
             name: new,
-        } => store.rename(node(store, &text)?, &name(&new)),
+        } => store.rename_node(node(store, &text)?, &name(&new)),
         Operation::Flatten { image: text } => store.flatten(image(store, &text)?, &Unwatched),
         Operation::Commit { image: text } => store.commit_image(image(store, &text)?).map(drop),
         Operation::Rebase {
@@ -112,8 +114,8 @@ pub(crate) fn perform(
             image: text,
             len,
             may_shrink,
-        } => store.resize(image(store, &text)?, len, may_shrink),
-        Operation::Pin { node: text, pinned } => store.pin(node(store, &text)?, pinned),
+        } => store.resize_image(image(store, &text)?, len, may_shrink),
+        Operation::Pin { node: text, pinned } => store.set_pinned(node(store, &text)?, pinned),
         Operation::Collect { dry_run } => store
             .collect(CollectOptions { dry_run }, &Unwatched)
             .map(drop),
@@ -168,7 +170,7 @@ fn import(
     let report = store.import(input(content, as_stream), &request, &Unwatched)?;
     assert_eq!(report.len, len, "the report tells the disk's length");
     assert_eq!(
-        matches!(report.node, Node::Snapshot(..)),
+        matches!(report.node, NodeRef::Snapshot(..)),
         snapshot.is_some(),
         "the report names what was asked for"
     );
@@ -177,15 +179,15 @@ fn import(
 
 fn delete_node(store: &Store, text: &str, with_snapshots: bool) -> Result<(), StoreError> {
     match node(store, text)? {
-        Node::Image(image) => store.delete_image(image, with_snapshots),
-        Node::Snapshot(image, serial) => store.delete_snapshot(image, serial),
+        NodeRef::Image(image) => store.delete_image(image, with_snapshots),
+        NodeRef::Snapshot(image, serial) => store.delete_snapshot(image, serial),
     }
 }
 
 fn restore_snapshot(store: &Store, text: &str, save_as: Option<String>) -> Result<(), StoreError> {
     let (image, serial) = serial(store, text)?;
     store
-        .restore(image, serial, save_as.as_deref().map(name).as_ref())
+        .restore_snapshot(image, serial, save_as.as_deref().map(name).as_ref())
         .map(drop)
 }
 
@@ -219,7 +221,9 @@ pub(crate) fn live(
             Step::Zero { offset, len } => disk.write_zeroes(*offset, *len)?,
             Step::Flush => disk.flush()?,
             Step::Snapshot { name: tag } => {
-                store.snapshot(image(store, text)?, &name(tag)).map(drop)?;
+                store
+                    .take_snapshot(image(store, text)?, &name(tag))
+                    .map(drop)?;
             }
         }
         super::world::apply_step(&mut expected, step);
@@ -285,7 +289,7 @@ fn export(
     let from = node(store, text)?;
     let bytes = if as_stream {
         let sink = Sink::default();
-        store.export(
+        store.export_image(
             from,
             ExportTarget::Stream(Box::new(sink.clone())),
             &Unwatched,
@@ -293,7 +297,7 @@ fn export(
         std::mem::take(&mut *sink.0.lock().expect("no writer panics"))
     } else {
         let path = scratch.join("export.raw");
-        store.export(
+        store.export_image(
             from,
             ExportTarget::File {
                 path: path.clone(),
@@ -336,7 +340,7 @@ pub(crate) fn agrees(expected: Expected, outcome: &Result<(), StoreError>) -> bo
 }
 
 pub(crate) fn read(store: &Store, text: &str) -> Result<Vec<u8>, StoreError> {
-    let disk = store.disk(node(store, text)?)?;
+    let disk = store.open_disk(node(store, text)?)?;
     let mut bytes = vec![0xaa; disk.len() as usize];
     disk.read_at(&mut bytes, 0)?;
     Ok(bytes)
@@ -375,12 +379,12 @@ pub(crate) fn same(seen: &[u8], expected: &[u8], what: &str) {
 
 /// Names and lengths of everything, cheap enough to compare after every operation.
 pub(crate) fn compare_names(store: &Store, world: &World) {
-    let nodes: Vec<Node> = store.tree().nodes().collect();
+    let nodes: Vec<NodeRef> = store.tree().all_nodes().collect();
     let seen: BTreeMap<String, u64> = nodes
         .iter()
         .map(|node| {
             (
-                store.tree().display(*node),
+                store.tree().display_name(*node),
                 store
                     .tree()
                     .layer_of(*node)
@@ -409,7 +413,7 @@ pub(crate) fn compare_some(store: &Store, world: &World, choices: &mut impl Choi
     let text = choices.pick(&names);
     let expected = world.bytes_of(text);
     let disk = store
-        .disk(node(store, text).expect("names were compared"))
+        .open_disk(node(store, text).expect("names were compared"))
         .expect("a listed node opens");
     for _ in 0..3 {
         let start = choices.below(expected.len() as u64);
@@ -444,10 +448,10 @@ pub(crate) fn world_of(
     limits: super::world::Limits,
 ) -> Result<World, StoreError> {
     let mut world = World::new(grid, limits);
-    let nodes: Vec<Node> = store.tree().nodes().collect();
+    let nodes: Vec<NodeRef> = store.tree().all_nodes().collect();
     let names: Vec<String> = nodes
         .iter()
-        .map(|node| store.tree().display(*node))
+        .map(|node| store.tree().display_name(*node))
         .collect();
     for image in names.iter().filter(|name| !name.contains('@')) {
         let mut snapshots = BTreeMap::new();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::{
     CollectOptions, ImportRequest, ImportTarget, LiveDisk, Store, StoreError, Unwatched,
 };
@@ -177,11 +177,11 @@ fn work(dir: &Path, fault: Fault) -> bool {
         ..Books::default()
     };
     let image = store
-        .create(&drive::name("guest"), DISK_LEN as u64)
+        .create_image(&drive::name("guest"), DISK_LEN as u64)
         .expect("nothing fails yet")
-        .image();
+        .image_id();
     books.nodes.push(("guest".to_owned(), books.disk.clone()));
-    let live = store.live(image).expect("live");
+    let live = store.open_live(image).expect("live");
     fault.ask();
     for step in 0..6 {
         // Once the fault has passed, a second one meets a store that was opened anew.
@@ -221,7 +221,7 @@ fn step_of(
     if accept(live.flush(), fault) {
         books.put("guest", books.disk.clone());
         let snapshot = format!("s{step}");
-        let taken = store.snapshot(live.image(), &drive::name(&snapshot));
+        let taken = store.take_snapshot(live.image(), &drive::name(&snapshot));
         if accept(taken.map(drop), fault) {
             books.put(&format!("guest@{snapshot}"), books.disk.clone());
         }
@@ -299,7 +299,7 @@ fn agree(store: &Store, books: &Books, fault: Fault) {
         .find(|image| &*image.name.to_string() == "guest");
     let id = image.expect("the guest's image is there").id;
     names.extend(
-        tree.snapshots(id)
+        tree.snapshots_of(id)
             .map(|snapshot| format!("guest@{}", snapshot.name)),
     );
     drop(tree);
@@ -308,8 +308,8 @@ fn agree(store: &Store, books: &Books, fault: Fault) {
     booked.sort();
     assert_eq!(names, booked, "{fault:?}");
     for (name, bytes) in &books.nodes {
-        let node: Node = drive::node(store, name).expect("just listed");
-        let disk = store.disk(node).expect("readable");
+        let node: NodeRef = drive::node(store, name).expect("just listed");
+        let disk = store.open_disk(node).expect("readable");
         let mut seen = vec![0xaa; bytes.len()];
         disk.read_at(&mut seen, 0)
             .unwrap_or_else(|error| panic!("{fault:?}: {name}: {error}"));

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use vellum_core::source::SourceError;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_formats::Format;
 use vellum_store::{
-    CollectOptions, FileSource, ImportRequest, ImportTarget, Input, Store, StoreError, Unwatched,
+    CollectOptions, FileSource, ImageInput, ImportRequest, ImportTarget, Store, StoreError,
+    Unwatched,
 };
 
 use super::content::{Content, Pool};
@@ -102,7 +103,7 @@ fn a_pipe_that_fails_anywhere_leaves_no_image() {
             then: Some(io::ErrorKind::BrokenPipe),
         };
         let error = store.import(
-            Input::stream(Box::new(reader), "a pipe".to_owned()),
+            ImageInput::of_stream(Box::new(reader), "a pipe".to_owned()),
             &new_image("disk"),
             &Unwatched,
         );
@@ -137,7 +138,7 @@ fn a_pipe_that_fails_anywhere_leaves_no_image() {
     .expect("it ends");
     store
         .import(
-            Input::stream(Box::new(whole), "a pipe".to_owned()),
+            ImageInput::of_stream(Box::new(whole), "a pipe".to_owned()),
             &new_image("disk"),
             &Unwatched,
         )
@@ -197,7 +198,7 @@ fn a_source_that_fails_anywhere_leaves_the_image_as_it_was() {
             snapshot: Some(drive::name("s")),
         };
         let outcome = store.import(
-            Input::source(source, "a device".to_owned()),
+            ImageInput::of_source(source, "a device".to_owned()),
             &request,
             &Unwatched,
         );
@@ -213,7 +214,7 @@ fn a_source_that_fails_anywhere_leaves_the_image_as_it_was() {
         );
         assert_images(&store, &[("disk", &old)]);
         assert_eq!(
-            store.tree().snapshots(image).count(),
+            store.tree().snapshots_of(image).count(),
             0,
             "no snapshot of what is not there"
         );
@@ -239,7 +240,7 @@ struct Meddler {
 }
 
 impl vellum_store::Watch for Meddler {
-    fn progress(&self, progress: vellum_store::Progress) {
+    fn report_progress(&self, progress: vellum_store::Progress) {
         if progress.done > 0 && !self.is_done.swap(true, std::sync::atomic::Ordering::SeqCst) {
             (self.deed)(&self.path);
         }
@@ -290,7 +291,7 @@ fn a_file_that_changes_while_it_is_read_is_refused() {
             deed,
             is_done: false.into(),
         };
-        let input = Input::open(&path, Format::Raw, None).expect("a file opens");
+        let input = ImageInput::open_whole(&path, Format::Raw, None).expect("a file opens");
         let outcome = store.import(input, &new_image("disk"), &meddler);
         assert!(
             meddler.is_done.into_inner(),
@@ -320,14 +321,14 @@ fn open_for_writing(path: &Path) -> std::fs::File {
 fn what_cannot_be_a_source_is_an_error_that_names_it() {
     let folder = scratch::folder();
     for path in [folder.path().to_owned(), folder.path().join("missing")] {
-        let error = FileSource::open(&path)
+        let error = FileSource::open_file(&path)
             .expect_err("not a source")
             .to_string();
         assert!(
             error.contains(path.to_str().expect("a test's path is text")),
             "{error}"
         );
-        let error = Input::open(&path, Format::Raw, None)
+        let error = ImageInput::open_whole(&path, Format::Raw, None)
             .err()
             .expect("not a source")
             .to_string();
@@ -342,7 +343,7 @@ fn what_cannot_be_a_source_is_an_error_that_names_it() {
 struct Impatient;
 
 impl vellum_store::Watch for Impatient {
-    fn progress(&self, _: vellum_store::Progress) {}
+    fn report_progress(&self, _: vellum_store::Progress) {}
 
     fn is_cancelled(&self) -> bool {
         true
@@ -473,10 +474,10 @@ fn write_until_full(disk: &Path, room: usize) -> String {
     store.set_waiting_len_max(4 * MIB);
     let mut expected = noise(8, 128 * MIB);
     let image = store
-        .create(&drive::name("disk"), expected.len() as u64)
+        .create_image(&drive::name("disk"), expected.len() as u64)
         .expect("room for a name")
-        .image();
-    let live = store.live(image).expect("live");
+        .image_id();
+    let live = store.open_live(image).expect("live");
     fill(disk, room);
     let mut answered = 0;
     let refusal = loop {
@@ -514,7 +515,8 @@ fn write_until_full(disk: &Path, room: usize) -> String {
         .and_then(|()| live.flush())
         .expect("writing once there is room");
     drop((live, store));
-    let store = Store::open(&dir, vellum_store::Access::ReadWrite, "test").expect("opens again");
+    let store =
+        Store::open_dir(&dir, vellum_store::Access::ReadWrite, "test").expect("opens again");
     assert_images(&store, &[("disk", &expected)]);
     format!("full after {} MiB", answered / MIB)
 }
@@ -547,7 +549,7 @@ fn fill(disk: &Path, room: usize) {
 
 fn fill_up(disk: &Path, room: usize) -> String {
     let dir = disk.join("store");
-    Store::init(&dir, scratch::PLAIN).expect("there is room for a new store");
+    Store::init_dir(&dir, scratch::PLAIN).expect("there is room for a new store");
     let (first, second) = (noise(5, 6 * MIB), noise(6, SECOND_LEN));
     let import = |store: &Store, name: &str, bytes: &[u8]| {
         store
@@ -559,7 +561,7 @@ fn fill_up(disk: &Path, room: usize) -> String {
             .map(drop)
     };
     let open = |what: &str| {
-        Store::open(&dir, vellum_store::Access::ReadWrite, "test")
+        Store::open_dir(&dir, vellum_store::Access::ReadWrite, "test")
             .unwrap_or_else(|error| panic!("opening {what}: {error}"))
     };
     let store = open("a new store");
@@ -638,18 +640,18 @@ fn a_store_opened_for_reading_refuses_every_change() {
         .expect("imported");
     drop(store);
     let store =
-        Store::open(&dir, vellum_store::Access::ReadOnly, "test").expect("opens for reading");
+        Store::open_dir(&dir, vellum_store::Access::ReadOnly, "test").expect("opens for reading");
     let id = drive::image(&store, "disk").expect("just imported");
-    let parent = Node::Image(id);
+    let parent = NodeRef::Image(id);
     let name = || drive::name("new");
     let outcomes = [
-        store.create(&name(), 1).map(drop),
+        store.create_image(&name(), 1).map(drop),
         store.create_child(&name(), parent, None).map(drop),
-        store.snapshot(id, &name()).map(drop),
+        store.take_snapshot(id, &name()).map(drop),
         store.delete_image(id, true),
-        store.rename(parent, &name()),
-        store.pin(parent, true),
-        store.tag(parent, &[name()], &[]),
+        store.rename_node(parent, &name()),
+        store.set_pinned(parent, true),
+        store.change_tags(parent, &[name()], &[]),
         store.flatten(id, &Unwatched),
         store.rebase(
             id,
@@ -657,8 +659,8 @@ fn a_store_opened_for_reading_refuses_every_change() {
             vellum_store::RebaseMode::KeepContent,
             &Unwatched,
         ),
-        store.resize(id, 1, true),
-        store.live(id).map(drop),
+        store.resize_image(id, 1, true),
+        store.open_live(id).map(drop),
         store
             .import(
                 drive::input(Content::plain(vec![1; 5000]), false),

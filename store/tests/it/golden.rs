@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use vellum_core::hash::ChunkHash;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::{Access, ExportTarget, ImportRequest, ImportTarget, Store, Unwatched};
 
 use super::content::{Content, Pool};
@@ -20,11 +20,11 @@ fn golden() -> PathBuf {
 
 /// `name length hash` of everything in a store, as its exports are.
 fn contents(store: &Store) -> String {
-    let nodes: Vec<Node> = store.tree().nodes().collect();
-    let line = |node: Node| {
+    let nodes: Vec<NodeRef> = store.tree().all_nodes().collect();
+    let line = |node: NodeRef| {
         let sink = drive::Sink::default();
         store
-            .export(
+            .export_image(
                 node,
                 ExportTarget::Stream(Box::new(sink.clone())),
                 &Unwatched,
@@ -33,9 +33,9 @@ fn contents(store: &Store) -> String {
         let bytes = std::mem::take(&mut *sink.0.lock().expect("no writer panics"));
         format!(
             "{} {} {}",
-            store.tree().display(node),
+            store.tree().display_name(node),
             bytes.len(),
-            ChunkHash::of(&bytes)
+            ChunkHash::of_chunk(&bytes)
         )
     };
     nodes
@@ -53,7 +53,7 @@ fn the_store_of_version_1_is_opened_checked_and_exported_identically() {
     let folder = scratch::folder();
     let dir = folder.path().join("store");
     scratch::copy(&golden().join("store-1"), &dir).expect("a store can be copied");
-    let reading = Store::open(&dir, Access::ReadOnly, "test").expect("opens for reading");
+    let reading = Store::open_dir(&dir, Access::ReadOnly, "test").expect("opens for reading");
     assert_eq!(contents(&reading), expected);
     drop(reading);
     let store = scratch::open(&dir);
@@ -64,7 +64,7 @@ fn the_store_of_version_1_is_opened_checked_and_exported_identically() {
     // It can be gone on with.
     let image = drive::image(&store, "root").expect("it is there");
     store
-        .snapshot(image, &drive::name("today"))
+        .take_snapshot(image, &drive::name("today"))
         .expect("a snapshot");
 }
 
@@ -102,18 +102,20 @@ fn write_golden_store() {
     bytes[140_000..].fill(9);
     import("child", Some(root), bytes);
     store
-        .snapshot(root.image(), &drive::name("first"))
+        .take_snapshot(root.image_id(), &drive::name("first"))
         .expect("a snapshot");
-    let disk = store.live(root.image()).expect("opens for writing");
+    let disk = store.open_live(root.image_id()).expect("opens for writing");
     disk.write_at(b"written in place", 5000)
         .and_then(|()| disk.write_zeroes(10_000, 30_000))
         .and_then(|()| disk.flush())
         .expect("written");
     drop(disk);
     store
-        .tag(root, &[drive::name("golden")], &[])
+        .change_tags(root, &[drive::name("golden")], &[])
         .expect("tagged");
-    store.create(&drive::name("empty"), 777).expect("created");
+    store
+        .create_image(&drive::name("empty"), 777)
+        .expect("created");
     std::fs::write(golden().join("store-1.txt"), contents(&store)).expect("a file can be written");
     drop(store);
     // A version that opens it needs none of these.

@@ -10,12 +10,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use vellum_core::guest::{FreeVerdict, GuestError, Volume, free_space, volumes};
+use vellum_core::guest::{FreeVerdict, GuestError, Volume, free_space, list_volumes};
 use vellum_core::source::ReadAt;
 use vellum_core::units::ImageId;
 use vellum_formats::Format;
-use vellum_store::report::{Droppable, ReportOptions};
-use vellum_store::{FileSource, ImportRequest, ImportTarget, Input, Store, Unwatched};
+use vellum_store::report::{GuestFreeSpace, ReportOptions};
+use vellum_store::{FileSource, ImageInput, ImportRequest, ImportTarget, Store, Unwatched};
 
 use super::{drive, scratch};
 
@@ -68,7 +68,7 @@ fn empty(path: &Path, len: u64) {
 
 /// Free ranges of a file that is one file system.
 fn free(path: &Path) -> (Option<&'static str>, Vec<Range<u64>>) {
-    let disk = FileSource::open(path).expect("opens");
+    let disk = FileSource::open_file(path).expect("opens");
     let whole = Volume {
         partition: None,
         start: 0,
@@ -305,7 +305,7 @@ fn what_could_be_dropped_is_what_is_free_and_data() {
             "{label}"
         );
         // A guest that drops it all.
-        let live = store.live(image).expect("live");
+        let live = store.open_live(image).expect("live");
         live.write_zeroes(found[1].start, found[1].len - 8192)
             .and_then(|()| live.write_zeroes(found[0].start + (50 << 20), 40 << 20))
             .expect("zeroed");
@@ -332,8 +332,8 @@ fn partitioned(disk: &Path, label: &str) -> Vec<Volume> {
         &["-q", text(disk)],
         &format!("label: {label}\n size=204800\n {second}\n"),
     );
-    let source = FileSource::open(disk).expect("opens");
-    volumes(&source).expect("readable")
+    let source = FileSource::open_file(disk).expect("opens");
+    list_volumes(&source).expect("readable")
 }
 
 /// Lets `tool` format `part`, a file of a volume's length full of noise, and puts it into the
@@ -381,7 +381,7 @@ fn free_and_held(part: &Path) -> (u64, u64) {
 }
 
 fn import_disk(store: &Store, disk: &Path, text: &str) -> ImageId {
-    let input = Input::open(disk, Format::Raw, None).expect("opens");
+    let input = ImageInput::open_whole(disk, Format::Raw, None).expect("opens");
     let request = ImportRequest {
         target: ImportTarget::New {
             name: drive::name(text),
@@ -390,18 +390,18 @@ fn import_disk(store: &Store, disk: &Path, text: &str) -> ImageId {
         snapshot: None,
     };
     let report = store.import(input, &request, &Unwatched).expect("imported");
-    report.node.image()
+    report.node.image_id()
 }
 
 /// Droppable volumes of one image, as the report lists them.
-fn droppable(store: &Store, image: &str) -> Vec<Droppable> {
+fn droppable(store: &Store, image: &str) -> Vec<GuestFreeSpace> {
     let options = ReportOptions {
         rows_max: 1,
         most_shared_max: 0,
         strip_cells: 1,
         file_systems: true,
     };
-    let report = store.report(&options, &Unwatched).expect("readable");
+    let report = store.report_space(&options, &Unwatched).expect("readable");
     let entries = report.droppable.into_iter();
     entries.filter(|entry| entry.image == image).collect()
 }
@@ -411,8 +411,8 @@ fn expected_entry(
     volume: &Volume,
     kind: &'static str,
     (free, held): (u64, u64),
-) -> Droppable {
-    Droppable {
+) -> GuestFreeSpace {
+    GuestFreeSpace {
         image: image.to_owned(),
         partition: volume.partition,
         start: volume.start,
@@ -461,7 +461,7 @@ fn a_damaged_file_system_is_refused_or_read_in_bounds() {
             bytes[at] = random.u8(..);
         }
         std::fs::write(&disk, &bytes).expect("room");
-        let source = FileSource::open(&disk).expect("opens");
+        let source = FileSource::open_file(&disk).expect("opens");
         let whole = Volume {
             partition: None,
             start: 0,

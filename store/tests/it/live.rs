@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_core::units::ImageId;
 use vellum_store::{CollectOptions, LiveDisk, Store, Unwatched};
 
@@ -117,13 +117,13 @@ fn disturb(store: &Store, image: ImageId, is_over: &AtomicBool, seed: u64) -> u6
         match random.u8(..6) {
             0 => drop(
                 store
-                    .snapshot(image, &drive::name(&format!("s{count}")))
+                    .take_snapshot(image, &drive::name(&format!("s{count}")))
                     .expect("snapshot"),
             ),
             1 => {
                 let newest = store
                     .tree()
-                    .snapshots(image)
+                    .snapshots_of(image)
                     .map(|snapshot| snapshot.serial)
                     .next();
                 newest
@@ -135,8 +135,8 @@ fn disturb(store: &Store, image: ImageId, is_over: &AtomicBool, seed: u64) -> u6
                     .collect(CollectOptions::default(), &Unwatched)
                     .expect("collect"),
             ),
-            3 => drop(store.stats().expect("stats")),
-            _ => drop(store.tend(&Unwatched).expect("tend")),
+            3 => drop(store.compute_stats().expect("stats")),
+            _ => drop(store.run_maintenance(&Unwatched).expect("tend")),
         }
     }
     count
@@ -147,10 +147,10 @@ fn run(dir: &Path, seed: u64, rounds: u64, waiting_len_max: usize) {
     store.set_waiting_len_max(waiting_len_max);
     store.set_cache_len(1 << 20);
     let image = store
-        .create(&drive::name("disk"), DISK_LEN)
+        .create_image(&drive::name("disk"), DISK_LEN)
         .expect("create")
-        .image();
-    let disk = store.live(image).expect("live");
+        .image_id();
+    let disk = store.open_live(image).expect("live");
     let (is_over, next_round) = (AtomicBool::new(false), AtomicU64::new(1));
     let (writers, disturbances) = thread::scope(|scope| {
         let disturbing = scope.spawn(|| disturb(&store, image, &is_over, seed));
@@ -187,7 +187,7 @@ fn run(dir: &Path, seed: u64, rounds: u64, waiting_len_max: usize) {
     let store = scratch::open(dir);
     let content = drive::read(&store, "disk").expect("readable");
     drive::check(&store, true).expect("checked");
-    let disk = store.live(image).expect("live");
+    let disk = store.open_live(image).expect("live");
     for (number, history) in histories {
         Writer {
             disk: &disk,
@@ -227,10 +227,10 @@ fn the_frames_of_a_thousand_small_flushes_become_few_and_hold_what_they_held() {
     let dir = folder.path().join("store");
     let store = scratch::store_in(&dir, scratch::ZSTD);
     let image = store
-        .create(&drive::name("disk"), 32 << 20)
+        .create_image(&drive::name("disk"), 32 << 20)
         .expect("create")
-        .image();
-    let disk = store.live(image).expect("live");
+        .image_id();
+    let disk = store.open_live(image).expect("live");
     let mut random = fastrand::Rng::with_seed(3);
     let mut expected = vec![0; 32 << 20];
     let mut merged = 0;
@@ -241,11 +241,14 @@ fn the_frames_of_a_thousand_small_flushes_become_few_and_hold_what_they_held() {
             .expect("write");
         disk.flush().expect("flush");
         if nth % 100 == 50 {
-            merged += store.tend(&Unwatched).expect("tend").frames_merged;
+            merged += store
+                .run_maintenance(&Unwatched)
+                .expect("tend")
+                .frames_merged;
         }
     }
     while {
-        let report = store.tend(&Unwatched).expect("tend");
+        let report = store.run_maintenance(&Unwatched).expect("tend");
         merged += report.frames_merged;
         report.has_more
     } {}
@@ -254,7 +257,10 @@ fn the_frames_of_a_thousand_small_flushes_become_few_and_hold_what_they_held() {
     assert!(frames <= 50, "{frames} frames");
     assert!(merged >= FLUSHES - 50, "{merged} merged");
     assert_eq!(
-        store.tend(&Unwatched).expect("tend").frames_merged,
+        store
+            .run_maintenance(&Unwatched)
+            .expect("tend")
+            .frames_merged,
         0,
         "nothing is left to do"
     );
@@ -273,32 +279,34 @@ fn the_frames_of_a_thousand_small_flushes_become_few_and_hold_what_they_held() {
 fn a_snapshot_that_nobody_needs_is_merged_beside_a_writer() {
     let folder = scratch::folder();
     let store = scratch::store_in(&folder.path().join("store"), scratch::ZSTD);
-    let base = store.create(&drive::name("base"), 1 << 20).expect("create");
+    let base = store
+        .create_image(&drive::name("base"), 1 << 20)
+        .expect("create");
     let child = store
         .create_child(&drive::name("child"), base, None)
         .expect("child")
-        .image();
+        .image_id();
     for nth in 0..10 {
-        let disk = store.live(child).expect("live");
+        let disk = store.open_live(child).expect("live");
         disk.write_at(&[nth + 1; 4096], u64::from(nth) * 4096)
             .and_then(|()| disk.flush())
             .expect("write");
         drop(disk);
         store
-            .snapshot(child, &drive::name(&format!("s{nth}")))
+            .take_snapshot(child, &drive::name(&format!("s{nth}")))
             .expect("snapshot");
     }
     let serials: Vec<u64> = store
         .tree()
-        .snapshots(child)
+        .snapshots_of(child)
         .map(|snapshot| snapshot.serial)
         .collect();
-    let other = store.live(base.image()).expect("live");
+    let other = store.open_live(base.image_id()).expect("live");
     other.write_at(&[9; 100], 5).expect("write");
     serials
         .into_iter()
         .for_each(|serial| store.delete_snapshot(child, serial).expect("delete"));
-    let report = store.tend(&Unwatched).expect("tend");
+    let report = store.run_maintenance(&Unwatched).expect("tend");
     assert!(report.layers_merged >= 9, "{report:?}");
     let content: Vec<u8> = (1..=10).flat_map(|byte| vec![byte; 4096]).collect();
     drive::same(
@@ -311,5 +319,5 @@ fn a_snapshot_that_nobody_needs_is_merged_beside_a_writer() {
         drive::read(&store, "base").expect("readable")[5..105],
         [9; 100]
     );
-    assert!(matches!(store.disk(Node::Image(child)), Ok(disk) if disk.chain().len() <= 3));
+    assert!(matches!(store.open_disk(NodeRef::Image(child)), Ok(disk) if disk.chain().len() <= 3));
 }

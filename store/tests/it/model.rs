@@ -164,7 +164,7 @@ impl Drop for Run {
 
 impl Run {
     fn new(parameters: StoreParameters, seed: u64) -> Self {
-        let (folder, grid) = (scratch::folder(), parameters.chunk_len.bytes());
+        let (folder, grid) = (scratch::folder(), parameters.chunk_len.byte_len());
         let store = scratch::store_in(&folder.path().join("0"), parameters);
         Self {
             folder,
@@ -262,7 +262,7 @@ impl Run {
             self.history
                 .push_back(format!("   crash during {image}: {steps:?}"));
             let id = drive::image(self.store(), &image).expect("the model names what is there");
-            let disk = self.store().live(id).expect("nobody else writes it");
+            let disk = self.store().open_live(id).expect("nobody else writes it");
             drive::live(self.store(), &self.world, &disk, &image, &steps)
                 .expect("a whole store takes writes");
             scratch::copy_of_a_crash(&old, &new);
@@ -361,7 +361,7 @@ impl Run {
         for (text, _) in self.world.clone().nodes() {
             let node = drive::node(self.store(), &text).expect("the model names what is there");
             self.store()
-                .pin(node, false)
+                .set_pinned(node, false)
                 .expect("anything can be unpinned");
         }
         for name in names {
@@ -374,7 +374,7 @@ impl Run {
         collect(self.store());
         let stats = self
             .store()
-            .stats()
+            .compute_stats()
             .expect("an empty store can be added up");
         assert_eq!(
             (stats.images, stats.layers, stats.chunks),

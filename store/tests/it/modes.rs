@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tempfile::TempDir;
 use vellum_core::device::{Device, DeviceError, ExportInfo, Exports, Intent, OpenError};
-use vellum_core::tree::{Mode, Node, PlanError};
+use vellum_core::tree::{Mode, NodeRef, PlanError};
 use vellum_core::units::{ImageId, MachineId};
 use vellum_store::{
     Access, ImportRequest, ImportTarget, RebaseMode, Store, StoreError, StoreExports, Unwatched,
@@ -65,10 +65,10 @@ impl Host {
     fn image(&self, text: &str, mode: Mode) -> ImageId {
         let image = self
             .store
-            .create(&name(text), LEN)
+            .create_image(&name(text), LEN)
             .expect("created")
-            .image();
-        let disk = self.store.live(image).expect("opens");
+            .image_id();
+        let disk = self.store.open_live(image).expect("opens");
         disk.write_at(&vec![1; LEN as usize], 0)
             .and_then(|()| disk.flush())
             .expect("written");
@@ -81,20 +81,24 @@ impl Host {
 
     fn open(&self, text: &str) -> Disk {
         self.exports
-            .open(text, Intent::ReadWrite)
+            .open_export(text, Intent::ReadWrite)
             .unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     fn info(&self, text: &str) -> ExportInfo {
         self.exports
-            .info(text)
+            .export_info(text)
             .unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     fn take(&self, image: ImageId, text: &str) -> u64 {
-        match self.store.snapshot(image, &name(text)).expect("a snapshot") {
-            Node::Snapshot(_, serial) => serial,
-            Node::Image(_) => panic!("a snapshot is a snapshot"),
+        match self
+            .store
+            .take_snapshot(image, &name(text))
+            .expect("a snapshot")
+        {
+            NodeRef::Snapshot(_, serial) => serial,
+            NodeRef::Image(_) => panic!("a snapshot is a snapshot"),
         }
     }
 
@@ -151,18 +155,18 @@ fn normal_keeps_what_was_written_and_has_one_writer() {
     assert_eq!(get(&again), 2, "clients of one export share one disk");
     let others = host.store.exports();
     assert_eq!(
-        refused(others.open("web", Intent::ReadWrite)),
+        refused(others.open_export("web", Intent::ReadWrite)),
         "web is attached: something has it open for writing"
     );
     assert_eq!(
         get(&others
-            .open("web", Intent::Read)
+            .open_export("web", Intent::Read)
             .expect("readers are welcome")),
         2
     );
     drop((disk, again));
     let disk = others
-        .open("web", Intent::ReadWrite)
+        .open_export("web", Intent::ReadWrite)
         .expect("nobody has it now");
     assert_eq!(get(&disk), 2, "detaching flushes");
     put(&disk, 3);
@@ -174,7 +178,11 @@ fn normal_keeps_what_was_written_and_has_one_writer() {
 #[test]
 fn who_looks_attaches_makes_resets_and_holds_nothing() {
     let host = Host::new();
-    let look = |text: &str| host.exports.open(text, Intent::Look).expect("it is there");
+    let look = |text: &str| {
+        host.exports
+            .open_export(text, Intent::Look)
+            .expect("it is there")
+    };
     let web = host.image("web", Mode::Normal);
     host.image("kiosk", Mode::Immutable { autoreset: true });
     let gold = host.image("gold", Mode::Multiattach);
@@ -200,7 +208,7 @@ fn who_looks_attaches_makes_resets_and_holds_nothing() {
     assert_eq!(images(), before, "no scratch image and no child was made");
     let held = look("web");
     host.store
-        .resize(web, LEN * 2, false)
+        .resize_image(web, LEN * 2, false)
         .expect("not attached");
     drop(held);
     // A scratch image that a guest left stays as it is.
@@ -226,17 +234,17 @@ fn an_attached_image_is_snapshotted_but_not_changed_under_its_guest() {
     assert_eq!(host.stored("web@now"), 2, "also what was not flushed");
     put(&disk, 3);
     host.store
-        .create_child(&name("child"), Node::Image(web), None)
+        .create_child(&name("child"), NodeRef::Image(web), None)
         .expect("a child");
     assert_eq!(host.stored("child"), 3);
     put(&disk, 4);
     host.store
-        .create_child(&name("short"), Node::Image(web), Some(9000))
+        .create_child(&name("short"), NodeRef::Image(web), Some(9000))
         .expect("a shorter child");
     assert_eq!(host.stored("short"), 4);
-    assert!(is_attached(host.store.restore(web, old, None)));
+    assert!(is_attached(host.store.restore_snapshot(web, old, None)));
     assert!(is_attached(host.store.delete_image(web, true)));
-    assert!(is_attached(host.store.resize(web, LEN * 2, false)));
+    assert!(is_attached(host.store.resize_image(web, LEN * 2, false)));
     assert!(is_attached(host.store.set_mode(web, Mode::Readonly)));
     assert!(is_attached(host.store.flatten(web, &Unwatched)));
     let update = ImportRequest {
@@ -249,7 +257,7 @@ fn an_attached_image_is_snapshotted_but_not_changed_under_its_guest() {
         &Unwatched
     )));
     host.store
-        .rename(Node::Image(web), &name("www"))
+        .rename_node(NodeRef::Image(web), &name("www"))
         .expect("a name is no content");
     host.store
         .delete_snapshot(web, old)
@@ -264,7 +272,7 @@ fn an_attached_image_is_snapshotted_but_not_changed_under_its_guest() {
         .expect("it is there")
         .serial;
     host.store
-        .restore(web, now, Some(&name("saved")))
+        .restore_snapshot(web, now, Some(&name("saved")))
         .expect("nobody has it now");
     assert_eq!((host.stored("www"), host.stored("www@saved")), (2, 5));
 }
@@ -283,7 +291,7 @@ fn snapshots_are_read_only_and_outlive_their_deletion_while_attached() {
         .expect("collected");
     assert_eq!(get(&disk), 1);
     assert!(matches!(
-        host.exports.open("web@s", Intent::Read),
+        host.exports.open_export("web@s", Intent::Read),
         Err(OpenError::Unknown(_))
     ));
 }
@@ -302,7 +310,7 @@ fn immutable_starts_afresh_when_its_guest_was_switched_off() {
     assert_eq!(host.stored("gold"), 1, "the image itself stands still");
     assert!(is_attached(host.store.set_mode(gold, Mode::Normal)));
     assert!(is_attached(host.store.delete_image(gold, false)));
-    assert!(is_attached(host.store.reset(gold)));
+    assert!(is_attached(host.store.reset_scratch(gold)));
     drop(disk);
     let host = host.reopened();
     let disk = host.open("gold");
@@ -340,7 +348,7 @@ fn who_reads_what_was_reset_cannot_write_on_it() {
     put(&host.open("gold"), 2);
     let disk = host.open("gold");
     assert_eq!(get(&disk), 2);
-    host.store.reset(gold).expect("nobody writes");
+    host.store.reset_scratch(gold).expect("nobody writes");
     assert_eq!(get(&disk), 2, "it goes on seeing what it saw");
     let refused = disk.write_at(b"x", 0);
     assert!(matches!(refused, Err(DeviceError::Io(_))), "{refused:?}");
@@ -425,7 +433,7 @@ fn immutable_without_autoreset_keeps_what_was_written_until_reset() {
         2,
         "also after the store was opened again"
     );
-    host.store.reset(gold).expect("reset");
+    host.store.reset_scratch(gold).expect("reset");
     assert_eq!(get(&host.open("gold")), 1);
     host.store
         .set_mode(gold, Mode::Immutable { autoreset: true })
@@ -485,7 +493,7 @@ fn multiattach_gives_each_name_a_child_of_its_own() {
         "children stand on what they stood on"
     );
     assert!(matches!(
-        host.exports.open("gold+three", Intent::Read),
+        host.exports.open_export("gold+three", Intent::Read),
         Err(OpenError::Unknown(_))
     ));
 }
@@ -498,7 +506,7 @@ fn shareable_has_several_writers_and_no_snapshots() {
     let (one, two) = (
         host.open("quorum"),
         others
-            .open("quorum", Intent::ReadWrite)
+            .open_export("quorum", Intent::ReadWrite)
             .expect("another writer"),
     );
     put(&one, 2);
@@ -507,12 +515,12 @@ fn shareable_has_several_writers_and_no_snapshots() {
     drop(two);
     assert_eq!(get(&one), 3, "the first goes on");
     assert!(matches!(
-        host.store.snapshot(quorum, &name("s")),
+        host.store.take_snapshot(quorum, &name("s")),
         Err(StoreError::Plan(PlanError::ModeForbids { .. }))
     ));
     let child = host
         .store
-        .create_child(&name("c"), Node::Image(quorum), Some(10));
+        .create_child(&name("c"), NodeRef::Image(quorum), Some(10));
     assert!(matches!(
         child,
         Err(StoreError::Plan(PlanError::ModeForbids { .. }))
@@ -544,10 +552,14 @@ fn an_image_that_stands_still_is_changed_by_nothing() {
                     &Unwatched,
                 )
                 .map(drop),
-            host.store.resize(image, 10, true),
-            host.store
-                .rebase(image, Node::Image(other), RebaseMode::KeepMap, &Unwatched),
-            host.store.snapshot(image, &name("s")).map(drop),
+            host.store.resize_image(image, 10, true),
+            host.store.rebase(
+                image,
+                NodeRef::Image(other),
+                RebaseMode::KeepMap,
+                &Unwatched,
+            ),
+            host.store.take_snapshot(image, &name("s")).map(drop),
         ];
         for result in results {
             assert!(
@@ -610,7 +622,7 @@ fn a_machine_with_disks_of_all_modes_goes_back_to_one_moment() {
             .get(machine)
             .and_then(|machine| machine.configuration);
         host.store
-            .configuration(configuration.expect("it has one"))
+            .read_configuration(configuration.expect("it has one"))
             .expect("read")
     };
     assert_eq!(configuration(&host), b"<domain/>");
@@ -724,13 +736,13 @@ fn exports_are_listed_named_and_counted() {
     host.take(web, "s");
     host.image("gold", Mode::Immutable { autoreset: true });
     assert!(
-        matches!(host.exports.info(""), Err(OpenError::Unknown(_))),
+        matches!(host.exports.export_info(""), Err(OpenError::Unknown(_))),
         "two do"
     );
     drop(host.open("gold"));
     let listed: Vec<String> = host
         .exports
-        .list()
+        .list_exports()
         .expect("a list")
         .into_iter()
         .map(|export| export.name)
@@ -753,13 +765,13 @@ fn exports_are_listed_named_and_counted() {
     ] {
         assert!(
             matches!(
-                host.exports.open(bad, Intent::Read),
+                host.exports.open_export(bad, Intent::Read),
                 Err(OpenError::Unknown(_))
             ),
             "{bad:?}"
         );
         assert!(
-            matches!(host.exports.info(bad), Err(OpenError::Unknown(_))),
+            matches!(host.exports.export_info(bad), Err(OpenError::Unknown(_))),
             "{bad:?}"
         );
     }
@@ -777,12 +789,12 @@ fn exports_are_listed_named_and_counted() {
     let changes: [&dyn Fn(); 4] = [
         &|| {
             host.store
-                .rename(Node::Image(web), &name("www"))
+                .rename_node(NodeRef::Image(web), &name("www"))
                 .expect("renamed");
         },
-        &|| host.store.resize(web, LEN + 1, false).expect("grown"),
+        &|| host.store.resize_image(web, LEN + 1, false).expect("grown"),
         &|| host.store.set_mode(web, Mode::Readonly).expect("changed"),
-        &|| assert!(host.store.create(&name("new"), 1).is_ok()),
+        &|| assert!(host.store.create_image(&name("new"), 1).is_ok()),
     ];
     for change in changes {
         let before = revision();
@@ -796,17 +808,17 @@ fn a_store_that_is_only_read_offers_everything_read_only() {
     let host = Host::new();
     host.image("web", Mode::Normal);
     host.image("gold", Mode::Multiattach);
-    let reading = Store::open(&host.dir, Access::ReadOnly, "test").expect("opens");
+    let reading = Store::open_dir(&host.dir, Access::ReadOnly, "test").expect("opens");
     let exports = reading.exports();
     assert!(
         exports
-            .list()
+            .list_exports()
             .expect("a list")
             .iter()
             .all(|export| export.read_only)
     );
     for text in ["web", "gold", "gold+vm"] {
-        let disk = exports.open(text, Intent::ReadWrite).expect("opens");
+        let disk = exports.open_export(text, Intent::ReadWrite).expect("opens");
         assert!(disk.is_read_only() && get(&disk) == 1, "{text}");
     }
 }
@@ -843,7 +855,9 @@ fn the_time_of_a_change_moves_with_the_content_and_with_nothing_else() {
     assert_eq!(time("web@s"), before, "a snapshot keeps its time");
     host.store.flatten(web, &Unwatched).expect("flattened");
     assert_eq!(time("web"), written, "nor is another map");
-    host.store.restore(web, serial, None).expect("restored");
+    host.store
+        .restore_snapshot(web, serial, None)
+        .expect("restored");
     let restored = moved("restored");
     let host = host.reopened();
     let time = |text: &str| host.info(text).changed_ns;
@@ -864,6 +878,6 @@ fn the_time_of_a_change_moves_with_the_content_and_with_nothing_else() {
     assert_eq!(update(9, LEN as usize), updated, "nothing was new");
     assert!(update(9, 10) > updated, "shorter");
     let shorter = time("web");
-    host.store.resize(web, LEN, false).expect("grown");
+    host.store.resize_image(web, LEN, false).expect("grown");
     assert!(time("web") > shorter);
 }

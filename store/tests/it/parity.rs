@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::parity::{ParityHealing, ParityShare};
 use vellum_store::{
     Access, CheckOptions, CollectOptions, ImportRequest, ImportTarget, Store, StoreError,
@@ -36,7 +36,7 @@ fn share() -> Option<ParityShare> {
     ParityShare::new(20)
 }
 
-fn import(store: &Store, name: &str, parent: Option<Node>, bytes: &[u8]) -> Node {
+fn import(store: &Store, name: &str, parent: Option<NodeRef>, bytes: &[u8]) -> NodeRef {
     let target = ImportTarget::New {
         name: drive::name(name),
         parent,
@@ -55,7 +55,9 @@ fn import(store: &Store, name: &str, parent: Option<Node>, bytes: &[u8]) -> Node
 fn contents(store: &Store) -> Contents {
     let names: Vec<String> = {
         let tree = store.tree();
-        tree.nodes().map(|node| tree.display(node)).collect()
+        tree.all_nodes()
+            .map(|node| tree.display_name(node))
+            .collect()
     };
     let read = |name: String| {
         let bytes = drive::read(store, &name).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -83,9 +85,9 @@ impl Protected {
         drop(store);
         let store = scratch::open(&dir);
         store
-            .snapshot(root.image(), &drive::name("s"))
+            .take_snapshot(root.image_id(), &drive::name("s"))
             .expect("a snapshot");
-        let disk = store.live(root.image()).expect("live");
+        let disk = store.open_live(root.image_id()).expect("live");
         disk.write_at(&[7; 9000], 5_000)
             .and_then(|()| disk.flush())
             .expect("written");
@@ -118,27 +120,27 @@ impl Protected {
     fn meet(&self, name: &Path, bytes: Option<&[u8]>, context: &str) {
         let (_folder, dir) = self.copy();
         put(&dir.join(name), bytes);
-        let store = Store::open(&dir, Access::ReadOnly, "test")
+        let store = Store::open_dir(&dir, Access::ReadOnly, "test")
             .unwrap_or_else(|error| panic!("{context}: not open for reading: {error}"));
         assert!(
-            store.impairment().is_none(),
+            store.gravest_fault().is_none(),
             "{context}: {:?}",
-            store.impairment()
+            store.gravest_fault()
         );
         assert!(contents(&store) == self.contents, "{context}: read");
         drop(store);
         heal(&dir, context);
-        let store = Store::open(&dir, Access::ReadWrite, "test")
+        let store = Store::open_dir(&dir, Access::ReadWrite, "test")
             .unwrap_or_else(|error| panic!("{context}: not open for writing: {error}"));
         let node = store
-            .create(&drive::name("new"), 5000)
+            .create_image(&drive::name("new"), 5000)
             .expect("it can be written to");
         store
-            .delete_image(node.image(), false)
+            .delete_image(node.image_id(), false)
             .expect("it can be written to");
         store.protect_all(&Unwatched).expect("protected");
         drop(store);
-        let store = Store::open(&dir, Access::ReadOnly, "test").expect("it opens");
+        let store = Store::open_dir(&dir, Access::ReadOnly, "test").expect("it opens");
         let options = CheckOptions {
             read_data: true,
             subset: None,
@@ -324,7 +326,7 @@ fn more_than_parity_can_heal_is_told_and_the_rest_is_served() {
     let (_folder, dir) = protected.copy();
     let names = tables(&dir);
     let report = {
-        let store = Store::open(&dir, Access::ReadOnly, "test").expect("it opens");
+        let store = Store::open_dir(&dir, Access::ReadOnly, "test").expect("it opens");
         store.parity_status().expect("told")
     };
     assert!(report.groups >= 1 && names.len() > 2, "{report:?}");
@@ -335,7 +337,7 @@ fn more_than_parity_can_heal_is_told_and_the_rest_is_served() {
     assert!(told.files_lost.len() > 1, "{told:?}");
     let report = heal_closed_store(&dir, "test", false, &Unwatched).expect("told");
     assert_eq!(report.files_lost, told.files_lost);
-    let error = Store::open(&dir, Access::ReadWrite, "test")
+    let error = Store::open_dir(&dir, Access::ReadWrite, "test")
         .err()
         .expect("tables are gone");
     assert!(matches!(error, StoreError::Damaged(_)), "{error}");
@@ -355,7 +357,9 @@ fn an_earlier_state_is_never_brought_back() {
     let rest = fs::read(dir.join("parity/rest")).expect("the store was closed");
     let store = scratch::open(&dir);
     assert!(!dir.join("parity/rest").exists(), "it is open for writing");
-    store.create(&drive::name("later"), 5000).expect("created");
+    store
+        .create_image(&drive::name("later"), 5000)
+        .expect("created");
     store.protect_all(&Unwatched).expect("protected");
     let after = contents(&store);
     let crashed = scratch::folder();
@@ -388,7 +392,7 @@ fn tables_of_a_killed_process_heal() {
         let crashed = scratch::folder();
         let copy = crashed.path().join("store");
         scratch::copy_of_a_crash(&dir, &copy);
-        let status = Store::open(&copy, Access::ReadOnly, "test")
+        let status = Store::open_dir(&copy, Access::ReadOnly, "test")
             .and_then(|store| store.parity_status())
             .expect("it opens");
         // All tables of a copy that are protected, each once.
@@ -425,7 +429,7 @@ fn what_is_deleted_gives_its_space_back() {
         full.bytes_on_disk > 20 << 20,
         "a store of one table has a mirror: {full:?}"
     );
-    store.delete_image(node.image(), false).expect("deleted");
+    store.delete_image(node.image_id(), false).expect("deleted");
     let report = store
         .collect(CollectOptions::default(), &Unwatched)
         .expect("collected");

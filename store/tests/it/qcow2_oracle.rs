@@ -40,7 +40,7 @@ impl ReadAt for OnDisk {
 
 fn open(path: &Path) -> Result<Box<dyn ImageSource>, SourceError> {
     let file = File::open(path).expect("the image was just made");
-    formats::open(
+    formats::open_image(
         Format::Qcow2,
         Arc::new(OnDisk(file)),
         Arc::new(ClusterCodecs),
@@ -201,18 +201,18 @@ fn check(what: &str, source: &dyn ImageSource, expected: &[u8], random: &mut fas
             .extent_at(offset)
             .unwrap_or_else(|error| panic!("{what}: extent at {offset}: {error}"));
         assert!(
-            extent.start == offset && extent.len > 0 && extent.end() <= source.len(),
+            extent.start == offset && extent.len > 0 && extent.end_offset() <= source.len(),
             "{what}: {extent:?} at {offset}"
         );
         if extent.kind != ExtentKind::Data {
-            let part = &expected[offset as usize..extent.end() as usize];
+            let part = &expected[offset as usize..extent.end_offset() as usize];
             assert!(
                 part.iter().all(|byte| *byte == 0),
                 "{what}: {extent:?} is not zero for qemu"
             );
         }
         same_bytes(what, source, expected, offset, extent.len);
-        offset = extent.end();
+        offset = extent.end_offset();
     }
     same_bytes(what, source, expected, 0, source.len());
     for _ in 0..40 {
@@ -346,7 +346,7 @@ fn absent_ranges(source: &dyn ImageSource) -> Vec<(u64, u64)> {
     let mut offset = 0;
     while offset < source.len() {
         let extent = source.extent_at(offset).expect("it was walked before");
-        offset = extent.end();
+        offset = extent.end_offset();
         if extent.kind == ExtentKind::Absent {
             add_range(&mut ranges, (extent.start, offset));
         }
@@ -507,7 +507,7 @@ fn a_sparse_terabyte_is_walked_in_a_few_steps() {
     while offset < source.len() {
         let extent = source.extent_at(offset).expect("the image is whole");
         kinds.push(extent.kind);
-        offset = extent.end();
+        offset = extent.end_offset();
     }
     let data_count = kinds
         .iter()
@@ -539,7 +539,7 @@ fn the_map_of_qemu_img_agrees_with_the_content() {
         .iter()
         .filter(|range| range.kind == ChangeKind::Zero)
     {
-        let part = &expected[range.start as usize..range.end() as usize];
+        let part = &expected[range.start as usize..range.end_offset() as usize];
         assert!(part.iter().all(|byte| *byte == 0), "{range:?}");
     }
     assert!(

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::{
     Access, CheckOptions, CollectOptions, Compression, ImportRequest, ImportTarget, RepairOptions,
     RepairReport, Store, StoreParameters, Unwatched,
@@ -49,7 +49,7 @@ fn parameters() -> StoreParameters {
     }
 }
 
-fn import(store: &Store, name: &str, parent: Option<Node>, bytes: Vec<u8>) -> Node {
+fn import(store: &Store, name: &str, parent: Option<NodeRef>, bytes: Vec<u8>) -> NodeRef {
     let request = ImportRequest {
         target: ImportTarget::New {
             name: drive::name(name),
@@ -65,10 +65,10 @@ fn import(store: &Store, name: &str, parent: Option<Node>, bytes: Vec<u8>) -> No
 }
 
 fn contents(store: &Store) -> Contents {
-    let nodes: Vec<Node> = store.tree().nodes().collect();
+    let nodes: Vec<NodeRef> = store.tree().all_nodes().collect();
     let names: Vec<String> = nodes
         .iter()
-        .map(|node| store.tree().display(*node))
+        .map(|node| store.tree().display_name(*node))
         .collect();
     let read = |name: String| {
         let bytes = drive::read(store, &name).expect("a whole store can be read");
@@ -88,7 +88,7 @@ fn original(is_collected: bool) -> Original {
     let root = import(&store, "root", None, base.clone());
     let gone = import(&store, "gone", None, pool.fresh(&mut random, 60_000));
     store
-        .snapshot(root.image(), &drive::name("first"))
+        .take_snapshot(root.image_id(), &drive::name("first"))
         .expect("snapshot");
     drop(store);
     store = scratch::open(&dir);
@@ -96,7 +96,7 @@ fn original(is_collected: bool) -> Original {
     pool.change(&mut random, &mut changed);
     changed[20_000..50_000].fill(0);
     import(&store, "child", Some(root), changed);
-    store.delete_image(gone.image(), true).expect("deleted");
+    store.delete_image(gone.image_id(), true).expect("deleted");
     if is_collected {
         store
             .collect(CollectOptions::default(), &Unwatched)
@@ -107,16 +107,20 @@ fn original(is_collected: bool) -> Original {
     let machine = store
         .create_machine(&drive::name("vm"), Some(b"memory=1G"))
         .expect("a machine");
-    store.add_disk(machine, root.image()).expect("a disk of it");
+    store
+        .add_disk(machine, root.image_id())
+        .expect("a disk of it");
     store
         .snapshot_machine(machine, &drive::name("all"))
         .expect("a machine's snapshot");
-    let disk = store.live(root.image()).expect("live");
+    let disk = store.open_live(root.image_id()).expect("live");
     disk.write_at(&[7; 9000], 50_000)
         .and_then(|()| disk.flush())
         .expect("written");
     drop(disk);
-    store.create(&drive::name("empty"), 5000).expect("created");
+    store
+        .create_image(&drive::name("empty"), 5000)
+        .expect("created");
     let contents = contents(&store);
     // The store as a process that is killed leaves it: with a log.
     scratch::copy_of_a_crash(&dir, &folder.path().join("killed"));
@@ -243,7 +247,7 @@ fn inventory(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 fn look(original: &Original, dir: &Path, done: &RepairReport, context: &str) -> Verdict {
-    let store = Store::open(dir, Access::ReadWrite, "test")
+    let store = Store::open_dir(dir, Access::ReadWrite, "test")
         .unwrap_or_else(|error| panic!("{context}: not writable: {error}; {done:?}"));
     let options = CheckOptions {
         read_data: true,
@@ -267,7 +271,7 @@ fn look(original: &Original, dir: &Path, done: &RepairReport, context: &str) -> 
         .collect();
     let mut is_lost = !done.lost.is_empty() || !done.names_lost.is_empty();
     for (name, bytes) in &original.contents {
-        let Ok(node) = store.find(name) else {
+        let Ok(node) = store.find_node(name) else {
             let is_named = done
                 .earlier
                 .iter()
@@ -280,7 +284,7 @@ fn look(original: &Original, dir: &Path, done: &RepairReport, context: &str) -> 
             is_lost = true;
             continue;
         };
-        let disk = store.disk(node).expect("a listed node opens");
+        let disk = store.open_disk(node).expect("a listed node opens");
         let len = disk.len().min(bytes.len() as u64);
         for start in (0..len as usize).step_by(READ_LEN) {
             let end = bytes.len().min(start + READ_LEN);
@@ -316,7 +320,7 @@ fn use_it(dir: &Path, context: &str) {
     let bytes: Vec<u8> = (0..50_000_u32).map(|nth| (nth * nth % 251) as u8).collect();
     let node = import(&store, "new", None, bytes.clone());
     store
-        .snapshot(node.image(), &drive::name("s"))
+        .take_snapshot(node.image_id(), &drive::name("s"))
         .unwrap_or_else(|error| panic!("{context}: {error}"));
     store
         .collect(CollectOptions::default(), &Unwatched)

@@ -42,12 +42,12 @@ pub(crate) fn folder() -> TempDir {
 
 /// A new store in `dir`, open.
 pub(crate) fn store_in(dir: &Path, parameters: StoreParameters) -> Store {
-    Store::init(dir, parameters).expect("an empty folder becomes a store");
+    Store::init_dir(dir, parameters).expect("an empty folder becomes a store");
     open(dir)
 }
 
 pub(crate) fn open(dir: &Path) -> Store {
-    Store::open(dir, Access::ReadWrite, "test").expect("a whole store opens")
+    Store::open_dir(dir, Access::ReadWrite, "test").expect("a whole store opens")
 }
 
 /// Copies the files of a store that nobody writes. The reserve is left out: it holds nothing, and

@@ -7,11 +7,11 @@ use vellum_backup::copy::{CopyRequest, copy};
 use vellum_backup::error::BackupError;
 use vellum_backup::repository::Repository;
 
-use super::pull::chosen;
-use super::upload::Upload;
-use crate::failure::{Failure, Outcome};
-use crate::repository::{KeyArgs, address, opening, password, words};
-use crate::session::Session;
+use super::pull::chosen_points;
+use super::upload::UploadSummary;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::repository::{KeyArgs, address, opening, password, repo_args};
 use crate::size;
 
 /// Points that an error names at most; the others are counted.
@@ -35,13 +35,13 @@ pub(crate) struct Args {
     #[arg(long)]
     all: bool,
     /// Bytes that may be sent in a second
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     limit_upload: Option<u64>,
     /// Rely on what is in the second repository without a look at it: saves fetching it once
     #[arg(long)]
     trust_others: bool,
     #[command(flatten)]
-    from: FromArgs,
+    from: SourceKeyArgs,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     clippy::struct_field_names,
     reason = "an option is called as its field"
 )]
-struct FromArgs {
+struct SourceKeyArgs {
     /// A file whose first line is its password [env: VELLUM_FROM_PASSWORD_FILE, or
     /// VELLUM_FROM_PASSWORD, _COMMAND, _FD]
     #[arg(long, value_name = "FILE", conflicts_with = "from_key_file")]
@@ -66,39 +66,47 @@ struct FromArgs {
     from_allow_rollback: bool,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_backup_copy(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let Some((from, rest)) = args.words.split_first() else {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "no repository is named",
             "name the one to read first, then the one to write",
         ));
     };
-    let named = words::at_least(rest, &session.caller)?;
+    let named = repo_args::at_least(rest, &session.caller)?;
     if named.rest.is_empty() != args.all {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "what is to be copied is not clear",
             "name images or points, or add --all, but not both",
         ));
     }
-    let source = opening::open_with(from, &args.from.key(), password::FROM_VARIABLES, session)?;
+    let source = opening::open_with(
+        from,
+        &args.from.key_args(),
+        password::FROM_VARIABLES,
+        session,
+    )?;
     let points = if args.all {
         None
     } else {
-        Some(points(&source, named.rest, session)?)
+        Some(point_ids(&source, named.rest, session)?)
     };
-    let target = opening::open(&named.place, &args.key, session)?;
+    let target = opening::open_repository(&named.place, &args.key, session)?;
     let request = CopyRequest {
         points,
         trust_others: args.trust_others,
         limit_upload: args.limit_upload,
-        writer: opening::writer(session),
+        writer: opening::writer_name(session),
     };
     let meter = session.watch_bytes(&format!("copying to {}", target.place()));
-    let report =
-        copy(&source, &target, &request, &meter).map_err(|error| titled(error, &source))?;
-    let seconds = meter.elapsed().as_secs_f64();
+    let report = copy(&source, &target, &request, &meter)
+        .map_err(|error| damage_with_titles(error, &source))?;
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
-    session.output.summary(&Upload::new(
+    session.output.print_summary(&UploadSummary::new(
         Some(source.place()),
         target.place(),
         report,
@@ -107,21 +115,21 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(Outcome::Done)
 }
 
-fn points(
+fn point_ids(
     source: &Repository,
     wanted: &[String],
-    session: &Session,
-) -> Result<BTreeSet<String>, Failure> {
+    session: &CommandContext,
+) -> Result<BTreeSet<String>, CommandFailure> {
     let state = source.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
-    Ok(chosen(&points, wanted, session)?
+    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    Ok(chosen_points(&points, wanted, session)?
         .into_iter()
         .map(str::to_owned)
         .collect())
 }
 
 /// Damage, with the points that it hits as people call them.
-fn titled(error: BackupError, source: &Repository) -> Failure {
+fn damage_with_titles(error: BackupError, source: &Repository) -> CommandFailure {
     let BackupError::Damaged {
         object,
         reason,
@@ -133,7 +141,7 @@ fn titled(error: BackupError, source: &Repository) -> Failure {
     let state = source.state();
     let titles: BTreeMap<&str, String> = state
         .points()
-        .map(|point| (point.id.as_str(), address::title(point)))
+        .map(|point| (point.id.as_str(), address::point_title(point)))
         .collect();
     let mut points: Vec<String> = points
         .iter()
@@ -143,15 +151,15 @@ fn titled(error: BackupError, source: &Repository) -> Failure {
     let more = points.len().saturating_sub(POINTS_SHOWN_MAX);
     points.truncate(POINTS_SHOWN_MAX);
     points.extend((more > 0).then(|| format!("and {more} more")));
-    Failure::Damage(BackupError::Damaged {
+    CommandFailure::Damage(BackupError::Damaged {
         object,
         reason,
         points,
     })
 }
 
-impl FromArgs {
-    fn key(&self) -> KeyArgs {
+impl SourceKeyArgs {
+    fn key_args(&self) -> KeyArgs {
         KeyArgs {
             password_file: self.from_password_file.clone(),
             key_file: self.from_key_file.clone(),

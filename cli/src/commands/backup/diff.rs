@@ -9,12 +9,12 @@ use vellum_backup::reader::Reader;
 use vellum_core::identity::ContentId;
 
 use super::restore::no_content;
-use crate::commands::diff::show;
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::repository::{KeyArgs, address, opening, words};
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::commands::diff::print_differences;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::TextPage;
+use crate::repository::{KeyArgs, address, opening, repo_args};
 
 /// Show the ranges in which two points differ, without reading data; exit code 1 if there are any,
 /// 2 if they cannot be compared
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Totals {
+struct DiffTotals {
     identical: bool,
     first: String,
     second: String,
@@ -45,39 +45,42 @@ struct Totals {
     same_bytes: u64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let named = words::exactly(&args.words, &["POINT", "POINT"], &session.caller)?;
+pub(super) fn run_backup_diff(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let named = repo_args::repository_and_words(&args.words, &["POINT", "POINT"], &session.caller)?;
     let [first, second] = named.rest else {
         unreachable!("as many words were asked for")
     };
-    let repository = opening::open(&named.place, &args.key, session)?;
+    let repository = opening::open_repository(&named.place, &args.key, session)?;
     let state = repository.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::sort_points(state.points().map(AsRef::as_ref));
     let find = |text: &str| {
-        let point = address::find(&points, text, session.zone())?;
+        let point = address::find_point(&points, text, session.time_zone())?;
         let content = ContentId::parse(&point.content).ok_or_else(|| no_content(&point.id))?;
-        Ok::<_, Failure>((address::title(point), content))
+        Ok::<_, CommandFailure>((address::point_title(point), content))
     };
     let (first, second) = (find(first)?, find(second)?);
     let reader = Reader::new(&repository);
     if args.summary {
         let report = diff(&reader, first.1, second.1, &mut |_| Ok(()))?;
-        let totals = Totals::new(first.0, second.0, report);
-        session.output.answer(&totals)?;
+        let totals = DiffTotals::new(first.0, second.0, report);
+        session.output.print_answer(&totals)?;
         return Ok(if totals.identical {
             Outcome::Done
         } else {
             Outcome::Different
         });
     }
-    show(
+    print_differences(
         session,
         || BackupError::Interrupted,
         |visit| diff(&reader, first.1, second.1, visit).map(drop),
     )
 }
 
-impl Totals {
+impl DiffTotals {
     fn new(first: String, second: String, report: DiffReport) -> Self {
         Self {
             identical: report.changed == 0,
@@ -90,17 +93,17 @@ impl Totals {
     }
 }
 
-impl Answer for Totals {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for DiffTotals {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         if self.identical {
-            return page.line(format!("{} and {} are identical", self.first, self.second));
+            return page.write_line(format!("{} and {} are identical", self.first, self.second));
         }
         let (changed, zeroed, same) = (
-            page.size(self.changed_bytes),
-            page.size(self.zeroed_bytes),
-            page.size(self.same_bytes),
+            page.format_size(self.changed_bytes),
+            page.format_size(self.zeroed_bytes),
+            page.format_size(self.same_bytes),
         );
-        page.line(format!(
+        page.write_line(format!(
             "{} and {}: {changed} differ ({zeroed} become zero), {same} are the same",
             self.first, self.second
         ))

@@ -9,16 +9,16 @@ use serde::Serialize;
 use vellum_backup::forget::{Decision, ForgetWish, forget, freed_len, plan};
 use vellum_backup::journal::State;
 
-use super::list::Described;
-use super::prune::{self, Pruned};
-use crate::failure::{Failure, Outcome};
-use crate::keep::KeepArgs;
-use crate::output::Answer;
-use crate::output::page::{Page, plural};
+use super::list::PointDescription;
+use super::prune::{self, PruneSummary};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::{TextPage, format_count};
 use crate::output::table::Column;
-use crate::repository::{self, KeyArgs, address, opening, words};
-use crate::session::Session;
-use crate::zone;
+use crate::repository::{self, KeyArgs, address, opening, repo_args};
+use crate::retention_args::KeepArgs;
+use crate::time_zone;
 
 /// Forget points: those that are named, or those of each image that no rule keeps. Pinned ones stay
 #[derive(clap::Args)]
@@ -47,45 +47,48 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Forgotten {
+struct ForgetSummary {
     action: &'static str,
     dry_run: bool,
-    points: Vec<Decided>,
+    points: Vec<ForgetDecision>,
     /// Bytes of packs that a prune right after it frees; none if something is lost, so that nobody
     /// can tell.
     freed_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prune: Option<Pruned>,
+    prune: Option<PruneSummary>,
     /// The next command to type.
     #[serde(skip)]
     next: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Decided {
+struct ForgetDecision {
     #[serde(flatten)]
-    point: Described,
+    point: PointDescription,
     goes: bool,
     /// The reasons to keep it.
     reasons: Vec<String>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let named = words::at_least(&args.words, &session.caller)?;
-    let repository = opening::open(&named.place, &args.key, session)?;
-    let zone = session.zone().clone();
-    let wish = wish(args, named.rest, &repository.state(), &zone)?;
+pub(super) fn run_backup_forget(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let named = repo_args::at_least(&args.words, &session.caller)?;
+    let repository = opening::open_repository(&named.place, &args.key, session)?;
+    let zone = session.time_zone().clone();
+    let wish = forget_wish(args, named.rest, &repository.state(), &zone)?;
     let planned = plan(&repository.state(), &wish)?;
     // While the points are there: what they need can still be told from what others need.
     let freed_bytes = freed_len(&repository, &planned)?;
     let decisions = if args.dry_run {
         planned
     } else {
-        forget(&repository, &wish, opening::writer(session))?
+        forget(&repository, &wish, opening::writer_name(session))?
     };
     let goes = decisions.iter().any(Decision::goes);
     let prune = if args.prune && goes {
-        Some(prune::collect(
+        Some(prune::prune_repository(
             &repository,
             &prune::PruneOptions::default(),
             session,
@@ -98,8 +101,11 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         (true, true, _) => Some("the same without -n forgets them".to_owned()),
         (true, false, false) => Some("vellum backup prune gives the space back".to_owned()),
     };
-    let points = decisions.iter().map(Decided::of).collect();
-    let forgotten = Forgotten {
+    let points = decisions
+        .iter()
+        .map(ForgetDecision::from_decision)
+        .collect();
+    let forgotten = ForgetSummary {
         action: "forget",
         dry_run: args.dry_run,
         points,
@@ -108,21 +114,21 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         next,
     };
     if args.dry_run {
-        session.output.answer(&forgotten)
+        session.output.print_answer(&forgotten)
     } else {
-        session.output.confirm(&forgotten)
+        session.output.print_confirmation(&forgotten)
     }?;
     Ok(Outcome::Done)
 }
 
-fn wish(
+fn forget_wish(
     args: &Args,
     named: &[String],
     state: &State,
     zone: &TimeZone,
-) -> Result<ForgetWish, Failure> {
-    let rules = args.keep.rules(repository::now_ms())?;
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+) -> Result<ForgetWish, CommandFailure> {
+    let rules = args.keep.retention_rules(repository::now_ms())?;
+    let points = address::sort_points(state.points().map(AsRef::as_ref));
     if !rules.is_empty() {
         let mut images = BTreeSet::new();
         for image in named {
@@ -133,7 +139,7 @@ fn wish(
             );
         }
         let zone = zone.clone();
-        let offset_s = Arc::new(move |moment_ms| zone::offset_s(&zone, moment_ms));
+        let offset_s = Arc::new(move |moment_ms| time_zone::offset_s(&zone, moment_ms));
         return Ok(ForgetWish::Rules {
             rules,
             images: Some(images).filter(|images| !images.is_empty()),
@@ -141,7 +147,7 @@ fn wish(
         });
     }
     if named.is_empty() {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "neither rules nor points say what is to be forgotten",
             "add --keep-… rules, or name points",
         ));
@@ -150,31 +156,31 @@ fn wish(
     named
         .iter()
         .map(find)
-        .collect::<Result<_, Failure>>()
+        .collect::<Result<_, CommandFailure>>()
         .map(ForgetWish::Points)
 }
 
-impl Decided {
-    fn of(decision: &Decision) -> Self {
+impl ForgetDecision {
+    fn from_decision(decision: &Decision) -> Self {
         let reasons = decision.reasons.iter().map(ToString::to_string).collect();
         Self {
-            point: Described::of(&decision.point),
+            point: PointDescription::from_point(&decision.point),
             goes: decision.goes(),
             reasons,
         }
     }
 }
 
-impl Answer for Forgotten {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for ForgetSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let columns = [
-            Column::text("NAME"),
-            Column::text("ID"),
-            Column::text("TIME"),
-            Column::number("SIZE"),
-            Column::text("STAYS AS"),
+            Column::text_column("NAME"),
+            Column::text_column("ID"),
+            Column::text_column("TIME"),
+            Column::number_column("SIZE"),
+            Column::text_column("STAYS AS"),
         ];
-        let row = |decided: &Decided| {
+        let row = |decided: &ForgetDecision| {
             let point = &decided.point;
             let why = if decided.goes {
                 "goes".to_owned()
@@ -184,14 +190,14 @@ impl Answer for Forgotten {
             vec![
                 point.name.clone(),
                 point.short_id(),
-                page.moment(point.time),
-                page.size(point.size),
+                page.format_time(point.time),
+                page.format_size(point.size),
                 why,
             ]
         };
         let rows: Vec<_> = self.points.iter().map(row).collect();
         if !rows.is_empty() {
-            page.table(&columns, &rows)?;
+            page.write_table(&columns, &rows)?;
         }
         let gone = self.points.iter().filter(|decided| decided.goes).count() as u64;
         let stay = self.points.len() as u64 - gone;
@@ -200,16 +206,16 @@ impl Answer for Forgotten {
         } else {
             "forgotten"
         };
-        page.line(format!(
+        page.write_line(format!(
             "{} {done}, {stay} of these stay",
-            plural(gone, "point")
+            format_count(gone, "point")
         ))?;
         match &self.prune {
-            Some(pruned) => pruned.show(page)?,
-            None => page.line(prune::would_free(self.freed_bytes, page))?,
+            Some(pruned) => pruned.render_page(page)?,
+            None => page.write_line(prune::would_free(self.freed_bytes, page))?,
         }
         self.next
             .as_ref()
-            .map_or(Ok(()), |next| page.line(format!("next: {next}")))
+            .map_or(Ok(()), |next| page.write_line(format!("next: {next}")))
     }
 }

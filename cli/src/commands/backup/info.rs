@@ -8,13 +8,13 @@ use vellum_backup::objects::ObjectKind;
 use vellum_backup::repository::Repository;
 use vellum_core::identity::ContentId;
 
-use super::Announced;
-use super::list::Described;
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::repository::{KeyArgs, address, opening, words};
-use crate::session::Session;
+use super::ShownSession;
+use super::list::PointDescription;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::TextPage;
+use crate::repository::{KeyArgs, address, opening, repo_args};
 
 /// Tell what is in a repository and who is changing it, or what a point is
 #[derive(clap::Args)]
@@ -36,7 +36,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Whole {
+struct RepositoryInfo {
     repository: String,
     id: String,
     encrypted: bool,
@@ -45,44 +45,47 @@ struct Whole {
     points: u64,
     machines: u64,
     /// Objects and bytes: packs of chunks, index, maps, journal, copies of all but packs.
-    packs: Amount,
-    indexes: Amount,
-    maps: Amount,
-    records: Amount,
-    copies: Amount,
+    packs: ObjectAmount,
+    indexes: ObjectAmount,
+    maps: ObjectAmount,
+    records: ObjectAmount,
+    copies: ObjectAmount,
     bytes: u64,
     /// Sessions that are open now, or that ended without a word.
-    sessions: Vec<Announced>,
+    sessions: Vec<ShownSession>,
 }
 
 #[derive(Clone, Copy, Serialize)]
-struct Amount {
+struct ObjectAmount {
     objects: u64,
     bytes: u64,
 }
 
 #[derive(Serialize)]
-struct Single {
+struct PointInfo {
     #[serde(flatten)]
-    point: Described,
+    point: PointDescription,
     /// Points of other images, or other points of this one, that show the same.
     same_as: Vec<String>,
     /// The contents that its map is relative to, one after the other.
     chain: u64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let named = words::at_least(&args.words, &session.caller)?;
-    let repository = opening::open(&named.place, &args.key, session)?;
+pub(super) fn run_backup_info(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let named = repo_args::at_least(&args.words, &session.caller)?;
+    let repository = opening::open_repository(&named.place, &args.key, session)?;
     match named.rest {
         [] => session
             .output
-            .answer(&whole(&repository, session.zone())?)?,
+            .print_answer(&repository_info(&repository, session.time_zone())?)?,
         [point] => session
             .output
-            .answer(&single(&repository, point, session)?)?,
+            .print_answer(&point_info(&repository, point, session)?)?,
         _ => {
-            return Err(Failure::usage(
+            return Err(CommandFailure::usage_error(
                 "this tells of one point at a time",
                 "name one",
             ));
@@ -91,15 +94,18 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     Ok(Outcome::Done)
 }
 
-fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
+fn repository_info(
+    repository: &Repository,
+    zone: &TimeZone,
+) -> Result<RepositoryInfo, CommandFailure> {
     let state = repository.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::sort_points(state.points().map(AsRef::as_ref));
     let mut images: Vec<&str> = points.iter().map(|point| point.image.as_str()).collect();
     images.sort_unstable();
     images.dedup();
     let amount = |kind| {
         let objects = repository.list(kind)?;
-        Ok::<_, Failure>(Amount {
+        Ok::<_, CommandFailure>(ObjectAmount {
             objects: objects.len() as u64,
             bytes: objects.iter().map(|(_, len)| len).sum(),
         })
@@ -107,11 +113,11 @@ fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
     let (packs, indexes) = (amount(ObjectKind::Pack)?, amount(ObjectKind::Index)?);
     let (maps, records) = (amount(ObjectKind::Maps)?, amount(ObjectKind::Record)?);
     let copies = repository.list_copies()?;
-    let copies = Amount {
+    let copies = ObjectAmount {
         objects: copies.len() as u64,
         bytes: copies.values().sum(),
     };
-    Ok(Whole {
+    Ok(RepositoryInfo {
         repository: repository.place(),
         id: repository.id().to_string(),
         encrypted: repository.file().is_encrypted,
@@ -128,30 +134,34 @@ fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
             .iter()
             .map(|amount| amount.bytes)
             .sum(),
-        sessions: super::sessions(repository, zone)?,
+        sessions: super::shown_sessions(repository, zone)?,
     })
 }
 
-fn single(repository: &Repository, text: &str, session: &Session) -> Result<Single, Failure> {
+fn point_info(
+    repository: &Repository,
+    text: &str,
+    session: &CommandContext,
+) -> Result<PointInfo, CommandFailure> {
     let state = repository.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
-    let point = address::find(&points, text, session.zone())?;
+    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let point = address::find_point(&points, text, session.time_zone())?;
     let same = points
         .iter()
         .filter(|other| other.content == point.content && other.id != point.id);
-    Ok(Single {
-        point: Described::of(point),
-        same_as: same.map(|other| address::title(other)).collect(),
+    Ok(PointInfo {
+        point: PointDescription::from_point(point),
+        same_as: same.map(|other| address::point_title(other)).collect(),
         chain: ContentId::parse(&point.content)
             .map_or(0, |content| state.chain(content).len() as u64),
     })
 }
 
-impl Answer for Whole {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        page.field("repository", &self.repository)?;
-        page.field("id", &self.id)?;
-        page.field(
+impl Render for RepositoryInfo {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        page.write_field("repository", &self.repository)?;
+        page.write_field("id", &self.id)?;
+        page.write_field(
             "encrypted",
             if self.encrypted {
                 "yes"
@@ -159,9 +169,9 @@ impl Answer for Whole {
                 "no: whoever reaches it can read it"
             },
         )?;
-        page.field("images", self.images.to_string())?;
-        page.field("points", self.points.to_string())?;
-        page.field("machines", self.machines.to_string())?;
+        page.write_field("images", self.images.to_string())?;
+        page.write_field("points", self.points.to_string())?;
+        page.write_field("machines", self.machines.to_string())?;
         let kinds = [
             ("packs", self.packs),
             ("index", self.indexes),
@@ -170,37 +180,37 @@ impl Answer for Whole {
             ("copies", self.copies),
         ];
         for (name, amount) in kinds {
-            let size = page.size(amount.bytes);
-            page.field(name, format!("{size} in {}", amount.objects))?;
+            let size = page.format_size(amount.bytes);
+            page.write_field(name, format!("{size} in {}", amount.objects))?;
         }
-        let size = page.size(self.bytes);
-        page.field("in all", size)?;
+        let size = page.format_size(self.bytes);
+        page.write_field("in all", size)?;
         self.sessions
             .iter()
-            .try_for_each(|session| page.field("session", &session.line))
+            .try_for_each(|session| page.write_field("session", &session.line))
     }
 }
 
-impl Answer for Single {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for PointInfo {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let point = &self.point;
-        page.field("point", &point.id)?;
-        page.field("name", &point.name)?;
-        let size = page.size(point.size);
-        page.field("size", format!("{size} ({} bytes)", point.size))?;
-        page.field("mode", &point.mode)?;
-        let time = page.moment(point.time);
-        page.field("time", time)?;
-        page.field("image", &point.image)?;
-        page.field("content", &point.content)?;
-        page.field("maps", self.chain.to_string())?;
+        page.write_field("point", &point.id)?;
+        page.write_field("name", &point.name)?;
+        let size = page.format_size(point.size);
+        page.write_field("size", format!("{size} ({} bytes)", point.size))?;
+        page.write_field("mode", &point.mode)?;
+        let time = page.format_time(point.time);
+        page.write_field("time", time)?;
+        page.write_field("image", &point.image)?;
+        page.write_field("content", &point.content)?;
+        page.write_field("maps", self.chain.to_string())?;
         if !self.same_as.is_empty() {
-            page.field("same as", self.same_as.join(", "))?;
+            page.write_field("same as", self.same_as.join(", "))?;
         }
-        if point.marks().is_empty() {
+        if point.pin_and_tags().is_empty() {
             Ok(())
         } else {
-            page.field("marks", point.marks())
+            page.write_field("marks", point.pin_and_tags())
         }
     }
 }

@@ -7,11 +7,11 @@ use vellum_backup::repository::{FirstKey, Repository};
 use vellum_backup::seal::{Opener, PasswordCost};
 use vellum_core::units::ChunkLen;
 
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::repository::{self, KeyArgs, password, words};
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::TextPage;
+use crate::repository::{self, KeyArgs, password, repo_args};
 use crate::size;
 
 /// The label of the first key.
@@ -35,14 +35,14 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["password_file", "key_file"])]
     no_encryption: bool,
     /// What is stored once: as the stores that will be pushed have it
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "4K")]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_size, default_value = "4K")]
     chunk_size: u64,
     #[command(flatten)]
     key: KeyArgs,
 }
 
 #[derive(Serialize)]
-struct Made {
+struct RepositoryInitSummary {
     action: &'static str,
     repository: String,
     id: String,
@@ -50,18 +50,21 @@ struct Made {
     chunk_size: u64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let place = words::exactly(&args.words, &[], &session.caller)?.place;
+pub(super) fn run_backup_init(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
     let chunk_len = u32::try_from(args.chunk_size).ok().and_then(ChunkLen::new);
     let chunk_len = chunk_len.ok_or_else(|| {
-        Failure::usage(
+        CommandFailure::usage_error(
             "that is no chunk size",
             "it is a power of two from 4K to 1M",
         )
     })?;
-    let objects = repository::objects(&place, &session.caller)?;
+    let objects = repository::object_store(&place, &session.caller)?;
     let key = first_key(args, session)?;
-    let folders = repository::folders(&session.caller);
+    let folders = repository::client_folders(&session.caller);
     let made = Repository::init(
         objects,
         chunk_len,
@@ -69,24 +72,24 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         repository::now_ms(),
         folders,
     )?;
-    let made = Made {
+    let made = RepositoryInitSummary {
         action: "init",
         repository: made.place(),
         id: made.id().to_string(),
         encrypted: key.is_some(),
-        chunk_size: chunk_len.bytes(),
+        chunk_size: chunk_len.byte_len(),
     };
-    session.output.confirm(&made)?;
+    session.output.print_confirmation(&made)?;
     Ok(Outcome::Done)
 }
 
 /// The password or key file of the first key; none if everybody may open the repository.
-fn first_key(args: &Args, session: &Session) -> Result<Option<FirstKey>, Failure> {
+fn first_key(args: &Args, session: &CommandContext) -> Result<Option<FirstKey>, CommandFailure> {
     if args.no_encryption {
         return Ok(None);
     }
     let opener = match &args.key.key_file {
-        Some(path) if !session.caller.path(path).exists() => {
+        Some(path) if !session.caller.resolve_path(path).exists() => {
             Opener::KeyFile(repository::make_key_file(path, &session.caller)?)
         }
         _ => given_or_asked(args, session)?,
@@ -98,36 +101,37 @@ fn first_key(args: &Args, session: &Session) -> Result<Option<FirstKey>, Failure
     }))
 }
 
-fn given_or_asked(args: &Args, session: &Session) -> Result<Opener, Failure> {
-    if let Some(opener) = repository::opener(&args.key, password::VARIABLES, &session.caller)? {
+fn given_or_asked(args: &Args, session: &CommandContext) -> Result<Opener, CommandFailure> {
+    if let Some(opener) = repository::given_opener(&args.key, password::VARIABLES, &session.caller)?
+    {
         return Ok(opener);
     }
-    let asked = password::ask("new password", true, &session.caller)?;
+    let asked = password::ask_at_terminal("new password", true, &session.caller)?;
     let hint = || {
         format!(
             "{}; --no-encryption makes a repository that everybody can read",
-            password::VARIABLES.hint()
+            password::VARIABLES.missing_hint()
         )
     };
     asked.map(Opener::Password).ok_or_else(|| {
-        Failure::usage(
+        CommandFailure::usage_error(
             "a repository is encrypted, and no password was given",
             hint(),
         )
     })
 }
 
-impl Answer for Made {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for RepositoryInitSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let encrypted = if self.encrypted {
             "encrypted"
         } else {
             "readable for whoever reaches it"
         };
-        page.line(format!(
+        page.write_line(format!(
             "made a repository in {}, {encrypted}",
             self.repository
         ))?;
-        page.line("next: vellum backup push REPO --all")
+        page.write_line("next: vellum backup push REPO --all")
     }
 }

@@ -10,13 +10,13 @@ use vellum_backup::objects::{ObjectError, ObjectKind, ObjectName};
 use vellum_backup::repository::Repository;
 use vellum_backup::seal::{KeyInfo, Opener, PasswordCost, create_key, key_info, unlock_any};
 
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::output::table::Column;
-use crate::output::time::Moment;
-use crate::repository::{self, KeyArgs, address, opening, password, words};
-use crate::session::Session;
+use crate::output::time::Rfc3339Time;
+use crate::repository::{self, KeyArgs, address, opening, password, repo_args};
 
 /// List, add and remove passwords and key files that open a repository
 #[derive(clap::Args)]
@@ -26,22 +26,22 @@ Example:
   vellum backup key list /mnt/backup")]
 pub(crate) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    verb: KeyVerb,
 }
 
 #[derive(Subcommand)]
-enum Verb {
+enum KeyVerb {
     #[command(visible_alias = "ls")]
-    List(ListArgs),
-    Add(AddArgs),
+    List(KeyListArgs),
+    Add(KeyAddArgs),
     #[command(visible_alias = "rm")]
-    Remove(RemoveArgs),
+    Remove(KeyRemoveArgs),
 }
 
 /// List the keys
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum backup key list /mnt/backup")]
-struct ListArgs {
+struct KeyListArgs {
     /// The repository
     #[arg(value_name = "REPO")]
     words: Vec<String>,
@@ -57,7 +57,7 @@ Example:
   vellum backup key add /mnt/backup --new-key-file backup.key
 
 Without either, it asks for a new password.")]
-struct AddArgs {
+struct KeyAddArgs {
     /// The repository
     #[arg(value_name = "REPO")]
     words: Vec<String>,
@@ -77,7 +77,7 @@ struct AddArgs {
 /// Make a key useless. What was read with it before may have been kept
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum backup key remove /mnt/backup 3f9c02a1b7")]
-struct RemoveArgs {
+struct KeyRemoveArgs {
     /// The repository, and the key's id as `key list` shows it
     #[arg(value_names = ["REPO", "KEY"], num_args = 0..=2)]
     words: Vec<String>,
@@ -86,49 +86,55 @@ struct RemoveArgs {
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct ShownKey {
     id: String,
     label: String,
     kind: &'static str,
-    created: Moment,
+    created: Rfc3339Time,
 }
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Listing {
-    keys: Vec<Shown>,
+struct KeyListing {
+    keys: Vec<ShownKey>,
 }
 
 #[derive(Serialize)]
-struct Changed {
+struct KeyChange {
     action: &'static str,
-    key: Shown,
+    key: ShownKey,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_backup_key(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     match &args.verb {
-        Verb::List(args) => list(args, session),
-        Verb::Add(args) => add(args, session),
-        Verb::Remove(args) => remove(args, session),
+        KeyVerb::List(args) => list_keys(args, session),
+        KeyVerb::Add(args) => add_key(args, session),
+        KeyVerb::Remove(args) => remove_key(args, session),
     }
 }
 
-fn list(args: &ListArgs, session: &mut Session) -> Result<Outcome, Failure> {
-    let place = words::exactly(&args.words, &[], &session.caller)?.place;
-    let repository = opening::open(&place, &args.key, session)?;
-    let keys = keys(&repository)?.iter().map(Shown::of).collect();
-    session.output.answer(&Listing { keys })?;
+fn list_keys(args: &KeyListArgs, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
+    let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
+    let repository = opening::open_repository(&place, &args.key, session)?;
+    let keys = readable_keys(&repository)?
+        .iter()
+        .map(ShownKey::from_key)
+        .collect();
+    session.output.print_answer(&KeyListing { keys })?;
     Ok(Outcome::Done)
 }
 
-fn add(args: &AddArgs, session: &mut Session) -> Result<Outcome, Failure> {
-    let place = words::exactly(&args.words, &[], &session.caller)?.place;
+fn add_key(args: &KeyAddArgs, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
+    let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
     let caller = &session.caller;
-    let objects = repository::objects(&place, caller)?;
-    let repository = opening::open(&place, &args.key, session)?;
+    let objects = repository::object_store(&place, caller)?;
+    let repository = opening::open_repository(&place, &args.key, session)?;
     refuse_plain(&repository)?;
-    let old = repository::opener(&args.key, password::VARIABLES, caller)?;
-    let old = old.map_or_else(|| asked("the present password", false, session), Ok)?;
+    let old = repository::given_opener(&args.key, password::VARIABLES, caller)?;
+    let old = old.map_or_else(|| ask_opener("the present password", false, session), Ok)?;
     let new = new_opener(args, session)?;
     let fail = |source| BackupError::Key {
         place: repository.place(),
@@ -145,39 +151,49 @@ fn add(args: &AddArgs, session: &mut Session) -> Result<Outcome, Failure> {
     )
     .map_err(fail)?;
     repository.put(&ObjectName::Key(key.id), &key.bytes)?;
-    let key = Shown::of(&key_info(key.id, &key.bytes).map_err(fail)?);
-    session.output.confirm(&Changed {
+    let key = ShownKey::from_key(&key_info(key.id, &key.bytes).map_err(fail)?);
+    session.output.print_confirmation(&KeyChange {
         action: "key add",
         key,
     })?;
     Ok(Outcome::Done)
 }
 
-fn new_opener(args: &AddArgs, session: &Session) -> Result<Opener, Failure> {
+fn new_opener(args: &KeyAddArgs, session: &CommandContext) -> Result<Opener, CommandFailure> {
     let caller = &session.caller;
     if let Some(path) = &args.new_key_file {
-        let file = if caller.path(path).exists() {
+        let file = if caller.resolve_path(path).exists() {
             repository::read_key_file(path, caller)
         } else {
             repository::make_key_file(path, caller)
         };
         return file.map(Opener::KeyFile);
     }
-    match given(args.new_password_file.as_deref(), session)? {
+    match given_opener(args.new_password_file.as_deref(), session)? {
         Some(opener) => Ok(opener),
-        None => asked("new password", true, session),
+        None => ask_opener("new password", true, session),
     }
 }
 
-fn given(file: Option<&Path>, session: &Session) -> Result<Option<Opener>, Failure> {
+fn given_opener(
+    file: Option<&Path>,
+    session: &CommandContext,
+) -> Result<Option<Opener>, CommandFailure> {
     let Some(file) = file else { return Ok(None) };
-    Ok(password::given(Some(file), password::VARIABLES, &session.caller)?.map(Opener::Password))
+    Ok(
+        password::given_password(Some(file), password::VARIABLES, &session.caller)?
+            .map(Opener::Password),
+    )
 }
 
-fn asked(question: &str, again: bool, session: &Session) -> Result<Opener, Failure> {
-    let asked = password::ask(question, again, &session.caller)?;
+fn ask_opener(
+    question: &str,
+    again: bool,
+    session: &CommandContext,
+) -> Result<Opener, CommandFailure> {
+    let asked = password::ask_at_terminal(question, again, &session.caller)?;
     let missing = || {
-        Failure::usage(
+        CommandFailure::usage_error(
             format!("there is no terminal to ask for {question}"),
             "give it in a file: see --help",
         )
@@ -185,10 +201,13 @@ fn asked(question: &str, again: bool, session: &Session) -> Result<Opener, Failu
     asked.map(Opener::Password).ok_or_else(missing)
 }
 
-fn remove(args: &RemoveArgs, session: &mut Session) -> Result<Outcome, Failure> {
-    let named = words::exactly(&args.words, &["KEY"], &session.caller)?;
-    let repository = opening::open(&named.place, &args.key, session)?;
-    let keys = keys(&repository)?;
+fn remove_key(
+    args: &KeyRemoveArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let named = repo_args::repository_and_words(&args.words, &["KEY"], &session.caller)?;
+    let repository = opening::open_repository(&named.place, &args.key, session)?;
+    let keys = readable_keys(&repository)?;
     let wanted = &named.rest[0];
     let found: Vec<&KeyInfo> = keys
         .iter()
@@ -197,19 +216,19 @@ fn remove(args: &RemoveArgs, session: &mut Session) -> Result<Outcome, Failure> 
     let key = match found[..] {
         [key] if keys.len() > 1 => key,
         [_] => {
-            return Err(Failure::failed(
+            return Err(CommandFailure::with_hint(
                 "it is the last key: without it nobody could open the repository",
                 "add another first",
             ));
         }
         [] => {
-            return Err(Failure::failed(
+            return Err(CommandFailure::with_hint(
                 format!("no key is called {wanted:?}"),
                 "`vellum backup key list` shows the keys",
             ));
         }
         _ => {
-            return Err(Failure::failed(
+            return Err(CommandFailure::with_hint(
                 format!("{wanted:?} could mean {} keys", found.len()),
                 "write more of the id",
             ));
@@ -219,14 +238,14 @@ fn remove(args: &RemoveArgs, session: &mut Session) -> Result<Outcome, Failure> 
         .objects()
         .delete(&ObjectName::Key(key.id).to_string());
     deleted.map_err(|error| repository.failed(error))?;
-    session.output.confirm(&Changed {
+    session.output.print_confirmation(&KeyChange {
         action: "key remove",
-        key: Shown::of(key),
+        key: ShownKey::from_key(key),
     })?;
     Ok(Outcome::Done)
 }
 
-fn refuse_plain(repository: &Repository) -> Result<(), Failure> {
+fn refuse_plain(repository: &Repository) -> Result<(), CommandFailure> {
     if repository.file().is_encrypted {
         return Ok(());
     }
@@ -234,14 +253,14 @@ fn refuse_plain(repository: &Repository) -> Result<(), Failure> {
         "the repository in {} is not encrypted: it has no keys",
         repository.place()
     );
-    Err(Failure::failed(
+    Err(CommandFailure::with_hint(
         what,
         "`vellum backup copy` copies it into one that is",
     ))
 }
 
 /// All keys, the oldest first. Those that cannot be read open nothing.
-fn keys(repository: &Repository) -> Result<Vec<KeyInfo>, Failure> {
+fn readable_keys(repository: &Repository) -> Result<Vec<KeyInfo>, CommandFailure> {
     refuse_plain(repository)?;
     let mut keys = Vec::new();
     for (name, _) in repository.list(ObjectKind::Key)? {
@@ -256,8 +275,8 @@ fn keys(repository: &Repository) -> Result<Vec<KeyInfo>, Failure> {
     Ok(keys)
 }
 
-impl Shown {
-    fn of(key: &KeyInfo) -> Self {
+impl ShownKey {
+    fn from_key(key: &KeyInfo) -> Self {
         let kind = if key.is_password {
             "password"
         } else {
@@ -267,43 +286,43 @@ impl Shown {
             id: key.id.to_string(),
             label: key.label.clone(),
             kind,
-            created: Moment::new(key.time_ms),
+            created: Rfc3339Time::new(key.time_ms),
         }
     }
 }
 
-impl Answer for Listing {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for KeyListing {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let columns = [
-            Column::text("ID"),
-            Column::text("KIND"),
-            Column::text("CREATED"),
-            Column::text("LABEL"),
+            Column::text_column("ID"),
+            Column::text_column("KIND"),
+            Column::text_column("CREATED"),
+            Column::text_column("LABEL"),
         ];
-        let row = |key: &Shown| {
+        let row = |key: &ShownKey| {
             vec![
-                address::short(&key.id).to_owned(),
+                address::short_id(&key.id).to_owned(),
                 key.kind.to_owned(),
-                page.moment(key.created),
+                page.format_time(key.created),
                 key.label.clone(),
             ]
         };
         let rows: Vec<_> = self.keys.iter().map(row).collect();
-        page.table(&columns, &rows)
+        page.write_table(&columns, &rows)
     }
 }
 
-impl Answer for Changed {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for KeyChange {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let done = if self.action == "key add" {
             "added"
         } else {
             "removed"
         };
-        page.line(format!(
+        page.write_line(format!(
             "{done} {} {}",
             self.key.kind,
-            address::short(&self.key.id)
+            address::short_id(&self.key.id)
         ))
     }
 }

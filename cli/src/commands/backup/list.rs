@@ -5,13 +5,13 @@ use std::io;
 use serde::Serialize;
 use vellum_backup::record::Point;
 
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::output::table::Column;
-use crate::output::time::Moment;
-use crate::repository::{KeyArgs, address, opening, words};
-use crate::session::Session;
+use crate::output::time::Rfc3339Time;
+use crate::repository::{KeyArgs, address, opening, repo_args};
 
 /// List what can be restored: the points of all images, or of some
 #[derive(clap::Args)]
@@ -33,7 +33,7 @@ pub(crate) struct Args {
 
 /// A point as answers describe it.
 #[derive(Serialize)]
-pub(super) struct Described {
+pub(super) struct PointDescription {
     pub(super) id: String,
     /// `image` or `image@snapshot`.
     pub(super) name: String,
@@ -49,22 +49,25 @@ pub(super) struct Described {
     pub(super) size: u64,
     pub(super) mode: String,
     /// The time when the snapshot was taken, or the state pushed.
-    pub(super) time: Moment,
+    pub(super) time: Rfc3339Time,
     tags: Vec<String>,
     pinned: bool,
 }
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Listing {
-    points: Vec<Described>,
+struct PointListing {
+    points: Vec<PointDescription>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let named = words::at_least(&args.words, &session.caller)?;
-    let repository = opening::open(&named.place, &args.key, session)?;
+pub(super) fn run_backup_list(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let named = repo_args::at_least(&args.words, &session.caller)?;
+    let repository = opening::open_repository(&named.place, &args.key, session)?;
     let state = repository.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::sort_points(state.points().map(AsRef::as_ref));
     let mut wanted = points.clone();
     if !named.rest.is_empty() {
         wanted.clear();
@@ -72,16 +75,19 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
             wanted.extend(address::of_known_image(&points, image)?);
         }
     }
-    let points = wanted.into_iter().map(Described::of).collect();
-    session.output.answer(&Listing { points })?;
+    let points = wanted
+        .into_iter()
+        .map(PointDescription::from_point)
+        .collect();
+    session.output.print_answer(&PointListing { points })?;
     Ok(Outcome::Done)
 }
 
-impl Described {
-    pub(super) fn of(point: &Point) -> Self {
+impl PointDescription {
+    pub(super) fn from_point(point: &Point) -> Self {
         Self {
             id: point.id.clone(),
-            name: address::title(point),
+            name: address::point_title(point),
             kind: if point.snapshot.is_some() {
                 "snapshot"
             } else {
@@ -97,7 +103,7 @@ impl Described {
             origin: point.origin.clone(),
             size: point.len,
             mode: point.mode.clone(),
-            time: Moment::new(point.time_ms),
+            time: Rfc3339Time::new(point.time_ms),
             tags: point.tags.clone(),
             pinned: point.pinned,
         }
@@ -108,11 +114,11 @@ impl Described {
     }
 
     pub(super) fn short_id(&self) -> String {
-        address::short(&self.id).to_owned()
+        address::short_id(&self.id).to_owned()
     }
 
     /// Pin and tags, in one cell.
-    pub(super) fn marks(&self) -> String {
+    pub(super) fn pin_and_tags(&self) -> String {
         let pin = self.pinned.then_some("pinned".to_owned());
         pin.into_iter()
             .chain(self.tags.iter().map(|tag| format!("+{tag}")))
@@ -121,25 +127,25 @@ impl Described {
     }
 }
 
-impl Answer for Listing {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for PointListing {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let columns = [
-            Column::text("ID"),
-            Column::text("NAME"),
-            Column::number("SIZE"),
-            Column::text("TIME"),
-            Column::text("MARKS"),
+            Column::text_column("ID"),
+            Column::text_column("NAME"),
+            Column::number_column("SIZE"),
+            Column::text_column("TIME"),
+            Column::text_column("MARKS"),
         ];
-        let row = |point: &Described| {
+        let row = |point: &PointDescription| {
             vec![
                 point.short_id(),
                 point.name.clone(),
-                page.size(point.size),
-                page.moment(point.time),
-                point.marks(),
+                page.format_size(point.size),
+                page.format_time(point.time),
+                point.pin_and_tags(),
             ]
         };
         let rows: Vec<_> = self.points.iter().map(row).collect();
-        page.table(&columns, &rows)
+        page.write_table(&columns, &rows)
     }
 }

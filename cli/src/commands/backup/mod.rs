@@ -24,13 +24,13 @@ use serde::Serialize;
 use vellum_backup::repository::Repository;
 use vellum_backup::session::{OpenSession, open_sessions};
 
-use crate::caller::Caller;
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::invocation::Invocation;
 use crate::output::time;
 use crate::repository::password::Password;
-use crate::repository::{self, words};
-use crate::session::Session;
-use crate::zone;
+use crate::repository::{self, repo_args};
+use crate::time_zone;
 
 /// Keep images, snapshots and machines in a folder or an object store, encrypted, and get them back
 #[derive(clap::Args)]
@@ -47,11 +47,11 @@ A point is written IMAGE (its newest state), IMAGE@SNAPSHOT, IMAGE@latest, IMAGE
 (2026-11-22T08, as the clock on the wall showed it), or as the beginning of its id.")]
 pub(crate) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    verb: BackupVerb,
 }
 
 #[derive(Subcommand)]
-enum Verb {
+enum BackupVerb {
     Init(init::Args),
     Push(push::Args),
     Pull(pull::Args),
@@ -72,47 +72,53 @@ enum Verb {
 impl Args {
     /// True if it works on the store beside the repository.
     pub(super) fn needs_store(&self) -> bool {
-        matches!(self.verb, Verb::Push(_) | Verb::Pull(_))
+        matches!(self.verb, BackupVerb::Push(_) | BackupVerb::Pull(_))
     }
 
     /// True if exit code 1 means that a difference was found.
-    pub(super) fn compares(&self) -> bool {
-        matches!(self.verb, Verb::Diff(_))
+    pub(super) fn is_comparison(&self) -> bool {
+        matches!(self.verb, BackupVerb::Diff(_))
     }
 
     /// The password, if it is to be asked at the caller's terminal.
-    pub(super) fn ask(&self, caller: &Caller) -> Result<Option<Password>, Failure> {
+    pub(super) fn ask_password(
+        &self,
+        caller: &Invocation,
+    ) -> Result<Option<Password>, CommandFailure> {
         let (words, key) = match &self.verb {
-            Verb::Push(args) => (&args.words, &args.key),
-            Verb::Pull(args) => (&args.words, &args.key),
+            BackupVerb::Push(args) => (&args.words, &args.key),
+            BackupVerb::Pull(args) => (&args.words, &args.key),
             _ => return Ok(None),
         };
-        repository::ask(&words::at_least(words, caller)?.place, key, caller)
+        repository::ask_password(&repo_args::at_least(words, caller)?.place, key, caller)
     }
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_backup(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     match &args.verb {
-        Verb::Init(args) => init::run(args, session),
-        Verb::Push(args) => push::run(args, session),
-        Verb::Pull(args) => pull::run(args, session),
-        Verb::Restore(args) => restore::run(args, session),
-        Verb::List(args) => list::run(args, session),
-        Verb::Tree(args) => tree::run(args, session),
-        Verb::Diff(args) => diff::run(args, session),
-        Verb::Info(args) => info::run(args, session),
-        Verb::Verify(args) => verify::run(args, session),
-        Verb::Forget(args) => forget::run(args, session),
-        Verb::Prune(args) => prune::run(args, session),
-        Verb::Copy(args) => copy::run(args, session),
-        Verb::Mount(args) => mount::run(args, session),
-        Verb::Key(args) => key::run(args, session),
+        BackupVerb::Init(args) => init::run_backup_init(args, session),
+        BackupVerb::Push(args) => push::run_backup_push(args, session),
+        BackupVerb::Pull(args) => pull::run_backup_pull(args, session),
+        BackupVerb::Restore(args) => restore::run_backup_restore(args, session),
+        BackupVerb::List(args) => list::run_backup_list(args, session),
+        BackupVerb::Tree(args) => tree::run_backup_tree(args, session),
+        BackupVerb::Diff(args) => diff::run_backup_diff(args, session),
+        BackupVerb::Info(args) => info::run_backup_info(args, session),
+        BackupVerb::Verify(args) => verify::run_backup_verify(args, session),
+        BackupVerb::Forget(args) => forget::run_backup_forget(args, session),
+        BackupVerb::Prune(args) => prune::run_backup_prune(args, session),
+        BackupVerb::Copy(args) => copy::run_backup_copy(args, session),
+        BackupVerb::Mount(args) => mount::run_backup_mount(args, session),
+        BackupVerb::Key(args) => key::run_backup_key(args, session),
     }
 }
 
 /// A session that is changing the repository now, or ended without a word.
 #[derive(Serialize)]
-struct Announced {
+struct ShownSession {
     id: String,
     /// The operation; it and the rest are none if they cannot be read.
     kind: Option<String>,
@@ -125,26 +131,29 @@ struct Announced {
     line: String,
 }
 
-impl Announced {
-    fn of(session: &OpenSession, zone: &TimeZone) -> Self {
+impl ShownSession {
+    fn from_session(session: &OpenSession, zone: &TimeZone) -> Self {
         let file = session.file.as_ref();
         let since = file
-            .and_then(|file| zone::shown(zone, file.time_ms))
+            .and_then(|file| time_zone::format_local_time(zone, file.time_ms))
             .map(|since| format!(", since {since}"));
         Self {
             id: session.id.to_string(),
             kind: file.map(|file| file.kind.to_string()),
             writer: file.map(|file| file.writer.clone()),
-            time: file.map(|file| time::moment(file.time_ms)),
+            time: file.map(|file| time::format_utc(file.time_ms)),
             line: format!("{session}{}", since.unwrap_or_default()),
         }
     }
 }
 
-fn sessions(repository: &Repository, zone: &TimeZone) -> Result<Vec<Announced>, Failure> {
+fn shown_sessions(
+    repository: &Repository,
+    zone: &TimeZone,
+) -> Result<Vec<ShownSession>, CommandFailure> {
     Ok(open_sessions(repository)?
         .iter()
-        .map(|session| Announced::of(session, zone))
+        .map(|session| ShownSession::from_session(session, zone))
         .collect())
 }
 
@@ -168,7 +177,7 @@ mod tests {
             file: Some(file),
         };
         let zone = TimeZone::posix("<+0530>-5:30").expect("a zone");
-        let told = Announced::of(&session, &zone);
+        let told = ShownSession::from_session(&session, &zone);
         let id = "ab".repeat(16);
         assert_eq!(
             told.line,
@@ -179,7 +188,7 @@ mod tests {
             Some("1970-01-02T00:00:00Z"),
             "programs get UTC"
         );
-        let unread = Announced::of(
+        let unread = ShownSession::from_session(
             &OpenSession {
                 file: None,
                 ..session

@@ -4,13 +4,13 @@ use std::io;
 
 use serde::Serialize;
 
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::patience::PATIENCE;
-use crate::repository::{KeyArgs, words};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::interruptible_stream::PATIENCE;
+use crate::output::Render;
+use crate::output::page::TextPage;
+use crate::repository::{KeyArgs, repo_args};
 use crate::service::{self, Service};
-use crate::session::Session;
 use crate::size;
 
 /// Show all points as raw files in a folder until stopped or unmounted, and fetch only what is read
@@ -26,43 +26,46 @@ pub(crate) struct Args {
     #[arg(long)]
     allow_other: bool,
     /// Disk for what was fetched, so that it is fetched once; 0 for none [default: 4G]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     cache_size: Option<u64>,
     #[command(flatten)]
     key: KeyArgs,
 }
 
 #[derive(Serialize)]
-struct Mounted {
+struct RepositoryMountSummary {
     action: &'static str,
     repository: String,
     folder: String,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let named = words::exactly(&args.words, &["DIR"], &session.caller)?;
+pub(super) fn run_backup_mount(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let named = repo_args::repository_and_words(&args.words, &["DIR"], &session.caller)?;
     let mut service = Service::of_repository(
         &named.place,
         &args.key,
-        service::limits(args.cache_size, None),
+        service::cache_limits(args.cache_size, None),
         session,
     )?;
     let folder = service
-        .mount(named.rest[0].as_ref(), args.allow_other, session)?
+        .mount_folder(named.rest[0].as_ref(), args.allow_other, session)?
         .folder()
         .display()
         .to_string();
-    let mounted = Mounted {
+    let mounted = RepositoryMountSummary {
         action: "backup mount",
         repository: named.place,
         folder,
     };
-    service.run(&mounted, session, |service| service.is_unmounted(PATIENCE))
+    service.run_until(&mounted, session, |service| service.is_unmounted(PATIENCE))
 }
 
-impl Answer for Mounted {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        page.line(format!(
+impl Render for RepositoryMountSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        page.write_line(format!(
             "mounted {} on {}; Ctrl-C unmounts",
             self.repository, self.folder
         ))

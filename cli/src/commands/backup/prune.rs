@@ -10,12 +10,12 @@ use vellum_backup::session::{OpenSession, open_sessions};
 
 pub(super) use vellum_backup::prune::PruneOptions;
 
-use super::Announced;
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::{Page, percent, plural};
-use crate::repository::{KeyArgs, address, opening, words};
-use crate::session::Session;
+use super::ShownSession;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::{TextPage, format_count, format_percent};
+use crate::repository::{KeyArgs, address, opening, repo_args};
 use crate::size;
 
 /// Give back the space of what was forgotten, and of what was never finished
@@ -40,10 +40,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SESSION|all")]
     fence: Vec<String>,
     /// How much of the packs may be useless before they are written anew
-    #[arg(long, value_name = "PERCENT", value_parser = percentage, default_value = "5")]
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percentage, default_value = "5")]
     max_unused: u32,
     /// How many bytes may be written anew
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     repack_limit: Option<u64>,
     #[command(flatten)]
     key: KeyArgs,
@@ -51,7 +51,7 @@ pub(crate) struct Args {
 
 /// The result of a collection, or its forecast.
 #[derive(Serialize)]
-pub(super) struct Pruned {
+pub(super) struct PruneSummary {
     action: &'static str,
     dry_run: bool,
     condemned_objects: u64,
@@ -65,38 +65,45 @@ pub(super) struct Pruned {
     used_bytes: u64,
     /// Bytes of packs that are free then, once what it waits for has ended.
     freed_bytes: u64,
-    fenced: Vec<Announced>,
-    waits_for: Vec<Announced>,
+    fenced: Vec<ShownSession>,
+    waits_for: Vec<ShownSession>,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let place = words::exactly(&args.words, &[], &session.caller)?.place;
-    let repository = opening::open(&place, &args.key, session)?;
+pub(super) fn run_backup_prune(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
+    let repository = opening::open_repository(&place, &args.key, session)?;
     let options = PruneOptions {
         max_unused_percent: args.max_unused,
         repack_limit: args.repack_limit,
-        fence: fence(&args.fence, &repository)?,
+        fence: fence_wish(&args.fence, &repository)?,
         is_dry_run: args.dry_run,
         ..PruneOptions::default()
     };
-    let pruned = collect(&repository, &options, session)?;
-    session.output.summary(&pruned)?;
+    let pruned = prune_repository(&repository, &options, session)?;
+    session.output.print_summary(&pruned)?;
     Ok(Outcome::Done)
 }
 
 /// Collects, and shows how far it is.
-pub(super) fn collect(
+pub(super) fn prune_repository(
     repository: &Repository,
     options: &PruneOptions,
-    session: &Session,
-) -> Result<Pruned, Failure> {
+    session: &CommandContext,
+) -> Result<PruneSummary, CommandFailure> {
     let meter = session.watch_bytes(&format!("collecting in {}", repository.place()));
-    let report = prune(repository, options, opening::writer(session), &meter)?;
-    Ok(Pruned::new(options.is_dry_run, &report, session.zone()))
+    let report = prune(repository, options, opening::writer_name(session), &meter)?;
+    Ok(PruneSummary::new(
+        options.is_dry_run,
+        &report,
+        session.time_zone(),
+    ))
 }
 
 /// The sessions that `wanted` names, by their ids or so much of them that nobody means another.
-fn fence(wanted: &[String], repository: &Repository) -> Result<FenceWish, Failure> {
+fn fence_wish(wanted: &[String], repository: &Repository) -> Result<FenceWish, CommandFailure> {
     if wanted.is_empty() {
         return Ok(FenceWish::None);
     }
@@ -113,11 +120,11 @@ fn fence(wanted: &[String], repository: &Repository) -> Result<FenceWish, Failur
             .collect();
         match found[..] {
             [one] => Ok(one.id),
-            [] => Err(Failure::failed(
+            [] => Err(CommandFailure::with_hint(
                 format!("no session {text:?} is open"),
                 "`vellum backup info` shows the open ones",
             )),
-            _ => Err(Failure::failed(
+            _ => Err(CommandFailure::with_hint(
                 format!("{text:?} could mean {} sessions", found.len()),
                 "write more of it",
             )),
@@ -130,7 +137,7 @@ fn fence(wanted: &[String], repository: &Repository) -> Result<FenceWish, Failur
         .map(FenceWish::Some)
 }
 
-fn percentage(text: &str) -> Result<u32, String> {
+fn parse_percentage(text: &str) -> Result<u32, String> {
     let number = text
         .strip_suffix('%')
         .unwrap_or(text)
@@ -140,12 +147,12 @@ fn percentage(text: &str) -> Result<u32, String> {
     number.ok_or_else(|| "it is a share in percent, from 0 to 100".to_owned())
 }
 
-impl Pruned {
+impl PruneSummary {
     fn new(dry_run: bool, report: &PruneReport, zone: &TimeZone) -> Self {
         let described = |sessions: &[OpenSession]| {
             sessions
                 .iter()
-                .map(|session| Announced::of(session, zone))
+                .map(|session| ShownSession::from_session(session, zone))
                 .collect()
         };
         let Amount {
@@ -176,9 +183,12 @@ impl Pruned {
 }
 
 /// The bytes that a collection frees, in the words of all forecasts. None if something is lost.
-pub(super) fn would_free(bytes: Option<u64>, page: &Page) -> String {
+pub(super) fn would_free(bytes: Option<u64>, page: &TextPage) -> String {
     match bytes {
-        Some(bytes) => format!("prune would free {} that nothing needs", page.size(bytes)),
+        Some(bytes) => format!(
+            "prune would free {} that nothing needs",
+            page.format_size(bytes)
+        ),
         None => {
             "what prune would free is not known: something is lost, and `vellum backup verify` \
              says what"
@@ -187,37 +197,43 @@ pub(super) fn would_free(bytes: Option<u64>, page: &Page) -> String {
     }
 }
 
-impl Answer for Pruned {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let (used, packs) = (page.size(self.used_bytes), page.size(self.packs_bytes));
-        page.line(format!(
+impl Render for PruneSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let (used, packs) = (
+            page.format_size(self.used_bytes),
+            page.format_size(self.packs_bytes),
+        );
+        page.write_line(format!(
             "{used} of {packs} in packs are needed ({})",
-            percent(self.used_bytes, self.packs_bytes)
+            format_percent(self.used_bytes, self.packs_bytes)
         ))?;
-        let (condemned, moved) = (page.size(self.condemned_bytes), page.size(self.moved_bytes));
-        let objects = plural(self.condemned_objects, "object");
+        let (condemned, moved) = (
+            page.format_size(self.condemned_bytes),
+            page.format_size(self.moved_bytes),
+        );
+        let objects = format_count(self.condemned_objects, "object");
         if self.dry_run {
-            page.line(format!(
+            page.write_line(format!(
                 "{objects}, {condemned}, would go, after {moved} have moved"
             ))?;
-            return page.line(would_free(Some(self.freed_bytes), page));
+            return page.write_line(would_free(Some(self.freed_bytes), page));
         }
-        let deleted = page.size(self.deleted_bytes);
-        page.line(format!(
+        let deleted = page.format_size(self.deleted_bytes);
+        page.write_line(format!(
             "condemned {objects}, {condemned}; {moved} moved; {} objects deleted, {deleted}",
             self.deleted_objects
         ))?;
         self.fenced
             .iter()
-            .try_for_each(|session| page.line(format!("ended session {}", session.line)))?;
+            .try_for_each(|session| page.write_line(format!("ended session {}", session.line)))?;
         if self.waits_for.is_empty() {
-            let freed = page.size(self.freed_bytes);
-            return page.line(format!("prune freed {freed} that nothing needs"));
+            let freed = page.format_size(self.freed_bytes);
+            return page.write_line(format!("prune freed {freed} that nothing needs"));
         }
-        page.line(would_free(Some(self.freed_bytes), page))?;
-        self.waits_for
-            .iter()
-            .try_for_each(|session| page.line(format!("waits for session {}", session.line)))?;
-        page.line("next: vellum backup prune, once they have ended")
+        page.write_line(would_free(Some(self.freed_bytes), page))?;
+        self.waits_for.iter().try_for_each(|session| {
+            page.write_line(format!("waits for session {}", session.line))
+        })?;
+        page.write_line("next: vellum backup prune, once they have ended")
     }
 }

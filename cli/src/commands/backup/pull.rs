@@ -11,13 +11,13 @@ use vellum_backup::repository::Repository;
 use vellum_core::name::Name;
 use vellum_store::Store;
 
-use crate::commands::healed;
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::commands::render_healed_count;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::output::page::{Page, plural};
-use crate::output::{Answer, time};
-use crate::repository::{KeyArgs, address, opening, words};
-use crate::session::Session;
+use crate::output::page::{TextPage, format_count};
+use crate::output::{Render, time};
+use crate::repository::{KeyArgs, address, opening, repo_args};
 
 /// Take images with their snapshots, and machines, back into the store: only what is not there
 #[derive(clap::Args)]
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(
         long = "as",
         value_name = "NAME",
-        value_parser = lookup::name,
+        value_parser = lookup::parse_name,
         conflicts_with_all = ["all", "prefix"]
     )]
     rename: Option<Name>,
@@ -55,7 +55,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Pulled {
+struct PullSummary {
     action: &'static str,
     repository: String,
     images: Vec<String>,
@@ -70,26 +70,29 @@ struct Pulled {
     seconds: f64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let named = words::at_least(&args.words, &session.caller)?;
+pub(super) fn run_backup_pull(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let named = repo_args::at_least(&args.words, &session.caller)?;
     if named.rest.is_empty() != args.all {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "what is to be pulled is not clear",
             "name images or points, or add --all, but not both",
         ));
     }
     let store = session.open_to_write()?;
-    let repository = opening::open(&named.place, &args.key, session)?;
+    let repository = opening::open_repository(&named.place, &args.key, session)?;
     let reader = Reader::new(&repository);
-    let request = request(args, named.rest, &reader, session)?;
+    let request = pull_request(args, named.rest, &reader, session)?;
     let meter = session.watch_bytes(&format!("pulling from {}", repository.place()));
     let report = pull(&reader, &store, &request, &meter)?;
-    let seconds = meter.elapsed().as_secs_f64();
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
-    let pulled = Pulled::new(&store, &repository, report, seconds);
-    session.output.summary(&pulled)?;
+    let pulled = PullSummary::new(&store, &repository, report, seconds);
+    session.output.print_summary(&pulled)?;
     for lost in &pulled.lost_machine_snapshots {
-        session.warn(&format!(
+        session.print_warning(&format!(
             "machine snapshot {lost} was left out: the repository has not all of its disks"
         ));
     }
@@ -100,15 +103,15 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     })
 }
 
-fn request(
+fn pull_request(
     args: &Args,
     wanted: &[String],
     reader: &Reader<'_>,
-    session: &Session,
-) -> Result<PullRequest, Failure> {
+    session: &CommandContext,
+) -> Result<PullRequest, CommandFailure> {
     let state = reader.repository().state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
-    let ids = chosen(&points, wanted, session)?;
+    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let ids = chosen_points(&points, wanted, session)?;
     let is_wanted = |point: &Point| args.all || ids.contains(point.id.as_str());
     let prefix = args.prefix.as_deref().unwrap_or_default();
     let renamed = |name: &str| {
@@ -121,11 +124,11 @@ fn request(
         ..PullRequest::of(reader, is_wanted, args.all, renamed)?
     };
     match (request.images.len(), &args.rename) {
-        (0, _) => Err(Failure::failed(
+        (0, _) => Err(CommandFailure::with_hint(
             "the repository has no points",
             "`vellum backup push` brings some",
         )),
-        (count, Some(_)) if count > 1 => Err(Failure::usage(
+        (count, Some(_)) if count > 1 => Err(CommandFailure::usage_error(
             format!("--as names one image, and these are {count}"),
             "use --prefix",
         )),
@@ -134,18 +137,18 @@ fn request(
 }
 
 /// The ids of what `wanted` means by whole names: an image's means all points of it.
-pub(super) fn chosen<'a>(
+pub(super) fn chosen_points<'a>(
     points: &[&'a Point],
     wanted: &[String],
-    session: &Session,
-) -> Result<BTreeSet<&'a str>, Failure> {
+    session: &CommandContext,
+) -> Result<BTreeSet<&'a str>, CommandFailure> {
     let mut ids = BTreeSet::new();
     for text in wanted {
         let image = points.iter().filter(|point| point.name == *text);
         let image: Vec<&str> = image.map(|point| point.id.as_str()).collect();
         if image.is_empty() {
             ids.insert(
-                address::find_whole(points, text, session.zone())?
+                address::find_whole(points, text, session.time_zone())?
                     .id
                     .as_str(),
             );
@@ -156,7 +159,7 @@ pub(super) fn chosen<'a>(
     Ok(ids)
 }
 
-impl Pulled {
+impl PullSummary {
     fn new(store: &Store, repository: &Repository, report: PullReport, seconds: f64) -> Self {
         let tree = store.tree();
         Self {
@@ -165,7 +168,7 @@ impl Pulled {
             images: report
                 .nodes
                 .iter()
-                .map(|node| tree.display(*node))
+                .map(|node| tree.display_name(*node))
                 .collect(),
             contents_new: report.contents.0,
             contents_known: report.contents.1,
@@ -178,18 +181,20 @@ impl Pulled {
     }
 }
 
-impl Answer for Pulled {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for PullSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let (images, chunks) = (
-            plural(self.images.len() as u64, "image"),
-            plural(self.chunks_fetched, "chunk"),
+            format_count(self.images.len() as u64, "image"),
+            format_count(self.chunks_fetched, "chunk"),
         );
-        let took = time::span(self.seconds);
-        page.line(format!(
+        let took = time::format_duration(self.seconds);
+        page.write_line(format!(
             "pulled {images}: {chunks} fetched ({} known) in {took}",
             self.chunks_known
         ))?;
-        healed(page, self.chunks_healed)?;
-        self.images.iter().try_for_each(|image| page.line(image))
+        render_healed_count(page, self.chunks_healed)?;
+        self.images
+            .iter()
+            .try_for_each(|image| page.write_line(image))
     }
 }

@@ -7,12 +7,12 @@ use vellum_backup::push::{PushRequest, PushSelection, push};
 use vellum_backup::repository::Repository;
 use vellum_store::{Damage, Store, StoreError};
 
-use super::upload::Upload;
+use super::upload::UploadSummary;
+use crate::command_context::CommandContext;
 use crate::commands::import;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::repository::{KeyArgs, opening, words};
-use crate::session::Session;
+use crate::repository::{KeyArgs, opening, repo_args};
 use crate::size;
 use crate::source_format::FileArgs;
 
@@ -43,7 +43,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     file: FileArgs,
     /// Bytes that may be sent in a second
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     limit_upload: Option<u64>,
     /// Rely on what other machines pushed without a look at it: saves fetching it once
     #[arg(long)]
@@ -55,39 +55,45 @@ pub(crate) struct Args {
     pub(super) key: KeyArgs,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let named = words::at_least(&args.words, &session.caller)?;
+pub(super) fn run_backup_push(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let named = repo_args::at_least(&args.words, &session.caller)?;
     refuse_nothing(args, named.rest)?;
     let (store, repository) = open_both(&named.place, &args.key, session)?;
     if let Some(file) = &args.from_file {
         let [image] = named.rest else {
-            return Err(Failure::usage(
+            return Err(CommandFailure::usage_error(
                 "a file is one image's state",
                 "name that image, and no other",
             ));
         };
         import::store_file(file, &args.file, image, &store, session)?;
     }
-    let selection = selection(args, named.rest, &store)?;
+    let selection = push_selection(args, named.rest, &store)?;
     let request = PushRequest {
         selection,
         trust_others: args.trust_others,
         verify: args.verify,
         limit_upload: args.limit_upload,
         assumed: HashSet::new(),
-        writer: opening::writer(session),
+        writer: opening::writer_name(session),
     };
     let meter = session.watch_bytes(&format!("pushing to {}", repository.place()));
     let report = push(&repository, &store, &request, &meter)?;
-    let seconds = meter.elapsed().as_secs_f64();
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
     let unreadable = report.unreadable.clone();
     if let Some(damage) = unreadable.first().filter(|_| report.is_nothing()) {
         return Err(StoreError::Damaged(damage.clone()).into());
     }
-    session
-        .output
-        .summary(&Upload::new(None, repository.place(), report, seconds))?;
+    session.output.print_summary(&UploadSummary::new(
+        None,
+        repository.place(),
+        report,
+        seconds,
+    ))?;
     Ok(tell_unreadable(&unreadable, &store, session))
 }
 
@@ -95,18 +101,18 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 pub(in crate::commands) fn tell_unreadable(
     unreadable: &[Damage],
     store: &Store,
-    session: &Session,
+    session: &CommandContext,
 ) -> Outcome {
     for damage in unreadable {
-        session.warn(&format!("not sent: {damage}"));
+        session.print_warning(&format!("not sent: {damage}"));
     }
-    for name in store.lost() {
-        session.warn(&format!("not sent: {name}, of which nothing can be read"));
+    for name in store.lost_names() {
+        session.print_warning(&format!("not sent: {name}, of which nothing can be read"));
     }
-    if unreadable.is_empty() && store.lost().next().is_none() {
+    if unreadable.is_empty() && store.lost_names().next().is_none() {
         return Outcome::Done;
     }
-    session.notice(
+    session.print_notice(
         "hint: `vellum check --read-data` lists all that is hit, `vellum repair` what \
          can be mended",
     );
@@ -117,11 +123,11 @@ pub(in crate::commands) fn tell_unreadable(
 fn open_both(
     place: &str,
     key: &KeyArgs,
-    session: &Session,
-) -> Result<(Store, Repository), Failure> {
+    session: &CommandContext,
+) -> Result<(Store, Repository), CommandFailure> {
     std::thread::scope(|scope| {
         let store = scope.spawn(|| session.open_to_serve());
-        let repository = opening::open(place, key, session);
+        let repository = opening::open_repository(place, key, session);
         let store = store
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -129,13 +135,13 @@ fn open_both(
     })
 }
 
-fn refuse_nothing(args: &Args, images: &[String]) -> Result<(), Failure> {
+fn refuse_nothing(args: &Args, images: &[String]) -> Result<(), CommandFailure> {
     match (args.all, images.is_empty() && args.machine.is_empty()) {
-        (true, false) => Err(Failure::usage(
+        (true, false) => Err(CommandFailure::usage_error(
             "--all is everything: no image needs to be named",
             "leave out one of them",
         )),
-        (false, true) => Err(Failure::usage(
+        (false, true) => Err(CommandFailure::usage_error(
             "nothing is named that could be pushed",
             "name images, or add --all",
         )),
@@ -143,18 +149,22 @@ fn refuse_nothing(args: &Args, images: &[String]) -> Result<(), Failure> {
     }
 }
 
-fn selection(args: &Args, images: &[String], store: &Store) -> Result<PushSelection, Failure> {
+fn push_selection(
+    args: &Args,
+    images: &[String],
+    store: &Store,
+) -> Result<PushSelection, CommandFailure> {
     if args.all {
         return Ok(PushSelection::All);
     }
     let images = images
         .iter()
-        .map(|image| lookup::image(store, image))
+        .map(|image| lookup::find_image(store, image))
         .collect::<Result<_, _>>()?;
     let machines = args
         .machine
         .iter()
-        .map(|name| Ok(lookup::machine(store, name)?.0))
-        .collect::<Result<_, Failure>>()?;
+        .map(|name| Ok(lookup::find_machine(store, name)?.0))
+        .collect::<Result<_, CommandFailure>>()?;
     Ok(PushSelection::Some { images, machines })
 }

@@ -16,13 +16,13 @@ use vellum_core::source::ImageSource;
 use vellum_formats::write::TargetFormat;
 use vellum_store::{ExportTarget, StoreError, Watch};
 
+use crate::command_context::CommandContext;
 use crate::disk_target::{ChosenFormat, DiskOutput, DiskTarget, OutputArgs, with_remedy};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{CommandFailure, Outcome};
 use crate::file_exports::DeviceSource;
-use crate::output::page::Page;
-use crate::output::{Answer, time};
-use crate::repository::{KeyArgs, address, opening, words};
-use crate::session::Session;
+use crate::output::page::TextPage;
+use crate::output::{Render, time};
+use crate::repository::{KeyArgs, address, opening, repo_args};
 
 /// Write a point to a file of any format or to standard output; no store is needed
 #[derive(clap::Args)]
@@ -49,7 +49,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Restored {
+struct PointRestoreSummary {
     action: &'static str,
     point: String,
     name: String,
@@ -70,18 +70,21 @@ struct Restored {
 /// The disk's length; and bytes of data, or of the file that was written.
 type Restoration = (u64, Option<u64>, Option<u64>);
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let named = words::exactly(&args.words, &["POINT", "FILE"], &session.caller)?;
+pub(super) fn run_backup_restore(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let named = repo_args::repository_and_words(&args.words, &["POINT", "FILE"], &session.caller)?;
     let [point, file] = named.rest else {
         unreachable!("as many words were asked for")
     };
-    let (target, chosen) = DiskTarget::of(Path::new(file), &args.output, session)?;
-    let repository = opening::open(&named.place, &args.key, session)?;
+    let (target, chosen) = DiskTarget::resolve_target(Path::new(file), &args.output, session)?;
+    let repository = opening::open_repository(&named.place, &args.key, session)?;
     let state = repository.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
-    let point = address::find(&points, point, session.zone())?;
+    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let point = address::find_point(&points, point, session.time_zone())?;
     let content = ContentId::parse(&point.content).ok_or_else(|| no_content(&point.id))?;
-    let name = address::title(point);
+    let name = address::point_title(point);
     let meter = session.watch_bytes(&format!("restoring {name}"));
     let id = point.id.clone();
     let restored = if chosen.format == TargetFormat::Raw {
@@ -92,20 +95,21 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
         let target = target.into_export(args.force);
         restore_as(repository, &id, content, chosen, target, &meter)
     };
-    let (size, data_bytes, file_bytes) = restored.map_err(|error| explain(error.into(), &name))?;
-    let seconds = meter.elapsed().as_secs_f64();
+    let (size, data_bytes, file_bytes) =
+        restored.map_err(|error| restore_failure(error.into(), &name))?;
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
-    session.output.summary(&Restored {
+    session.output.print_summary(&PointRestoreSummary {
         action: "restore",
         point: id,
         name,
         file: file.clone(),
-        format: chosen.name(),
+        format: chosen.format_name(),
         size,
         data_bytes,
         file_bytes,
         seconds,
-        remark: chosen.remark(),
+        remark: chosen.format_remark(),
     })?;
     Ok(Outcome::Done)
 }
@@ -127,7 +131,7 @@ fn restore_as(
     watch: &dyn Watch,
 ) -> Result<Restoration, BackupError> {
     let exports = RepositoryExports::new(repository, CacheLimits::default())?;
-    let device = exports.open(point, Intent::Read);
+    let device = exports.open_export(point, Intent::Read);
     let device = device.map_err(|error: OpenError| {
         BackupError::Store(StoreError::Parameter(format!("{point}: {error}")))
     })?;
@@ -137,46 +141,46 @@ fn restore_as(
         name: point,
         format: chosen.format,
         // The same in every repository that has the content.
-        identity: &|| Ok(ChunkHash::of(content.to_string().as_bytes()).0),
+        identity: &|| Ok(ChunkHash::of_chunk(content.to_string().as_bytes()).0),
         verify: &|| Ok(()),
     };
     let written = output.write_to(target, watch)?;
     Ok((source.len(), None, Some(written.file_len)))
 }
 
-pub(super) fn no_content(point: &str) -> Failure {
-    Failure::failed(
+pub(super) fn no_content(point: &str) -> CommandFailure {
+    CommandFailure::with_hint(
         format!("point {point} names no content"),
         "`vellum backup verify` tells what else is damaged",
     )
 }
 
 /// Damage is reported with the point that it hit.
-fn explain(failure: Failure, name: &str) -> Failure {
+fn restore_failure(failure: CommandFailure, name: &str) -> CommandFailure {
     match failure {
-        Failure::Backup(BackupError::Damaged {
+        CommandFailure::Backup(BackupError::Damaged {
             object,
             reason,
             mut points,
         }) => {
             points.push(name.to_owned());
             points.dedup();
-            Failure::Backup(BackupError::Damaged {
+            CommandFailure::Backup(BackupError::Damaged {
                 object,
                 reason,
                 points,
             })
         }
         // Gone, or too short: whether it is damage or the place, the point is hit.
-        Failure::Backup(error @ BackupError::Objects { .. }) => Failure::failed(
+        CommandFailure::Backup(error @ BackupError::Objects { .. }) => CommandFailure::with_hint(
             format!("{error} (needed by {name})"),
             "run `backup verify` to see what else is hit; other points can be restored",
         ),
-        Failure::Store(StoreError::Io { what, source }) => {
+        CommandFailure::Store(StoreError::Io { what, source }) => {
             let said = Some(source.kind());
             with_remedy(StoreError::Io { what, source }.into(), said)
         }
-        Failure::Backup(BackupError::Io { what, source }) => {
+        CommandFailure::Backup(BackupError::Io { what, source }) => {
             let said = Some(source.kind());
             with_remedy(BackupError::Io { what, source }.into(), said)
         }
@@ -184,15 +188,15 @@ fn explain(failure: Failure, name: &str) -> Failure {
     }
 }
 
-impl Answer for Restored {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let took = time::span(self.seconds);
-        let size = page.size(self.size);
+impl Render for PointRestoreSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let took = time::format_duration(self.seconds);
+        let size = page.format_size(self.size);
         let what = match (self.data_bytes, self.file_bytes) {
-            (Some(data), _) => format!("{} of data", page.size(data)),
-            (None, file) => format!("a file of {}", page.size(file.unwrap_or_default())),
+            (Some(data), _) => format!("{} of data", page.format_size(data)),
+            (None, file) => format!("a file of {}", page.format_size(file.unwrap_or_default())),
         };
-        page.line(format!(
+        page.write_line(format!(
             "restored {} to {}{}, {size}: {what} in {took}",
             self.name, self.file, self.remark
         ))

@@ -8,13 +8,13 @@ use vellum_backup::journal::State;
 use vellum_backup::record::Point;
 use vellum_core::identity::ContentId;
 
-use super::list::Described;
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
+use super::list::PointDescription;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::TextPage;
 use crate::output::table::Column;
-use crate::repository::{KeyArgs, address, opening, words};
-use crate::session::Session;
+use crate::repository::{KeyArgs, address, opening, repo_args};
 
 /// Draw which point stands on which
 #[derive(clap::Args)]
@@ -34,7 +34,7 @@ pub(crate) struct Args {
 }
 
 /// A point, and what it stands on.
-struct Plant<'a> {
+struct PointNode<'a> {
     point: &'a Point,
     parent: Option<usize>,
     children: Vec<usize>,
@@ -42,14 +42,14 @@ struct Plant<'a> {
 
 #[derive(Serialize)]
 #[serde(transparent)]
-struct Drawing {
-    lines: Vec<DrawnLine>,
+struct PointTreeDrawing {
+    lines: Vec<PointLine>,
 }
 
 #[derive(Serialize)]
-struct DrawnLine {
+struct PointLine {
     #[serde(flatten)]
-    point: Described,
+    point: PointDescription,
     /// The id of the point that it stands on.
     parent: Option<String>,
     /// The lines and spaces before the name.
@@ -57,35 +57,38 @@ struct DrawnLine {
     lead: String,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let place = words::exactly(&args.words, &[], &session.caller)?.place;
-    let repository = opening::open(&place, &args.key, session)?;
+pub(super) fn run_backup_tree(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
+    let repository = opening::open_repository(&place, &args.key, session)?;
     let state = repository.state();
-    let plants = plants(&state);
+    let plants = point_nodes(&state);
     let line = |(plant, lead): (usize, String)| {
-        let Plant { point, parent, .. } = &plants[plant];
-        DrawnLine {
-            point: Described::of(point),
+        let PointNode { point, parent, .. } = &plants[plant];
+        PointLine {
+            point: PointDescription::from_point(point),
             parent: parent.map(|parent| plants[parent].point.id.clone()),
             lead,
         }
     };
-    let lines = lines(&plants).into_iter().map(line).collect();
-    session.output.answer(&Drawing { lines })?;
+    let lines = tree_lines(&plants).into_iter().map(line).collect();
+    session.output.print_answer(&PointTreeDrawing { lines })?;
     Ok(Outcome::Done)
 }
 
 /// All points. Of those that show the same, the first is the oldest snapshot, and the others stand
 /// on it, or on the one before of their image.
-fn plants(state: &State) -> Vec<Plant<'_>> {
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+fn point_nodes(state: &State) -> Vec<PointNode<'_>> {
+    let points = address::sort_points(state.points().map(AsRef::as_ref));
     let mut of_content: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (plant, point) in points.iter().enumerate() {
         of_content.entry(&point.content).or_default().push(plant);
     }
-    let mut plants: Vec<Plant> = points
+    let mut plants: Vec<PointNode> = points
         .iter()
-        .map(|point| Plant {
+        .map(|point| PointNode {
             point,
             parent: None,
             children: Vec::new(),
@@ -95,7 +98,7 @@ fn plants(state: &State) -> Vec<Plant<'_>> {
         same.sort_by_key(|plant| (points[*plant].snapshot.is_none(), points[*plant].time_ms));
     }
     for same in of_content.values() {
-        plants[same[0]].parent = below(state, points[same[0]], &points, &of_content);
+        plants[same[0]].parent = parent_point(state, points[same[0]], &points, &of_content);
         for (nth, plant) in same.iter().enumerate().skip(1) {
             plants[*plant].parent = same[..nth]
                 .iter()
@@ -114,7 +117,7 @@ fn plants(state: &State) -> Vec<Plant<'_>> {
 }
 
 /// A point of the first content below a point's that any point shows: of the same image, if one is.
-fn below(
+fn parent_point(
     state: &State,
     point: &Point,
     points: &[&Point],
@@ -135,7 +138,7 @@ fn below(
 
 /// The plants with what stands before their names. What an image stands on runs down in one column;
 /// side branches are indented.
-fn lines(plants: &[Plant<'_>]) -> Vec<(usize, String)> {
+fn tree_lines(plants: &[PointNode<'_>]) -> Vec<(usize, String)> {
     let roots = (0..plants.len())
         .rev()
         .filter(|plant| plants[*plant].parent.is_none());
@@ -164,16 +167,16 @@ fn lines(plants: &[Plant<'_>]) -> Vec<(usize, String)> {
     lines
 }
 
-impl Answer for Drawing {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for PointTreeDrawing {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let columns = [
-            Column::text("NAME"),
-            Column::number("SIZE"),
-            Column::text("ID"),
-            Column::text("TIME"),
-            Column::text("MARKS"),
+            Column::text_column("NAME"),
+            Column::number_column("SIZE"),
+            Column::text_column("ID"),
+            Column::text_column("TIME"),
+            Column::text_column("MARKS"),
         ];
-        let row = |line: &DrawnLine| {
+        let row = |line: &PointLine| {
             let sign = match (line.point.is_snapshot(), line.parent.is_none()) {
                 (true, true) => '◆',
                 (true, false) => '●',
@@ -183,13 +186,13 @@ impl Answer for Drawing {
             let point = &line.point;
             vec![
                 format!("{}{sign} {}", line.lead, point.name),
-                page.size(point.size),
+                page.format_size(point.size),
                 point.short_id(),
-                page.moment(point.time),
-                point.marks(),
+                page.format_time(point.time),
+                point.pin_and_tags(),
             ]
         };
         let rows: Vec<_> = self.lines.iter().map(row).collect();
-        page.table(&columns, &rows)
+        page.write_table(&columns, &rows)
     }
 }

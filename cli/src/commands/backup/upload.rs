@@ -5,11 +5,11 @@ use std::io;
 use serde::Serialize;
 use vellum_backup::push::PushReport;
 
-use crate::output::page::{Page, plural};
-use crate::output::{Answer, time};
+use crate::output::page::{TextPage, format_count};
+use crate::output::{Render, time};
 
 #[derive(Serialize)]
-pub(super) struct Upload {
+pub(super) struct UploadSummary {
     action: &'static str,
     /// The repository that it came from, if it was no store.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -26,7 +26,7 @@ pub(super) struct Upload {
     seconds: f64,
 }
 
-impl Upload {
+impl UploadSummary {
     /// Out of a store: a push. Out of the repository `from`: a copy.
     pub(super) fn new(
         from: Option<String>,
@@ -50,12 +50,12 @@ impl Upload {
     }
 }
 
-impl Answer for Upload {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for UploadSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         if self.new_points == 0 && self.machines == 0 && self.described_points == 0 {
-            return page.line(format!(
+            return page.write_line(format!(
                 "nothing is new: {} there already",
-                plural(self.known_points, "point")
+                format_count(self.known_points, "point")
             ));
         }
         let (done, origin) = self
@@ -63,20 +63,23 @@ impl Answer for Upload {
             .as_deref()
             .map_or(("pushed", "the store"), |from| ("copied", from));
         let (points, chunks) = (
-            plural(self.new_points, "new point"),
-            plural(self.chunks_sent, "chunk"),
+            format_count(self.new_points, "new point"),
+            format_count(self.chunks_sent, "chunk"),
         );
-        let (sent, took) = (page.size(self.bytes_sent), time::span(self.seconds));
-        page.line(format!(
+        let (sent, took) = (
+            page.format_size(self.bytes_sent),
+            time::format_duration(self.seconds),
+        );
+        page.write_line(format!(
             "{done} {points} ({} known): {chunks}, {sent} sent in {took}",
             self.known_points
         ))?;
         if self.described_points == 0 {
             return Ok(());
         }
-        page.line(format!(
+        page.write_line(format!(
             "{} there already: names and marks are as in {origin} now",
-            plural(self.described_points, "point")
+            format_count(self.described_points, "point")
         ))
     }
 }

@@ -7,11 +7,11 @@ use serde::Serialize;
 use vellum_backup::journal::State;
 use vellum_backup::verify::{Finding, VerifyOptions, VerifyReport, verify};
 
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::{Page, plural};
-use crate::repository::{KeyArgs, address, opening, words};
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::{TextPage, format_count};
+use crate::repository::{KeyArgs, address, opening, repo_args};
 
 /// Points that a line names at most; the others are counted.
 const POINTS_SHOWN_MAX: usize = 5;
@@ -36,7 +36,7 @@ pub(crate) struct Args {
     #[arg(long)]
     read_data: bool,
     /// Read only the Nth of M parts of it
-    #[arg(long, value_name = "N/M", value_parser = part, requires = "read_data")]
+    #[arg(long, value_name = "N/M", value_parser = parse_part, requires = "read_data")]
     subset: Option<(u32, u32)>,
     /// Mend what can be: an object is written anew from its copy, and a copy from its object
     #[arg(long)]
@@ -46,17 +46,17 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct Verified {
+struct VerifySummary {
     action: &'static str,
     points: u64,
     contents: u64,
     packs_read: u64,
     bytes_read: u64,
-    findings: Vec<Found>,
+    findings: Vec<VerifyFinding>,
 }
 
 #[derive(Serialize)]
-struct Found {
+struct VerifyFinding {
     object: String,
     reason: String,
     /// The points that cannot be restored because of it.
@@ -65,14 +65,17 @@ struct Found {
     mended: bool,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    let place = words::exactly(&args.words, &[], &session.caller)?.place;
-    let repository = opening::open(&place, &args.key, session)?;
+pub(super) fn run_backup_verify(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
+    let repository = opening::open_repository(&place, &args.key, session)?;
     let meter = session.watch_bytes(&format!("verifying {}", repository.place()));
-    let report = verify(&repository, &args.options(), &meter)?;
+    let report = verify(&repository, &args.verify_options(), &meter)?;
     drop(meter);
-    let verified = Verified::new(&report, &repository.state());
-    session.output.summary(&verified)?;
+    let verified = VerifySummary::new(&report, &repository.state());
+    session.output.print_summary(&verified)?;
     Ok(if verified.findings.iter().all(|found| found.mended) {
         Outcome::Done
     } else {
@@ -81,7 +84,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 }
 
 impl Args {
-    fn options(&self) -> VerifyOptions {
+    fn verify_options(&self) -> VerifyOptions {
         VerifyOptions {
             read_data: self.read_data,
             subset: self.subset,
@@ -90,7 +93,7 @@ impl Args {
     }
 }
 
-fn part(text: &str) -> Result<(u32, u32), String> {
+fn parse_part(text: &str) -> Result<(u32, u32), String> {
     let numbers = text
         .split_once('/')
         .and_then(|(nth, of)| Some((nth.parse().ok()?, of.parse().ok()?)));
@@ -99,11 +102,11 @@ fn part(text: &str) -> Result<(u32, u32), String> {
         .ok_or_else(|| "write N/M, such as 3/7 for the third of seven parts".to_owned())
 }
 
-impl Verified {
+impl VerifySummary {
     fn new(report: &VerifyReport, state: &State) -> Self {
         let titles: BTreeMap<&str, String> = state
             .points()
-            .map(|point| (point.id.as_str(), address::title(point)))
+            .map(|point| (point.id.as_str(), address::point_title(point)))
             .collect();
         let title = |id: &String| {
             titles
@@ -111,7 +114,7 @@ impl Verified {
                 .cloned()
                 .unwrap_or_else(|| id.clone())
         };
-        let found = |finding: &Finding| Found {
+        let found = |finding: &Finding| VerifyFinding {
             object: finding.object.clone(),
             reason: finding.reason.clone(),
             points: finding.points.iter().map(title).collect(),
@@ -128,8 +131,8 @@ impl Verified {
     }
 }
 
-impl Answer for Verified {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for VerifySummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         for found in &self.findings {
             let more = found.points.len().saturating_sub(POINTS_SHOWN_MAX);
             let named = found
@@ -150,12 +153,15 @@ impl Answer for Verified {
                 format!("needed by {named}{more}")
             };
             let state = if found.mended { "mended" } else { "damaged" };
-            page.line(format!(
+            page.write_line(format!(
                 "{state}: {}: {} ({hit})",
                 found.object, found.reason
             ))?;
         }
-        let (points, read) = (plural(self.points, "point"), page.size(self.bytes_read));
+        let (points, read) = (
+            format_count(self.points, "point"),
+            page.format_size(self.bytes_read),
+        );
         let count = |is_mended: bool| {
             self.findings
                 .iter()
@@ -164,13 +170,16 @@ impl Answer for Verified {
         };
         let state = match (count(false), count(true)) {
             (0, 0) => "clean".to_owned(),
-            (0, mended) => plural(mended, "object") + " mended",
-            (damaged, 0) => plural(damaged, "object") + " damaged",
-            (damaged, mended) => format!("{} damaged, {mended} mended", plural(damaged, "object")),
+            (0, mended) => format_count(mended, "object") + " mended",
+            (damaged, 0) => format_count(damaged, "object") + " damaged",
+            (damaged, mended) => format!(
+                "{} damaged, {mended} mended",
+                format_count(damaged, "object")
+            ),
         };
-        page.line(format!(
+        page.write_line(format!(
             "{state}: {points} followed, {read} read in {}",
-            plural(self.packs_read, "pack")
+            format_count(self.packs_read, "pack")
         ))
     }
 }

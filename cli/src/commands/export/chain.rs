@@ -4,19 +4,19 @@ use std::io;
 use std::path::Path;
 
 use serde::Serialize;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_core::units::ImageId;
 use vellum_formats::write::TargetFormat;
 use vellum_store::{NewFolder, StateFile, Store, WrittenState};
 
 use super::Args;
-use crate::chain_files::{FileNames, chainable};
+use crate::chain_files::{FileNames, require_chainable};
 use crate::chains;
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::output::page::{Page, plural};
-use crate::output::{Answer, time};
-use crate::session::Session;
+use crate::output::page::{TextPage, format_count};
+use crate::output::{Render, time};
 
 #[derive(Serialize)]
 struct ExportedChain {
@@ -40,24 +40,24 @@ struct ExportedFile {
     file_bytes: u64,
 }
 
-pub(super) fn run(
+pub(super) fn run_chain_export(
     args: &Args,
     folder: &Path,
     format: TargetFormat,
-    session: &mut Session,
-) -> Result<Outcome, Failure> {
-    let format = chainable(format)?;
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let format = require_chainable(format)?;
     let store = session.open_to_read()?;
     let image = lookup::image_to_read(&store, &args.node)?;
-    let (name, states, names) = states(&store, image, format);
-    let target = session.caller.path(folder);
-    let draft = NewFolder::create(&target)?;
+    let (name, states, names) = state_files(&store, image, format);
+    let target = session.caller.resolve_path(folder);
+    let draft = NewFolder::create_for(&target)?;
     let meter = session.watch_bytes(&format!("exporting {name}"));
     let written = store.export_chains(&[states], format, draft.path(), &meter);
-    let seconds = meter.elapsed().as_secs_f64();
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
     let written = written.map_err(|error| chains::stopped_or(error, session))?;
-    draft.publish()?;
+    draft.publish_folder()?;
     let written: Vec<WrittenState> = written.into_iter().flatten().collect();
     let files = names
         .into_iter()
@@ -73,51 +73,51 @@ pub(super) fn run(
         action: "export-chain",
         name,
         folder: folder.display().to_string(),
-        format: format.format().name(),
+        format: format.image_format().format_name(),
         files: files.collect(),
         seconds,
     };
-    session.output.summary(&answer)?;
+    session.output.print_summary(&answer)?;
     Ok(Outcome::Done)
 }
 
 /// The image's name, its snapshots and itself as files, and the names of those.
-fn states(
+fn state_files(
     store: &Store,
     image: ImageId,
     format: TargetFormat,
 ) -> (String, Vec<StateFile>, Vec<String>) {
     let (tree, mut files) = (store.tree(), FileNames::default());
-    let name = tree.display(Node::Image(image));
-    let snapshots = tree.snapshots(image).map(|snapshot| {
-        let node = Node::Snapshot(image, snapshot.serial);
+    let name = tree.display_name(NodeRef::Image(image));
+    let snapshots = tree.snapshots_of(image).map(|snapshot| {
+        let node = NodeRef::Snapshot(image, snapshot.serial);
         (node, snapshot.name.to_string())
     });
-    let nodes = snapshots.chain([(Node::Image(image), name.clone())]);
+    let nodes = snapshots.chain([(NodeRef::Image(image), name.clone())]);
     let (states, names) = nodes
         .map(|(node, text)| {
-            let file_name = files.name(&text, format.format().name());
-            (StateFile { node, file_name }, tree.display(node))
+            let file_name = files.unique_name(&text, format.image_format().format_name());
+            (StateFile { node, file_name }, tree.display_name(node))
         })
         .unzip();
     (name, states, names)
 }
 
-impl Answer for ExportedChain {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let count = plural(self.files.len() as u64, "file");
-        let took = time::span(self.seconds);
-        page.line(format!(
+impl Render for ExportedChain {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let count = format_count(self.files.len() as u64, "file");
+        let took = time::format_duration(self.seconds);
+        page.write_line(format!(
             "exported {} to {} as {count} of {} in {took}",
             self.name, self.folder, self.format
         ))?;
         for file in &self.files {
-            let size = page.size(file.file_bytes);
+            let size = page.format_size(file.file_bytes);
             let below = match &file.parent {
                 Some(parent) => format!("on {parent}"),
                 None => "whole".to_owned(),
             };
-            page.line(format!("{}: {size}, {below}", file.file))?;
+            page.write_line(format!("{}: {size}, {below}", file.file))?;
         }
         Ok(())
     }

@@ -10,18 +10,18 @@ use vellum_core::tree::{CONFIGURATION_LEN_MAX, Configuration, PlanError};
 use vellum_core::units::ImageId;
 use vellum_store::Store;
 
-use super::tell;
-use crate::failure::{Failure, Outcome};
+use super::confirm_machine_change;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::output::page::plural;
-use crate::session::Session;
+use crate::output::page::format_count;
 
 /// Make a machine, without disks
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum machine create vm --config vm.xml")]
-pub(super) struct CreateArgs {
+pub(super) struct MachineCreateArgs {
     /// The new machine's name
-    #[arg(value_name = "MACHINE", value_parser = lookup::name)]
+    #[arg(value_name = "MACHINE", value_parser = lookup::parse_name)]
     name: Name,
     /// A file that is kept with the machine and in each of its snapshots, at most 1 MiB: whatever
     /// starts it
@@ -35,7 +35,7 @@ pub(super) struct CreateArgs {
 Example:
   vellum machine config vm vm.xml
   vellum machine config vm@monday > vm.xml")]
-pub(super) struct ConfigArgs {
+pub(super) struct MachineConfigArgs {
     /// The machine, or one of its snapshots to print its file
     #[arg(value_name = "MACHINE[@SNAPSHOT]")]
     machine: String,
@@ -76,7 +76,7 @@ pub(super) struct RemoveDiskArgs {
 /// Delete a machine; its disks stay images
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum machine delete vm --with-snapshots")]
-pub(super) struct DeleteArgs {
+pub(super) struct MachineDeleteArgs {
     /// The machine
     machine: String,
     /// Its snapshots too, and those of its images that belong to them
@@ -84,16 +84,19 @@ pub(super) struct DeleteArgs {
     with_snapshots: bool,
 }
 
-pub(super) fn create(args: &CreateArgs, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn create_machine(
+    args: &MachineCreateArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let configuration = args
         .config
         .as_deref()
-        .map(|path| read(path, session))
+        .map(|path| read_configuration(path, session))
         .transpose()?;
     let store = session.open_to_write()?;
     store.create_machine(&args.name, configuration.as_deref())?;
     let next = format!("next: vellum machine add-disk {} IMAGE", args.name);
-    tell(
+    confirm_machine_change(
         session,
         "machine-create",
         args.name.to_string(),
@@ -101,47 +104,53 @@ pub(super) fn create(args: &CreateArgs, session: &mut Session) -> Result<Outcome
     )
 }
 
-pub(super) fn configure(args: &ConfigArgs, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn configure_machine(
+    args: &MachineConfigArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     if args.file.is_none() && !args.none {
         let store = session.open_to_read()?;
-        let configuration = configuration(&store, &args.machine)?.ok_or_else(|| {
+        let configuration = stored_configuration(&store, &args.machine)?.ok_or_else(|| {
             let advice = format!("`vellum machine config {} FILE` keeps one", args.machine);
-            Failure::failed(
+            CommandFailure::with_hint(
                 format!("{} has no configuration file", args.machine),
                 advice,
             )
         })?;
         session
             .output
-            .verbatim(&store.configuration(configuration)?)?;
+            .print_verbatim(&store.read_configuration(configuration)?)?;
         return Ok(Outcome::Done);
     }
     let bytes = args
         .file
         .as_deref()
-        .map(|path| read(path, session))
+        .map(|path| read_configuration(path, session))
         .transpose()?;
     let store = session.open_to_write()?;
-    let (machine, name) = lookup::machine(&store, &args.machine)?;
+    let (machine, name) = lookup::find_machine(&store, &args.machine)?;
     store.configure_machine(machine, bytes.as_deref())?;
     let text = match &bytes {
         Some(bytes) => format!(
             "machine {name} has a configuration file of {} now",
-            plural(bytes.len() as u64, "byte")
+            format_count(bytes.len() as u64, "byte")
         ),
         None => format!("machine {name} has no configuration file now"),
     };
-    tell(session, "machine-config", name, vec![text])
+    confirm_machine_change(session, "machine-config", name, vec![text])
 }
 
 /// The configuration file of a machine, or of a snapshot of one.
-fn configuration(store: &Store, text: &str) -> Result<Option<Configuration>, Failure> {
+fn stored_configuration(
+    store: &Store,
+    text: &str,
+) -> Result<Option<Configuration>, CommandFailure> {
     if text.contains('@') {
         let (machine, serial, _) = lookup::machine_snapshot_to_read(store, text)?;
         return Ok(store
             .tree()
             .machines()
-            .snapshot(machine, serial)
+            .snapshot_with_serial(machine, serial)
             .ok_or(PlanError::Gone)?
             .configuration);
     }
@@ -155,62 +164,70 @@ fn configuration(store: &Store, text: &str) -> Result<Option<Configuration>, Fai
 }
 
 /// A configuration file, one byte more than it can have at most: the store refuses that.
-fn read(path: &Path, session: &Session) -> Result<Vec<u8>, Failure> {
+fn read_configuration(path: &Path, session: &CommandContext) -> Result<Vec<u8>, CommandFailure> {
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        File::open(session.caller.path(path))?
+        File::open(session.caller.resolve_path(path))?
             .take(CONFIGURATION_LEN_MAX as u64 + 1)
             .read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    read().map_err(|error| Failure::io(format!("read {}", path.display()), error))
+    read().map_err(|error| CommandFailure::io_error(format!("read {}", path.display()), error))
 }
 
-pub(super) fn add_disk(args: &AddDiskArgs, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn add_disk(
+    args: &AddDiskArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
-    let (machine, name) = lookup::machine(&store, &args.machine)?;
-    let images = images(&store, &args.images)?;
+    let (machine, name) = lookup::find_machine(&store, &args.machine)?;
+    let images = find_images(&store, &args.images)?;
     let mut lines = Vec::new();
     for image in images {
         let disk = store.add_disk(machine, image)?;
         lines.push(format!("machine {name} has {}", image_name(&store, disk)));
     }
-    tell(session, "machine-add-disk", name, lines)
+    confirm_machine_change(session, "machine-add-disk", name, lines)
 }
 
 pub(super) fn remove_disk(
     args: &RemoveDiskArgs,
-    session: &mut Session,
-) -> Result<Outcome, Failure> {
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
-    let (machine, name) = lookup::machine(&store, &args.machine)?;
+    let (machine, name) = lookup::find_machine(&store, &args.machine)?;
     let mut lines = Vec::new();
-    for image in images(&store, &args.images)? {
+    for image in find_images(&store, &args.images)? {
         store.remove_disk(machine, image)?;
         lines.push(format!(
             "{} is no disk of machine {name} any more",
             image_name(&store, image)
         ));
     }
-    tell(session, "machine-remove-disk", name, lines)
+    confirm_machine_change(session, "machine-remove-disk", name, lines)
 }
 
 /// The images that `texts` mean: all are looked up before anything is done.
-fn images(store: &Store, texts: &[String]) -> Result<Vec<ImageId>, Failure> {
+fn find_images(store: &Store, texts: &[String]) -> Result<Vec<ImageId>, CommandFailure> {
     texts
         .iter()
-        .map(|text| lookup::image(store, text))
+        .map(|text| lookup::find_image(store, text))
         .collect()
 }
 
 fn image_name(store: &Store, image: ImageId) -> String {
-    store.tree().display(vellum_core::tree::Node::Image(image))
+    store
+        .tree()
+        .display_name(vellum_core::tree::NodeRef::Image(image))
 }
 
-pub(super) fn delete(args: &DeleteArgs, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn delete_machine(
+    args: &MachineDeleteArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_write()?;
-    let (machine, name) = lookup::machine(&store, &args.machine)?;
+    let (machine, name) = lookup::find_machine(&store, &args.machine)?;
     store.delete_machine(machine, args.with_snapshots)?;
     let text = format!("deleted machine {name}; its disks stay as images");
-    tell(session, "machine-delete", name, vec![text])
+    confirm_machine_change(session, "machine-delete", name, vec![text])
 }

@@ -11,18 +11,18 @@ use vellum_formats::machine::MachineLanguage;
 use vellum_formats::ova::{ARCHIVE_END, member_header};
 use vellum_formats::write::{TargetFormat, VmdkKind};
 use vellum_store::{
-    Destination, NewFileMode, NewFolder, PartialFile, StateFile, Store, StoreError, Watch,
+    AtomicFile, Destination, NewFileMode, NewFolder, StateFile, Store, StoreError, Watch,
     WrittenState, write_whole_file,
 };
 
 use super::outgoing::OutgoingMachine;
 use crate::chain_files::FileNames;
 use crate::chains;
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::output::page::{Page, plural};
-use crate::output::{Answer, time};
-use crate::session::Session;
+use crate::output::page::{TextPage, format_count};
+use crate::output::{Render, time};
 
 /// A tar archive's unit.
 const TAR_BLOCK_LEN: u64 = 512;
@@ -40,7 +40,7 @@ vdi comes with a .vbox that has the machine's snapshots; qcow2 with a libvirt do
 present state, whose disk files have no folder: libvirt wants one. Each file holds what differs \
 from the one that it stands on. The folder must be empty or not there. An OVA has the present \
 state of each disk.")]
-pub(super) struct ExportArgs {
+pub(super) struct MachineExportArgs {
     /// The machine
     machine: String,
     /// The folder, or the new OVA
@@ -79,7 +79,10 @@ struct ExportedMachine {
     seconds: f64,
 }
 
-pub(super) fn run(args: &ExportArgs, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_machine_export(
+    args: &MachineExportArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_read()?;
     let (id, _) = lookup::machine_to_read(&store, &args.machine)?;
     let (format, language) = match args.output_as {
@@ -87,11 +90,11 @@ pub(super) fn run(args: &ExportArgs, session: &mut Session) -> Result<Outcome, F
         MachineFormat::Qcow2 => (Format::Qcow2, MachineLanguage::Libvirt),
         MachineFormat::Ova => (Format::Vmdk, MachineLanguage::Ovf),
     };
-    let machine = OutgoingMachine::of(&store, id, format)?;
-    let target = session.caller.path(&args.target);
+    let machine = OutgoingMachine::from_store(&store, id, format)?;
+    let target = session.caller.resolve_path(&args.target);
     let is_archive = args.output_as == MachineFormat::Ova;
     let archive = is_archive.then(|| new_archive(&target)).transpose()?;
-    let draft = NewFolder::create(&if is_archive {
+    let draft = NewFolder::create_for(&if is_archive {
         // Beside the archive, where there is room for it.
         target.with_extension("parts")
     } else {
@@ -99,7 +102,7 @@ pub(super) fn run(args: &ExportArgs, session: &mut Session) -> Result<Outcome, F
     })?;
     let meter = session.watch_bytes(&format!("exporting {}", machine.name));
     let written = write_disks(&store, &machine, format, draft.path(), &meter);
-    let seconds = meter.elapsed().as_secs_f64();
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
     let written = written.map_err(|error| chains::stopped_or(error, session))?;
     let file = write_description(&machine, &written, format, language, draft.path())?;
@@ -109,10 +112,10 @@ pub(super) fn run(args: &ExportArgs, session: &mut Session) -> Result<Outcome, F
         .map(|state| state.file_name.clone())
         .collect();
     match archive {
-        Some(archive) => pack(archive, draft.path(), &file, &files)?,
-        None => draft.publish()?,
+        Some(archive) => pack_archive(archive, draft.path(), &file, &files)?,
+        None => draft.publish_folder()?,
     }
-    session.output.summary(&ExportedMachine {
+    session.output.print_summary(&ExportedMachine {
         action: "machine-export",
         name: machine.name.to_string(),
         target: args.target.display().to_string(),
@@ -135,24 +138,24 @@ fn write_disks(
     let chains: Vec<Vec<StateFile>> = disks.map(|disk| disk.states.clone()).collect();
     let target = match format {
         Format::Vmdk => TargetFormat::Vmdk(VmdkKind::StreamOptimized),
-        format => TargetFormat::usual(format),
+        format => TargetFormat::default_variant(format),
     };
     store.export_chains(&chains, target, folder, watch)
 }
 
 /// The file of a new archive, which has its name once it is whole.
-fn new_archive(target: &Path) -> Result<PartialFile, Failure> {
+fn new_archive(target: &Path) -> Result<AtomicFile, CommandFailure> {
     let shown = target.display();
-    let found = Destination::of(target);
-    match found.map_err(|error| Failure::io(format!("write {shown}"), error))? {
+    let found = Destination::resolve_path(target);
+    match found.map_err(|error| CommandFailure::io_error(format!("write {shown}"), error))? {
         Destination::File(place) if !place.is_taken() => {
-            Ok(PartialFile::create(place, NewFileMode::Private)?)
+            Ok(AtomicFile::create_beside(place, NewFileMode::Private)?)
         }
-        Destination::File(_) => Err(Failure::failed(
+        Destination::File(_) => Err(CommandFailure::with_hint(
             format!("{shown} is there already"),
             "name another file",
         )),
-        _ => Err(Failure::usage(
+        _ => Err(CommandFailure::usage_error(
             format!("{shown} is no file, and an archive is one"),
             "name a new file",
         )),
@@ -160,20 +163,20 @@ fn new_archive(target: &Path) -> Result<PartialFile, Failure> {
 }
 
 /// Puts the files of `folder` into `archive`, the description first, as readers want it.
-fn pack(
-    archive: PartialFile,
+fn pack_archive(
+    archive: AtomicFile,
     folder: &Path,
     description: &str,
     files: &[String],
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let names = std::iter::once(description).chain(files.iter().map(String::as_str));
     let mut target = io::BufWriter::new(archive.file());
     for name in names {
-        let fail = |error| Failure::io(format!("put {name} into the archive"), error);
+        let fail = |error| CommandFailure::io_error(format!("put {name} into the archive"), error);
         let mut file = File::open(folder.join(name)).map_err(fail)?;
         let len = file.metadata().map_err(fail)?.len();
         let header = member_header(name, len).map_err(|error| {
-            Failure::failed(error.to_string(), "rename the image or the machine")
+            CommandFailure::with_hint(error.to_string(), "rename the image or the machine")
         })?;
         let padding = vec![0; (len.next_multiple_of(TAR_BLOCK_LEN) - len) as usize];
         target
@@ -183,9 +186,9 @@ fn pack(
             .map_err(fail)?;
     }
     let ended = target.write_all(&ARCHIVE_END).and_then(|()| target.flush());
-    ended.map_err(|error| Failure::io("end the archive", error))?;
+    ended.map_err(|error| CommandFailure::io_error("end the archive", error))?;
     drop(target);
-    Ok(archive.publish(false)?)
+    Ok(archive.publish_file(false)?)
 }
 
 /// Writes the text that uses the files; its name.
@@ -195,10 +198,10 @@ fn write_description(
     format: Format,
     language: MachineLanguage,
     folder: &Path,
-) -> Result<String, Failure> {
-    let description = machine.description(written, format, language);
-    let text = description.write(language).map_err(|error| {
-        Failure::failed(
+) -> Result<String, CommandFailure> {
+    let description = machine.machine_description(written, format, language);
+    let text = description.write_as(language).map_err(|error| {
+        CommandFailure::with_hint(
             format!("{} cannot be described: {error}", machine.name),
             "export its disks with `vellum export --chain`",
         )
@@ -208,7 +211,7 @@ fn write_description(
         MachineLanguage::Libvirt => "xml",
         MachineLanguage::Ovf => "ovf",
     };
-    let name = FileNames::default().name(machine.name.as_str(), ending);
+    let name = FileNames::default().unique_name(machine.name.as_str(), ending);
     write_whole_file(
         &folder.join(&name),
         text.as_bytes(),
@@ -218,11 +221,14 @@ fn write_description(
     Ok(name)
 }
 
-impl Answer for ExportedMachine {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let count = plural(self.files.len() as u64, "disk file");
-        let (size, took) = (page.size(self.file_bytes), time::span(self.seconds));
-        page.line(format!(
+impl Render for ExportedMachine {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let count = format_count(self.files.len() as u64, "disk file");
+        let (size, took) = (
+            page.format_size(self.file_bytes),
+            time::format_duration(self.seconds),
+        );
+        page.write_line(format!(
             "exported machine {} to {}: {} and {count}, {size}, in {took}",
             self.name, self.target, self.description
         ))

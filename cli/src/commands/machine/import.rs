@@ -10,20 +10,20 @@ use vellum_core::name::Name;
 use vellum_core::name_maker::NameMaker;
 use vellum_core::tree::{Arrival, CONFIGURATION_LEN_MAX, NewConfiguration};
 use vellum_formats::machine::{DESCRIPTION_LEN_MAX, MachineDescription};
-use vellum_formats::probe::{Verdict, probe};
+use vellum_formats::probe::{FormatVerdict, probe_file};
 use vellum_formats::{DiskIdentity, Format};
 use vellum_store::{
     ChainFinder, FileSource, ImportOptions, LayerForest, Store, StoreError, description_in_archive,
 };
 
-use super::incoming::{OpenedMachine, ShownFiles, plan};
+use super::incoming::{OpenedMachine, ShownFiles, plan_machine};
 use crate::chains::{self, ForestCounts, Mapping};
-use crate::commands::healed;
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::commands::render_healed_count;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::output::page::{Page, plural};
-use crate::output::{Answer, time};
-use crate::session::Session;
+use crate::output::page::{TextPage, format_count};
+use crate::output::{Render, time};
 
 /// Store a machine of VirtualBox (.vbox), libvirt (domain XML) or an appliance (.ova, .ovf) with
 /// its disks and snapshots
@@ -37,15 +37,15 @@ Example:
 Disks are read that lie in the folder of the file, or below it; --backing-map says where others \
 are. Each disk becomes an image with its snapshots, each snapshot of the machine a machine \
 snapshot. The file is kept as the machine's configuration. The machine must be switched off.")]
-pub(super) struct ImportArgs {
+pub(super) struct MachineImportArgs {
     /// The machine's file
     file: PathBuf,
     /// The machine's name here [default: the one that the file says]
-    #[arg(long, value_name = "MACHINE", value_parser = lookup::name)]
+    #[arg(long, value_name = "MACHINE", value_parser = lookup::parse_name)]
     name: Option<Name>,
     /// Where a disk is that is not beside the file, or a parent not beside its child. OLD is what
     /// stands there: a name, a folder that it begins with, or an identity
-    #[arg(long, value_name = "OLD=NEW", value_parser = chains::mapping)]
+    #[arg(long, value_name = "OLD=NEW", value_parser = chains::parse_mapping)]
     backing_map: Vec<Mapping>,
     /// Read what the store seems to have before it is believed
     #[arg(long)]
@@ -70,30 +70,38 @@ struct ImportedMachine {
     seconds: f64,
 }
 
-pub(super) fn run(args: &ImportArgs, session: &mut Session) -> Result<Outcome, Failure> {
-    let path = session.caller.path(&args.file);
+pub(super) fn run_machine_import(
+    args: &MachineImportArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let path = session.caller.resolve_path(&args.file);
     let archived = description_in_archive(&path)?;
     let is_archive = archived.is_some();
     let text = archived.map_or_else(|| read_text(&path, &args.file), Ok)?;
     let store = session.open_to_write()?;
-    let mut finder = chains::finder(&args.backing_map, &session.caller);
-    let machine = describe(args, &text)?;
+    let mut finder = chains::chain_finder(&args.backing_map, &session.caller);
+    let machine = parse_machine(args, &text)?;
     let machine = if is_archive {
         open_members(machine, &path, &mut finder)?
     } else {
         open_files(machine, &path, &mut finder, session)?
     };
-    if store.tree().machines().named(&machine.name).is_some() {
-        let taken = Failure::failed(
+    if store
+        .tree()
+        .machines()
+        .machine_named(&machine.name)
+        .is_some()
+    {
+        let taken = CommandFailure::with_hint(
             format!("machine {} exists already", machine.name),
             "--name gives it another name",
         );
         return Err(taken);
     }
     chains::tell_notes(&mut finder, session);
-    let (mut forest, plan) = (LayerForest::new(), plan(&machine, &finder, &store)?);
+    let (mut forest, plan) = (LayerForest::new(), plan_machine(&machine, &finder, &store)?);
     let mut layers = BTreeMap::new();
-    for file in plan.files() {
+    for file in plan.shown_files() {
         layers.insert(file, chains::add_chain(&mut forest, &finder, file)?);
     }
     let meter = session.watch_bytes(&format!("importing {}", machine.name));
@@ -101,33 +109,33 @@ pub(super) fn run(args: &ImportArgs, session: &mut Session) -> Result<Outcome, F
         verify: args.verify,
     };
     let built = store.build_forest(forest, options, &meter);
-    let seconds = meter.elapsed().as_secs_f64();
+    let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
     let built = built.map_err(|error| chains::stopped_or(error, session))?;
-    let counts = ForestCounts::of(&built);
-    let configuration = configuration(&text, session)?;
+    let counts = ForestCounts::from_built_forest(&built);
+    let configuration = kept_configuration(&text, session)?;
     let shown = ShownFiles {
         layers: &layers,
-        ids: built.ids(),
+        ids: built.layer_ids(),
     };
-    let arrival = plan.arrival(&machine, &finder, &shown, configuration);
-    let formats = plan.formats(&finder);
+    let arrival = plan.build_arrival(&machine, &finder, &shown, configuration);
+    let formats = plan.noted_formats(&finder);
     let answer = ImportedMachine::new(&arrival, &finder, counts, &store, seconds);
-    built.arrive(arrival, &formats)?;
-    session.output.summary(&answer)?;
+    built.commit_arrival(arrival, &formats)?;
+    session.output.print_summary(&answer)?;
     Ok(Outcome::Done)
 }
 
 /// The text of a machine.
-fn read_text(path: &Path, shown: &Path) -> Result<String, Failure> {
+fn read_text(path: &Path, shown: &Path) -> Result<String, CommandFailure> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| {
         file.take(DESCRIPTION_LEN_MAX as u64 + 1)
             .read_to_end(&mut bytes)
     });
-    read.map_err(|error| Failure::io(format!("read {}", shown.display()), error))?;
+    read.map_err(|error| CommandFailure::io_error(format!("read {}", shown.display()), error))?;
     String::from_utf8(bytes).map_err(|_| {
-        Failure::failed(
+        CommandFailure::with_hint(
             format!("{} is no text that describes a machine", shown.display()),
             "name a .vbox file, an OVA or OVF, or a domain that `virsh dumpxml` wrote",
         )
@@ -135,17 +143,17 @@ fn read_text(path: &Path, shown: &Path) -> Result<String, Failure> {
 }
 
 /// The machine that a text describes, no disk opened.
-fn describe(args: &ImportArgs, text: &str) -> Result<OpenedMachine, Failure> {
+fn parse_machine(args: &MachineImportArgs, text: &str) -> Result<OpenedMachine, CommandFailure> {
     let shown = args.file.display();
     let description = MachineDescription::parse(text).map_err(|error| {
-        Failure::failed(
+        CommandFailure::with_hint(
             format!("{shown}: {error}"),
             "name a .vbox file, an OVA or OVF, or a domain that `virsh dumpxml` wrote",
         )
     })?;
     let name = match &args.name {
         Some(name) => name.clone(),
-        None => NameMaker::default().name(&description.name),
+        None => NameMaker::default().unique_name(&description.name),
     };
     Ok(OpenedMachine {
         files: vec![None; description.media.len()],
@@ -159,7 +167,7 @@ fn open_members(
     mut machine: OpenedMachine,
     path: &Path,
     finder: &mut ChainFinder,
-) -> Result<OpenedMachine, Failure> {
+) -> Result<OpenedMachine, CommandFailure> {
     for number in used_media(&machine.description) {
         let member = &machine.description.media[number].location;
         machine.files[number] = Some(finder.open_member(path, member)?);
@@ -172,19 +180,19 @@ fn open_files(
     machine: OpenedMachine,
     path: &Path,
     finder: &mut ChainFinder,
-    session: &Session,
-) -> Result<OpenedMachine, Failure> {
+    session: &CommandContext,
+) -> Result<OpenedMachine, CommandFailure> {
     let description = &machine.description;
     let used = used_media(description);
     let mut places = BTreeMap::new();
     for number in &used {
         let medium = &description.media[*number];
-        let place = finder.locate(path, &medium.location);
-        let place = place.map_err(chains::explain)?;
+        let place = finder.locate_file(path, &medium.location);
+        let place = place.map_err(chains::chain_failure)?;
         // Children name it by either.
-        finder.know(medium.location.clone(), place.clone());
+        finder.add_known_file(medium.location.clone(), place.clone());
         if let Some(identity) = medium.identity {
-            finder.know(identity.to_string(), place.clone());
+            finder.add_known_file(identity.to_string(), place.clone());
         }
         places.insert(*number, place);
     }
@@ -192,7 +200,9 @@ fn open_files(
     for (number, place) in places {
         let medium = &description.media[number];
         let format = format_of(medium.format.as_deref(), &place)?;
-        let file = finder.open(&place, format).map_err(chains::explain)?;
+        let file = finder
+            .open_chain(&place, format)
+            .map_err(chains::chain_failure)?;
         let found = finder.files()[file].facts.identity;
         verify_identity(medium.identity, found, &place)?;
         files[number] = Some(file);
@@ -200,7 +210,7 @@ fn open_files(
     let unused = (0..description.media.len()).filter(|number| !used.contains(number));
     for number in unused {
         let location = &description.media[number].location;
-        session.notice(&format!(
+        session.print_notice(&format!(
             "{location:?} is no disk of any state, and stays out"
         ));
     }
@@ -225,21 +235,21 @@ fn used_media(machine: &MachineDescription) -> BTreeSet<usize> {
 }
 
 /// The format that the text says, or the file's signature.
-fn format_of(said: Option<&str>, place: &Path) -> Result<Format, Failure> {
+fn format_of(said: Option<&str>, place: &Path) -> Result<Format, CommandFailure> {
     if let Some(format) = said.and_then(|said| said.parse().ok()) {
         return Ok(format);
     }
     let shown = place.display();
-    let file = FileSource::open(place)?;
-    let seen = probe(&file).map_err(|source| StoreError::Source {
+    let file = FileSource::open_file(place)?;
+    let seen = probe_file(&file).map_err(|source| StoreError::Source {
         name: shown.to_string(),
         source,
     })?;
     match seen.verdict() {
-        Verdict::Known(format) => Ok(format),
+        FormatVerdict::Known(format) => Ok(format),
         // The text says nothing, so it is no guest's word.
-        Verdict::Raw if said.is_none() => Ok(Format::Raw),
-        _ => Err(Failure::failed(
+        FormatVerdict::Raw if said.is_none() => Ok(Format::Raw),
+        _ => Err(CommandFailure::with_hint(
             format!("{shown} is {said:?} by the machine's file, and {seen}"),
             "convert it to a format that `vellum import --help` names",
         )),
@@ -250,10 +260,10 @@ fn verify_identity(
     named: Option<DiskIdentity>,
     found: Option<DiskIdentity>,
     place: &Path,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     match (named, found) {
         (Some(named), Some(found)) if named != found && matches!(named, DiskIdentity::Uuid(_)) => {
-            Err(Failure::failed(
+            Err(CommandFailure::with_hint(
                 format!(
                     "{}: the machine has the disk {named} there, and this is {found}",
                     place.display()
@@ -266,11 +276,14 @@ fn verify_identity(
 }
 
 /// The configuration that is kept, if it is short enough.
-fn configuration(text: &str, session: &Session) -> Result<Option<NewConfiguration>, Failure> {
+fn kept_configuration(
+    text: &str,
+    session: &CommandContext,
+) -> Result<Option<NewConfiguration>, CommandFailure> {
     if text.len() > CONFIGURATION_LEN_MAX {
-        session.warn(&format!(
+        session.print_warning(&format!(
             "the machine's file has {}, and none that long is kept",
-            plural(text.len() as u64, "byte")
+            format_count(text.len() as u64, "byte")
         ));
         return Ok(None);
     }
@@ -304,22 +317,22 @@ impl ImportedMachine {
             same_chunks: counts.same,
             known_chunks: counts.known,
             new_chunks: counts.new,
-            new_bytes: counts.new * store.tree().chunk_len().bytes(),
+            new_bytes: counts.new * store.tree().chunk_len().byte_len(),
             healed_chunks: counts.healed,
             seconds,
         }
     }
 }
 
-impl Answer for ImportedMachine {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let new = page.size(self.new_bytes);
-        let took = time::span(self.seconds);
-        page.line(format!(
+impl Render for ImportedMachine {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let new = page.format_size(self.new_bytes);
+        let took = time::format_duration(self.seconds);
+        page.write_line(format!(
             "imported machine {} from {}: {new} new ({}, {} known, {} unchanged) in {took}",
             self.name,
-            plural(self.files as u64, "disk file"),
-            plural(self.new_chunks, "chunk"),
+            format_count(self.files as u64, "disk file"),
+            format_count(self.new_chunks, "chunk"),
             self.known_chunks,
             self.same_chunks
         ))?;
@@ -330,8 +343,8 @@ impl Answer for ImportedMachine {
                 names.join(", ")
             }
         };
-        page.field("disks", list(&self.disks))?;
-        page.field("snapshots", list(&self.snapshots))?;
-        healed(page, self.healed_chunks)
+        page.write_field("disks", list(&self.disks))?;
+        page.write_field("snapshots", list(&self.snapshots))?;
+        render_healed_count(page, self.healed_chunks)
     }
 }

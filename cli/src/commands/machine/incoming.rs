@@ -32,7 +32,7 @@ use vellum_formats::machine::{DiskAttachment, MachineDescription, MediumMode};
 use vellum_store::{ChainFinder, Store};
 
 use crate::chains;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 /// A description and the files of its disks.
 pub(super) struct OpenedMachine {
@@ -65,7 +65,7 @@ pub(super) struct ShownFiles<'a> {
 }
 
 impl ShownFiles<'_> {
-    fn layer(&self, file: usize) -> LayerId {
+    fn layer_of_file(&self, file: usize) -> LayerId {
         self.ids[self.layers[&file].1]
     }
 }
@@ -77,11 +77,11 @@ pub(super) struct MachinePlan {
     snapshots: Vec<MachineState>,
 }
 
-pub(super) fn plan(
+pub(super) fn plan_machine(
     machine: &OpenedMachine,
     finder: &ChainFinder,
     store: &Store,
-) -> Result<MachinePlan, Failure> {
+) -> Result<MachinePlan, CommandFailure> {
     let tree = store.tree();
     let mut names = NameMaker::new(tree.images().map(|image| image.name.clone()));
     let mut disks = disks_of(machine, finder, &mut names);
@@ -148,7 +148,7 @@ fn disks_of(
         let on_top = on_top.map(|at| machine.description.media[at.medium].mode);
         let of_root = mode.filter(|mode| *mode != MediumMode::Normal);
         let mode = of_root.or(on_top).unwrap_or_default();
-        let name = names.name(&finder.files()[root].stem());
+        let name = names.unique_name(&finder.files()[root].file_stem());
         let disk = |name, mode, is_own_child| MachineDisk {
             root,
             mode,
@@ -157,7 +157,7 @@ fn disks_of(
             name,
         };
         if mode == MediumMode::MultiAttach {
-            let own = names.name(&format!("{name}+{}", machine.name));
+            let own = names.unique_name(&format!("{name}+{}", machine.name));
             disks.push(disk(name, Mode::Multiattach, false));
             disks.push(disk(own, Mode::Normal, true));
         } else {
@@ -185,10 +185,14 @@ fn root_of(finder: &ChainFinder, file: usize) -> usize {
         .unwrap_or(file)
 }
 
-fn refuse_twice(state: &MachineState, disks: &[MachineDisk], name: &Name) -> Result<(), Failure> {
+fn refuse_twice(
+    state: &MachineState,
+    disks: &[MachineDisk],
+    name: &Name,
+) -> Result<(), CommandFailure> {
     let mut seen = BTreeSet::new();
     match state.iter().find(|(disk, _)| !seen.insert(*disk)) {
-        Some((disk, _)) => Err(Failure::failed(
+        Some((disk, _)) => Err(CommandFailure::with_hint(
             format!(
                 "machine {name} has two disks that stand on {}: they would be one image",
                 disks[*disk].name
@@ -201,7 +205,7 @@ fn refuse_twice(state: &MachineState, disks: &[MachineDisk], name: &Name) -> Res
 
 impl MachinePlan {
     /// The files that show something, and what they stand on comes with them.
-    pub(super) fn files(&self) -> BTreeSet<usize> {
+    pub(super) fn shown_files(&self) -> BTreeSet<usize> {
         let states = self.snapshots.iter().chain([&self.current]);
         let shown = states.flatten().map(|(_, file)| *file);
         shown
@@ -209,13 +213,14 @@ impl MachinePlan {
             .collect()
     }
 
-    pub(super) fn formats(&self, finder: &ChainFinder) -> Vec<Option<Name>> {
-        let format = |disk: &MachineDisk| Name::new(finder.files()[disk.root].format.name()).ok();
+    pub(super) fn noted_formats(&self, finder: &ChainFinder) -> Vec<Option<Name>> {
+        let format =
+            |disk: &MachineDisk| Name::new(finder.files()[disk.root].format.format_name()).ok();
         self.disks.iter().map(format).collect()
     }
 
     /// The images and the machine, as the store takes them.
-    pub(super) fn arrival(
+    pub(super) fn build_arrival(
         &self,
         machine: &OpenedMachine,
         finder: &ChainFinder,
@@ -228,19 +233,19 @@ impl MachinePlan {
             .disks
             .iter()
             .enumerate()
-            .map(|(at, disk)| self.image(at, disk, shown, now_ms))
+            .map(|(at, disk)| self.arriving_image(at, disk, shown, now_ms))
             .collect();
         let mut snapshots = Vec::new();
         for (state, told) in self.snapshots.iter().zip(&machine.description.snapshots) {
-            let name = names.name(&told.name);
+            let name = names.unique_name(&told.name);
             let created_ms = told.time.as_deref().and_then(since_1970_ms);
             let created_ms = created_ms.unwrap_or(now_ms);
             let mut kept = Vec::new();
             for (disk, file) in state {
                 let image = &mut images[*disk];
                 let place = image.mode.is_kept().then(|| {
-                    let layer = shown.layer(*file);
-                    let snapshot = chains::snapshot(name.clone(), layer, created_ms);
+                    let layer = shown.layer_of_file(*file);
+                    let snapshot = chains::arriving_snapshot(name.clone(), layer, created_ms);
                     image.snapshots.push(snapshot);
                     image.snapshots.len() - 1
                 });
@@ -262,9 +267,10 @@ impl MachinePlan {
             .current
             .iter()
             .filter(|(disk, file)| {
-                is_immutable(*disk) && shown.layer(*file) != shown.layer(self.disks[*disk].root)
+                is_immutable(*disk)
+                    && shown.layer_of_file(*file) != shown.layer_of_file(self.disks[*disk].root)
             })
-            .map(|(disk, file)| (*disk, shown.layer(*file)));
+            .map(|(disk, file)| (*disk, shown.layer_of_file(*file)));
         let machine = ArrivingMachine {
             name: machine.name.clone(),
             disks: self.current.iter().map(|(disk, _)| *disk).collect(),
@@ -281,7 +287,7 @@ impl MachinePlan {
     }
 
     /// The image of a disk, without snapshots.
-    fn image(
+    fn arriving_image(
         &self,
         at: usize,
         disk: &MachineDisk,
@@ -298,7 +304,7 @@ impl MachinePlan {
         let origin = (disk.is_own_child && at > 0).then(|| ArrivingOrigin::Arriving(at - 1));
         ArrivingImage {
             name: disk.name.clone(),
-            layer: shown.layer(file),
+            layer: shown.layer_of_file(file),
             mode: disk.mode,
             origin,
             created_ms: now_ms,
@@ -345,10 +351,10 @@ impl MachinePlan {
             let taken = image.snapshots.iter().map(|snapshot| snapshot.name.clone());
             let mut names = NameMaker::new(taken);
             for state in unnamed {
-                let (name, layer) = (names.name(&state.name), shown.ids[state.place]);
+                let (name, layer) = (names.unique_name(&state.name), shown.ids[state.place]);
                 image
                     .snapshots
-                    .push(chains::snapshot(name, layer, state.changed_ms));
+                    .push(chains::arriving_snapshot(name, layer, state.changed_ms));
             }
         }
     }

@@ -15,10 +15,10 @@ use std::io;
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::failure::{Failure, Outcome};
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::session::Session;
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::Render;
+use crate::output::page::TextPage;
 
 /// Name the disks of a machine, and take and restore snapshots of all of them at once
 #[derive(clap::Args)]
@@ -29,49 +29,52 @@ Example:
   vellum machine snapshot take vm@monday")]
 pub(crate) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    verb: MachineVerb,
 }
 
 #[derive(Subcommand)]
-enum Verb {
-    Create(define::CreateArgs),
-    Config(define::ConfigArgs),
+enum MachineVerb {
+    Create(define::MachineCreateArgs),
+    Config(define::MachineConfigArgs),
     AddDisk(define::AddDiskArgs),
     RemoveDisk(define::RemoveDiskArgs),
     #[command(visible_alias = "ls")]
-    List(show::ListArgs),
-    Show(show::ShowArgs),
+    List(show::MachineListArgs),
+    Show(show::MachineShowArgs),
     #[command(visible_alias = "rm")]
-    Delete(define::DeleteArgs),
-    Import(import::ImportArgs),
-    Export(export::ExportArgs),
+    Delete(define::MachineDeleteArgs),
+    Import(import::MachineImportArgs),
+    Export(export::MachineExportArgs),
     Snapshot(snapshot::Args),
-    Start(power::StartArgs),
-    Stop(power::StopArgs),
+    Start(power::MachineStartArgs),
+    Stop(power::MachineStopArgs),
     RunArgs(run_args::Args),
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_machine(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     match &args.verb {
-        Verb::Create(args) => define::create(args, session),
-        Verb::Config(args) => define::configure(args, session),
-        Verb::AddDisk(args) => define::add_disk(args, session),
-        Verb::RemoveDisk(args) => define::remove_disk(args, session),
-        Verb::List(args) => show::list(args, session),
-        Verb::Show(args) => show::show(args, session),
-        Verb::Delete(args) => define::delete(args, session),
-        Verb::Import(args) => import::run(args, session),
-        Verb::Export(args) => export::run(args, session),
-        Verb::Snapshot(args) => snapshot::run(args, session),
-        Verb::Start(args) => power::start(args, session),
-        Verb::Stop(args) => power::stop(args, session),
-        Verb::RunArgs(args) => run_args::run(args, session),
+        MachineVerb::Create(args) => define::create_machine(args, session),
+        MachineVerb::Config(args) => define::configure_machine(args, session),
+        MachineVerb::AddDisk(args) => define::add_disk(args, session),
+        MachineVerb::RemoveDisk(args) => define::remove_disk(args, session),
+        MachineVerb::List(args) => show::list_machines(args, session),
+        MachineVerb::Show(args) => show::show_machine(args, session),
+        MachineVerb::Delete(args) => define::delete_machine(args, session),
+        MachineVerb::Import(args) => import::run_machine_import(args, session),
+        MachineVerb::Export(args) => export::run_machine_export(args, session),
+        MachineVerb::Snapshot(args) => snapshot::run_machine_snapshot(args, session),
+        MachineVerb::Start(args) => power::start_machine(args, session),
+        MachineVerb::Stop(args) => power::stop_machine(args, session),
+        MachineVerb::RunArgs(args) => run_args::run_machine_run_args(args, session),
     }
 }
 
 /// A change that was made to a machine.
 #[derive(Serialize)]
-struct Done {
+struct MachineChange {
     action: &'static str,
     name: String,
     /// The sentences for people.
@@ -79,19 +82,19 @@ struct Done {
     lines: Vec<String>,
 }
 
-impl Answer for Done {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        self.lines.iter().try_for_each(|line| page.line(line))
+impl Render for MachineChange {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        self.lines.iter().try_for_each(|line| page.write_line(line))
     }
 }
 
-fn tell(
-    session: &mut Session,
+fn confirm_machine_change(
+    session: &mut CommandContext,
     action: &'static str,
     name: String,
     lines: Vec<String>,
-) -> Result<Outcome, Failure> {
-    session.output.confirm(&Done {
+) -> Result<Outcome, CommandFailure> {
+    session.output.print_confirmation(&MachineChange {
         action,
         name,
         lines,

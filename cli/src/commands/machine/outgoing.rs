@@ -10,16 +10,17 @@ use std::collections::BTreeMap;
 
 use vellum_core::hash::ChunkHash;
 use vellum_core::name::Name;
-use vellum_core::tree::{Machine, Mode, Node, PlanError, ScratchUse, Tree};
+use vellum_core::tree::{Mode, NodeRef, PlanError, ScratchUse, Tree, VirtualMachine};
 use vellum_core::units::{ImageId, MachineId};
 use vellum_formats::machine::{
-    DiskAttachment, MachineDescription, MachineLanguage, MachineMedium, MachineSnapshot, MediumMode,
+    DiskAttachment, MachineDescription, MachineLanguage, MachineMedium, MediumMode,
+    SnapshotDescription,
 };
 use vellum_formats::{DiskIdentity, Format};
 use vellum_store::{StateFile, Store, WrittenState};
 
 use crate::chain_files::FileNames;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 /// A disk of a machine, with the files that its states become.
 pub(super) struct OutgoingDisk {
@@ -51,28 +52,33 @@ struct OutgoingSnapshot {
 
 impl OutgoingMachine {
     /// Machine `id` with its files' names in `format`.
-    pub(super) fn of(store: &Store, id: MachineId, format: Format) -> Result<Self, Failure> {
+    pub(super) fn from_store(
+        store: &Store,
+        id: MachineId,
+        format: Format,
+    ) -> Result<Self, CommandFailure> {
         let (mut machine, configuration) = {
             let tree = store.tree();
             let machine = tree.machines().get(id).ok_or(PlanError::Gone)?;
             (Self::without_disks(&tree, machine), machine.configuration)
         };
         let known = configuration
-            .map(|configuration| store.configuration(configuration))
+            .map(|configuration| store.read_configuration(configuration))
             .transpose()?;
         let known = known.and_then(|bytes| String::from_utf8(bytes).ok());
-        machine.known = known.and_then(|text| MachineDescription::parse(&text).ok());
+        machine.known =
+            known.and_then(|text_until_zero| MachineDescription::parse(&text_until_zero).ok());
         let tree = store.tree();
         let mut names = FileNames::default();
-        for image in machine.images(&tree, format) {
-            let disk = machine.disk(&tree, image, &mut names, format)?;
+        for image in machine.disk_images(&tree, format) {
+            let disk = machine.outgoing_disk(&tree, image, &mut names, format)?;
             machine.disks.push(disk);
         }
         Ok(machine)
     }
 
-    fn without_disks(tree: &Tree, machine: &Machine) -> Self {
-        let snapshots = tree.machines().snapshots(machine.id);
+    fn without_disks(tree: &Tree, machine: &VirtualMachine) -> Self {
+        let snapshots = tree.machines().snapshots_of(machine.id);
         let snapshots = snapshots.map(|snapshot| OutgoingSnapshot {
             serial: snapshot.serial,
             name: snapshot.name.clone(),
@@ -89,7 +95,7 @@ impl OutgoingMachine {
     }
 
     /// The machine's disks in order, and those that only its snapshots have.
-    fn images(&self, tree: &Tree, format: Format) -> Vec<ImageId> {
+    fn disk_images(&self, tree: &Tree, format: Format) -> Vec<ImageId> {
         let machine = tree.machines().get(self.id);
         let mut images = machine.map_or_else(Vec::new, |machine| machine.disks.clone());
         if format == Format::Vmdk {
@@ -105,19 +111,22 @@ impl OutgoingMachine {
 
     /// The states of one disk, first those that others must stand on; of an archive the present one
     /// alone.
-    fn disk(
+    fn outgoing_disk(
         &self,
         tree: &Tree,
         image: ImageId,
         names: &mut FileNames,
         format: Format,
-    ) -> Result<OutgoingDisk, Failure> {
+    ) -> Result<OutgoingDisk, CommandFailure> {
         let found = tree.image(image).ok_or(PlanError::Gone)?;
         let machine = tree.machines().get(self.id).ok_or(PlanError::Gone)?;
         if format == Format::Vmdk {
-            let file_name = names.name(found.name.as_str(), format.name());
-            let node = Node::Image(image);
-            return Ok(OutgoingDisk::alone(image, StateFile { node, file_name }));
+            let file_name = names.unique_name(found.name.as_str(), format.format_name());
+            let node = NodeRef::Image(image);
+            return Ok(OutgoingDisk::present_state_only(
+                image,
+                StateFile { node, file_name },
+            ));
         }
         let mut disk = OutgoingDisk {
             image,
@@ -127,21 +136,21 @@ impl OutgoingMachine {
             kept: BTreeMap::new(),
         };
         // Nodes, and what tells their files from the image's.
-        let mut nodes: Vec<(Node, String)> = Vec::new();
+        let mut nodes: Vec<(NodeRef, String)> = Vec::new();
         let base = found.origin.and_then(|base| tree.image(base));
         let base = base.filter(|base| base.mode == Mode::Multiattach);
         let is_immutable = matches!(found.mode, Mode::Immutable { .. });
         if let Some(base) = base {
             disk.mode = Mode::Multiattach;
-            nodes.push((Node::Image(base.id), "base".to_owned()));
+            nodes.push((NodeRef::Image(base.id), "base".to_owned()));
         } else if is_immutable {
-            nodes.push((Node::Image(image), "base".to_owned()));
+            nodes.push((NodeRef::Image(image), "base".to_owned()));
         }
-        for snapshot in tree.machines().snapshots(self.id) {
+        for snapshot in tree.machines().snapshots_of(self.id) {
             let kept = snapshot.disks.iter().find(|kept| kept.image == image);
             if let Some(serial) = kept.and_then(|kept| kept.snapshot) {
                 disk.kept.insert(snapshot.serial, nodes.len());
-                nodes.push((Node::Snapshot(image, serial), snapshot.name.to_string()));
+                nodes.push((NodeRef::Snapshot(image, serial), snapshot.name.to_string()));
             }
         }
         if is_immutable && format == Format::Qcow2 {
@@ -154,7 +163,7 @@ impl OutgoingMachine {
             };
             let scratch = tree.scratch_for(using).filter(|_| is_immutable);
             disk.current = Some(nodes.len());
-            let node = Node::Image(scratch.map_or(image, |scratch| scratch.id));
+            let node = NodeRef::Image(scratch.map_or(image, |scratch| scratch.id));
             nodes.push((node, "current".to_owned()));
         }
         let root = root_of(tree, &nodes);
@@ -167,7 +176,7 @@ impl OutgoingMachine {
             }
         };
         for (at, (node, text)) in nodes.iter().enumerate() {
-            let file_name = names.name(&stem((at, text)), format.name());
+            let file_name = names.unique_name(&stem((at, text)), format.format_name());
             let node = *node;
             disk.states.push(StateFile { node, file_name });
         }
@@ -175,15 +184,15 @@ impl OutgoingMachine {
     }
 
     /// The machine as a description of `written`.
-    pub(super) fn description(
+    pub(super) fn machine_description(
         &self,
         written: &[Vec<WrittenState>],
         format: Format,
         language: MachineLanguage,
     ) -> MachineDescription {
         let known = self.known.clone().unwrap_or_default();
-        let (media, first) = self.media(written, format, language);
-        let slots = self.slots(&known);
+        let (media, first) = self.machine_media(written, format, language);
+        let slots = self.disk_attachments(&known);
         let attachment = |disk: usize, state: usize| DiskAttachment {
             medium: first[disk][state],
             ..slots[disk].clone()
@@ -203,17 +212,19 @@ impl OutgoingMachine {
                 let state = disk.kept.get(&snapshot.serial).copied().or(disk.current)?;
                 Some(attachment(at, state))
             });
-            self.snapshot(snapshot, *parent, attachments.collect(), &known)
+            self.machine_snapshot(snapshot, *parent, attachments.collect(), &known)
         });
         MachineDescription {
             name: self.name.to_string(),
-            identity: known.identity.or_else(|| Some(self.identity("machine"))),
+            identity: known
+                .identity
+                .or_else(|| Some(self.derived_identity("machine"))),
             memory_mib: known.memory_mib,
             processor_count: known.processor_count,
             guest_kind: known
                 .guest_kind
                 .clone()
-                .filter(|_| speaks(&known, language)),
+                .filter(|_| is_of_language(&known, language)),
             snapshots: snapshots.collect(),
             current_snapshot: parents.current.filter(|_| has_snapshots),
             attachments: current.collect(),
@@ -222,7 +233,7 @@ impl OutgoingMachine {
     }
 
     /// The media, parents first, and the number of each disk's states among them.
-    fn media(
+    fn machine_media(
         &self,
         written: &[Vec<WrittenState>],
         format: Format,
@@ -242,7 +253,7 @@ impl OutgoingMachine {
                 media.push(MachineMedium {
                     identity: state.identity,
                     location: state.file_name.clone(),
-                    format: Some(format.name().to_owned()),
+                    format: Some(format.format_name().to_owned()),
                     mode: if says_it {
                         medium_mode(disk.mode)
                     } else {
@@ -258,7 +269,7 @@ impl OutgoingMachine {
     }
 
     /// The controller and place of each disk: as the known description has them, if it has as many.
-    fn slots(&self, known: &MachineDescription) -> Vec<DiskAttachment> {
+    fn disk_attachments(&self, known: &MachineDescription) -> Vec<DiskAttachment> {
         let mut slots = known.attachments.clone();
         slots.sort_by(|a, b| {
             (&a.controller, a.port, a.device).cmp(&(&b.controller, b.port, b.device))
@@ -289,13 +300,13 @@ impl OutgoingMachine {
         slots
     }
 
-    fn snapshot(
+    fn machine_snapshot(
         &self,
         snapshot: &OutgoingSnapshot,
         parent: Option<usize>,
         attachments: Vec<DiskAttachment>,
         known: &MachineDescription,
-    ) -> MachineSnapshot {
+    ) -> SnapshotDescription {
         let mut same = known
             .snapshots
             .iter()
@@ -303,10 +314,10 @@ impl OutgoingMachine {
         let same = same.next().filter(|_| same.next().is_none());
         let time = i64::try_from(snapshot.created_ms / 1000).ok();
         let time = time.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
-        MachineSnapshot {
+        SnapshotDescription {
             identity: same
                 .and_then(|same| same.identity)
-                .or_else(|| Some(self.identity(snapshot.name.as_str()))),
+                .or_else(|| Some(self.derived_identity(snapshot.name.as_str()))),
             name: snapshot.name.to_string(),
             description: same.map_or_else(String::new, |same| same.description.clone()),
             time: time.map(|time| time.to_string()),
@@ -316,8 +327,8 @@ impl OutgoingMachine {
     }
 
     /// A UUID that comes from names alone.
-    fn identity(&self, what: &str) -> DiskIdentity {
-        let hash = ChunkHash::of(format!("{}\n{what}", self.name).as_bytes()).0;
+    fn derived_identity(&self, what: &str) -> DiskIdentity {
+        let hash = ChunkHash::of_chunk(format!("{}\n{what}", self.name).as_bytes()).0;
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&hash[..16]);
         uuid[6] = (uuid[6] & 0x0f) | 0x80;
@@ -336,13 +347,13 @@ impl OutgoingMachine {
             .snapshots
             .iter()
             .map(|snapshot| {
-                self.ways(written, |disk| {
+                self.file_chains(written, |disk| {
                     let kept = disk.kept.get(&snapshot.serial).copied();
                     kept.filter(|_| counts(disk))
                 })
             })
             .collect();
-        let current = self.ways(written, |disk| disk.current.filter(|_| counts(disk)));
+        let current = self.file_chains(written, |disk| disk.current.filter(|_| counts(disk)));
         let parent = |way: &BTreeMap<usize, Vec<usize>>, before: usize| {
             let candidates = ways.iter().enumerate().take(before);
             let below = candidates.filter(|(_, other)| stands_on(way, other));
@@ -360,7 +371,7 @@ impl OutgoingMachine {
     }
 
     /// For each disk of a state: its file and all below it, top first.
-    fn ways(
+    fn file_chains(
         &self,
         written: &[Vec<WrittenState>],
         state_of: impl Fn(&OutgoingDisk) -> Option<usize>,
@@ -407,7 +418,7 @@ fn in_order(states: &[WrittenState]) -> Vec<usize> {
 }
 
 /// True if a description is of the language that is written: guests' kinds are its own words.
-fn speaks(known: &MachineDescription, language: MachineLanguage) -> bool {
+fn is_of_language(known: &MachineDescription, language: MachineLanguage) -> bool {
     let has_disk_identities = known.media.iter().any(|medium| medium.identity.is_some());
     match language {
         MachineLanguage::Vbox => has_disk_identities,
@@ -427,7 +438,7 @@ fn medium_mode(mode: Mode) -> MediumMode {
 }
 
 /// The place of the first of `nodes` that stands on none of the others.
-fn root_of(tree: &Tree, nodes: &[(Node, String)]) -> usize {
+fn root_of(tree: &Tree, nodes: &[(NodeRef, String)]) -> usize {
     let shown: Vec<_> = nodes
         .iter()
         .map(|(node, _)| tree.content_layer(*node))
@@ -436,7 +447,7 @@ fn root_of(tree: &Tree, nodes: &[(Node, String)]) -> usize {
         let same = shown[..*at].contains(&shown[*at]);
         let mut below = shown[*at]
             .into_iter()
-            .flat_map(|top| tree.chain(top).skip(1));
+            .flat_map(|top| tree.chain_from(top).skip(1));
         !same && !below.any(|layer| shown.contains(&Some(layer.id)))
     };
     (0..nodes.len()).find(is_root).unwrap_or(0)
@@ -444,7 +455,7 @@ fn root_of(tree: &Tree, nodes: &[(Node, String)]) -> usize {
 
 impl OutgoingDisk {
     /// A disk of which only the present state goes out.
-    fn alone(image: ImageId, state: StateFile) -> Self {
+    fn present_state_only(image: ImageId, state: StateFile) -> Self {
         Self {
             image,
             mode: Mode::Normal,

@@ -7,14 +7,14 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_core::tree::{Machine, Mode, Node, PlanError, Tree};
+use vellum_core::tree::{Mode, NodeRef, PlanError, Tree, VirtualMachine};
 use vellum_core::units::{ImageId, MachineId};
 
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::output::Answer;
-use crate::output::page::Page;
-use crate::session::Session;
+use crate::output::Render;
+use crate::output::page::TextPage;
 
 /// Print the options with which qemu attaches a machine's disks from a server's socket
 #[derive(clap::Args)]
@@ -38,7 +38,7 @@ pub(super) struct Args {
 
 /// A disk as a guest's host must know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Drive {
+struct MachineDrive {
     export: String,
     read_only: bool,
     is_shared: bool,
@@ -46,14 +46,14 @@ struct Drive {
 
 /// Words of qemu's command line.
 #[derive(Serialize)]
-struct Words {
+struct QemuWords {
     machine: String,
     arguments: Vec<String>,
 }
 
 /// Elements of a libvirt domain.
 #[derive(Serialize)]
-struct Elements {
+struct DomainElements {
     machine: String,
     xml: String,
 }
@@ -64,43 +64,48 @@ struct Elements {
 struct BlockDevice<'d> {
     driver: &'static str,
     node_name: String,
-    server: Server<'d>,
+    server: QemuNbdServer<'d>,
     export: &'d str,
     read_only: bool,
     discard: &'static str,
 }
 
 #[derive(Serialize)]
-struct Server<'d> {
+struct QemuNbdServer<'d> {
     #[serde(rename = "type")]
     kind: &'static str,
     path: &'d str,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn run_machine_run_args(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     if args.socket.chars().any(is_unprintable) {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "the socket's path has characters that cannot be printed",
             "choose another path",
         ));
     }
     let store = session.open_to_read()?;
     let (machine, name) = lookup::machine_to_read(&store, &args.machine)?;
-    let drives = drives(&store.tree(), machine)?;
+    let drives = machine_drives(&store.tree(), machine)?;
     if args.libvirt {
         let xml = drives
             .iter()
             .enumerate()
-            .map(|(nth, drive)| element(nth, drive, &args.socket))
+            .map(|(nth, drive)| drive_element(nth, drive, &args.socket))
             .collect();
-        session.output.answer(&Elements { machine: name, xml })?;
+        session
+            .output
+            .print_answer(&DomainElements { machine: name, xml })?;
     } else {
         let arguments = drives
             .iter()
             .enumerate()
-            .flat_map(|(nth, drive)| words(nth, drive, &args.socket))
+            .flat_map(|(nth, drive)| drive_words(nth, drive, &args.socket))
             .collect();
-        session.output.answer(&Words {
+        session.output.print_answer(&QemuWords {
             machine: name,
             arguments,
         })?;
@@ -113,7 +118,7 @@ fn is_unprintable(character: char) -> bool {
     character.is_control() || matches!(character, '\u{fffe}' | '\u{ffff}')
 }
 
-fn drives(tree: &Tree, machine: MachineId) -> Result<Vec<Drive>, Failure> {
+fn machine_drives(tree: &Tree, machine: MachineId) -> Result<Vec<MachineDrive>, CommandFailure> {
     let machine = tree.machines().get(machine).ok_or(PlanError::Gone)?;
     machine
         .disks
@@ -122,21 +127,25 @@ fn drives(tree: &Tree, machine: MachineId) -> Result<Vec<Drive>, Failure> {
         .collect()
 }
 
-fn drive(tree: &Tree, machine: &Machine, disk: ImageId) -> Result<Drive, Failure> {
+fn drive(
+    tree: &Tree,
+    machine: &VirtualMachine,
+    disk: ImageId,
+) -> Result<MachineDrive, CommandFailure> {
     let mode = tree.image(disk).ok_or(PlanError::Gone)?.mode;
-    let mut export = tree.display(Node::Image(disk));
+    let mut export = tree.display_name(NodeRef::Image(disk));
     // Each machine writes to its own scratch image; the plain name is that of the first.
     let is_immutable = matches!(mode, Mode::Immutable { .. });
     if is_immutable && tree.scratch_use(disk).machine != Some(machine.id) {
         export = format!("{export}+{}", machine.name);
     }
     if export.chars().any(is_unprintable) {
-        return Err(Failure::failed(
+        return Err(CommandFailure::with_hint(
             format!("the name {export:?} cannot be printed"),
             "`vellum rename` gives it another",
         ));
     }
-    Ok(Drive {
+    Ok(MachineDrive {
         export,
         read_only: mode == Mode::Readonly,
         is_shared: mode == Mode::Shareable,
@@ -144,11 +153,11 @@ fn drive(tree: &Tree, machine: &Machine, disk: ImageId) -> Result<Drive, Failure
 }
 
 /// Four words: the disk, and the device that the guest sees it as.
-fn words(nth: usize, drive: &Drive, socket: &str) -> [String; 4] {
+fn drive_words(nth: usize, drive: &MachineDrive, socket: &str) -> [String; 4] {
     let block = BlockDevice {
         driver: "nbd",
         node_name: format!("vellum{nth}"),
-        server: Server {
+        server: QemuNbdServer {
             kind: "unix",
             path: socket,
         },
@@ -166,13 +175,17 @@ fn words(nth: usize, drive: &Drive, socket: &str) -> [String; 4] {
     ]
 }
 
-fn element(nth: usize, drive: &Drive, socket: &str) -> String {
-    let (export, socket, target) = (xml(&drive.export), xml(socket), target(nth));
+fn drive_element(nth: usize, drive: &MachineDrive, socket: &str) -> String {
+    let (export, socket, target) = (
+        escape_xml(&drive.export),
+        escape_xml(socket),
+        target_name(nth),
+    );
     let flags = match drive {
-        Drive {
+        MachineDrive {
             read_only: true, ..
         } => "  <readonly/>\n",
-        Drive {
+        MachineDrive {
             is_shared: true, ..
         } => "  <shareable/>\n",
         _ => "",
@@ -191,7 +204,7 @@ fn element(nth: usize, drive: &Drive, socket: &str) -> String {
 }
 
 /// `vda` to `vdz`, `vdaa`, and so on.
-fn target(nth: usize) -> String {
+fn target_name(nth: usize) -> String {
     let letter = |nth: usize| char::from(b'a' + (nth % 26) as u8);
     let high = (nth / 26).checked_sub(1).map(letter);
     std::iter::once("vd".to_owned())
@@ -201,7 +214,7 @@ fn target(nth: usize) -> String {
 }
 
 /// `text` as an attribute's value.
-fn xml(text: &str) -> String {
+fn escape_xml(text: &str) -> String {
     text.chars().fold(String::new(), |mut out, character| {
         match character {
             '&' => out.push_str("&amp;"),
@@ -216,7 +229,7 @@ fn xml(text: &str) -> String {
 }
 
 /// `text` as one word for a shell.
-fn shell(text: &str) -> String {
+fn quote_for_shell(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=./,:+".contains(&byte);
     if !text.is_empty() && text.bytes().all(is_plain) {
         text.to_owned()
@@ -225,15 +238,15 @@ fn shell(text: &str) -> String {
     }
 }
 
-impl Answer for Words {
+impl Render for QemuWords {
     /// An option and its value a line, and all of them one command for a shell.
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let lines: Vec<String> = self
             .arguments
             .chunks(2)
             .map(|pair| {
                 pair.iter()
-                    .map(|word| shell(word))
+                    .map(|word| quote_for_shell(word))
                     .collect::<Vec<_>>()
                     .join(" ")
             })
@@ -244,14 +257,14 @@ impl Answer for Words {
             lines
                 .join(" \\\n")
                 .lines()
-                .try_for_each(|line| page.line(line))
+                .try_for_each(|line| page.write_line(line))
         }
     }
 }
 
-impl Answer for Elements {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        self.xml.lines().try_for_each(|line| page.line(line))
+impl Render for DomainElements {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        self.xml.lines().try_for_each(|line| page.write_line(line))
     }
 }
 
@@ -262,8 +275,8 @@ mod tests {
 
     const NASTY: &str = r#"it's "a", $(b) `c` & <d> \ *"#;
 
-    fn drive(export: &str) -> Drive {
-        Drive {
+    fn drive(export: &str) -> MachineDrive {
+        MachineDrive {
             export: export.to_owned(),
             read_only: false,
             is_shared: false,
@@ -275,7 +288,7 @@ mod tests {
         let drives = [
             drive("web"),
             drive(NASTY),
-            Drive {
+            MachineDrive {
                 read_only: true,
                 ..drive("iso")
             },
@@ -283,15 +296,15 @@ mod tests {
         let arguments: Vec<String> = drives
             .iter()
             .enumerate()
-            .flat_map(|(nth, drive)| words(nth, drive, NASTY))
+            .flat_map(|(nth, drive)| drive_words(nth, drive, NASTY))
             .collect();
         let mut shown = Vec::new();
-        let words = Words {
+        let words = QemuWords {
             machine: "vm".to_owned(),
             arguments,
         };
         words
-            .show(&mut Page::new(
+            .render_page(&mut TextPage::new(
                 &mut shown,
                 Units::Iec,
                 &jiff::tz::TimeZone::UTC,
@@ -320,7 +333,7 @@ mod tests {
 
     #[test]
     fn names_do_not_leave_their_attribute() {
-        let shown = element(0, &drive(NASTY), "/run/a'b.sock");
+        let shown = drive_element(0, &drive(NASTY), "/run/a'b.sock");
         assert!(
             shown.contains("name='it&apos;s &quot;a&quot;, $(b) `c` &amp; &lt;d&gt; \\ *'>"),
             "{shown}"
@@ -342,6 +355,6 @@ mod tests {
         ];
         targets
             .iter()
-            .for_each(|(nth, expected)| assert_eq!(target(*nth), *expected));
+            .for_each(|(nth, expected)| assert_eq!(target_name(*nth), *expected));
     }
 }

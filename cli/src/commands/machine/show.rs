@@ -3,26 +3,28 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_core::tree::{Configuration, Machine, MachineSnapshot, Mode, Node, Tree};
+use vellum_core::tree::{
+    Configuration, Mode, NodeRef, Tree, VirtualMachine, VirtualMachineSnapshot,
+};
 use vellum_core::units::ImageId;
 
-use crate::failure::{Failure, Outcome};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::output::Answer;
-use crate::output::page::{Page, plural};
+use crate::output::Render;
+use crate::output::page::{TextPage, format_count};
 use crate::output::table::Column;
-use crate::output::time::Moment;
-use crate::session::Session;
+use crate::output::time::Rfc3339Time;
 
 /// List machines
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum machine list")]
-pub(super) struct ListArgs {}
+pub(super) struct MachineListArgs {}
 
 /// Tell what is known of a machine, or of a snapshot of one
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  vellum machine show vm\n  vellum machine show vm@monday")]
-pub(super) struct ShowArgs {
+pub(super) struct MachineShowArgs {
     /// The machine or snapshot
     #[arg(value_name = "MACHINE[@SNAPSHOT]")]
     machine: String,
@@ -30,13 +32,13 @@ pub(super) struct ShowArgs {
 
 /// A machine or a snapshot of one, as answers describe it.
 #[derive(Serialize)]
-pub(super) struct Description {
+pub(super) struct ShownMachine {
     name: String,
-    created: Moment,
+    created: Rfc3339Time,
     /// The time when it was switched on, of a machine that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    started: Option<Moment>,
-    disks: Vec<Disk>,
+    started: Option<Rfc3339Time>,
+    disks: Vec<ShownMachineDisk>,
     /// The length of its configuration file.
     configuration_bytes: Option<u64>,
     /// Those of a machine, in the order of taking.
@@ -45,7 +47,7 @@ pub(super) struct Description {
 }
 
 #[derive(Serialize)]
-struct Disk {
+struct ShownMachineDisk {
     name: String,
     size: u64,
     mode: &'static str,
@@ -60,27 +62,33 @@ struct Disk {
 /// The answer is a list also in JSON.
 #[derive(Serialize)]
 #[serde(transparent)]
-pub(super) struct Listing {
-    rows: Vec<Description>,
+pub(super) struct MachineListing {
+    rows: Vec<ShownMachine>,
 }
 
-pub(super) fn list(_: &ListArgs, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn list_machines(
+    _: &MachineListArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_read()?;
     let listing = {
         let tree = store.tree();
-        Listing {
+        MachineListing {
             rows: tree
                 .machines()
                 .iter()
-                .map(|machine| Description::of(&tree, machine))
+                .map(|machine| ShownMachine::from_machine(&tree, machine))
                 .collect(),
         }
     };
-    session.output.answer(&listing)?;
+    session.output.print_answer(&listing)?;
     Ok(Outcome::Done)
 }
 
-pub(super) fn show(args: &ShowArgs, session: &mut Session) -> Result<Outcome, Failure> {
+pub(super) fn show_machine(
+    args: &MachineShowArgs,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_read()?;
     let description = {
         let tree = store.tree();
@@ -92,18 +100,21 @@ pub(super) fn show(args: &ShowArgs, session: &mut Session) -> Result<Outcome, Fa
             });
         let machine = tree.find_machine(text)?;
         match snapshot {
-            None => Description::of(&tree, machine),
+            None => ShownMachine::from_machine(&tree, machine),
             Some(snapshot) => {
-                Description::of_snapshot(&tree, tree.find_machine_snapshot(machine, snapshot)?)
+                ShownMachine::of_snapshot(&tree, tree.find_machine_snapshot(machine, snapshot)?)
             }
         }
     };
-    session.output.answer(&description)?;
+    session.output.print_answer(&description)?;
     Ok(Outcome::Done)
 }
 
 /// The snapshots of a machine, or of all.
-pub(super) fn snapshots(session: &mut Session, machine: Option<&str>) -> Result<Outcome, Failure> {
+pub(super) fn list_machine_snapshots(
+    session: &mut CommandContext,
+    machine: Option<&str>,
+) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_read()?;
     let machine = machine
         .map(|machine| lookup::machine_to_read(&store, machine))
@@ -115,55 +126,59 @@ pub(super) fn snapshots(session: &mut Session, machine: Option<&str>) -> Result<
             .machines()
             .iter()
             .filter(|found| machine.is_none_or(|wanted| found.id == wanted));
-        let all = machines.flat_map(|machine| tree.machines().snapshots(machine.id));
-        Listing {
+        let all = machines.flat_map(|machine| tree.machines().snapshots_of(machine.id));
+        MachineListing {
             rows: all
-                .map(|snapshot| Description::of_snapshot(&tree, snapshot))
+                .map(|snapshot| ShownMachine::of_snapshot(&tree, snapshot))
                 .collect(),
         }
     };
-    session.output.answer(&listing)?;
+    session.output.print_answer(&listing)?;
     Ok(Outcome::Done)
 }
 
-impl Description {
-    fn of(tree: &Tree, machine: &Machine) -> Self {
+impl ShownMachine {
+    fn from_machine(tree: &Tree, machine: &VirtualMachine) -> Self {
         let mode = |image: ImageId| tree.image(image).map_or(Mode::Normal, |image| image.mode);
         Self {
             name: machine.name.to_string(),
-            created: Moment::new(machine.created_ms),
-            started: machine.started_ms.map(Moment::new),
+            created: Rfc3339Time::new(machine.created_ms),
+            started: machine.started_ms.map(Rfc3339Time::new),
             disks: machine
                 .disks
                 .iter()
-                .map(|disk| Disk::of(tree, Node::Image(*disk), mode(*disk)))
+                .map(|disk| ShownMachineDisk::from_node(tree, NodeRef::Image(*disk), mode(*disk)))
                 .collect(),
             configuration_bytes: configuration_len(machine.configuration),
             snapshots: Some(
                 tree.machines()
-                    .snapshots(machine.id)
+                    .snapshots_of(machine.id)
                     .map(|snapshot| snapshot.name.to_string())
                     .collect(),
             ),
         }
     }
 
-    fn of_snapshot(tree: &Tree, snapshot: &MachineSnapshot) -> Self {
+    fn of_snapshot(tree: &Tree, snapshot: &VirtualMachineSnapshot) -> Self {
         let disks = snapshot.disks.iter().map(|kept| {
             let node = kept
                 .snapshot
-                .map(|serial| Node::Snapshot(kept.image, serial));
-            let disk = Disk::of(tree, node.unwrap_or(Node::Image(kept.image)), kept.mode);
-            let name = tree.display(Node::Image(kept.image));
-            Disk {
+                .map(|serial| NodeRef::Snapshot(kept.image, serial));
+            let disk = ShownMachineDisk::from_node(
+                tree,
+                node.unwrap_or(NodeRef::Image(kept.image)),
+                kept.mode,
+            );
+            let name = tree.display_name(NodeRef::Image(kept.image));
+            ShownMachineDisk {
                 name,
-                snapshot: node.map(|node| tree.display(node)),
+                snapshot: node.map(|node| tree.display_name(node)),
                 ..disk
             }
         });
         Self {
-            name: tree.machines().display(snapshot),
-            created: Moment::new(snapshot.created_ms),
+            name: tree.machines().snapshot_display_name(snapshot),
+            created: Rfc3339Time::new(snapshot.created_ms),
             started: None,
             disks: disks.collect(),
             configuration_bytes: configuration_len(snapshot.configuration),
@@ -172,17 +187,17 @@ impl Description {
     }
 }
 
-impl Disk {
-    fn of(tree: &Tree, node: Node, mode: Mode) -> Self {
+impl ShownMachineDisk {
+    fn from_node(tree: &Tree, node: NodeRef, mode: Mode) -> Self {
         let autoreset = if let Mode::Immutable { autoreset } = mode {
             Some(autoreset)
         } else {
             None
         };
         Self {
-            name: tree.display(node),
+            name: tree.display_name(node),
             size: tree.layer_of(node).map_or(0, |layer| layer.len),
-            mode: mode.name(),
+            mode: mode.mode_name(),
             autoreset,
             snapshot: None,
         }
@@ -193,57 +208,57 @@ fn configuration_len(configuration: Option<Configuration>) -> Option<u64> {
     configuration.map(|configuration| configuration.len)
 }
 
-impl Answer for Listing {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for MachineListing {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let columns = [
-            Column::text("NAME"),
-            Column::number("DISKS"),
-            Column::number("SIZE"),
-            Column::text("CREATED"),
+            Column::text_column("NAME"),
+            Column::number_column("DISKS"),
+            Column::number_column("SIZE"),
+            Column::text_column("CREATED"),
         ];
-        let row = |row: &Description| {
+        let row = |row: &ShownMachine| {
             let size = row.disks.iter().map(|disk| disk.size).sum();
             vec![
                 row.name.clone(),
                 row.disks.len().to_string(),
-                page.size(size),
-                page.moment(row.created),
+                page.format_size(size),
+                page.format_time(row.created),
             ]
         };
         let rows: Vec<_> = self.rows.iter().map(row).collect();
-        page.table(&columns, &rows)
+        page.write_table(&columns, &rows)
     }
 }
 
-impl Answer for Description {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        page.field("name", &self.name)?;
-        let created = page.moment(self.created);
-        page.field("created", created)?;
+impl Render for ShownMachine {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        page.write_field("name", &self.name)?;
+        let created = page.format_time(self.created);
+        page.write_field("created", created)?;
         if let Some(started) = self.started {
-            let started = page.moment(started);
-            page.field("switched on", started)?;
+            let started = page.format_time(started);
+            page.write_field("switched on", started)?;
         }
         if let Some(len) = self.configuration_bytes {
-            page.field("configuration", plural(len, "byte"))?;
+            page.write_field("configuration", format_count(len, "byte"))?;
         }
         if let Some(snapshots) = self
             .snapshots
             .as_deref()
             .filter(|snapshots| !snapshots.is_empty())
         {
-            page.field("snapshots", snapshots.join(", "))?;
+            page.write_field("snapshots", snapshots.join(", "))?;
         }
         let is_snapshot = self.snapshots.is_none();
-        let kept = is_snapshot.then_some(Column::text("KEPT AS"));
+        let kept = is_snapshot.then_some(Column::text_column("KEPT AS"));
         let columns = [
-            Column::text("DISK"),
-            Column::number("SIZE"),
-            Column::text("MODE"),
+            Column::text_column("DISK"),
+            Column::number_column("SIZE"),
+            Column::text_column("MODE"),
         ]
         .into_iter()
         .chain(kept);
-        let row = |disk: &Disk| {
+        let row = |disk: &ShownMachineDisk| {
             let kept = is_snapshot.then(|| {
                 disk.snapshot
                     .clone()
@@ -251,7 +266,7 @@ impl Answer for Description {
             });
             [
                 disk.name.clone(),
-                page.size(disk.size),
+                page.format_size(disk.size),
                 disk.mode.to_owned(),
             ]
             .into_iter()
@@ -260,9 +275,9 @@ impl Answer for Description {
         };
         let rows: Vec<Vec<String>> = self.disks.iter().map(row).collect();
         if rows.is_empty() {
-            page.field("disks", "none")
+            page.write_field("disks", "none")
         } else {
-            page.table(&columns.collect::<Vec<_>>(), &rows)
+            page.write_table(&columns.collect::<Vec<_>>(), &rows)
         }
     }
 }

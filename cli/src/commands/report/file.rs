@@ -5,45 +5,49 @@ use std::path::Path;
 
 use vellum_store::{Destination, NewFileMode, StoreError, write_whole_file};
 
-use super::{Written, is_standard_output};
-use crate::failure::Failure;
-use crate::session::Session;
+use super::{ReportFileSummary, is_standard_output};
+use crate::command_context::CommandContext;
+use crate::failure::CommandFailure;
 
 const ADVICE: &str = "add --force to replace it, or name another file";
 
 /// Refuses before the work what would be refused after it.
-pub(super) fn check_free(session: &Session, file: &Path, overwrite: bool) -> Result<(), Failure> {
-    let path = session.caller.path(file);
-    match Destination::of(&path) {
+pub(super) fn check_free(
+    session: &CommandContext,
+    file: &Path,
+    overwrite: bool,
+) -> Result<(), CommandFailure> {
+    let path = session.caller.resolve_path(file);
+    match Destination::resolve_path(&path) {
         Ok(Destination::File(place)) if place.is_taken() && !overwrite => {}
         // Other faults are reported by the part that writes.
         _ => return Ok(()),
     }
-    Err(Failure::io(
+    Err(CommandFailure::io_error(
         format!("write {}", path.display()),
         io::ErrorKind::AlreadyExists.into(),
     )
-    .hinted(ADVICE))
+    .replace_hint(ADVICE))
 }
 
 /// Writes `text` to `file` and confirms it, or to standard output.
-pub(super) fn write(
-    session: &mut Session,
+pub(super) fn write_report_file(
+    session: &mut CommandContext,
     file: &Path,
     text: &str,
     overwrite: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     if is_standard_output(file) {
-        return session.output.verbatim(text.as_bytes());
+        return session.output.print_verbatim(text.as_bytes());
     }
     write_whole_file(
-        &session.caller.path(file),
+        &session.caller.resolve_path(file),
         text.as_bytes(),
         overwrite,
         NewFileMode::Usual,
     )
-    .map_err(explain)?;
-    session.output.summary(&Written {
+    .map_err(write_failure)?;
+    session.output.print_summary(&ReportFileSummary {
         action: "report",
         file: file.display().to_string(),
         bytes: text.len() as u64,
@@ -51,14 +55,14 @@ pub(super) fn write(
 }
 
 /// A file that is there is the one error with a remedy of our own.
-fn explain(error: StoreError) -> Failure {
+fn write_failure(error: StoreError) -> CommandFailure {
     let exists = matches!(
         &error,
         StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists
     );
-    let failure = Failure::from(error);
+    let failure = CommandFailure::from(error);
     if exists {
-        failure.hinted(ADVICE)
+        failure.replace_hint(ADVICE)
     } else {
         failure
     }

@@ -10,19 +10,19 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgGroup;
 use serde::Serialize;
-use vellum_core::tree::Node;
+use vellum_core::tree::NodeRef;
 use vellum_store::Store;
-use vellum_store::report::{Census, Report, ReportOptions, Uncounted};
+use vellum_store::report::{ReportOptions, SpaceReport, UncountedItem, UsageScan};
 
-use crate::failure::{Failure, Outcome};
-use crate::keep::KeepArgs;
-use crate::output::page::Page;
-use crate::output::{Answer, Layout, Units};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::page::TextPage;
+use crate::output::{OutputLayout, Render, Units};
 use crate::picture;
 use crate::report::document::Document;
-use crate::report::sheet::{Extent, Sheet};
-use crate::report::{Part, csv, html, pictures, prometheus, sheet};
-use crate::session::Session;
+use crate::report::sheet::{RowLimit, Sheet};
+use crate::report::{ReportPart, csv, html, part_sheet, pictures, prometheus};
+use crate::retention_args::KeepArgs;
 use crate::size;
 
 /// Rows of a table for people, unless they say otherwise: what fits a screen with its neighbours.
@@ -65,13 +65,13 @@ code 3: something could not be read, and is told; the rest is counted.")]
 pub(crate) struct Args {
     /// Only these parts
     #[arg(value_name = "PART", value_enum)]
-    parts: Vec<Part>,
+    parts: Vec<ReportPart>,
     /// Rows of each table; the rest is only counted [default: 10, or 100 on a page]
     #[arg(long, value_name = "COUNT", conflicts_with = "csv")]
     top: Option<usize>,
     /// Write one part as CSV, all rows of it
     #[arg(long, value_name = "PART", value_enum)]
-    csv: Option<Part>,
+    csv: Option<ReportPart>,
     /// Write everything as one page with pictures; - is standard output
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -97,7 +97,7 @@ pub(crate) struct Args {
     #[arg(long, requires = "reclaim")]
     with_snapshots: bool,
     /// Tell which deletions free at least this much at least loss
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     target: Option<u64>,
     #[command(flatten)]
     keep: KeepArgs,
@@ -105,7 +105,7 @@ pub(crate) struct Args {
 
 /// A report for people or as JSON.
 #[derive(Serialize)]
-struct Shown<'a> {
+struct ReportTables<'a> {
     #[serde(flatten)]
     document: Document<'a>,
     #[serde(skip)]
@@ -116,14 +116,17 @@ struct Shown<'a> {
 
 /// The answer that a file was written.
 #[derive(Serialize)]
-struct Written {
+struct ReportFileSummary {
     action: &'static str,
     file: String,
     bytes: u64,
 }
 
-pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure> {
-    check(args, session)?;
+pub(super) fn run_report(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    check_arguments(args, session)?;
     let store = session.open_to_read()?;
     if !args.reclaim.is_empty() {
         return reclaim::of_set(&store, &args.reclaim, args.with_snapshots, session);
@@ -131,16 +134,16 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     if let Some(bytes) = args.target {
         return reclaim::of_target(&store, bytes, session);
     }
-    if let Some(rules) = policy::rules(&args.keep)? {
-        return policy::run(&store, &rules, session);
+    if let Some(rules) = policy::given_rules(&args.keep)? {
+        return policy::run_policy(&store, &rules, session);
     }
-    let report = take(&store, &options(args, session), session)?;
-    give(args, &store, &report, session)?;
+    let report = take_report(&store, &report_options(args, session), session)?;
+    print_report(args, &store, &report, session)?;
     Ok(tell_uncounted(&report.uncounted, session))
 }
 
 /// Refuses before the work what would be refused after it.
-fn check(args: &Args, session: &Session) -> Result<(), Failure> {
+fn check_arguments(args: &Args, session: &CommandContext) -> Result<(), CommandFailure> {
     if args.csv.is_some() {
         check_output(session)?;
     }
@@ -152,7 +155,11 @@ fn check(args: &Args, session: &Session) -> Result<(), Failure> {
         .try_for_each(|file| check_file(file, args.force, session))
 }
 
-fn check_file(file: &Path, overwrite: bool, session: &Session) -> Result<(), Failure> {
+fn check_file(
+    file: &Path,
+    overwrite: bool,
+    session: &CommandContext,
+) -> Result<(), CommandFailure> {
     if is_standard_output(file) {
         check_output(session)
     } else {
@@ -161,11 +168,11 @@ fn check_file(file: &Path, overwrite: bool, session: &Session) -> Result<(), Fai
 }
 
 /// A form of its own is no JSON.
-fn check_output(session: &Session) -> Result<(), Failure> {
-    if session.output.layout == Layout::Human {
+fn check_output(session: &CommandContext) -> Result<(), CommandFailure> {
+    if session.output.layout == OutputLayout::Human {
         return Ok(());
     }
-    Err(Failure::usage(
+    Err(CommandFailure::usage_error(
         "standard output can have one form only",
         "leave out --json, or write to a file",
     ))
@@ -175,9 +182,9 @@ fn is_standard_output(file: &Path) -> bool {
     file.as_os_str() == "-"
 }
 
-fn options(args: &Args, session: &Session) -> ReportOptions {
-    let for_people = session.output.layout == Layout::Human && args.csv.is_none();
-    let parts = parts(args);
+fn report_options(args: &Args, session: &CommandContext) -> ReportOptions {
+    let for_people = session.output.layout == OutputLayout::Human && args.csv.is_none();
+    let parts = wanted_parts(args);
     ReportOptions {
         rows_max: if for_people {
             args.top.unwrap_or(TOP_OF_PAGE).max(TOP_OF_PAGE)
@@ -186,62 +193,77 @@ fn options(args: &Args, session: &Session) -> ReportOptions {
         },
         most_shared_max: args.top.unwrap_or(TOP_OF_PAGE),
         strip_cells: STRIP_CELLS,
-        file_systems: args.prometheus.is_none() && parts.contains(&Part::Droppable),
+        file_systems: args.prometheus.is_none() && parts.contains(&ReportPart::Droppable),
     }
 }
 
 /// The parts that are wanted.
-fn parts(args: &Args) -> Vec<Part> {
+fn wanted_parts(args: &Args) -> Vec<ReportPart> {
     match args.csv {
         Some(part) => vec![part],
-        None if args.parts.is_empty() => Part::ALL.to_vec(),
+        None if args.parts.is_empty() => ReportPart::ALL.to_vec(),
         None => args.parts.clone(),
     }
 }
 
 /// Looks at the store.
-fn take(store: &Store, options: &ReportOptions, session: &Session) -> Result<Report, Failure> {
+fn take_report(
+    store: &Store,
+    options: &ReportOptions,
+    session: &CommandContext,
+) -> Result<SpaceReport, CommandFailure> {
     let meter = session.watch_records("counting");
-    Ok(store.report(options, &meter)?)
+    Ok(store.report_space(options, &meter)?)
 }
 
 /// The store's figures, for questions about deleting.
-fn census(store: &Store, session: &Session) -> Result<Census, Failure> {
-    Ok(store.census(&session.watch_records("counting"))?)
+fn take_census(store: &Store, session: &CommandContext) -> Result<UsageScan, CommandFailure> {
+    Ok(store.scan_usage(&session.watch_records("counting"))?)
 }
 
 /// Gives the report the form that is wanted.
-fn give(args: &Args, store: &Store, report: &Report, session: &mut Session) -> Result<(), Failure> {
+fn print_report(
+    args: &Args,
+    store: &Store,
+    report: &SpaceReport,
+    session: &mut CommandContext,
+) -> Result<(), CommandFailure> {
     let units = session.output.units;
     if let Some(part) = args.csv {
         session
             .output
-            .verbatim(csv::render(&sheet(report, part, Extent::Whole)).as_bytes())
+            .print_verbatim(csv::render_csv(&part_sheet(report, part, RowLimit::Whole)).as_bytes())
     } else if let Some(file) = &args.html {
         let store = session.store_dir()?.display().to_string();
-        let page = html::render(report, &store, args.top.unwrap_or(TOP_OF_PAGE), units);
-        file::write(session, file, &page, args.force)
+        let page = html::render_html(report, &store, args.top.unwrap_or(TOP_OF_PAGE), units);
+        file::write_report_file(session, file, &page, args.force)
     } else if let Some(folder) = &args.pictures {
-        let pictures = Part::ALL
+        let pictures = ReportPart::ALL
             .into_iter()
             .flat_map(|part| pictures::of_part(report, part, units));
-        let mut files =
-            pictures.map(|picture| (folder.join(format!("{}.svg", picture.id())), picture.file()));
-        files.try_for_each(|(file, picture)| file::write(session, &file, &picture, args.force))
+        let mut files = pictures.map(|picture| {
+            (
+                folder.join(format!("{}.svg", picture.id())),
+                picture.standalone_svg(),
+            )
+        });
+        files.try_for_each(|(zone_file, picture)| {
+            file::write_report_file(session, &zone_file, &picture, args.force)
+        })
     } else if let Some(file) = &args.prometheus {
         // Made again and again by a timer: the one before is to be replaced.
-        let text = prometheus::render(report, &store.scrub_status());
-        file::write(session, file, &text, true)
+        let text = prometheus::render_prometheus(report, &store.scrub_status());
+        file::write_report_file(session, file, &text, true)
     } else {
-        let mut parts = parts(args);
+        let mut parts = wanted_parts(args);
         parts.dedup();
-        let extent = Extent::Top(args.top.unwrap_or(TOP));
-        let sheets = parts.iter().map(|part| sheet(report, *part, extent));
+        let extent = RowLimit::Top(args.top.unwrap_or(TOP));
+        let sheets = parts.iter().map(|part| part_sheet(report, *part, extent));
         // In a summary, what is not there needs no word.
         let sheets = sheets
             .filter(|sheet| !args.parts.is_empty() || !sheet.rows.is_empty())
             .collect();
-        session.output.answer(&Shown {
+        session.output.print_answer(&ReportTables {
             document: Document::new(report, &parts),
             sheets,
             units,
@@ -250,9 +272,9 @@ fn give(args: &Args, store: &Store, report: &Report, session: &mut Session) -> R
 }
 
 /// Warns of what is in no figure.
-fn tell_uncounted(losses: &[Uncounted], session: &Session) -> Outcome {
+fn tell_uncounted(losses: &[UncountedItem], session: &CommandContext) -> Outcome {
     for uncounted in losses.iter().take(UNCOUNTED_MAX) {
-        session.warn(&format!(
+        session.print_warning(&format!(
             "{} is not counted: {}",
             uncounted.subject, uncounted.what
         ));
@@ -260,11 +282,11 @@ fn tell_uncounted(losses: &[Uncounted], session: &Session) -> Outcome {
     match losses.len() {
         0 => return Outcome::Done,
         count if count > UNCOUNTED_MAX => {
-            session.warn(&format!("{} more are not counted", count - UNCOUNTED_MAX));
+            session.print_warning(&format!("{} more are not counted", count - UNCOUNTED_MAX));
         }
         _ => {}
     }
-    session.notice("hint: `vellum check` tells what is damaged");
+    session.print_notice("hint: `vellum check` tells what is damaged");
     Outcome::Losses
 }
 
@@ -272,8 +294,8 @@ fn tell_uncounted(losses: &[Uncounted], session: &Session) -> Outcome {
 pub(super) fn tree_file(
     file: &Path,
     overwrite: bool,
-    session: &mut Session,
-) -> Result<Outcome, Failure> {
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
     check_file(file, overwrite, session)?;
     let store = session.open_to_read()?;
     let options = ReportOptions {
@@ -282,36 +304,36 @@ pub(super) fn tree_file(
         strip_cells: 1,
         file_systems: false,
     };
-    let report = take(&store, &options, session)?;
-    let picture = picture::tree::draw(&report.nodes, session.output.units);
-    file::write(session, file, &picture.file(), overwrite)?;
+    let report = take_report(&store, &options, session)?;
+    let picture = picture::tree::draw_node_tree(&report.nodes, session.output.units);
+    file::write_report_file(session, file, &picture.standalone_svg(), overwrite)?;
     Ok(tell_uncounted(&report.uncounted, session))
 }
 
 /// True if `vellum rm` refuses to delete a node: then no deletion of it is proposed.
-fn is_protected(store: &Store, node: Node) -> bool {
+fn is_protected(store: &Store, node: NodeRef) -> bool {
     let tree = store.tree();
     match node {
-        Node::Image(image) => tree.plan_delete_image(image, true).is_err(),
-        Node::Snapshot(image, serial) => tree.plan_delete_snapshot(image, serial).is_err(),
+        NodeRef::Image(image) => tree.plan_delete_image(image, true).is_err(),
+        NodeRef::Snapshot(image, serial) => tree.plan_delete_snapshot(image, serial).is_err(),
     }
 }
 
-impl Answer for Shown<'_> {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
+impl Render for ReportTables<'_> {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         for (nth, sheet) in self.sheets.iter().enumerate() {
             if nth > 0 {
-                page.line("")?;
+                page.write_line("")?;
             }
-            sheet.show(page, self.units)?;
+            sheet.render_sheet(page, self.units)?;
         }
         Ok(())
     }
 }
 
-impl Answer for Written {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let size = page.size(self.bytes);
-        page.line(format!("wrote {}, {size}", self.file))
+impl Render for ReportFileSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let size = page.format_size(self.bytes);
+        page.write_line(format!("wrote {}, {size}", self.file))
     }
 }

@@ -5,32 +5,32 @@ use std::time::SystemTime;
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
-use vellum_core::retention::Rules;
-use vellum_core::tree::Node;
+use vellum_core::retention::RetentionRules;
+use vellum_core::tree::NodeRef;
 use vellum_store::Store;
 use vellum_store::report::RetentionRow;
 
 use super::reclaim::Deletion;
-use super::{census, tell_uncounted};
-use crate::failure::{Failure, Outcome};
-use crate::keep::KeepArgs;
-use crate::output::page::{Page, plural};
+use super::{take_census, tell_uncounted};
+use crate::command_context::CommandContext;
+use crate::failure::{CommandFailure, Outcome};
+use crate::output::page::{TextPage, format_count};
 use crate::output::table::Column;
-use crate::output::{Answer, time};
-use crate::session::Session;
-use crate::zone;
+use crate::output::{Render, time};
+use crate::retention_args::KeepArgs;
+use crate::time_zone;
 
 /// The decisions about all snapshots.
 #[derive(Serialize)]
 struct Forecast {
-    snapshots: Vec<Judged>,
+    snapshots: Vec<ShownRetention>,
     #[serde(flatten)]
     deletion: Deletion,
 }
 
 /// One of them.
 #[derive(Serialize)]
-struct Judged {
+struct ShownRetention {
     name: String,
     taken: String,
     /// The caller's local time: the rules' days are those of its clock.
@@ -40,10 +40,10 @@ struct Judged {
 }
 
 /// The rules, if there are any.
-pub(super) fn rules(keep: &KeepArgs) -> Result<Option<Rules>, Failure> {
-    let rules = keep.rules(now_ms())?;
+pub(super) fn given_rules(keep: &KeepArgs) -> Result<Option<RetentionRules>, CommandFailure> {
+    let rules = keep.retention_rules(now_ms())?;
     if rules.is_empty() && keep.are_given() {
-        return Err(Failure::usage(
+        return Err(CommandFailure::usage_error(
             "a policy that keeps nothing",
             "give at least one --keep option a number above 0",
         ));
@@ -51,21 +51,31 @@ pub(super) fn rules(keep: &KeepArgs) -> Result<Option<Rules>, Failure> {
     Ok((!rules.is_empty()).then_some(rules))
 }
 
-pub(super) fn run(store: &Store, rules: &Rules, session: &mut Session) -> Result<Outcome, Failure> {
-    let (goes, snapshots) = judge(store, rules, session.zone());
-    let census = census(store, session)?;
-    let deletion = Deletion::new(&census, census.reclaim(&goes), Vec::new());
-    session.output.answer(&Forecast {
+pub(super) fn run_policy(
+    store: &Store,
+    rules: &RetentionRules,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let (goes, snapshots) = judge_snapshots(store, rules, session.time_zone());
+    let census = take_census(store, session)?;
+    let deletion = Deletion::new(&census, census.estimate_reclaim(&goes), Vec::new());
+    session.output.print_answer(&Forecast {
         snapshots,
         deletion,
     })?;
-    Ok(tell_uncounted(census.uncounted(), session))
+    Ok(tell_uncounted(census.uncounted_items(), session))
 }
 
 /// The snapshots that would go, and the reasons why the others stay; each image's by themselves.
-fn judge(store: &Store, rules: &Rules, zone: &TimeZone) -> (Vec<Node>, Vec<Judged>) {
+fn judge_snapshots(
+    store: &Store,
+    rules: &RetentionRules,
+    zone: &TimeZone,
+) -> (Vec<NodeRef>, Vec<ShownRetention>) {
     let images: Vec<_> = store.tree().images().map(|image| image.id).collect();
-    let rows = store.retention(rules, &images, &|moment_ms| zone::offset_s(zone, moment_ms));
+    let rows = store.preview_retention(rules, &images, &|moment_ms| {
+        time_zone::offset_s(zone, moment_ms)
+    });
     let goes = rows
         .iter()
         .filter(|row| !row.verdict.is_kept())
@@ -73,7 +83,9 @@ fn judge(store: &Store, rules: &Rules, zone: &TimeZone) -> (Vec<Node>, Vec<Judge
         .collect();
     (
         goes,
-        rows.into_iter().map(|row| Judged::new(row, zone)).collect(),
+        rows.into_iter()
+            .map(|row| ShownRetention::new(row, zone))
+            .collect(),
     )
 }
 
@@ -83,7 +95,7 @@ fn now_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
-impl Judged {
+impl ShownRetention {
     fn new(row: RetentionRow, zone: &TimeZone) -> Self {
         let reasons = row
             .verdict
@@ -91,10 +103,10 @@ impl Judged {
             .iter()
             .map(ToString::to_string)
             .collect();
-        let local_time = zone::shown(zone, row.created_ms).unwrap_or_default();
+        let local_time = time_zone::format_local_time(zone, row.created_ms).unwrap_or_default();
         Self {
             name: row.name,
-            taken: time::moment(row.created_ms),
+            taken: time::format_utc(row.created_ms),
             local_time,
             kept: row.verdict.is_kept(),
             reasons,
@@ -102,9 +114,9 @@ impl Judged {
     }
 }
 
-impl Answer for Forecast {
-    fn show(&self, page: &mut Page) -> io::Result<()> {
-        let row = |judged: &Judged| {
+impl Render for Forecast {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        let row = |judged: &ShownRetention| {
             let verdict = if judged.kept { "stays" } else { "goes" };
             vec![
                 judged.name.clone(),
@@ -114,25 +126,25 @@ impl Answer for Forecast {
             ]
         };
         let rows: Vec<Vec<String>> = self.snapshots.iter().map(row).collect();
-        page.table(
+        page.write_table(
             &[
-                Column::text("SNAPSHOT"),
-                Column::text("TAKEN"),
-                Column::text("VERDICT"),
-                Column::text("WHY"),
+                Column::text_column("SNAPSHOT"),
+                Column::text_column("TAKEN"),
+                Column::text_column("VERDICT"),
+                Column::text_column("WHY"),
             ],
             &rows,
         )?;
         let kept = self.snapshots.iter().filter(|judged| judged.kept).count() as u64;
-        page.line(format!(
+        page.write_line(format!(
             "{} would stay, {} would go",
-            plural(kept, "snapshot"),
+            format_count(kept, "snapshot"),
             self.snapshots.len() as u64 - kept
         ))?;
         if kept == self.snapshots.len() as u64 {
             return Ok(());
         }
-        page.line("")?;
-        self.deletion.show(page)
+        page.write_line("")?;
+        self.deletion.render_page(page)
     }
 }

@@ -31,10 +31,10 @@ mod tree;
 
 use std::ops::{ControlFlow, Range};
 
-use super::bytes::Fields;
-use super::{FileSystem, FreeVerdict, GuestError, Visit, Volume};
+use super::bytes::ByteFields;
+use super::{FreeVerdict, GuestError, GuestFileSystem, Visit, Volume};
 use crate::source::ReadAt;
-use tree::{Tree, TreeKey, TreeRoot};
+use tree::{BtrfsTree, TreeKey, TreeRoot};
 
 const SUPERBLOCKS_AT: [u64; 4] = [64 << 10, 64 << 20, 256 << 30, 1 << 50];
 const SUPERBLOCK_LEN: usize = 4096;
@@ -68,7 +68,7 @@ const EXTENT_ITEM: u8 = 168;
 const METADATA_ITEM: u8 = 169;
 const CHUNK_ITEM: u8 = 228;
 
-struct Superblock {
+struct BtrfsSuperblock {
     chunk_root: TreeRoot,
     root: TreeRoot,
     device: u64,
@@ -81,28 +81,28 @@ struct Superblock {
 }
 
 /// A chunk on this device.
-struct Chunk {
+struct BtrfsChunk {
     logical: Range<u64>,
     places: Vec<u64>,
 }
 
 /// The chunks that are known, by their logical bytes.
 #[derive(Default)]
-struct ChunkMap(Vec<Chunk>);
+struct ChunkMap(Vec<BtrfsChunk>);
 
 /// A reason to keep all, or an error.
-enum Stopped {
+enum BtrfsStop {
     Kept(&'static str),
     Failed(GuestError),
 }
 
-impl From<GuestError> for Stopped {
+impl From<GuestError> for BtrfsStop {
     fn from(error: GuestError) -> Self {
         Self::Failed(error)
     }
 }
 
-impl From<std::io::Error> for Stopped {
+impl From<std::io::Error> for BtrfsStop {
     fn from(error: std::io::Error) -> Self {
         Self::Failed(error.into())
     }
@@ -112,24 +112,24 @@ pub(super) fn free_space(
     disk: &dyn ReadAt,
     volume: &Volume,
     visit: Visit<'_>,
-) -> Result<Option<FileSystem>, GuestError> {
+) -> Result<Option<GuestFileSystem>, GuestError> {
     let mut bytes = [0; SUPERBLOCK_LEN];
     let [at, ..] = SUPERBLOCKS_AT;
-    if !volume.read(disk, at, &mut bytes)? || !Fields(&bytes).starts_with(64, MAGIC) {
+    if !volume.try_read_at(disk, at, &mut bytes)? || !ByteFields(&bytes).starts_with(64, MAGIC) {
         return Ok(None);
     }
-    let verdict = match walk(disk, volume, Fields(&bytes), visit) {
+    let verdict = match visit_free(disk, volume, ByteFields(&bytes), visit) {
         Ok(verdict) => verdict,
-        Err(Stopped::Kept(reason)) => FreeVerdict::kept(reason),
-        Err(Stopped::Failed(error)) => return Err(error),
+        Err(BtrfsStop::Kept(reason)) => FreeVerdict::kept_because(reason),
+        Err(BtrfsStop::Failed(error)) => return Err(error),
     };
-    Ok(Some(FileSystem {
+    Ok(Some(GuestFileSystem {
         kind: "btrfs",
         verdict,
     }))
 }
 
-fn contradiction(reason: &'static str) -> GuestError {
+fn malformed_error(reason: &'static str) -> GuestError {
     GuestError::Malformed {
         kind: "btrfs",
         reason,
@@ -137,21 +137,22 @@ fn contradiction(reason: &'static str) -> GuestError {
 }
 
 fn malformed<T>(reason: &'static str) -> Result<T, GuestError> {
-    Err(contradiction(reason))
+    Err(malformed_error(reason))
 }
 
-fn walk(
+fn visit_free(
     disk: &dyn ReadAt,
     volume: &Volume,
-    fields: Fields<'_>,
+    fields: ByteFields<'_>,
     visit: Visit<'_>,
-) -> Result<FreeVerdict, Stopped> {
-    let superblock = Superblock::parse(fields, volume.len)?;
-    let system = ChunkMap::system(&superblock, fields)?;
-    let chunks = ChunkMap::read(&superblock, &superblock.tree(disk, volume, &system))?;
-    let tree = superblock.tree(disk, volume, &chunks);
+) -> Result<FreeVerdict, BtrfsStop> {
+    let superblock = BtrfsSuperblock::parse(fields, volume.len)?;
+    let system = ChunkMap::system_chunks(&superblock, fields)?;
+    let chunks =
+        ChunkMap::read_chunk_tree(&superblock, &superblock.open_tree(disk, volume, &system))?;
+    let tree = superblock.open_tree(disk, volume, &chunks);
     let extents = extent_root(&superblock, &tree)?;
-    let mut places: Vec<(u64, &Chunk)> = chunks
+    let mut places: Vec<(u64, &BtrfsChunk)> = chunks
         .0
         .iter()
         .flat_map(|chunk| chunk.places.iter().map(move |place| (*place, chunk)))
@@ -162,7 +163,7 @@ fn walk(
     for (place, chunk) in places {
         let end = place + (chunk.logical.end - chunk.logical.start);
         if place < at {
-            return Err(contradiction("its chunks overlap").into());
+            return Err(malformed_error("its chunks overlap").into());
         }
         emit(at..place)?;
         let in_chunk = free_in_chunk(&tree, &extents, chunk, place, &mut emit)?;
@@ -173,12 +174,12 @@ fn walk(
     }
     emit(at..superblock.device_len)?;
     if used != superblock.used {
-        return Err(Stopped::Kept(
+        return Err(BtrfsStop::Kept(
             "its extents are not as many bytes as its superblock says",
         ));
     }
     Ok(if superblock.has_log {
-        FreeVerdict::unclean("it is mounted, or was not unmounted: its log is not empty")
+        FreeVerdict::unclean_because("it is mounted, or was not unmounted: its log is not empty")
     } else {
         FreeVerdict::Free
     })
@@ -189,12 +190,12 @@ fn emit_free(volume: &Volume, range: Range<u64>, visit: Visit<'_>) -> std::io::R
     let mut at = range.start.max(RESERVED_LEN);
     for copy in SUPERBLOCKS_AT.into_iter().filter(|copy| *copy < range.end) {
         if at < copy {
-            visit(volume.place(at..copy))?;
+            visit(volume.disk_range(at..copy))?;
         }
         at = at.max(copy + SUPERBLOCK_SPAN);
     }
     if at < range.end {
-        visit(volume.place(at..range.end))?;
+        visit(volume.disk_range(at..range.end))?;
     }
     Ok(())
 }
@@ -202,16 +203,16 @@ fn emit_free(volume: &Volume, range: Range<u64>, visit: Visit<'_>) -> std::io::R
 /// Visits what no extent of `chunk` names, where the chunk lies at `place`; the bytes that
 /// extents name.
 fn free_in_chunk(
-    tree: &Tree<'_>,
+    tree: &BtrfsTree<'_>,
     extents: &TreeRoot,
-    chunk: &Chunk,
+    chunk: &BtrfsChunk,
     place: u64,
     emit: Visit<'_>,
-) -> Result<u64, Stopped> {
+) -> Result<u64, BtrfsStop> {
     let Range { start, end } = chunk.logical;
     let (mut at, mut used) = (start, 0);
     let keys = TreeKey::first_of(start)..TreeKey::first_of(end);
-    tree.walk(extents, &keys, &mut |key, _| {
+    tree.visit_items(extents, &keys, &mut |key, _| {
         let len = match key.kind {
             EXTENT_ITEM => key.offset,
             METADATA_ITEM => tree.node_len,
@@ -234,10 +235,10 @@ fn free_in_chunk(
 }
 
 /// The root of the tree of extents.
-fn extent_root(superblock: &Superblock, tree: &Tree<'_>) -> Result<TreeRoot, GuestError> {
+fn extent_root(superblock: &BtrfsSuperblock, tree: &BtrfsTree<'_>) -> Result<TreeRoot, GuestError> {
     let mut found = None;
     let keys = TreeKey::new(EXTENT_TREE, ROOT_ITEM, 0)..TreeKey::new(EXTENT_TREE, ROOT_ITEM + 1, 0);
-    tree.walk(&superblock.root, &keys, &mut |_, item| {
+    tree.visit_items(&superblock.root, &keys, &mut |_, item| {
         found = Some(TreeRoot {
             logical: item.le64(176),
             level: item.u8(238),
@@ -248,31 +249,31 @@ fn extent_root(superblock: &Superblock, tree: &Tree<'_>) -> Result<TreeRoot, Gue
     found.map_or_else(|| malformed("a tree of trees without extents"), Ok)
 }
 
-impl Superblock {
-    fn parse(fields: Fields<'_>, volume_len: u64) -> Result<Self, Stopped> {
+impl BtrfsSuperblock {
+    fn parse(fields: ByteFields<'_>, volume_len: u64) -> Result<Self, BtrfsStop> {
         let incompatible = fields.le64(188);
         if incompatible & !INCOMPATIBLE_KNOWN != 0
             || fields.le64(180) & !READ_ONLY_KNOWN != 0
             || fields.le64(56) & !FLAGS_KNOWN != 0
         {
-            return Err(Stopped::Kept("it has features that are not known here"));
+            return Err(BtrfsStop::Kept("it has features that are not known here"));
         }
         if fields.le64(136) != 1 {
-            return Err(Stopped::Kept("it is on several devices"));
+            return Err(BtrfsStop::Kept("it is on several devices"));
         }
         let has_crc = fields.le16(196) == 0;
-        let body = fields.slice(CHECKSUM_LEN..SUPERBLOCK_LEN);
+        let body = fields.slice_of(CHECKSUM_LEN..SUPERBLOCK_LEN);
         if has_crc && crc32c::crc32c(body) != fields.le32(0) {
-            return Err(Stopped::Kept("its superblock is damaged"));
+            return Err(BtrfsStop::Kept("its superblock is damaged"));
         }
         let [at, ..] = SUPERBLOCKS_AT;
         let (node_len, device_len) = (u64::from(fields.le32(148)), fields.le64(209));
         let fits = node_len.is_power_of_two() && (4096..=65_536).contains(&node_len);
         if fields.le64(48) != at || !fits {
-            return Err(contradiction("its superblock").into());
+            return Err(malformed_error("its superblock").into());
         }
         if device_len > volume_len {
-            return Err(contradiction("the number of its bytes").into());
+            return Err(malformed_error("the number of its bytes").into());
         }
         let uuid_at = if incompatible & INCOMPATIBLE_METADATA_UUID == 0 {
             32
@@ -292,7 +293,7 @@ impl Superblock {
             used: fields.le64(120),
             node_len,
             uuid: fields
-                .slice(uuid_at..uuid_at + 16)
+                .slice_of(uuid_at..uuid_at + 16)
                 .first_chunk()
                 .copied()
                 .unwrap_or_default(),
@@ -301,8 +302,13 @@ impl Superblock {
         })
     }
 
-    fn tree<'d>(&self, disk: &'d dyn ReadAt, volume: &'d Volume, chunks: &'d ChunkMap) -> Tree<'d> {
-        Tree {
+    fn open_tree<'d>(
+        &self,
+        disk: &'d dyn ReadAt,
+        volume: &'d Volume,
+        chunks: &'d ChunkMap,
+    ) -> BtrfsTree<'d> {
+        BtrfsTree {
             disk,
             volume,
             chunks,
@@ -315,18 +321,21 @@ impl Superblock {
 
 impl ChunkMap {
     /// The chunks of the superblock.
-    fn system(superblock: &Superblock, fields: Fields<'_>) -> Result<Self, Stopped> {
+    fn system_chunks(
+        superblock: &BtrfsSuperblock,
+        fields: ByteFields<'_>,
+    ) -> Result<Self, BtrfsStop> {
         let len = (fields.le32(160) as usize).min(SYSTEM_CHUNKS_LEN_MAX);
-        let all = Fields(fields.slice(SYSTEM_CHUNKS_AT..SYSTEM_CHUNKS_AT + len));
+        let all = ByteFields(fields.slice_of(SYSTEM_CHUNKS_AT..SYSTEM_CHUNKS_AT + len));
         let (mut chunks, mut at) = (Self::default(), 0);
         while at < len {
             let item = at + DISK_KEY_LEN;
             let places = usize::from(all.le16(item + 44));
             let end = item + CHUNK_HEAD_LEN + places * PLACE_LEN;
-            chunks.add(
+            chunks.add_chunk(
                 superblock,
                 all.le64(at + 9),
-                Fields(all.slice(item..end.min(len))),
+                ByteFields(all.slice_of(item..end.min(len))),
             )?;
             at = end;
         }
@@ -334,15 +343,18 @@ impl ChunkMap {
     }
 
     /// All chunks, from their tree.
-    fn read(superblock: &Superblock, tree: &Tree<'_>) -> Result<Self, Stopped> {
+    fn read_chunk_tree(
+        superblock: &BtrfsSuperblock,
+        tree: &BtrfsTree<'_>,
+    ) -> Result<Self, BtrfsStop> {
         let (mut chunks, mut stopped) = (Self::default(), None);
         let object = CHUNK_OBJECT;
         let keys = TreeKey::new(object, CHUNK_ITEM, 0)..TreeKey::new(object, CHUNK_ITEM + 1, 0);
-        tree.walk(&superblock.chunk_root, &keys, &mut |key, item| match chunks
-            .add(superblock, key.offset, item)
+        tree.visit_items(&superblock.chunk_root, &keys, &mut |key, item| match chunks
+            .add_chunk(superblock, key.offset, item)
         {
             Ok(()) => Ok(ControlFlow::Continue(())),
-            Err(Stopped::Failed(error)) => Err(error),
+            Err(BtrfsStop::Failed(error)) => Err(error),
             Err(kept) => {
                 stopped = Some(kept);
                 Ok(ControlFlow::Break(()))
@@ -351,25 +363,25 @@ impl ChunkMap {
         stopped.map_or(Ok(chunks), Err)
     }
 
-    fn add(
+    fn add_chunk(
         &mut self,
-        superblock: &Superblock,
+        superblock: &BtrfsSuperblock,
         logical: u64,
-        item: Fields<'_>,
-    ) -> Result<(), Stopped> {
+        item: ByteFields<'_>,
+    ) -> Result<(), BtrfsStop> {
         let (len, kind, count) = (item.le64(0), item.le64(24), usize::from(item.le16(44)));
         let is_known = match kind & PROFILES {
             0 => count == 1,
             PROFILE_DUP => count == 2,
-            _ => return Err(Stopped::Kept("it is a RAID")),
+            _ => return Err(BtrfsStop::Kept("it is a RAID")),
         };
         let end = logical.checked_add(len).filter(|_| len > 0);
         let is_after = self.0.last().is_none_or(|last| last.logical.end <= logical);
         let (Some(end), true, true) = (end, is_after, is_known) else {
-            return Err(contradiction("its chunks").into());
+            return Err(malformed_error("its chunks").into());
         };
         if self.0.len() >= CHUNKS_MAX {
-            return Err(Stopped::Kept("it has too many chunks"));
+            return Err(BtrfsStop::Kept("it has too many chunks"));
         }
         let place = |nth: usize| {
             let at = CHUNK_HEAD_LEN + nth * PLACE_LEN;
@@ -381,9 +393,9 @@ impl ChunkMap {
             fits.then_some(place)
         };
         let Some(places) = (0..count).map(place).collect::<Option<Vec<u64>>>() else {
-            return Err(contradiction("the place of a chunk").into());
+            return Err(malformed_error("the place of a chunk").into());
         };
-        self.0.push(Chunk {
+        self.0.push(BtrfsChunk {
             logical: logical..end,
             places,
         });
@@ -391,7 +403,7 @@ impl ChunkMap {
     }
 
     /// The first place of `len` logical bytes on the device.
-    fn place(&self, logical: u64, len: u64) -> Option<u64> {
+    fn device_offset(&self, logical: u64, len: u64) -> Option<u64> {
         let nth = self.0.partition_point(|chunk| chunk.logical.end <= logical);
         let chunk = self
             .0

@@ -16,7 +16,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use super::super::bytes::Fields;
+use super::super::bytes::ByteFields;
 use super::super::{GuestError, Volume};
 use super::{CHECKSUM_LEN, ChunkMap, malformed};
 use crate::source::ReadAt;
@@ -40,7 +40,7 @@ pub(super) struct TreeRoot {
     pub(super) generation: u64,
 }
 
-pub(super) struct Tree<'d> {
+pub(super) struct BtrfsTree<'d> {
     pub(super) disk: &'d dyn ReadAt,
     pub(super) volume: &'d Volume,
     pub(super) chunks: &'d ChunkMap,
@@ -50,7 +50,8 @@ pub(super) struct Tree<'d> {
 }
 
 /// Takes a key and its item.
-type VisitItem<'v> = &'v mut dyn FnMut(TreeKey, Fields<'_>) -> Result<ControlFlow<()>, GuestError>;
+type VisitItem<'v> =
+    &'v mut dyn FnMut(TreeKey, ByteFields<'_>) -> Result<ControlFlow<()>, GuestError>;
 
 impl TreeKey {
     pub(super) fn new(object: u64, kind: u8, offset: u64) -> Self {
@@ -65,14 +66,14 @@ impl TreeKey {
         Self::new(object, 0, 0)
     }
 
-    fn read(fields: Fields<'_>, at: usize) -> Self {
+    fn read_at(fields: ByteFields<'_>, at: usize) -> Self {
         Self::new(fields.le64(at), fields.u8(at + 8), fields.le64(at + 9))
     }
 }
 
-impl Tree<'_> {
+impl BtrfsTree<'_> {
     /// Visits the items whose keys are in `keys`, in order.
-    pub(super) fn walk(
+    pub(super) fn visit_items(
         &self,
         root: &TreeRoot,
         keys: &Range<TreeKey>,
@@ -92,14 +93,14 @@ impl Tree<'_> {
         keys: &Range<TreeKey>,
         visit: VisitItem<'_>,
     ) -> Result<ControlFlow<()>, GuestError> {
-        let bytes = self.read(at)?;
-        let node = Fields(&bytes);
+        let bytes = self.read_node(at)?;
+        let node = ByteFields(&bytes);
         let count = node.le32(96) as usize;
         let step = if at.level == 0 { ITEM_LEN } else { POINTER_LEN };
         if count > (bytes.len() - HEAD_LEN) / step {
             return malformed("a block of a tree");
         }
-        let key = |nth: usize| TreeKey::read(node, HEAD_LEN + nth * step);
+        let key = |nth: usize| TreeKey::read_at(node, HEAD_LEN + nth * step);
         let last = bounds.and_then(|(_, last)| last);
         let is_sorted = (1..count).all(|nth| key(nth - 1) < key(nth));
         let is_inside = bounds.is_none_or(|(first, _)| count > 0 && key(0) == first)
@@ -123,7 +124,7 @@ impl Tree<'_> {
                 }
                 let start = HEAD_LEN.saturating_add(node.le32(place + 17) as usize);
                 let end = start.saturating_add(node.le32(place + 21) as usize);
-                visit(key(nth), Fields(node.slice(start..end)))?
+                visit(key(nth), ByteFields(node.slice_of(start..end)))?
             } else {
                 if next.is_some_and(|next| next <= keys.start) {
                     continue;
@@ -143,14 +144,14 @@ impl Tree<'_> {
     }
 
     /// The block at `at`, if it is the one that is meant.
-    fn read(&self, at: &TreeRoot) -> Result<Vec<u8>, GuestError> {
+    fn read_node(&self, at: &TreeRoot) -> Result<Vec<u8>, GuestError> {
         let mut bytes = vec![0; self.node_len as usize];
-        let is_read = match self.chunks.place(at.logical, self.node_len) {
-            Some(place) => self.volume.read(self.disk, place, &mut bytes)?,
+        let is_read = match self.chunks.device_offset(at.logical, self.node_len) {
+            Some(place) => self.volume.try_read_at(self.disk, place, &mut bytes)?,
             None => false,
         };
-        let fields = Fields(&bytes);
-        let sum = crc32c::crc32c(fields.slice(CHECKSUM_LEN..bytes.len()));
+        let fields = ByteFields(&bytes);
+        let sum = crc32c::crc32c(fields.slice_of(CHECKSUM_LEN..bytes.len()));
         let is_it = is_read
             && fields.le64(48) == at.logical
             && fields.le64(80) == at.generation

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::text::{Description, DescriptionValue, parse};
+use super::text::{DescriptionValue, LvmSection, parse_metadata};
 use super::{LvmKept, SECTOR_LEN};
 
 /// The extents of one physical volume, as bytes of it.
@@ -33,7 +33,7 @@ struct OwnVolume<'t> {
 }
 
 /// A segment of a logical volume in stripes of which some are on the physical volume.
-struct Segment {
+struct LvmSegment {
     first: u64,
     count: u64,
     /// Name of the physical volume, first extent.
@@ -44,10 +44,10 @@ const BROKEN: LvmKept = "its description is not understood";
 
 impl GroupLayout {
     pub(super) fn parse(text: &[u8], uuid: &[u8], len: u64) -> Result<Self, LvmKept> {
-        let all = parse(text).ok_or(BROKEN)?;
+        let all = parse_metadata(text).ok_or(BROKEN)?;
         let (name, group) = all.sections().next().ok_or(BROKEN)?;
-        let own = OwnVolume::find(group, uuid, len)?;
-        let physical = group.section("physical_volumes").ok_or(BROKEN)?;
+        let own = OwnVolume::find_in_group(group, uuid, len)?;
+        let physical = group.find_section("physical_volumes").ok_or(BROKEN)?;
         let physical: BTreeSet<&str> = physical.sections().map(|(name, _)| name).collect();
         let mut layout = Self {
             name: name.to_owned(),
@@ -61,11 +61,11 @@ impl GroupLayout {
             }
         }
         for (name, volume) in group
-            .section("logical_volumes")
+            .find_section("logical_volumes")
             .into_iter()
-            .flat_map(Description::sections)
+            .flat_map(LvmSection::sections)
         {
-            let pieces = own.pieces(volume, &physical, &mut used, &mut parts)?;
+            let pieces = own.volume_pieces(volume, &physical, &mut used, &mut parts)?;
             if let Some(pieces) = pieces {
                 layout.volumes.push(LogicalVolume {
                     name: name.to_owned(),
@@ -78,13 +78,13 @@ impl GroupLayout {
                 volume.pieces = Err("another logical volume is made of it");
             }
         }
-        layout.free = own.free(used)?;
+        layout.free = own.free_ranges(used)?;
         Ok(layout)
     }
 }
 
 /// Refuses a section that names a physical volume where that is not understood.
-fn refuse_named(section: &Description, physical: &BTreeSet<&str>) -> Result<(), LvmKept> {
+fn refuse_named(section: &LvmSection, physical: &BTreeSet<&str>) -> Result<(), LvmKept> {
     let mut is_named = false;
     section.each_text(&mut |text| is_named |= physical.contains(text));
     if is_named {
@@ -95,28 +95,28 @@ fn refuse_named(section: &Description, physical: &BTreeSet<&str>) -> Result<(), 
 }
 
 impl<'t> OwnVolume<'t> {
-    fn find(group: &'t Description, uuid: &[u8], len: u64) -> Result<Self, LvmKept> {
-        let is_own = |volume: &Description| {
-            let id = volume.text("id").unwrap_or_default();
+    fn find_in_group(group: &'t LvmSection, uuid: &[u8], len: u64) -> Result<Self, LvmKept> {
+        let is_own = |volume: &LvmSection| {
+            let id = volume.find_text("id").unwrap_or_default();
             id.bytes()
                 .filter(|byte| *byte != b'-')
                 .eq(uuid.iter().copied())
         };
-        let physical = group.section("physical_volumes").ok_or(BROKEN)?;
+        let physical = group.find_section("physical_volumes").ok_or(BROKEN)?;
         let mut found = physical.sections().filter(|(_, volume)| is_own(volume));
         let (Some((name, volume)), None) = (found.next(), found.next()) else {
             return Err("its description is another volume's");
         };
-        let sectors = |section: &Description, name: &str| {
+        let sectors = |section: &LvmSection, name: &str| {
             section
-                .number(name)
+                .find_number(name)
                 .and_then(|count| count.checked_mul(SECTOR_LEN))
                 .ok_or(BROKEN)
         };
         let own = Self {
             name,
             start: sectors(volume, "pe_start")?,
-            extents: volume.number("pe_count").ok_or(BROKEN)?,
+            extents: volume.find_number("pe_count").ok_or(BROKEN)?,
             extent_len: sectors(group, "extent_size")?,
         };
         let end = own
@@ -129,23 +129,23 @@ impl<'t> OwnVolume<'t> {
         Ok(own)
     }
 
-    fn bytes(&self, extents: &Range<u64>) -> Range<u64> {
+    fn byte_range(&self, extents: &Range<u64>) -> Range<u64> {
         self.start + extents.start * self.extent_len..self.start + extents.end * self.extent_len
     }
 
     /// The pieces of a logical volume, `None` if it has none here. `used` gets the extents that it
     /// has here, `parts` what it is made of.
-    fn pieces(
+    fn volume_pieces(
         &self,
-        volume: &Description,
+        volume: &LvmSection,
         physical: &BTreeSet<&str>,
         used: &mut Vec<Range<u64>>,
         parts: &mut BTreeSet<String>,
     ) -> Result<Option<Result<Vec<Range<u64>>, LvmKept>>, LvmKept> {
         let (mut segments, mut is_straight) = (Vec::new(), true);
         for (_, section) in volume.sections() {
-            if section.text("type") == Some("striped") {
-                segments.push(Segment::parse(section)?);
+            if section.find_text("type") == Some("striped") {
+                segments.push(LvmSegment::parse(section)?);
                 continue;
             }
             is_straight = false;
@@ -175,10 +175,10 @@ impl<'t> OwnVolume<'t> {
                 let end = first.checked_add(segment.count / stripes);
                 let end = end.filter(|end| *end <= self.extents).ok_or(BROKEN)?;
                 used.push(*first..end);
-                pieces.push(self.bytes(&(*first..end)));
+                pieces.push(self.byte_range(&(*first..end)));
             }
         }
-        let status = volume.list("status").unwrap_or_default();
+        let status = volume.find_list("status").unwrap_or_default();
         let is_visible = status.contains(&DescriptionValue::Text("VISIBLE".to_owned()));
         let reason = match (is_own, is_straight && is_visible) {
             (false, _) => Some("a part of it is on another volume"),
@@ -189,7 +189,7 @@ impl<'t> OwnVolume<'t> {
     }
 
     /// The bytes of the extents that are not `used`, which must not overlap.
-    fn free(&self, mut used: Vec<Range<u64>>) -> Result<Vec<Range<u64>>, LvmKept> {
+    fn free_ranges(&self, mut used: Vec<Range<u64>>) -> Result<Vec<Range<u64>>, LvmKept> {
         used.sort_unstable_by_key(|range| range.start);
         used.push(self.extents..self.extents);
         let (mut at, mut free) = (0, Vec::new());
@@ -198,7 +198,7 @@ impl<'t> OwnVolume<'t> {
                 return Err("its logical volumes overlap");
             }
             if at < range.start {
-                free.push(self.bytes(&(at..range.start)));
+                free.push(self.byte_range(&(at..range.start)));
             }
             at = range.end;
         }
@@ -206,9 +206,9 @@ impl<'t> OwnVolume<'t> {
     }
 }
 
-impl Segment {
-    fn parse(section: &Description) -> Result<Self, LvmKept> {
-        let stripes = section.list("stripes").ok_or(BROKEN)?;
+impl LvmSegment {
+    fn parse(section: &LvmSection) -> Result<Self, LvmKept> {
+        let stripes = section.find_list("stripes").ok_or(BROKEN)?;
         let stripe = |pair: &[DescriptionValue]| match pair {
             [
                 DescriptionValue::Text(name),
@@ -217,13 +217,13 @@ impl Segment {
             _ => Err(BROKEN),
         };
         let stripes: Vec<_> = stripes.chunks(2).map(stripe).collect::<Result<_, _>>()?;
-        let count = section.number("stripe_count").ok_or(BROKEN)?;
+        let count = section.find_number("stripe_count").ok_or(BROKEN)?;
         if count != stripes.len() as u64 {
             return Err(BROKEN);
         }
         Ok(Self {
-            first: section.number("start_extent").ok_or(BROKEN)?,
-            count: section.number("extent_count").ok_or(BROKEN)?,
+            first: section.find_number("start_extent").ok_or(BROKEN)?,
+            count: section.find_number("extent_count").ok_or(BROKEN)?,
             stripes,
         })
     }

@@ -29,7 +29,7 @@
 mod layout;
 mod text;
 
-use super::bytes::Fields;
+use super::bytes::ByteFields;
 use super::partitions::crc32_from;
 use super::{GuestError, Volume};
 use crate::source::ReadAt;
@@ -51,29 +51,29 @@ pub(super) type LvmKept = &'static str;
 
 /// Reads the contents of the physical volume in `volume`: `None` if it is none, the reason if it is
 /// not understood.
-pub(super) fn read(
+pub(super) fn read_physical_volume(
     disk: &dyn ReadAt,
     volume: &Volume,
 ) -> Result<Option<Result<GroupLayout, LvmKept>>, GuestError> {
     let mut label = None;
     for nth in 0..LABEL_SECTORS {
         let mut sector = [0; SECTOR_LEN as usize];
-        if volume.read(disk, nth * SECTOR_LEN, &mut sector)? && sector.starts_with(LABEL) {
+        if volume.try_read_at(disk, nth * SECTOR_LEN, &mut sector)? && sector.starts_with(LABEL) {
             label = label.or(Some((nth, sector)));
         }
     }
     let Some((nth, sector)) = label else {
         return Ok(None);
     };
-    let fields = Fields(&sector);
-    let sum = crc32_from(CHECKSUM_START, fields.slice(20..sector.len()));
+    let fields = ByteFields(&sector);
+    let sum = crc32_from(CHECKSUM_START, fields.slice_of(20..sector.len()));
     if sum != fields.le32(16) || fields.le64(8) != nth || !fields.starts_with(24, b"LVM2 001") {
         return Ok(Some(Err("its label is damaged")));
     }
-    let header = Fields(fields.slice(fields.le32(20) as usize..sector.len()));
-    let uuid = header.slice(0..32);
-    let (_, behind_data) = areas(header, 40);
-    let (areas, _) = areas(header, behind_data);
+    let header = ByteFields(fields.slice_of(fields.le32(20) as usize..sector.len()));
+    let uuid = header.slice_of(0..32);
+    let (_, behind_data) = parse_areas(header, 40);
+    let (areas, _) = parse_areas(header, behind_data);
     let mut texts = Vec::new();
     for (place, len) in areas {
         match area_text(disk, volume, place, len)? {
@@ -91,7 +91,7 @@ pub(super) fn read(
 }
 
 /// The areas of a list that begins at `at`, and the place behind it.
-fn areas(header: Fields<'_>, at: usize) -> (Vec<(u64, u64)>, usize) {
+fn parse_areas(header: ByteFields<'_>, at: usize) -> (Vec<(u64, u64)>, usize) {
     let entry = |nth: usize| (header.le64(at + 16 * nth), header.le64(at + 16 * nth + 8));
     let found: Vec<_> = (0..AREAS_MAX)
         .map(entry)
@@ -110,11 +110,11 @@ fn area_text(
 ) -> Result<Result<Vec<u8>, LvmKept>, GuestError> {
     let mut head = [0; SECTOR_LEN as usize];
     let damaged = Ok(Err("its description is damaged"));
-    if !volume.read(disk, place, &mut head)? {
+    if !volume.try_read_at(disk, place, &mut head)? {
         return damaged;
     }
-    let fields = Fields(&head);
-    let sum = crc32_from(CHECKSUM_START, fields.slice(4..head.len()));
+    let fields = ByteFields(&head);
+    let sum = crc32_from(CHECKSUM_START, fields.slice_of(4..head.len()));
     let is_head = sum == fields.le32(0)
         && fields.starts_with(4, AREA_MAGIC)
         && fields.le32(20) == 1
@@ -131,8 +131,8 @@ fn area_text(
     let mut text = vec![0; text_len as usize];
     let (before_end, wrapped) = text.split_at_mut(text_len.min(len - text_at) as usize);
     let at = |inside: u64| place.saturating_add(inside);
-    let is_whole = volume.read(disk, at(text_at), before_end)?
-        && volume.read(disk, at(SECTOR_LEN), wrapped)?;
+    let is_whole = volume.try_read_at(disk, at(text_at), before_end)?
+        && volume.try_read_at(disk, at(SECTOR_LEN), wrapped)?;
     if is_whole && crc32_from(CHECKSUM_START, &text) == fields.le32(56) {
         Ok(Ok(text))
     } else {

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vellum_core::frame::{FrameHeader, parse_frame_key};
 use vellum_core::id_set::IdSet;
-use vellum_core::page::{PAGE_SPAN, Page, Run, Slot, page_key};
-use vellum_core::tree::{Edit, Layer, Node};
+use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run, page_key};
+use vellum_core::tree::{Layer, NodeRef, TreeEdit};
 use vellum_core::units::{ChunkId, PageIndex};
 
-use super::super::mark::View;
+use super::super::mark::MapScan;
 use super::world::{After, Content, World};
 use crate::database::{Batch, Family};
 use crate::error::StoreError;
@@ -26,22 +26,22 @@ fn collect(world: &World) -> CollectReport {
 
 /// Every chunk id in the store, and its frame.
 fn stored(world: &World) -> BTreeMap<ChunkId, ChunkId> {
-    let mut scan = world.store.inner.database.scan(Family::Headers, &[]);
+    let mut scan = world.store.inner.database.scan_from(Family::Headers, &[]);
     let mut all = BTreeMap::new();
     while let Some((key, value)) = scan.next().expect("the store is sound") {
         let first = parse_frame_key(key).expect("a key");
         let header = FrameHeader::decode(first, value).expect("a header");
-        all.extend(header.chunks().map(|(id, _)| (id, first)));
+        all.extend(header.chunk_hashes().map(|(id, _)| (id, first)));
     }
     all
 }
 
 fn step(world: &mut World, random: &mut fastrand::Rng) {
-    let nodes: Vec<Node> = world.model.keys().copied().collect();
-    let images: Vec<Node> = nodes
+    let nodes: Vec<NodeRef> = world.model.keys().copied().collect();
+    let images: Vec<NodeRef> = nodes
         .iter()
         .copied()
-        .filter(|node| matches!(node, Node::Image(_)))
+        .filter(|node| matches!(node, NodeRef::Image(_)))
         .collect();
     if images.is_empty() {
         world.create(random.usize(1..COUNT_MAX));
@@ -60,11 +60,11 @@ fn step(world: &mut World, random: &mut fastrand::Rng) {
             let content: Content = (0..count)
                 .map(|_| random.bool().then(|| random.u32(..300)))
                 .collect();
-            world.write(image.image(), start, &content);
+            world.write(image.image_id(), start, &content);
         }
-        8..=10 => drop(world.snapshot(image.image())),
+        8..=10 => drop(world.snapshot(image.image_id())),
         11 | 12 if images.len() < 6 => drop(world.child(node, random.usize(1..COUNT_MAX))),
-        13 => world.grow(image.image(), len + random.usize(..50)),
+        13 => world.grow(image.image_id(), len + random.usize(..50)),
         14..=17 => world.delete(node),
         18 => {
             let called_off = world
@@ -110,11 +110,11 @@ fn random_trees_keep_their_content_through_collections() {
             "seed {seed}"
         );
         check_tidy(&world, seed);
-        let nodes: Vec<Node> = world
+        let nodes: Vec<NodeRef> = world
             .model
             .keys()
             .copied()
-            .filter(|node| matches!(node, Node::Image(_)))
+            .filter(|node| matches!(node, NodeRef::Image(_)))
             .collect();
         nodes.into_iter().for_each(|node| world.delete(node));
         collect(&world);
@@ -132,7 +132,7 @@ fn check_tidy(world: &World, seed: u64) {
     let tree = world.store.tree();
     for layer in tree.layers() {
         assert!(
-            tree.name_count(layer.id) > 0 || tree.children(layer.id).count() > 1,
+            tree.name_count(layer.id) > 0 || tree.child_layers(layer.id).count() > 1,
             "seed {seed}: layer {} is needed",
             layer.id
         );
@@ -218,16 +218,16 @@ fn a_nameless_layer_keeps_nothing_that_all_above_it_cover() {
     let between = world.child(snapshot, 2000);
     world.write(between, 40, &(2000..2004).map(Some).collect::<Content>());
     let (three, four) = (
-        world.child(Node::Image(between), 2000),
-        world.child(Node::Image(between), 2000),
+        world.child(NodeRef::Image(between), 2000),
+        world.child(NodeRef::Image(between), 2000),
     );
     world.write(three, 0, &[None; 24]);
     world.write(four, 0, &[None; 28]);
     world.write(four, 1105, &[None; 27]);
     world.write(one, 1105, &[None; 27]);
     world.write(three, 1105, &[None; 27]);
-    world.delete(Node::Image(between));
-    world.delete(Node::Image(base));
+    world.delete(NodeRef::Image(between));
+    world.delete(NodeRef::Image(base));
     let foretold = world
         .store
         .collect(CollectOptions { dry_run: true }, &Unwatched)
@@ -268,16 +268,16 @@ fn a_merge_keeps_what_a_shrunken_layer_hid() {
     let mut world = World::new();
     let base = world.create(2000);
     world.write(base, 0, &(0..2000).map(Some).collect::<Content>());
-    let child = world.child(Node::Image(base), 700);
+    let child = world.child(NodeRef::Image(base), 700);
     world.grow(child, 1800);
     let middle = world.snapshot(child);
     world.write(child, 10, &[Some(7777), None]);
     world.delete(middle);
-    let grandchild = world.child(Node::Image(child), 1400);
-    world.delete(Node::Image(child));
+    let grandchild = world.child(NodeRef::Image(child), 1400);
+    world.delete(NodeRef::Image(child));
     collect(&world);
     world.verify("with the base");
-    world.delete(Node::Image(base));
+    world.delete(NodeRef::Image(base));
     collect(&world);
     world.verify("without the base");
     assert_eq!(world.store.tree().layers().count(), 1);
@@ -285,7 +285,7 @@ fn a_merge_keeps_what_a_shrunken_layer_hid() {
         world
             .store
             .tree()
-            .layer_of(Node::Image(grandchild))
+            .layer_of(NodeRef::Image(grandchild))
             .map(|layer| layer.zeros),
         Some(0)
     );
@@ -349,25 +349,25 @@ fn a_damaged_page_ends_a_collection_before_anything_is_dropped() {
     world.write(image, 0, &(0..32).map(Some).collect::<Content>());
     let other = world.create(64);
     world.write(other, 0, &(100..132).map(Some).collect::<Content>());
-    world.delete(Node::Image(other));
+    world.delete(NodeRef::Image(other));
     let layer = world
         .store
         .tree()
-        .layer_of(Node::Image(image))
+        .layer_of(NodeRef::Image(image))
         .expect("known")
         .id;
     let key = vellum_core::page::page_key(layer, vellum_core::units::PageIndex(0));
     for damage in [Some(&b"nonsense"[..]), None] {
         let mut batch = crate::database::Batch::default();
         match damage {
-            Some(bytes) => batch.put(Family::Pages, key, bytes),
-            None => batch.delete(Family::Pages, key),
+            Some(bytes) => batch.put_record(Family::Pages, key, bytes),
+            None => batch.delete_record(Family::Pages, key),
         }
         world
             .store
             .inner
             .database
-            .write(batch, crate::database::Durability::Logged)
+            .write_batch(batch, crate::database::Durability::Logged)
             .expect("room");
         let result = world.store.collect(CollectOptions::default(), &Unwatched);
         assert!(matches!(result, Err(StoreError::Damaged(_))), "{result:?}");
@@ -383,21 +383,21 @@ fn marking_hands_over_each_run_of_the_worst_maps_once_and_locks_seldom() {
     let mut world = World::new();
     let image = world.create(PAGES * usize::from(PAGE_SPAN));
     let random = &mut fastrand::Rng::with_seed(1);
-    let slots: Vec<Slot> = (0..PAGES * usize::from(PAGE_SPAN))
-        .map(|_| Slot::Chunk(ChunkId(random.u64(..1 << 28))))
+    let slots: Vec<PageEntry> = (0..PAGES * usize::from(PAGE_SPAN))
+        .map(|_| PageEntry::Chunk(ChunkId(random.u64(..1 << 28))))
         .collect();
     let mut layer = Layer::clone(
         world
             .store
             .tree()
-            .layer_of(Node::Image(image))
+            .layer_of(NodeRef::Image(image))
             .expect("known"),
     );
     let mut batch = Batch::default();
     for (nth, slots) in slots.chunks(PAGE_SPAN.into()).enumerate() {
         let mut page = Page::new();
         slots.iter().zip(0..).for_each(|(slot, start)| {
-            page.push(Run {
+            page.push_run(Run {
                 start,
                 len: 1,
                 slot: *slot,
@@ -405,7 +405,7 @@ fn marking_hands_over_each_run_of_the_worst_maps_once_and_locks_seldom() {
         });
         let index = PageIndex(nth as u64);
         layer.pages.insert(index);
-        batch.put(
+        batch.put_record(
             Family::Pages,
             page_key(layer.id, index),
             page.encode(layer.id, index),
@@ -413,7 +413,11 @@ fn marking_hands_over_each_run_of_the_worst_maps_once_and_locks_seldom() {
     }
     world
         .store
-        .commit(&mut world.store.tree_mut(), &[Edit::PutLayer(layer)], batch)
+        .commit_batch(
+            &mut world.store.tree_mut(),
+            &[TreeEdit::PutLayer(layer)],
+            batch,
+        )
         .expect("room");
     let (mut live, mut runs_seen, mut calls) = (IdSet::new(), 0, 0);
     let mut mark = |runs: &[(ChunkId, u64)]| {
@@ -421,8 +425,8 @@ fn marking_hands_over_each_run_of_the_worst_maps_once_and_locks_seldom() {
         runs.iter()
             .for_each(|(first, count)| live.insert_run(*first, *count));
     };
-    let marked = View::take(&world.store)
-        .mark(&mut mark, ChunkId(u64::MAX), &Unwatched)
+    let marked = MapScan::begin_scan(&world.store)
+        .mark_references(&mut mark, ChunkId(u64::MAX), &Unwatched)
         .expect("the map is sound");
     assert_eq!(
         (marked.references, runs_seen),
@@ -430,12 +434,9 @@ fn marking_hands_over_each_run_of_the_worst_maps_once_and_locks_seldom() {
     );
     let expected: BTreeSet<ChunkId> = slots
         .iter()
-        .filter_map(|slot| {
-            if let Slot::Chunk(id) = slot {
-                Some(*id)
-            } else {
-                None
-            }
+        .filter_map(|slot| match slot {
+            PageEntry::Chunk(id) => Some(*id),
+            _ => None,
         })
         .collect();
     assert!(

@@ -6,12 +6,12 @@
 
 use std::sync::Mutex;
 
-use vellum_core::page::Slot;
-use vellum_core::tree::{Node, page_of};
+use vellum_core::page::PageEntry;
+use vellum_core::tree::{NodeRef, page_of};
 use vellum_core::units::{ChunkId, ChunkIndex, ImageId};
 
 use super::world::{Content, World, import, verify, write};
-use crate::chunks::pause::schedule;
+use crate::chunks::sync::schedule;
 use crate::error::StoreError;
 use crate::{CollectOptions, Store, Unwatched};
 
@@ -34,13 +34,13 @@ fn content(random: &mut fastrand::Rng) -> Content {
 }
 
 /// The ids that an image's positions have: guesses for later, when they may be gone.
-fn ids(store: &Store, node: Node) -> Vec<Option<ChunkId>> {
-    let disk = store.disk(node).expect("the node is there");
+fn ids(store: &Store, node: NodeRef) -> Vec<Option<ChunkId>> {
+    let disk = store.open_disk(node).expect("the node is there");
     let (index, _) = page_of(ChunkIndex(0));
-    let page = disk.page(index).expect("the map is sound");
+    let page = disk.resolve_page(index).expect("the map is sound");
     (0..LEN as u16)
         .map(|at| {
-            if let Slot::Chunk(id) = page.slot(at) {
+            if let PageEntry::Chunk(id) = page.entry_at(at) {
                 Some(id)
             } else {
                 None
@@ -58,11 +58,11 @@ fn collect(store: &Store) {
 
 /// A live disk that is written in two steps within one session.
 fn write_twice(store: &Store, image: ImageId, content: &Content) {
-    let mut session = store.inner.chunks.session();
+    let mut session = store.inner.chunks.open_session();
     for (start, part) in content.chunks(LEN / 2).enumerate() {
         write(store, &mut session, image, start * (LEN / 2), part, None)
             .expect("the disk has room");
-        schedule::at("written");
+        schedule::yield_point("written");
     }
 }
 
@@ -85,7 +85,7 @@ fn round(world: &mut World, seed: u64) -> u64 {
     let random = &mut fastrand::Rng::with_seed(seed);
     // Images that earlier rounds left, some of them deleted; and one image that will be garbage in
     // a moment, whose ids are guessed later.
-    let nodes: Vec<Node> = world.model.keys().copied().collect();
+    let nodes: Vec<NodeRef> = world.model.keys().copied().collect();
     for node in nodes {
         if world.model.len() > 3 || random.bool() {
             world.delete(node);
@@ -97,7 +97,7 @@ fn round(world: &mut World, seed: u64) -> u64 {
     let guesses = ids(&world.store, doomed);
     world
         .store
-        .delete_image(doomed.image(), false)
+        .delete_image(doomed.image_id(), false)
         .expect("not pinned");
 
     let contents = [old.clone(), content(random), content(random)];
@@ -112,7 +112,7 @@ fn round(world: &mut World, seed: u64) -> u64 {
             .push((node, contents[nth].clone()));
     };
     let (import, contents) = (&import, &contents);
-    let switches = schedule::run(
+    let switches = schedule::run_interleaved(
         seed,
         vec![
             Box::new(move || collect(store)),
@@ -127,7 +127,9 @@ fn round(world: &mut World, seed: u64) -> u64 {
             Box::new(move || write_twice(store, live, &contents[2])),
         ],
     );
-    world.model.insert(Node::Image(live), contents[2].clone());
+    world
+        .model
+        .insert(NodeRef::Image(live), contents[2].clone());
     let imported = imported.into_inner().expect("no panic");
     store.inner.chunks.forget_frames();
     for (node, content) in &imported {

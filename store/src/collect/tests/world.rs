@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use tempfile::TempDir;
 use vellum_core::hash::ChunkHash;
 use vellum_core::name::Name;
-use vellum_core::page::{Run, Slot};
-use vellum_core::tree::{Edit, Layer, Node, Planned, page_of};
+use vellum_core::page::{PageEntry, Run};
+use vellum_core::tree::{Layer, NodePlan, NodeRef, TreeEdit, page_of};
 use vellum_core::units::{ChunkId, ChunkIndex, ChunkLen, ImageId};
 
-use crate::chunks::{Candidate, Session};
+use crate::chunks::{ChunkCandidate, DedupSession};
 use crate::clock::now_ms;
 use crate::database::Batch;
 use crate::error::StoreError;
@@ -24,7 +24,7 @@ pub(crate) type Content = Vec<Option<u32>>;
 
 pub(crate) struct World {
     pub(crate) store: Store,
-    pub(crate) model: BTreeMap<Node, Content>,
+    pub(crate) model: BTreeMap<NodeRef, Content>,
     next_name: u32,
     dir: TempDir,
 }
@@ -39,7 +39,7 @@ impl After {
 }
 
 impl Watch for After {
-    fn progress(&self, _: Progress) {}
+    fn report_progress(&self, _: Progress) {}
 
     fn is_cancelled(&self) -> bool {
         self.0.fetch_sub(1, Ordering::Relaxed) <= 0
@@ -65,8 +65,8 @@ impl World {
             frame_len: 4 * CHUNK_LEN as u32,
             compression: Compression::Lz4,
         };
-        Store::init(&dir.path().join("store"), parameters).expect("the folder is empty");
-        let store = Store::open(&dir.path().join("store"), Access::ReadWrite, "test")
+        Store::init_dir(&dir.path().join("store"), parameters).expect("the folder is empty");
+        let store = Store::open_dir(&dir.path().join("store"), Access::ReadWrite, "test")
             .expect("the store is new");
         Self {
             store,
@@ -84,7 +84,7 @@ impl World {
             dir,
         } = self;
         drop(store);
-        let store = Store::open(&dir.path().join("store"), Access::ReadWrite, "test")
+        let store = Store::open_dir(&dir.path().join("store"), Access::ReadWrite, "test")
             .expect("the store is sound");
         Self {
             store,
@@ -103,34 +103,37 @@ impl World {
         let name = self.name();
         let node = self
             .store
-            .create(&name, (count * CHUNK_LEN) as u64)
+            .create_image(&name, (count * CHUNK_LEN) as u64)
             .expect("the name is free");
         self.model.insert(node, vec![None; count]);
-        node.image()
+        node.image_id()
     }
 
-    pub(crate) fn snapshot(&mut self, image: ImageId) -> Node {
+    pub(crate) fn snapshot(&mut self, image: ImageId) -> NodeRef {
         let name = self.name();
-        let node = self.store.snapshot(image, &name).expect("the name is free");
+        let node = self
+            .store
+            .take_snapshot(image, &name)
+            .expect("the name is free");
         self.model
-            .insert(node, self.model[&Node::Image(image)].clone());
+            .insert(node, self.model[&NodeRef::Image(image)].clone());
         node
     }
 
-    pub(crate) fn child(&mut self, parent: Node, count: usize) -> ImageId {
+    pub(crate) fn child(&mut self, parent: NodeRef, count: usize) -> ImageId {
         let name = self.name();
         let mut tree = self.store.tree_mut();
-        let Planned { edits, node } = tree
+        let NodePlan { edits, node } = tree
             .plan_child(&name, parent, Some((count * CHUNK_LEN) as u64), 0)
             .expect("the parent is there");
         self.store
-            .commit(&mut tree, &edits, Batch::default())
+            .commit_batch(&mut tree, &edits, Batch::default())
             .expect("the disk has room");
         drop(tree);
         let mut content = self.model[&parent].clone();
         content.resize(count, None);
         self.model.insert(node, content);
-        node.image()
+        node.image_id()
     }
 
     pub(crate) fn grow(&mut self, image: ImageId, count: usize) {
@@ -139,21 +142,21 @@ impl World {
             .plan_resize(image, (count * CHUNK_LEN) as u64, false, 0)
             .expect("it grows");
         self.store
-            .commit(&mut tree, &resized.edits, Batch::default())
+            .commit_batch(&mut tree, &resized.edits, Batch::default())
             .expect("the disk has room");
         self.model
-            .get_mut(&Node::Image(image))
+            .get_mut(&NodeRef::Image(image))
             .expect("known")
             .resize(count, None);
     }
 
-    pub(crate) fn delete(&mut self, node: Node) {
+    pub(crate) fn delete(&mut self, node: NodeRef) {
         match node {
-            Node::Image(image) => {
+            NodeRef::Image(image) => {
                 self.store.delete_image(image, true).expect("not pinned");
-                self.model.retain(|other, _| other.image() != image);
+                self.model.retain(|other, _| other.image_id() != image);
             }
-            Node::Snapshot(image, serial) => {
+            NodeRef::Snapshot(image, serial) => {
                 self.store
                     .delete_snapshot(image, serial)
                     .expect("not pinned");
@@ -164,10 +167,10 @@ impl World {
 
     /// Writes what `content` says from position `start` on, as a live disk does.
     pub(crate) fn write(&mut self, image: ImageId, start: usize, content: &[Option<u32>]) {
-        let mut session = self.store.inner.chunks.session();
+        let mut session = self.store.inner.chunks.open_session();
         write(&self.store, &mut session, image, start, content, None).expect("the disk has room");
         drop(session);
-        let model = self.model.get_mut(&Node::Image(image)).expect("known");
+        let model = self.model.get_mut(&NodeRef::Image(image)).expect("known");
         model[start..start + content.len()].copy_from_slice(content);
     }
 
@@ -187,8 +190,8 @@ impl World {
     }
 }
 
-pub(crate) fn verify(store: &Store, node: Node, content: &[Option<u32>], what: &str) {
-    let disk = store.disk(node).expect("the node is there");
+pub(crate) fn verify(store: &Store, node: NodeRef, content: &[Option<u32>], what: &str) {
+    let disk = store.open_disk(node).expect("the node is there");
     assert_eq!(
         disk.len(),
         (content.len() * CHUNK_LEN) as u64,
@@ -211,7 +214,7 @@ pub(crate) fn verify(store: &Store, node: Node, content: &[Option<u32>], what: &
 /// One logged batch with the chunks and the map that refers to them.
 pub(crate) fn write(
     store: &Store,
-    session: &mut Session<'_>,
+    session: &mut DedupSession<'_>,
     image: ImageId,
     start: usize,
     content: &[Option<u32>],
@@ -222,36 +225,38 @@ pub(crate) fn write(
         .flatten()
         .map(|number| plain(*number))
         .collect();
-    let candidates: Vec<Candidate<'_>> = chunks
+    let candidates: Vec<ChunkCandidate<'_>> = chunks
         .iter()
-        .map(|plain| Candidate {
-            hash: ChunkHash::of(plain),
+        .map(|plain| ChunkCandidate {
+            hash: ChunkHash::of_chunk(plain),
             plain,
             guess,
         })
         .collect();
     let mut written = None;
-    session.commit(&candidates, |stored, batch| {
+    session.commit_chunks(&candidates, |stored, batch| {
         let tree = store.tree();
         let mut layer = Layer::clone(
-            tree.layer_of(Node::Image(image))
+            tree.layer_of(NodeRef::Image(image))
                 .expect("the image is there"),
         );
         let mut ids = stored.ids.iter();
-        let slots: Vec<Slot> = content
+        let slots: Vec<PageEntry> = content
             .iter()
             .map(|number| {
-                number.map_or(Slot::Zero, |_| Slot::Chunk(*ids.next().expect("one each")))
+                number.map_or(PageEntry::Zero, |_| {
+                    PageEntry::Chunk(*ids.next().expect("one each"))
+                })
             })
             .collect();
         put_slots(store, &mut layer, start, &slots, batch)?;
-        store.put_edits(&tree, &[Edit::PutLayer(layer.clone())], batch);
+        store.put_edits(&tree, &[TreeEdit::PutLayer(layer.clone())], batch);
         written = Some(layer);
         Ok(())
     })?;
     store
         .tree_mut()
-        .apply(&[Edit::PutLayer(written.expect("the batch was built"))]);
+        .apply_edits(&[TreeEdit::PutLayer(written.expect("the batch was built"))]);
     Ok(())
 }
 
@@ -260,7 +265,7 @@ pub(crate) fn put_slots(
     store: &Store,
     layer: &mut Layer,
     start: usize,
-    slots: &[Slot],
+    slots: &[PageEntry],
     batch: &mut Batch,
 ) -> Result<(), StoreError> {
     let mut pages = BTreeMap::new();
@@ -269,16 +274,16 @@ pub(crate) fn put_slots(
         let page = match pages.entry(index) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(store.inner.pages.own(layer, index)?)
+                entry.insert(store.inner.pages.own_page(layer, index)?)
             }
         };
-        let before = page.counts();
-        page.set(Run {
+        let before = page.count_entries();
+        page.set_run(Run {
             start: position,
             len: 1,
             slot: *slot,
         });
-        let after = page.counts();
+        let after = page.count_entries();
         layer.chunks = layer.chunks + after.0 - before.0;
         layer.zeros = layer.zeros + after.1 - before.1;
     }
@@ -295,9 +300,9 @@ pub(crate) fn import(
     name: &Name,
     content: &[Option<u32>],
     guesses: &[Option<ChunkId>],
-) -> Result<Node, StoreError> {
+) -> Result<NodeRef, StoreError> {
     let building = store.build_layer();
-    let mut session = store.inner.chunks.session();
+    let mut session = store.inner.chunks.open_session();
     let mut layer = Layer {
         len: (content.len() * CHUNK_LEN) as u64,
         ..store.tree_mut().blank_layer(None, 0, now_ms())
@@ -305,38 +310,40 @@ pub(crate) fn import(
     layer.id = building.layer;
     for (nth, part) in content.chunks(5).enumerate() {
         let chunks: Vec<Vec<u8>> = part.iter().flatten().map(|number| plain(*number)).collect();
-        let candidates: Vec<Candidate<'_>> = chunks
+        let candidates: Vec<ChunkCandidate<'_>> = chunks
             .iter()
             .enumerate()
-            .map(|(at, plain)| Candidate {
-                hash: ChunkHash::of(plain),
+            .map(|(at, plain)| ChunkCandidate {
+                hash: ChunkHash::of_chunk(plain),
                 plain,
                 guess: guesses.get(nth * 5 + at).copied().flatten(),
             })
             .collect();
-        let mut ids = session.store(&candidates)?.into_iter();
-        let slots: Vec<Slot> = part
+        let mut ids = session.store_chunks(&candidates)?.into_iter();
+        let slots: Vec<PageEntry> = part
             .iter()
             .map(|number| {
-                number.map_or(Slot::Absent, |_| Slot::Chunk(ids.next().expect("one each")))
+                number.map_or(PageEntry::Absent, |_| {
+                    PageEntry::Chunk(ids.next().expect("one each"))
+                })
             })
             .collect();
         let mut batch = Batch::default();
         put_slots(store, &mut layer, nth * 5, &slots, &mut batch)?;
-        crate::chunks::pause::at("map in memory");
+        crate::chunks::sync::yield_point("map in memory");
         store
             .inner
             .database
-            .write(batch, crate::database::Durability::Bulk)?;
-        crate::chunks::pause::at("map written");
+            .write_batch(batch, crate::database::Durability::Bulk)?;
+        crate::chunks::sync::yield_point("map written");
     }
     store
         .inner
         .chunks
-        .settle(store.inner.database.generation())?;
-    crate::chunks::pause::at("settled");
+        .make_durable(store.inner.database.write_generation())?;
+    crate::chunks::sync::yield_point("settled");
     let mut tree = store.tree_mut();
-    let Planned { edits, node } = tree.plan_image(name, layer, None, now_ms())?;
-    store.commit(&mut tree, &edits, Batch::default())?;
+    let NodePlan { edits, node } = tree.plan_image(name, layer, None, now_ms())?;
+    store.commit_batch(&mut tree, &edits, Batch::default())?;
     Ok(node)
 }
