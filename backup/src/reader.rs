@@ -138,9 +138,14 @@ impl<'r> Reader<'r> {
     }
 
     fn over(repository: &'r Repository, catalog: Catalog) -> Self {
+        Self::on(repository, Arc::new(catalog))
+    }
+
+    /// A reader by a catalog that is there.
+    pub(crate) fn on(repository: &'r Repository, catalog: Arc<Catalog>) -> Self {
         Self {
             repository,
-            catalog: Arc::new(catalog),
+            catalog,
             blobs: Arc::new(Cache::with_weighter(1024, BLOBS_CACHE_LEN, ByRuns)),
         }
     }
@@ -209,12 +214,7 @@ impl<'r> Reader<'r> {
         match done {
             Err(error) if is_missing(&error) || matches!(error, BackupError::Damaged { .. }) => {
                 let state = self.repository.state();
-                let condemned = state
-                    .condemned()
-                    .iter()
-                    .chain(state.swept())
-                    .filter_map(ObjectName::id)
-                    .collect();
+                let condemned = state.doubtful_packs().into_iter().collect();
                 let whole = self
                     .catalog
                     .refresh_with_what_is_whole(state.indexes().keys().copied(), condemned);

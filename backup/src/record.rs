@@ -67,6 +67,9 @@ pub struct Record {
     /// Sessions that may not go on: what they write from here on does not count.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fenced: Vec<Fence>,
+    /// Objects that somebody found lost or damaged: nothing may be built on what only they hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<Stamped<DamageNote>>,
     /// Records that this one stands for: it holds all that they held and still counts, so they can
     /// be deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -335,4 +338,20 @@ pub struct Fence {
     /// True if others of its records are void. If not yet, they are undecided until a record says
     /// so.
     pub decided: bool,
+}
+
+/// A lost or damaged object. Of several notes on one object the one with the greatest stamp counts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct DamageNote {
+    /// The pack, index object or maps object, by its whole name.
+    pub object: String,
+    /// The stores that have put again what they have of it, by identity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<String>,
+    /// True if no point needs it any more: what it held is elsewhere, or was of no use.
+    #[serde(default)]
+    pub mended: bool,
+    /// The points that need it, unless it is mended; none if they are many or not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<String>,
 }

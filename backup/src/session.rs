@@ -10,7 +10,7 @@ use vellum_core::identity::SessionId;
 use crate::error::BackupError;
 use crate::journal::{RecordName, State, Status};
 use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
-use crate::record::{RECORD_VERSION, Record};
+use crate::record::{Past, RECORD_VERSION, Record};
 use crate::repository::Repository;
 use crate::seal::{SealError, SealedKind};
 
@@ -26,6 +26,8 @@ pub enum SessionKind {
     Copy,
     /// Gives space back: one at a time.
     Prune,
+    /// Notes damage, and mends it.
+    Repair,
 }
 
 /// The writer and its clock.
@@ -75,6 +77,7 @@ impl fmt::Display for SessionKind {
             Self::Forget => "forget",
             Self::Copy => "copy",
             Self::Prune => "prune",
+            Self::Repair => "repair",
         })
     }
 }
@@ -130,7 +133,7 @@ impl<'a> Session<'a> {
             stays: false,
             is_over: false,
         };
-        session.state = repository.refresh()?;
+        session.state = repository.refresh_with_copies()?;
         Ok(session)
     }
 
@@ -168,6 +171,7 @@ impl<'a> Session<'a> {
             session: self.id.to_string(),
             writer: self.writer.name.clone(),
             time_ms: self.writer.time_ms,
+            past: with_written_off(record.past, &self.repository.written_off()),
             ..record
         };
         let plain = serde_json::to_vec(&record).expect("texts and numbers are JSON");
@@ -182,14 +186,13 @@ impl<'a> Session<'a> {
 
     fn put(&mut self, name: RecordName, stored: &[u8]) -> Result<(), BackupError> {
         let twice = self.repository.twice();
-        // A copy alone says nothing: if this fails, nothing was said.
-        twice
-            .put_copy(&name.object(), stored)
-            .map_err(|source| self.repository.failed(source))?;
         self.stays = true;
-        let outcome = twice.place().put(&name.object().to_string(), stored);
-        match outcome {
-            Ok(()) => Ok(()),
+        match twice.place().put(&name.object().to_string(), stored) {
+            Ok(()) => {
+                // It is said. A copy that is missing is put back by who verifies or collects.
+                let _ = twice.put_copy(&name.object(), stored);
+                Ok(())
+            }
             Err(source)
                 if matches!(source.kind, ObjectErrorKind::Full | ObjectErrorKind::Denied) =>
             {
@@ -279,6 +282,17 @@ impl Drop for Session<'_> {
     }
 }
 
+/// The past of a record, with lost records that the person said to go on without: it stands for
+/// them, so nobody misses them from then on.
+fn with_written_off(past: Option<Past>, lost: &[RecordName]) -> Option<Past> {
+    if lost.is_empty() {
+        return past;
+    }
+    let mut past = past.unwrap_or_default();
+    past.ids.extend(lost.iter().map(RecordName::short));
+    Some(past)
+}
+
 /// The sessions that are announced now.
 pub fn open_sessions(repository: &Repository) -> Result<Vec<OpenSession>, BackupError> {
     let names = repository.list(ObjectKind::Session)?;
@@ -298,6 +312,30 @@ pub fn open_sessions(repository: &Repository) -> Result<Vec<OpenSession>, Backup
     }
     sessions.sort_by_key(|session| session.id);
     Ok(sessions)
+}
+
+/// Removes what interrupted puts left, as far as nobody can be writing it; `own` is this process's
+/// session. The number of files that are gone.
+pub fn remove_leftovers(
+    repository: &Repository,
+    own: Option<SessionId>,
+) -> Result<u64, BackupError> {
+    let fail = |error| repository.failed(error);
+    let left = repository.objects().leftovers().map_err(fail)?;
+    if left.is_empty() {
+        return Ok(0);
+    }
+    // Only now: whoever wrote one of them was announced, or is over.
+    let is_alone = open_sessions(repository)?
+        .iter()
+        .all(|session| Some(session.id) == own);
+    let mut count = 0;
+    for name in &left {
+        // One that stays is in nobody's way, so it is no reason to stop.
+        let removed = repository.objects().remove_leftover(name, is_alone);
+        count += u64::from(removed.unwrap_or(false));
+    }
+    Ok(count)
 }
 
 fn read(repository: &Repository, stored: &[u8]) -> Option<SessionFile> {

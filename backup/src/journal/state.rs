@@ -8,8 +8,10 @@ use vellum_core::identity::ContentId;
 
 use super::status::{self, Status};
 use super::{Journal, RecordName, ground};
-use crate::objects::{ObjectId, ObjectName};
-use crate::record::{Content, Description, Fence, Machine, Point, Record, Said, Stamp, Stamped};
+use crate::objects::{ObjectId, ObjectKind, ObjectName};
+use crate::record::{
+    Content, DamageNote, Description, Fence, Machine, Point, Record, Said, Stamp, Stamped,
+};
 
 /// The permitted uses of a thing that the journal names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +71,7 @@ pub struct State {
     marks: BTreeMap<String, MarkState>,
     condemned: BTreeSet<ObjectName>,
     swept: BTreeSet<ObjectName>,
+    damaged: BTreeMap<ObjectName, (Stamp, DamageNote)>,
     fences: BTreeMap<String, Vec<Fence>>,
     statuses: BTreeMap<RecordName, Status>,
     heads: Vec<RecordName>,
@@ -125,6 +128,9 @@ impl State {
                 self.undecided_indexes.insert(index);
             }
         }
+        for note in &record.damaged {
+            self.add_damage(note, stamp_of(record, note));
+        }
         self.add_marks(record);
         for fence in &record.fenced {
             let known = self.fences.entry(fence.session.clone()).or_default();
@@ -171,6 +177,16 @@ impl State {
         if known.is_none_or(|(known, _)| *known < stamp) {
             let newest = (stamp, Arc::new(machine.value.clone()));
             self.machines.insert(id.clone(), newest);
+        }
+    }
+
+    fn add_damage(&mut self, note: &Stamped<DamageNote>, stamp: Stamp) {
+        let Some(object) = ObjectName::parse(&note.value.object) else {
+            return;
+        };
+        let known = self.damaged.get(&object);
+        if known.is_none_or(|(known, _)| *known < stamp) {
+            self.damaged.insert(object, (stamp, note.value.clone()));
         }
     }
 
@@ -414,6 +430,40 @@ impl State {
         &self.swept
     }
 
+    /// The objects that somebody found lost or damaged, mended or not.
+    pub fn damaged(&self) -> impl Iterator<Item = (&ObjectName, &DamageNote)> {
+        self.damaged
+            .iter()
+            .map(|(object, (_, note))| (object, note))
+    }
+
+    /// The note on the damage to an object, if there is one.
+    #[must_use]
+    pub fn damage_to(&self, object: &ObjectName) -> Option<&DamageNote> {
+        self.damaged.get(object).map(|(_, note)| note)
+    }
+
+    /// All notes on damage, each with the stamp that it has.
+    #[must_use]
+    pub fn damage_notes(&self) -> Vec<Stamped<DamageNote>> {
+        let stamped = |(stamp, note): &(Stamp, DamageNote)| Stamped {
+            value: note.clone(),
+            stamp: Some(stamp.clone()),
+        };
+        self.damaged.values().map(stamped).collect()
+    }
+
+    /// The packs that nothing may be built on: condemned, swept or damaged. They are read where no
+    /// other pack has a chunk.
+    #[must_use]
+    pub fn doubtful_packs(&self) -> BTreeSet<ObjectId> {
+        let all = self.condemned.iter().chain(&self.swept);
+        all.chain(self.damaged.keys())
+            .filter(|name| name.kind() == ObjectKind::Pack)
+            .filter_map(ObjectName::id)
+            .collect()
+    }
+
     /// Marks that were not swept yet, by name.
     #[must_use]
     pub fn marks(&self) -> &BTreeMap<String, MarkState> {
@@ -518,6 +568,7 @@ impl State {
                 .keys()
                 .map(|session| decision(session))
                 .collect(),
+            damaged: self.damage_notes(),
             replaces: self
                 .statuses
                 .iter()

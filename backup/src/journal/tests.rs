@@ -378,19 +378,19 @@ fn what_is_taken_away_is_missed() {
         heads: whole.heads(),
     };
     assert_eq!(
-        (whole.check(&seen), seen.heads.as_slice()),
+        (whole.check(&seen, &[]), seen.heads.as_slice()),
         (Ok(()), &names[2..])
     );
     assert_eq!(
-        journal(&all[..2]).check(&seen),
+        journal(&all[..2]).check(&seen, &[]),
         Err(HeadsError::RolledBack(names[2]))
     );
     assert_eq!(
-        journal(&[]).check(&seen),
+        journal(&[]).check(&seen, &[]),
         Err(HeadsError::RolledBack(names[2]))
     );
     assert_eq!(
-        journal(&[all[0].clone(), all[2].clone()]).check(&Remembered::default()),
+        journal(&[all[0].clone(), all[2].clone()]).check(&Remembered::default(), &[]),
         Err(HeadsError::Missing(names[1]))
     );
     let replaces = |counter, records: &Journal| Record {
@@ -400,10 +400,10 @@ fn what_is_taken_away_is_missed() {
         ..State::of(records).whole(&|_| false)
     };
     let once = journal(&[(name(4, "r1"), replaces(4, &whole))]);
-    assert_eq!(once.check(&seen), Ok(()));
+    assert_eq!(once.check(&seen, &[]), Ok(()));
     let twice = journal(&[(name(5, "r2"), replaces(5, &once))]);
     assert_eq!(
-        twice.check(&seen),
+        twice.check(&seen, &[]),
         Ok(()),
         "what was replaced long ago is known still"
     );
@@ -411,7 +411,7 @@ fn what_is_taken_away_is_missed() {
         heads: vec![name(3, "never replaced")],
     };
     assert_eq!(
-        twice.check(&other),
+        twice.check(&other, &[]),
         Err(HeadsError::RolledBack(other.heads[0]))
     );
 }

@@ -51,10 +51,15 @@ pub trait Objects: Send + Sync {
     /// Deletes an object; that there is none is no error.
     fn delete(&self, name: &str) -> Result<(), ObjectError>;
 
-    /// Removes leftovers of interrupted puts, which no listing shows, and returns their number;
-    /// files that are being written stay. Most places have none.
-    fn remove_leftovers(&self) -> Result<u64, ObjectError> {
-        Ok(0)
+    /// The leftovers of interrupted puts, which no listing shows. Most places have none.
+    fn leftovers(&self) -> Result<Vec<String>, ObjectError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes one of them, if nobody is writing it; true if it is gone now. `is_alone` says that
+    /// nobody else has been changing anything here since it was found.
+    fn remove_leftover(&self, _name: &str, _is_alone: bool) -> Result<bool, ObjectError> {
+        Ok(false)
     }
 
     /// The useful number of concurrent requests for parts of objects: more where an answer takes

@@ -10,12 +10,14 @@ use super::merge::{self, Merger, is_in};
 use super::reach::{Needed, add_chunks, add_page};
 use super::repack::Repacker;
 use super::survey::Survey;
-use super::{Collection, Condemned, Listing, PruneOptions, PruneReport, catalog, refuse_missing};
+use super::{
+    Collection, Condemned, Listing, PruneOptions, PruneReport, catalog, packs_of, refuse_missing,
+};
 use crate::catalog::Catalog;
 use crate::error::BackupError;
 use crate::journal::{Condition, RecordName, State};
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
-use crate::record::{Content, Mark, Said};
+use crate::record::{Content, DamageNote, Mark, Said, Stamped};
 use crate::repository::Repository;
 use crate::seal::bundle_len;
 
@@ -40,9 +42,12 @@ impl Collection<'_> {
         };
         let plan = Plan::of(&site)?;
         plan.tell(&self.listing, &mut self.report);
+        let notes = damage(&site, &plan)?;
         let is_idle = plan.condemned.objects.is_empty()
             && plan.condemned.contents.is_empty()
-            && plan.indexes.is_empty();
+            && plan.indexes.is_empty()
+            && notes.iter().all(|note| note.stamp.is_some())
+            && notes.len() == state.damaged().count();
         let journal = repository.journal();
         if is_idle && journal.len() <= RECORDS_MAX {
             return Ok(false);
@@ -50,6 +55,7 @@ impl Collection<'_> {
         let replaced: Vec<RecordName> = journal.iter().map(|(name, _)| *name).collect();
         let mut record = state.whole(&|object| self.listing.has(object));
         record.past = journal.past(state.void());
+        record.damaged = notes;
         record
             .contents
             .extend(plan.contents.into_iter().map(Into::into));
@@ -71,6 +77,34 @@ impl Collection<'_> {
         self.report.replaced_records = replaced.len() as u64;
         Ok(true)
     }
+}
+
+/// The notes on damage that the record keeps, and new ones. A note goes with the last that is left
+/// of its object: once nothing names it any more, and it is not there.
+fn damage(site: &Site<'_>, plan: &Plan) -> Result<Vec<Stamped<DamageNote>>, BackupError> {
+    let state = site.state;
+    let mut notes = state.damage_notes();
+    if !notes.is_empty() {
+        let named = packs_of(site.repository, site.catalog, state.indexes().keys())?;
+        let stays = |object: &ObjectName| match object {
+            ObjectName::Pack(id) => named.contains(id) || site.listing.has(object),
+            ObjectName::Index(id) => state.indexes().contains_key(id),
+            _ => site.listing.has(object),
+        };
+        notes.retain(|note| {
+            ObjectName::parse(&note.value.object).is_some_and(|object| stays(&object))
+        });
+    }
+    let new = plan.damaged.iter().map(|pack| ObjectName::Pack(*pack));
+    let new = new.filter(|object| state.damage_to(object).is_none());
+    notes.extend(new.map(|object| {
+        let note = DamageNote {
+            object: object.to_string(),
+            ..DamageNote::default()
+        };
+        note.into()
+    }));
+    Ok(notes)
 }
 
 fn named(id: &str, condemned: &Condemned) -> Mark {
@@ -125,6 +159,8 @@ struct Plan {
     condemned: Condemned,
     contents: Vec<Content>,
     indexes: Vec<ObjectId>,
+    /// Packs that are not as they were, and that something needs.
+    damaged: BTreeSet<ObjectId>,
     merged: u64,
     moved_len: u64,
     packs_len: u64,
@@ -256,6 +292,7 @@ impl Plan {
             chunks,
             site.options,
         )?;
+        self.damaged = survey.needed_damaged().copied().collect();
         self.packs_len = survey.packs.values().map(|pack| pack.len).sum();
         self.used_len = survey.packs.values().map(|pack| pack.used_len).sum();
         self.moved_len = survey
@@ -306,6 +343,7 @@ impl Plan {
         report.moved_len = self.moved_len;
         report.freed_len += self.freed_len;
         report.merged_contents = self.merged;
+        report.damaged_packs = self.damaged.len() as u64;
         (report.packs_len, report.used_len) = (self.packs_len, self.used_len);
     }
 }

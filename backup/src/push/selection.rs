@@ -242,21 +242,20 @@ pub(super) fn machine(
     }))
 }
 
-/// The contents of `points` (with their layers) that the repository does not have, each after its
-/// base.
+/// The contents of `points` (with their layers) of which the repository does not have the whole,
+/// each after its base. Only what `is_there` becomes a base.
 pub(super) fn new_contents(
     tree: &Tree,
     state: &State,
     points: &[(Point, LayerId)],
-    assumed: &HashSet<ContentId>,
+    is_there: &dyn Fn(ContentId) -> bool,
 ) -> Vec<NewContent> {
-    let there = |content: ContentId| assumed.contains(&content) || state.may_build_on(content);
     let content_of = |layer: LayerId| tree.layer(layer).and_then(|layer| layer.content);
     let mut layers: BTreeMap<LayerId, &Point> = BTreeMap::new();
     points
         .iter()
         .rev()
-        .filter(|(_, layer)| content_of(*layer).is_some_and(|content| !there(content)))
+        .filter(|(_, layer)| content_of(*layer).is_some_and(|content| !is_there(content)))
         .for_each(|(point, layer)| {
             layers.insert(*layer, point);
         });
@@ -269,14 +268,15 @@ pub(super) fn new_contents(
         let Some(content) = content_of(layer) else {
             continue;
         };
-        let is_known = |content: ContentId| there(content) || coming.contains(&content);
+        let is_known = |content: ContentId| is_there(content) || coming.contains(&content);
         let below = tree.chain(layer).skip(1).find_map(|below| {
             Some((
                 below.id,
                 below.content.filter(|content| is_known(*content))?,
             ))
         });
-        let base = base(state, below, last.get(point.image.as_str()).copied());
+        let last = last.get(point.image.as_str()).copied();
+        let base = base(state, below, last.filter(|last| is_there(*last)));
         coming.insert(content);
         new.push(NewContent {
             layer,
@@ -290,7 +290,6 @@ pub(super) fn new_contents(
 /// The nearer base: the layer `below`, or `last`, the content of the same image that was pushed
 /// before, if that in turn is relative to the layer.
 fn base(state: &State, below: Option<(LayerId, ContentId)>, last: Option<ContentId>) -> Base {
-    let last = last.filter(|last| state.may_build_on(*last));
     match (below, last) {
         (None, None) => Base::None,
         (None, Some(content)) => Base::Content {

@@ -399,7 +399,7 @@ impl Telling<'_, '_> {
             .repository()
             .put(&ObjectName::Index(id), &sealed.bytes)?;
         self.bytes += sealed.bytes.len() as u64;
-        self.known.add(id, &std::mem::take(&mut self.runs));
+        self.known.add(id, &index, &std::mem::take(&mut self.runs));
         self.known.keep(self.reader, self.origin)
     }
 }

@@ -10,6 +10,7 @@ mod forgets;
 mod grower;
 mod guests;
 mod heals;
+mod losses;
 mod repairs;
 mod streams;
 mod trees;

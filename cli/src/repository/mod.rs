@@ -79,8 +79,12 @@ pub(crate) fn open_with(
         }
         other => other,
     }?;
-    for object in repository.twice().rescued() {
-        session.warn(&format!("{object} is damaged, and was read from its copy: `vellum backup verify --repair` mends it"));
+    for (object, is_back) in repository.twice().rescued() {
+        session.warn(&if is_back {
+            format!("{object} was damaged or gone, and is whole again: its copy was there")
+        } else {
+            format!("{object} is damaged or gone, and was read from its copy: who may write there mends it with `vellum backup verify`")
+        });
     }
     Ok(repository)
 }

@@ -123,7 +123,6 @@ fn list(args: &ListArgs, session: &mut Session) -> Result<Outcome, Failure> {
 fn add(args: &AddArgs, session: &mut Session) -> Result<Outcome, Failure> {
     let place = words::exactly(&args.words, &[], &session.caller)?.place;
     let caller = &session.caller;
-    let objects = repository::objects(&place, caller)?;
     let repository = repository::open(&place, &args.key, session)?;
     refuse_plain(&repository)?;
     let old = repository::opener(&args.key, password::VARIABLES, caller)?;
@@ -133,7 +132,8 @@ fn add(args: &AddArgs, session: &mut Session) -> Result<Outcome, Failure> {
         place: repository.place(),
         source,
     };
-    let (_, secrets) = unlock_any(&*objects, repository.file(), &old).map_err(fail)?;
+    let (_, secrets) =
+        unlock_any(&**repository.objects(), repository.file(), &old).map_err(fail)?;
     let key = create_key(
         &secrets,
         repository.file(),

@@ -64,6 +64,10 @@ pub(super) struct Pruned {
     used_bytes: u64,
     /// Bytes of packs that are free then, once what it waits for has ended.
     freed_bytes: u64,
+    /// Packs that are damaged and stay, since points need them.
+    damaged_packs: u64,
+    /// Files of interrupted puts that were removed.
+    leftover_files: u64,
     fenced: Vec<Announced>,
     waits_for: Vec<Announced>,
 }
@@ -80,7 +84,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     };
     let pruned = collect(&repository, &options, session)?;
     session.output.summary(&pruned)?;
-    Ok(Outcome::Done)
+    Ok(pruned.outcome())
 }
 
 /// Collects, and shows how far it is.
@@ -140,6 +144,15 @@ fn percentage(text: &str) -> Result<u32, String> {
 }
 
 impl Pruned {
+    /// Damage that stays is told by the exit code, too.
+    pub(super) fn outcome(&self) -> Outcome {
+        if self.damaged_packs > 0 {
+            Outcome::Damaged
+        } else {
+            Outcome::Done
+        }
+    }
+
     fn new(dry_run: bool, report: &PruneReport, zone: &TimeZone) -> Self {
         let described = |sessions: &[OpenSession]| {
             sessions
@@ -168,6 +181,8 @@ impl Pruned {
             packs_bytes: report.packs_len,
             used_bytes: report.used_len,
             freed_bytes: report.freed_len,
+            damaged_packs: report.damaged_packs,
+            leftover_files: report.leftovers,
             fenced: described(&report.fenced),
             waits_for: described(&report.waits_for),
         }
@@ -189,6 +204,12 @@ impl Answer for Pruned {
             "{used} of {packs} in packs are needed ({})",
             percent(self.used_bytes, self.packs_bytes)
         ))?;
+        if self.damaged_packs > 0 {
+            let packs = plural(self.damaged_packs, "damaged pack");
+            page.line(format!(
+                "left alone: {packs} that points need; `vellum backup verify` names them"
+            ))?;
+        }
         let (condemned, moved) = (page.size(self.condemned_bytes), page.size(self.moved_bytes));
         let objects = plural(self.condemned_objects, "object");
         if self.dry_run {

@@ -11,10 +11,14 @@ use super::upload::Upload;
 use crate::commands::import;
 use crate::failure::{Failure, Outcome};
 use crate::lookup;
-use crate::repository::{self, KeyArgs, words};
+use crate::output::page::plural;
+use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
 use crate::size;
 use crate::source_format::FileArgs;
+
+/// Points that are named at most; the others are counted.
+const POINTS_SHOWN_MAX: usize = 5;
 
 /// Send images with their snapshots, and machines, to a repository: only what is new there
 #[derive(clap::Args)]
@@ -23,6 +27,8 @@ Example:
   vellum backup push /mnt/backup --all
   vellum backup push s3://bucket/images web db --limit-upload 20M
   vellum backup push /mnt/backup web --from-file /srv/web.qcow2
+
+What the repository has lost and the store has is sent again, and the answer says so.
 
 It can be stopped at any time and run again: what was sent is found. Guests may write meanwhile; all disks are pushed as they are at one \
 moment.")]
@@ -82,13 +88,43 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
     let unreadable = report.unreadable.clone();
+    let (hit, healed) = (report.points_hit.clone(), report.healed.clone());
     if let Some(damage) = unreadable.first().filter(|_| report.is_nothing()) {
         return Err(StoreError::Damaged(damage.clone()).into());
     }
     session
         .output
         .summary(&Upload::new(None, repository.place(), report, seconds))?;
-    Ok(tell_unreadable(&unreadable, &store, session))
+    let told = tell_unreadable(&unreadable, &store, session);
+    let others = healed.map_or(0, |healed| healed.points.len() - hit.len());
+    Ok(told.max(tell_hit(&hit, others, &repository, session)))
+}
+
+/// Warns of points that do not restore, since the repository lost what the store has not.
+fn tell_hit(hit: &[String], others: usize, repository: &Repository, session: &Session) -> Outcome {
+    let state = repository.state();
+    for id in hit.iter().take(POINTS_SHOWN_MAX) {
+        let title = state
+            .point(id)
+            .map_or_else(|| id.clone(), |point| address::title(point));
+        session.warn(&format!(
+            "{title} may not restore: the repository lost some of it, and the store does not have it"
+        ));
+    }
+    let more = hit.len().saturating_sub(POINTS_SHOWN_MAX) + others;
+    if more > 0 {
+        let points = plural(more as u64, "point");
+        session.warn(&format!("{points} more may not restore"));
+    }
+    if hit.is_empty() && others == 0 {
+        return Outcome::Done;
+    }
+    session.notice("hint: `vellum backup verify` tells what is lost");
+    if hit.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::Damaged
+    }
 }
 
 /// Warns of what was not sent, since it cannot be read.

@@ -3,6 +3,7 @@
 use std::io;
 
 use serde::Serialize;
+use vellum_backup::heal::HealReport;
 use vellum_backup::push::PushReport;
 
 use crate::output::page::{Page, plural};
@@ -23,7 +24,57 @@ pub(super) struct Upload {
     contents: u64,
     chunks_sent: u64,
     bytes_sent: u64,
+    /// What the repository had lost and got back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    healed: Option<Healed>,
     seconds: f64,
+}
+
+/// The result of a healing.
+#[derive(Serialize)]
+pub(super) struct Healed {
+    chunks_sent: u64,
+    bytes_sent: u64,
+    indexes: u64,
+    contents: u64,
+    /// The ids of points that still do not restore.
+    points_hit: Vec<String>,
+}
+
+impl From<&HealReport> for Healed {
+    fn from(report: &HealReport) -> Self {
+        Self {
+            chunks_sent: report.chunks,
+            bytes_sent: report.bytes,
+            indexes: report.indexes,
+            contents: report.contents,
+            points_hit: report.points.clone(),
+        }
+    }
+}
+
+impl Healed {
+    /// Shows what came back, and what did not.
+    pub(super) fn show(&self, page: &mut Page) -> io::Result<()> {
+        if self.chunks_sent > 0 {
+            let sent = page.size(self.bytes_sent);
+            page.line(format!(
+                "sent {sent} again that the repository had lost ({})",
+                plural(self.chunks_sent, "chunk")
+            ))?;
+        }
+        if self.indexes > 0 {
+            let indexes = plural(self.indexes, "index object");
+            page.line(format!("{indexes} that the repository had lost made anew"))?;
+        }
+        if self.contents > 0 {
+            let maps = plural(self.contents, "disk");
+            page.line(format!(
+                "sent the maps of {maps} again that the repository had lost"
+            ))?;
+        }
+        Ok(())
+    }
 }
 
 impl Upload {
@@ -45,6 +96,7 @@ impl Upload {
             contents: report.contents,
             chunks_sent: report.chunks,
             bytes_sent: report.bytes,
+            healed: report.healed.as_ref().map(Healed::from),
             seconds,
         }
     }
@@ -52,6 +104,9 @@ impl Upload {
 
 impl Answer for Upload {
     fn show(&self, page: &mut Page) -> io::Result<()> {
+        if let Some(healed) = &self.healed {
+            healed.show(page)?;
+        }
         if self.new_points == 0 && self.machines == 0 && self.described_points == 0 {
             return page.line(format!(
                 "nothing is new: {} there already",

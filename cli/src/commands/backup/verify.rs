@@ -1,12 +1,20 @@
 //! `vellum backup verify`: checks that every point can be restored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::path::PathBuf;
 
 use serde::Serialize;
+use vellum_backup::error::BackupError;
+use vellum_backup::heal::{self, HealReport};
 use vellum_backup::journal::State;
+use vellum_backup::objects::ObjectErrorKind;
+use vellum_backup::push::{PushRequest, PushSelection};
+use vellum_backup::repository::Repository;
 use vellum_backup::verify::{Finding, VerifyOptions, VerifyReport, verify};
+use vellum_store::{Access, Store};
 
+use super::upload::Healed;
 use crate::failure::{Failure, Outcome};
 use crate::output::Answer;
 use crate::output::page::{Page, plural};
@@ -23,10 +31,12 @@ const POINTS_SHOWN_MAX: usize = 5;
 Example:
   vellum backup verify /mnt/backup
   vellum backup verify s3://bucket/images --read-data --subset 3/7
+  vellum backup verify /mnt/backup --repair --from /var/lib/vellum
 
 With --read-data everything is fetched and held against its name: if it is clean, every point restores. --subset reads one of several parts, \
 so that a week of nights reads all. Everything but packs of chunks is in a repository twice: where one of the two is damaged nothing is lost, and \
---repair makes it whole again.")]
+it is made whole again. What else is damaged is noted in the repository, so that nothing builds on it: the next push of a store that has it sends it \
+again, and --repair --from STORE does that alone.")]
 pub(crate) struct Args {
     /// The repository
     #[arg(value_name = "REPO")]
@@ -37,9 +47,13 @@ pub(crate) struct Args {
     /// Read only the Nth of M parts of it
     #[arg(long, value_name = "N/M", value_parser = part, requires = "read_data")]
     subset: Option<(u32, u32)>,
-    /// Mend what can be: an object is written anew from its copy, and a copy from its object
+    /// Mend what can be: an index that is lost is made anew from the packs, or from what this
+    /// machine keeps of it
     #[arg(long)]
     repair: bool,
+    /// Send again what is lost and this store has
+    #[arg(long, value_name = "STORE", requires = "repair")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -52,6 +66,8 @@ struct Verified {
     packs_read: u64,
     bytes_read: u64,
     findings: Vec<Found>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    healed: Option<Healed>,
 }
 
 #[derive(Serialize)]
@@ -68,15 +84,61 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let place = words::exactly(&args.words, &[], &session.caller)?.place;
     let repository = repository::open(&place, &args.key, session)?;
     let meter = session.watch_bytes(&format!("verifying {}", repository.place()));
-    let report = verify(&repository, &args.options(), &meter)?;
+    let mut report = verify(&repository, &args.options(), &meter)?;
+    note(&repository, &report, session)?;
+    let mut healed = None;
+    if args.repair && !report.damaged.is_empty() {
+        healed = Some(Healed::from(&repair(args, &repository, session)?));
+        report = verify(&repository, &args.options(), &meter)?;
+    }
     drop(meter);
-    let verified = Verified::new(&report, &repository.state());
+    let verified = Verified::new(&report, healed, &repository.state());
     session.output.summary(&verified)?;
-    Ok(if verified.findings.iter().all(|found| found.mended) {
-        Outcome::Done
-    } else {
-        Outcome::Damaged
-    })
+    if verified.findings.iter().all(|found| found.mended) {
+        return Ok(Outcome::Done);
+    }
+    if args.from.is_none() && !report.damaged.is_empty() {
+        session.notice(
+            "hint: the next `vellum backup push` of a store that has it sends it again; so does `verify --repair --from STORE`",
+        );
+    }
+    Ok(Outcome::Damaged)
+}
+
+/// Notes damage in the repository, if this client may write there.
+fn note(repository: &Repository, report: &VerifyReport, session: &Session) -> Result<(), Failure> {
+    match heal::note(repository, report, repository::writer(session)) {
+        Ok(_) => Ok(()),
+        Err(BackupError::Objects { source, .. })
+            if matches!(source.kind, ObjectErrorKind::Denied | ObjectErrorKind::Full) =>
+        {
+            session.warn(&format!("the damage is not noted there: {source}"));
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn repair(args: &Args, repository: &Repository, session: &Session) -> Result<HealReport, Failure> {
+    let store = args.from.as_deref().map(|path| {
+        let words = session.command_line();
+        Store::open(&session.caller.path(path), Access::ReadOnly, &words)
+    });
+    let request = PushRequest {
+        selection: PushSelection::All,
+        trust_others: false,
+        verify: false,
+        limit_upload: None,
+        assumed: HashSet::new(),
+        writer: repository::writer(session),
+    };
+    let meter = session.watch_bytes(&format!("repairing {}", repository.place()));
+    Ok(heal::repair(
+        repository,
+        store.transpose()?.as_ref(),
+        &request,
+        &meter,
+    )?)
 }
 
 impl Args {
@@ -84,7 +146,6 @@ impl Args {
         VerifyOptions {
             read_data: self.read_data,
             subset: self.subset,
-            repair: self.repair,
         }
     }
 }
@@ -99,7 +160,7 @@ fn part(text: &str) -> Result<(u32, u32), String> {
 }
 
 impl Verified {
-    fn new(report: &VerifyReport, state: &State) -> Self {
+    fn new(report: &VerifyReport, healed: Option<Healed>, state: &State) -> Self {
         let titles: BTreeMap<&str, String> = state
             .points()
             .map(|point| (point.id.as_str(), address::title(point)))
@@ -123,12 +184,16 @@ impl Verified {
             packs_read: report.packs_read,
             bytes_read: report.read_len,
             findings: report.findings.iter().map(found).collect(),
+            healed,
         }
     }
 }
 
 impl Answer for Verified {
     fn show(&self, page: &mut Page) -> io::Result<()> {
+        if let Some(healed) = &self.healed {
+            healed.show(page)?;
+        }
         for found in &self.findings {
             let more = found.points.len().saturating_sub(POINTS_SHOWN_MAX);
             let named = found
