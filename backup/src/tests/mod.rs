@@ -5,6 +5,7 @@ mod copies;
 mod damage;
 mod diffs;
 mod faults;
+mod follows;
 mod forgets;
 #[path = "../../../store/src/transfer/grower.rs"]
 mod grower;

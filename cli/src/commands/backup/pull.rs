@@ -44,6 +44,10 @@ pub(crate) struct Args {
     /// fetched again, for every image that has it
     #[arg(long)]
     verify: bool,
+    /// Let images that are here follow: they get the new snapshots and the new state. What was
+    /// changed here since it came stops that
+    #[arg(long)]
+    update: bool,
     #[command(flatten)]
     pub(super) key: KeyArgs,
 }
@@ -112,6 +116,7 @@ fn request(
     };
     let request = PullRequest {
         verify: args.verify,
+        update: args.update,
         ..PullRequest::of(reader, is_wanted, args.all, renamed)?
     };
     match (request.images.len(), &args.rename) {
