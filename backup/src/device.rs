@@ -179,12 +179,15 @@ impl PointDevice {
                 "it names no content".to_owned(),
             )
         })?;
-        let view = reader.content(content)?;
+        let (len, mapped) = reader.again_if_missing(|| {
+            let view = reader.content(content)?;
+            Ok((view.len, view.pages()?))
+        })?;
         Ok(Self {
             source: Arc::clone(source),
             content,
-            len: view.len,
-            mapped: view.pages()?,
+            len,
+            mapped,
         })
     }
 

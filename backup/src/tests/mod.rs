@@ -11,6 +11,7 @@ mod forgets;
 mod grower;
 mod guests;
 mod heals;
+mod moves;
 mod repairs;
 mod streams;
 mod trees;
