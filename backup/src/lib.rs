@@ -40,6 +40,7 @@
 
 pub mod catalog;
 pub mod chunk_source;
+pub mod clock;
 pub mod contents;
 pub mod copy;
 pub mod device;

@@ -89,7 +89,8 @@ impl PullRequest {
     ) -> Result<Self, BackupError> {
         let state = reader.repository().state();
         let mut images: BTreeMap<&str, Vec<&Point>> = BTreeMap::new();
-        for point in state.points().filter(|point| wanted(point)) {
+        let points = state.points_oldest_first().into_iter();
+        for point in points.filter(|point| wanted(point)) {
             images.entry(&point.image).or_default().push(point);
         }
         let images = images
@@ -109,11 +110,11 @@ impl PullRequest {
     }
 }
 
-/// The image that `points`, which are all of one, make.
+/// The image that `points`, which are all of one and the oldest first, make.
 fn image(points: &[&Point], renamed: &impl Fn(&str) -> String) -> Result<PullImage, BackupError> {
     let newest = points
         .iter()
-        .max_by_key(|point| (point.snapshot.is_none(), point.time_ms))
+        .max_by_key(|point| point.snapshot.is_none())
         .expect("an image has a point");
     let snapshots: BTreeMap<u64, &Point> = points
         .iter()

@@ -53,6 +53,9 @@ pub struct Record {
     /// Points that are gone for good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forgotten: Vec<Said>,
+    /// Points that replaced records forgot, so that pushes go on leaving them out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<Withheld>,
     /// The marks of a collection, which condemn objects and contents that nothing needs: from here
     /// on nobody may build on them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -113,6 +116,15 @@ pub struct Said {
     pub session: String,
 }
 
+/// Points that one record forgot, in few bytes: it takes nothing away, but is remembered.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Withheld {
+    /// The counter of that record.
+    pub counter: u64,
+    /// The first 16 digits of the id of each.
+    pub points: Vec<String>,
+}
+
 /// The replaced records that a record knows of.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Past {
@@ -133,6 +145,10 @@ pub struct Point {
     pub image: String,
     /// The image's name then.
     pub name: String,
+    /// The name of the machine whose store it was: stores that were copied have images of one
+    /// identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// The snapshot's name and serial; none for the image's own state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotName>,
@@ -171,9 +187,13 @@ pub struct Description {
     /// The image that this image was created from, `STORE-NUMBER`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
-    /// The time when the snapshot was taken, or the state pushed, in milliseconds since 1970: later
-    /// than before if the image returned to it from another one.
+    /// The time when the snapshot was taken, or the state pushed, in milliseconds since 1970: the
+    /// last time if the image returned to it from another one.
     pub time_ms: u64,
+    /// The counter of the journal when the image was last seen to have returned to this state from
+    /// another one; none if it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned: Option<u64>,
     /// The tags that people gave it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
@@ -196,6 +216,7 @@ impl Description {
             mode: point.mode.clone(),
             origin: point.origin.clone(),
             time_ms: point.time_ms,
+            returned: None,
             tags: point.tags.clone(),
             pinned: point.pinned,
         }

@@ -33,6 +33,8 @@ pub enum SessionKind {
 pub struct Writer {
     /// Host and command.
     pub name: String,
+    /// The host alone, which new points bear.
+    pub host: Option<String>,
     /// The time by the writer's clock, in milliseconds since 1970. Nothing is decided by it.
     pub time_ms: u64,
 }

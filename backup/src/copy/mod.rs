@@ -31,7 +31,8 @@
 //!
 //! # What this does not do
 //!
-//! It takes nothing away: what the source forgot stays in the target until it is forgotten there.
+//! It takes nothing away: what the source forgot stays in the target until it is forgotten there;
+//! and what the target forgot does not come back, unless it is told to.
 //! Contents that are there are not described anew: a point that was copied before its parent has no
 //! parent in the target, though both share their chunks. Two chunks of one name that lie in
 //! different places of the source may both be sent, if more than [`origin::NAMES_TOGETHER`] others
@@ -67,6 +68,8 @@ use crate::session::{Session, SessionKind, Writer};
 pub struct CopyRequest {
     /// The ids of the points; all points and machines if there are none given.
     pub points: Option<BTreeSet<String>>,
+    /// Copy points, too, that were forgotten in the target.
+    pub again: bool,
     /// Rely on chunks of the target that other clients wrote without reading them.
     pub trust_others: bool,
     /// Bytes of packs that may go up in a second.
@@ -83,6 +86,7 @@ struct Wanted {
     /// last writer wins.
     described: Vec<Description>,
     known_points: u64,
+    withheld_points: u64,
 }
 
 /// A content of the source, as the target's record will describe it.
@@ -105,6 +109,7 @@ pub fn copy(
     let wanted = Wanted::of(&source.state(), &target.state(), request);
     let report = PushReport {
         known_points: wanted.known_points,
+        withheld_points: wanted.withheld_points,
         ..PushReport::default()
     };
     if wanted.points.is_empty() && wanted.machines.is_empty() && wanted.described.is_empty() {
@@ -117,6 +122,7 @@ pub fn copy(
     session.end()?;
     Ok(PushReport {
         known_points: wanted.known_points,
+        withheld_points: wanted.withheld_points,
         ..report
     })
 }
@@ -153,6 +159,9 @@ impl Wanted {
             .points()
             .filter(is_named)
             .partition(|point| target.has_firm_point(&point.id));
+        let (points, withheld): (Vec<_>, Vec<_>) = points
+            .into_iter()
+            .partition(|point| request.again || !target.is_withheld(point));
         let is_new =
             |machine: &&std::sync::Arc<Machine>| !target.machines().any(|known| known == *machine);
         let machines = source
@@ -167,14 +176,26 @@ impl Wanted {
                 .filter_map(|point| described(target, point))
                 .collect(),
             known_points: known.len() as u64,
+            withheld_points: withheld.len() as u64,
         }
     }
 }
 
-/// The description of `point`, if the target has another one.
+/// The description of `point`, if the target has another one. Counters are of one journal: an image
+/// that returned to a state in the source has a later time for it, and returns in the target now.
 fn described(target: &State, point: &Point) -> Option<Description> {
-    let now = Description::of(point);
-    (Description::of(target.point(&point.id)?) != now).then_some(now)
+    let there = target.point(&point.id)?;
+    let has_returned = point.snapshot.is_none() && point.time_ms > there.time_ms;
+    let returned = if has_returned {
+        Some(target.next_counter())
+    } else {
+        target.description(there).returned
+    };
+    let now = Description {
+        returned,
+        ..Description::of(point)
+    };
+    (target.description(there) != now).then_some(now)
 }
 
 /// Sends what is new, and commits its record.

@@ -703,6 +703,7 @@ fn many_generations_leave_a_repository_as_few_do() {
         let wish = ForgetWish::Rules {
             rules: rules.clone(),
             images: None,
+            host: None,
             offset_s: crate::forget::Clock(std::sync::Arc::new(|_| 0)),
         };
         for decision in forget(&repository, &wish, writer())

@@ -20,6 +20,7 @@ use vellum_core::units::{ChunkId, LayerId};
 use vellum_store::transfer::Moment;
 use vellum_store::{Damage, Store, StoreError, Watch};
 
+use crate::clock::ClockDoubt;
 use crate::error::BackupError;
 use crate::journal::State;
 use crate::known::Known;
@@ -40,6 +41,8 @@ const LOOKS_MAX: usize = 5;
 pub struct PushRequest {
     /// The images and machines.
     pub selection: PushSelection,
+    /// Push points, too, that were forgotten in the repository.
+    pub again: bool,
     /// Rely on chunks that other clients wrote without reading them.
     pub trust_others: bool,
     /// Read every chunk of the repository that a new content needs before it is relied upon; what
@@ -60,6 +63,10 @@ pub struct PushReport {
     pub new_points: u64,
     /// Points that were there.
     pub known_points: u64,
+    /// Points that were left out because they were forgotten in the repository.
+    pub withheld_points: u64,
+    /// The doubt about the writer's clock, if there is one.
+    pub clock: Option<ClockDoubt>,
     /// Points that were there and are called or marked otherwise now.
     pub described_points: u64,
     /// Machines that were new, or not as they had been pushed.
@@ -79,7 +86,8 @@ impl PushReport {
     /// True if there was nothing that could be sent, and nothing there.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.new_points + self.known_points + self.machines + self.described_points == 0
+        let points = self.new_points + self.known_points + self.withheld_points;
+        points + self.machines + self.described_points == 0
     }
 }
 
@@ -91,6 +99,7 @@ struct Wanted {
     machines: Vec<Machine>,
     described: Vec<Description>,
     known_points: u64,
+    withheld_points: u64,
 }
 
 /// Pushes what `request` names from `store` to `repository`, whose journal must have been read just
@@ -110,8 +119,11 @@ pub fn push(
         )));
     }
     let mut wanted = look(&repository.state(), store, request)?;
+    let clock = ClockDoubt::of(&repository.journal(), request.writer.time_ms);
     let report = PushReport {
         known_points: wanted.known_points,
+        withheld_points: wanted.withheld_points,
+        clock: clock.clone(),
         ..PushReport::default()
     };
     if wanted.is_nothing() {
@@ -138,6 +150,8 @@ pub fn push(
     session.end()?;
     Ok(PushReport {
         known_points: wanted.known_points,
+        withheld_points: wanted.withheld_points,
+        clock,
         unreadable,
         ..report
     })
@@ -216,7 +230,7 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
     let point = |(node, layer): &(Node, LayerId)| {
         let shown = moment.layer(*layer).ok()?;
         Some((
-            selection::point(id, moment.tree(), *node, shown, request.writer.time_ms)?,
+            selection::point(id, moment.tree(), *node, shown, &request.writer)?,
             *layer,
         ))
     };
@@ -225,6 +239,9 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
         .iter()
         .filter_map(point)
         .partition(|(point, _)| state.has_firm_point(&point.id));
+    let (points, withheld): (Vec<_>, Vec<_>) = points
+        .into_iter()
+        .partition(|(point, _)| request.again || !state.is_withheld(point));
     let mut changed = Vec::new();
     for machine in machines {
         let configuration = |file| Ok(store.configuration(file)?);
@@ -238,12 +255,14 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
             .map(|(point, _)| point.clone())
             .collect::<Vec<_>>()
     };
-    let described = selection::descriptions(state, &of(&known), &of(&points));
+    let described =
+        selection::descriptions(state, &of(&known), &[of(&points), of(&withheld)].concat());
     Ok(Wanted {
         points,
         machines: changed,
         described,
         known_points: known.len() as u64,
+        withheld_points: withheld.len() as u64,
         moment,
     })
 }

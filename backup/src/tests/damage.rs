@@ -61,6 +61,7 @@ struct Sample {
 fn writer() -> Writer {
     Writer {
         name: "test".to_owned(),
+        host: None,
         time_ms: 0,
     }
 }

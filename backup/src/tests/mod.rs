@@ -126,10 +126,12 @@ fn request(selection: PushSelection) -> PushRequest {
     static CLOCK: AtomicU64 = AtomicU64::new(1_800_000_000_000);
     let writer = Writer {
         name: "test".to_owned(),
+        host: None,
         time_ms: CLOCK.fetch_add(1, Ordering::Relaxed),
     };
     PushRequest {
         selection,
+        again: false,
         trust_others: false,
         verify: false,
         limit_upload: None,

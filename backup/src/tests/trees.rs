@@ -500,6 +500,7 @@ fn push_at(client: &Client, store: &Store, time_ms: u64) {
     let repository = client.open(client.objects()).expect("it opens");
     let writer = Writer {
         name: "test".to_owned(),
+        host: None,
         time_ms,
     };
     let request = PushRequest {

@@ -217,6 +217,7 @@ pub(crate) fn writer(session: &Session) -> Writer {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Writer {
         name: format!("{}: {}", host.trim(), session.command_line()),
+        host: Some(host.trim().to_owned()).filter(|host| !host.is_empty()),
         time_ms: now_ms(),
     }
 }

@@ -105,7 +105,7 @@ fn request(
     session: &Session,
 ) -> Result<PullRequest, Failure> {
     let state = reader.repository().state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::sorted(&state);
     let ids = chosen(&points, wanted, session)?;
     let is_wanted = |point: &Point| args.all || ids.contains(point.id.as_str());
     let prefix = args.prefix.as_deref().unwrap_or_default();

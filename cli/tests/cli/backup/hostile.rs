@@ -71,6 +71,7 @@ fn open(folder: &tempfile::TempDir) -> Repository {
 fn say(repository: &Repository, record: Record) {
     let writer = Writer {
         name: "\u{1b}[31mmallory".to_owned(),
+        host: None,
         time_ms: u64::MAX,
     };
     let mut session =
