@@ -107,7 +107,7 @@ pub fn forget(
         .flat_map(|decision| session.state().point_as_said(&decision.point.id))
         .collect();
     if !forgotten.is_empty() {
-        session.commit(Record {
+        session.commit_in_parts(Record {
             forgotten,
             ..Record::default()
         })?;

@@ -13,6 +13,8 @@
 //! back a statement that one has seen never takes back the same statement made anew by another. A
 //! record that replaces others repeats their statements under the original stamps.
 
+pub(crate) mod parts;
+
 use serde::{Deserialize, Serialize};
 
 /// The version of records that this program writes, and the newest that it reads.
@@ -316,7 +318,7 @@ pub struct MachineSnapshot {
 /// The objects and contents that a collection condemned.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Mark {
-    /// The session of the collection: the mark's name.
+    /// The mark's name: the session of the collection, and a number.
     pub id: String,
     /// Objects, by name.
     pub objects: Vec<String>,

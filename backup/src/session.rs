@@ -10,6 +10,7 @@ use vellum_core::identity::SessionId;
 use crate::error::BackupError;
 use crate::journal::{RecordName, State, Status};
 use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
+use crate::record::parts::PART_LEN;
 use crate::record::{RECORD_VERSION, Record};
 use crate::repository::Repository;
 use crate::seal::{SealError, SealedKind};
@@ -180,6 +181,17 @@ impl<'a> Session<'a> {
         };
         self.put(name, &sealed.bytes)?;
         self.check(name)
+    }
+
+    /// Commits a record that may be too long for one object: in several, each of which counts once
+    /// it is put ([`crate::record::parts`]). Returns the last.
+    pub fn commit_in_parts(&mut self, record: Record) -> Result<Committed, BackupError> {
+        let parts = record.into_parts(PART_LEN);
+        let mut last = None;
+        for part in parts {
+            last = Some(self.commit(part)?);
+        }
+        Ok(last.expect("a record has a part"))
     }
 
     fn put(&mut self, name: RecordName, stored: &[u8]) -> Result<(), BackupError> {

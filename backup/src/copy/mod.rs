@@ -242,7 +242,7 @@ fn say(
     (report.new_points, report.machines) =
         (wanted.points.len() as u64, wanted.machines.len() as u64);
     report.described_points = wanted.described.len() as u64;
-    session.commit(Record {
+    session.commit_in_parts(Record {
         points: wanted.points.iter().cloned().map(Into::into).collect(),
         contents: contents.into_iter().map(Into::into).collect(),
         described: wanted.described.iter().cloned().map(Into::into).collect(),

@@ -377,7 +377,7 @@ impl Collection<'_> {
             .flat_map(|sweep| &sweep.objects)
             .filter_map(|text| ObjectName::parse(text))
             .collect();
-        self.session.commit(Record {
+        self.session.commit_in_parts(Record {
             sweeps,
             ..Record::default()
         })?;

@@ -316,7 +316,7 @@ fn say(
         (wanted.points.len() as u64, wanted.machines.len() as u64);
     report.described_points = wanted.described.len() as u64;
     let indexes = known.iter().flat_map(Known::pending);
-    session.commit(Record {
+    session.commit_in_parts(Record {
         contents: contents.into_iter().map(Into::into).collect(),
         indexes: indexes.map(ToString::to_string).collect(),
         ..wanted.record_without_contents()
