@@ -20,7 +20,7 @@ use vellum_core::retention::{Candidate, Reason, Rules, Verdict, apply_in_order};
 use crate::error::BackupError;
 use crate::journal::State;
 use crate::objects::ObjectErrorKind;
-use crate::prune::{PruneOptions, outlook};
+use crate::prune::{PruneOptions, end_dead_sessions, outlook};
 use crate::record::{Point, Record, Said};
 use crate::repository::Repository;
 use crate::session::{Session, SessionKind, Writer};
@@ -113,6 +113,8 @@ pub fn forget(
         })?;
     }
     session.end()?;
+    // It is forgotten, whatever becomes of what others left.
+    drop(end_dead_sessions(repository, &writer));
     Ok(decisions)
 }
 

@@ -54,6 +54,7 @@ pub mod journal;
 mod known;
 mod memory;
 pub mod objects;
+pub mod process;
 pub mod prune;
 pub mod pull;
 pub mod push;

@@ -55,6 +55,7 @@ use crate::error::BackupError;
 use crate::hit;
 use crate::journal::State;
 use crate::known::Known;
+use crate::prune::end_dead_sessions;
 use crate::push::PushReport;
 use crate::push::maps::{Maps, ToldMap, translated};
 use crate::push::upload::Manner;
@@ -120,6 +121,8 @@ pub fn copy(
     let report = say(&mut session, &reader, &wanted, request, watch)
         .map_err(|error| hit::by_map(&reader, error))?;
     session.end()?;
+    // The copy is done, whatever becomes of what others left.
+    drop(end_dead_sessions(target, &request.writer));
     Ok(PushReport {
         known_points: wanted.known_points,
         withheld_points: wanted.withheld_points,

@@ -78,6 +78,7 @@ fn is_harmless(error: &BackupError) -> bool {
             | BackupError::Fenced { .. }
             | BackupError::Objects { .. }
             | BackupError::Uncertain { .. }
+            | BackupError::Unconfirmed { .. }
     )
 }
 

@@ -24,6 +24,7 @@ use crate::clock::ClockDoubt;
 use crate::error::BackupError;
 use crate::journal::State;
 use crate::known::Known;
+use crate::prune::end_dead_sessions;
 use crate::reader::Reader;
 use crate::record::{Description, Machine, Point, Record};
 use crate::repository::Repository;
@@ -148,6 +149,8 @@ pub fn push(
         said => said?,
     };
     session.end()?;
+    // The push is done, whatever becomes of what others left.
+    drop(end_dead_sessions(repository, &request.writer));
     Ok(PushReport {
         known_points: wanted.known_points,
         withheld_points: wanted.withheld_points,

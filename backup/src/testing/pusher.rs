@@ -45,6 +45,7 @@ pub(crate) fn writer() -> Writer {
         name: "test".to_owned(),
         host: None,
         time_ms: 0,
+        process: None,
     }
 }
 

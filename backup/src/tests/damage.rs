@@ -63,6 +63,7 @@ fn writer() -> Writer {
         name: "test".to_owned(),
         host: None,
         time_ms: 0,
+        process: None,
     }
 }
 

@@ -13,6 +13,7 @@ mod guests;
 mod heals;
 mod moves;
 mod repairs;
+mod sessions;
 mod streams;
 mod trees;
 
@@ -128,6 +129,7 @@ fn request(selection: PushSelection) -> PushRequest {
         name: "test".to_owned(),
         host: None,
         time_ms: CLOCK.fetch_add(1, Ordering::Relaxed),
+        process: None,
     };
     PushRequest {
         selection,

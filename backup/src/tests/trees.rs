@@ -502,6 +502,7 @@ fn push_at(client: &Client, store: &Store, time_ms: u64) {
         name: "test".to_owned(),
         host: None,
         time_ms,
+        process: None,
     };
     let request = PushRequest {
         writer,

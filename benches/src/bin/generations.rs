@@ -202,6 +202,7 @@ fn writer() -> Writer {
         name: "bench".to_owned(),
         host: None,
         time_ms: u64::try_from(now.as_millis()).expect("not that late"),
+        process: None,
     }
 }
 

@@ -19,6 +19,7 @@ use vellum_backup::format::RepositoryFile;
 use vellum_backup::objects::{
     ObjectErrorKind, ObjectName, Objects, PersistenceLimits, PersistentObjects, open_objects,
 };
+use vellum_backup::process::ProcessMark;
 use vellum_backup::repository::{ClientFolders, Repository, Rollback};
 use vellum_backup::seal::{KeyFile, Opener};
 use vellum_backup::session::Writer;
@@ -219,6 +220,7 @@ pub(crate) fn writer(session: &Session) -> Writer {
         name: format!("{}: {}", host.trim(), session.command_line()),
         host: Some(host.trim().to_owned()).filter(|host| !host.is_empty()),
         time_ms: now_ms(),
+        process: ProcessMark::own(),
     }
 }
 

@@ -167,6 +167,7 @@ mod tests {
             kind: SessionKind::Prune,
             writer: "host: command".to_owned(),
             time_ms: 86_400_000,
+            process: None,
         };
         let session = OpenSession {
             id: SessionId([0xab; 16]),

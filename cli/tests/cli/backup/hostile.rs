@@ -73,6 +73,7 @@ fn say(repository: &Repository, record: Record) {
         name: "\u{1b}[31mmallory".to_owned(),
         host: None,
         time_ms: u64::MAX,
+        process: None,
     };
     let mut session =
         Session::begin(repository, SessionKind::Push, writer).expect("it is announced");
