@@ -440,3 +440,57 @@ impl Telling<'_, '_> {
         self.known.keep(self.reader, self.origin)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use vellum_store::Unwatched;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Cancelled(AtomicBool);
+
+    impl Watch for Cancelled {
+        fn progress(&self, _: Progress) {}
+
+        fn is_cancelled(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    fn pace(watch: &dyn Watch, limit: Option<u64>) -> Pace<'_> {
+        Pace {
+            limit,
+            free_at: Mutex::new(Instant::now()),
+            watch,
+        }
+    }
+
+    /// The first pack went at full speed, and it was of 32 MiB: `--limit-upload 1M` sent 24 MiB in
+    /// 0.4 s.
+    #[test]
+    fn what_is_limited_waits_before_it_goes_the_first_included() {
+        let begun = Instant::now();
+        let limited = pace(&Unwatched, Some(1 << 20));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| limited.wait(1 << 18).expect("nobody stops it"));
+            }
+        });
+        assert!(begun.elapsed() >= Duration::from_millis(490), "{begun:?}");
+        let begun = Instant::now();
+        let unlimited = pace(&Unwatched, None);
+        unlimited.wait(usize::MAX).expect("nothing is waited for");
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn waiting_for_the_limit_ends_when_a_person_stops_it() {
+        let watch = Cancelled::default();
+        watch.0.store(true, Ordering::Relaxed);
+        let waited = pace(&watch, Some(1)).wait(1 << 20);
+        assert!(matches!(waited, Err(BackupError::Interrupted)));
+    }
+}

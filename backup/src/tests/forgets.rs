@@ -333,3 +333,50 @@ fn a_clock_in_the_future_makes_nothing_the_newest() {
         .collect();
     assert_eq!(order, [NOW_MS, future_ms, NOW_MS + DAY_MS, newest]);
 }
+
+/// Stores that were copied have images of one identity: the points of the one pushed out those of
+/// the other (F6).
+#[test]
+fn hosts_with_a_copied_store_keep_points_of_their_own() {
+    let (dir, store) = new_store();
+    let client = Client::new(false);
+    let web = store.create(&name("web"), 1 << 20).expect("an image");
+    write(&store, web, 1);
+    drop(store);
+    let copy = tempfile::tempdir().expect("a folder");
+    let path = copy.path().join("store");
+    super::trees::copy_folder(&dir.path().join("store"), &path);
+    for (host, path) in [("alpha", dir.path().join("store")), ("beta", path)] {
+        let store = Store::open(&path, vellum_store::Access::ReadWrite, "test").expect("it opens");
+        for round in 1..4 {
+            write(&store, web, round * 10 + host.as_bytes()[0]);
+            let request = PushRequest {
+                writer: Writer {
+                    host: Some(host.to_owned()),
+                    ..request(PushSelection::All).writer
+                },
+                ..request(PushSelection::All)
+            };
+            let repository = client.open(client.objects()).expect("it opens");
+            push(&repository, &store, &request, &Unwatched).expect("a push");
+        }
+    }
+    let state = client.open(client.objects()).expect("it opens").state();
+    let images: BTreeSet<&str> = state.points().map(|point| point.image.as_str()).collect();
+    assert_eq!(images.len(), 1, "one identity");
+    let stays = |host: Option<&str>| -> Vec<String> {
+        let wish = ForgetWish::Rules {
+            rules: last(2),
+            images: None,
+            host: host.map(str::to_owned),
+            offset_s: Clock(Arc::new(|_| 0)),
+        };
+        let decisions = plan(&state, &wish).expect("rules");
+        let stays = decisions.iter().filter(|decision| !decision.goes());
+        stays
+            .filter_map(|decision| decision.point.host.clone())
+            .collect()
+    };
+    assert_eq!(stays(None), ["alpha", "alpha", "beta", "beta"]);
+    assert_eq!(stays(Some("beta")), ["beta", "beta"]);
+}
