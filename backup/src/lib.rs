@@ -42,6 +42,7 @@
 mod addressed;
 pub mod catalog;
 pub mod chunk_source;
+pub mod clock;
 pub mod contents;
 pub mod copy;
 pub mod device;
@@ -56,6 +57,7 @@ pub mod journal;
 mod known;
 mod memory;
 pub mod objects;
+pub mod process;
 pub mod prune;
 pub mod pull;
 pub mod push;

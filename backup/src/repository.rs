@@ -600,6 +600,9 @@ impl ReadError {
 }
 
 fn failed(objects: &dyn Objects, source: ObjectError) -> BackupError {
+    if source.kind == ObjectErrorKind::CalledOff {
+        return BackupError::Interrupted;
+    }
     BackupError::Objects {
         place: objects.describe(),
         source,

@@ -38,6 +38,8 @@ use crate::session::remove_leftovers;
 
 /// Frames that are read together: 16 MiB of plain chunks.
 const FRAMES_AT_ONCE: usize = 128;
+/// The number of looks at a repository that changes meanwhile.
+const LOOKS_MAX: usize = 4;
 
 const NOT_THERE: &str = "it is not there";
 const TOO_SHORT: &str = "it is too short";
@@ -87,15 +89,44 @@ pub struct Finding {
     pub is_mended: bool,
 }
 
-/// Looks at a repository. Damage is in the report; an error is a place that does not answer.
+/// Looks at a repository. Damage is in the report; an error is a place that does not answer. What
+/// is missing may have been moved by a collection beside: what is found is looked at anew if the
+/// journal is another one then.
 pub fn verify(
     repository: &Repository,
     options: &VerifyOptions,
     watch: &dyn Watch,
 ) -> Result<VerifyReport, BackupError> {
-    let state = repository.refresh_with_copies()?;
     // What is left of killed pushes is in nobody's way.
     let _ = remove_leftovers(repository, None);
+    let mut mended: Vec<Finding> = Vec::new();
+    for look in 1..=LOOKS_MAX {
+        let before = repository.refresh_with_copies()?;
+        let looked = verify_once(repository, options, watch);
+        let is_final = match &looked {
+            Ok(report) => report.findings.is_empty(),
+            Err(BackupError::Objects { source, .. }) => source.kind != ObjectErrorKind::Missing,
+            Err(_) => true,
+        };
+        let is_last = is_final || look == LOOKS_MAX;
+        if is_last || repository.refresh()?.heads() == before.heads() {
+            let mut report = looked?;
+            report.findings.splice(..0, mended);
+            return Ok(report);
+        }
+        let findings = looked.map(|report| report.findings).unwrap_or_default();
+        mended.extend(findings.into_iter().filter(|finding| finding.is_mended));
+    }
+    unreachable!("the last look returns")
+}
+
+/// Looks at a repository as its journal was read last.
+fn verify_once(
+    repository: &Repository,
+    options: &VerifyOptions,
+    watch: &dyn Watch,
+) -> Result<VerifyReport, BackupError> {
+    let state = repository.state();
     let needed = Needed::by_points(&state);
     let mut check = Check::of(repository, &state)?;
     check.records(&state)?;

@@ -11,6 +11,7 @@ use crate::arguments::{Arguments, asks_for_json};
 use crate::caller::Caller;
 use crate::commands;
 use crate::control;
+use crate::deadline;
 use crate::failure::{Failure, USAGE_CODE};
 use crate::limits;
 use crate::output::report;
@@ -68,6 +69,9 @@ fn obey(arguments: &Arguments, caller: &Arc<Caller>, served: Option<Store>) -> R
         && let Some(code) = forward(arguments, caller, session.store_dir()?)?
     {
         return Ok(code);
+    }
+    if !is_server && arguments.command.may_be_cut_off() {
+        deadline::watch(caller);
     }
     let ran = commands::run(&arguments.command, &mut session);
     let flushed = session.output.flush();

@@ -11,6 +11,7 @@ mod chain_files;
 mod chains;
 mod commands;
 mod control;
+mod deadline;
 mod description;
 mod disk_argument;
 mod disk_target;

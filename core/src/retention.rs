@@ -149,6 +149,20 @@ pub enum RuleError {
 /// counts as the newer. Sorts them: n log n.
 #[must_use]
 pub fn apply(rules: &Rules, candidates: &[Candidate<'_>]) -> Vec<Verdict> {
+    let mut newest_first: Vec<usize> = (0..candidates.len()).rev().collect();
+    newest_first.sort_by_key(|at| std::cmp::Reverse(candidates[*at].taken_ms));
+    judged(rules, candidates, &newest_first)
+}
+
+/// The same where the order of the list is known to be the order in which they were taken, the
+/// oldest first, whatever the clocks said: a false clock makes none of them the newest.
+#[must_use]
+pub fn apply_in_order(rules: &Rules, candidates: &[Candidate<'_>]) -> Vec<Verdict> {
+    let newest_first: Vec<usize> = (0..candidates.len()).rev().collect();
+    judged(rules, candidates, &newest_first)
+}
+
+fn judged(rules: &Rules, candidates: &[Candidate<'_>], newest_first: &[usize]) -> Vec<Verdict> {
     if rules.is_empty() {
         return candidates
             .iter()
@@ -162,8 +176,6 @@ pub fn apply(rules: &Rules, candidates: &[Candidate<'_>]) -> Vec<Verdict> {
         .iter()
         .map(|candidate| rules.alone(candidate, oldest_within))
         .collect();
-    let mut newest_first: Vec<usize> = (0..candidates.len()).rev().collect();
-    newest_first.sort_by_key(|at| std::cmp::Reverse(candidates[*at].taken_ms));
     for (period, limit) in rules.periods() {
         let slots: Vec<i64> = newest_first
             .iter()
@@ -218,13 +230,13 @@ impl Rules {
 }
 
 /// The states that a rule keeps, by their place in `slots`, the newest first, and the reason for
-/// each.
+/// each. Where clocks were false, a period may come twice: its newest is the first.
 fn counted(period: Period, limit: Limit, slots: &[i64]) -> Vec<(usize, Reason)> {
     let mut kept = Vec::new();
     let mut left = limit.count();
-    let mut previous = None;
+    let mut seen = BTreeSet::new();
     for (nth, slot) in slots.iter().enumerate() {
-        let is_newest = previous != Some(slot);
+        let is_newest = !seen.contains(slot);
         if left > 0 && (is_newest || nth + 1 == slots.len()) {
             kept.push((
                 nth,
@@ -234,7 +246,7 @@ fn counted(period: Period, limit: Limit, slots: &[i64]) -> Vec<(usize, Reason)> 
                     Reason::Oldest(period)
                 },
             ));
-            previous = Some(slot);
+            seen.insert(slot);
             left -= 1;
         }
     }

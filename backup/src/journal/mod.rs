@@ -85,7 +85,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use history::{HeadsError, Remembered};
-pub use state::{Condition, ContentEntry, MarkState, State};
+pub use state::{Condition, ContentEntry, MarkState, PointAge, State};
 pub use status::Status;
 
 use crate::objects::{ObjectId, ObjectName};

@@ -25,6 +25,7 @@ pub(super) fn point(id: &str) -> Point {
         id: id.to_owned(),
         image: "image".to_owned(),
         name: "image".to_owned(),
+        host: None,
         snapshot: None,
         content: "00".repeat(16),
         len: 0,
@@ -94,6 +95,7 @@ fn forgetting_takes_away_what_was_seen_and_not_what_is_said_anew() {
 
 fn called(id: &str, name: &str) -> Stamped<Description> {
     Description {
+        returned: None,
         name: name.to_owned(),
         ..Description::of(&point(id))
     }

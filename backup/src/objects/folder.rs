@@ -551,7 +551,12 @@ fn kind_of(error: &io::Error) -> ObjectErrorKind {
         }
         io::ErrorKind::Interrupted
         | io::ErrorKind::TimedOut
-        | io::ErrorKind::StaleNetworkFileHandle => ObjectErrorKind::Passing,
+        | io::ErrorKind::StaleNetworkFileHandle
+        | io::ErrorKind::NotConnected
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown => ObjectErrorKind::Passing,
+        _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => ObjectErrorKind::Doubtful,
         _ => ObjectErrorKind::Failed,
     }
 }

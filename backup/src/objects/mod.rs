@@ -5,11 +5,13 @@
 //! that). Conditional writes, locks and clocks are not needed.
 
 pub mod cloud;
+mod cloud_failure;
 mod direct;
 pub mod folder;
 pub mod location;
 pub mod memory;
 pub mod name;
+pub mod persistence;
 pub mod twice;
 
 use std::ops::Range;
@@ -18,6 +20,7 @@ pub use cloud::Cloud;
 pub use folder::Folder;
 pub use location::{Environment, Location, open_objects};
 pub use name::{ObjectId, ObjectKind, ObjectName};
+pub use persistence::{OutageWatch, PersistenceLimits, PersistentObjects};
 
 /// Larger objects are nobody's: a pack has at most 64 MiB. Bounds what a reader allocates on the
 /// word of a place.
@@ -97,8 +100,14 @@ pub struct ObjectError {
 pub enum ObjectErrorKind {
     /// There is no such object.
     Missing,
-    /// It may work if tried again.
+    /// It may work if tried again: the place answered, and not in order.
     Passing,
+    /// The same, and nobody answered at all.
+    Unreachable,
+    /// The bytes did not come whole, or could not be read: of the place, or of the object.
+    Doubtful,
+    /// It was waited for, and a person called that off.
+    CalledOff,
     /// The credentials do not allow it.
     Denied,
     /// There is no room.
@@ -154,5 +163,5 @@ pub(crate) fn exactly(
         return Ok(bytes);
     }
     let what = format!("{} bytes came where {wanted} were asked for", bytes.len());
-    Err(ObjectError::new(ObjectErrorKind::Passing, name, what))
+    Err(ObjectError::new(ObjectErrorKind::Doubtful, name, what))
 }

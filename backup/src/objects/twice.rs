@@ -168,7 +168,11 @@ impl Twice {
 fn is_of_the_place(error: &ObjectError) -> bool {
     matches!(
         error.kind,
-        ObjectErrorKind::Passing | ObjectErrorKind::Denied | ObjectErrorKind::Full
+        ObjectErrorKind::Passing
+            | ObjectErrorKind::Unreachable
+            | ObjectErrorKind::CalledOff
+            | ObjectErrorKind::Denied
+            | ObjectErrorKind::Full
     )
 }
 

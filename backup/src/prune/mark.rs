@@ -17,6 +17,7 @@ use crate::catalog::Catalog;
 use crate::error::BackupError;
 use crate::journal::{Condition, RecordName, State};
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
+use crate::record::parts::{NAMES_MAX, PART_LEN};
 use crate::record::{Content, DamageNote, Mark, Said, Stamped};
 use crate::repository::Repository;
 use crate::seal::bundle_len;
@@ -24,7 +25,8 @@ use crate::seal::bundle_len;
 /// Maps objects shorter than this become one with others, in bytes: a request costs more than
 /// fetching as much.
 const SMALL_MAPS_LEN: u64 = 1 << 20;
-/// Journals of more records than this are made one record, also if nothing else is to be done.
+/// Journals of more records than this beyond those that hold all are made one, also if nothing else
+/// is to be done.
 const RECORDS_MAX: usize = 8;
 
 impl Collection<'_> {
@@ -49,9 +51,6 @@ impl Collection<'_> {
             && notes.iter().all(|note| note.stamp.is_some())
             && notes.len() == state.damaged().count();
         let journal = repository.journal();
-        if is_idle && journal.len() <= RECORDS_MAX {
-            return Ok(false);
-        }
         let replaced: Vec<RecordName> = journal.iter().map(|(name, _)| *name).collect();
         let mut record = state.whole(&|object| self.listing.has(object));
         record.past = journal.past(state.void());
@@ -63,11 +62,17 @@ impl Collection<'_> {
             .indexes
             .extend(plan.indexes.iter().map(ToString::to_string));
         if !is_idle {
-            record
-                .marks
-                .push(named(&self.session.id().to_string(), &plan.condemned));
+            let marks = named(&self.session.id().to_string(), &plan.condemned);
+            record.marks.extend(marks);
         }
-        self.session.commit(record)?;
+        let parts = record.into_parts(PART_LEN);
+        // As many as there must be are none too many.
+        if is_idle && journal.len() < RECORDS_MAX + parts.len() {
+            return Ok(false);
+        }
+        for part in parts {
+            self.session.commit(part)?;
+        }
         for name in &replaced {
             repository
                 .objects()
@@ -107,13 +112,25 @@ fn damage(site: &Site<'_>, plan: &Plan) -> Result<Vec<Stamped<DamageNote>>, Back
     Ok(notes)
 }
 
-fn named(id: &str, condemned: &Condemned) -> Mark {
-    let objects = condemned.objects.iter().map(ToString::to_string).collect();
-    Mark {
-        id: id.to_owned(),
-        objects,
-        contents: condemned.contents.iter().cloned().collect(),
-    }
+/// The marks of what is condemned: several if it is much, since the sweep of one is said at once.
+fn named(id: &str, condemned: &Condemned) -> Vec<Mark> {
+    let objects: Vec<String> = condemned.objects.iter().map(ToString::to_string).collect();
+    let contents: Vec<Said> = condemned.contents.iter().cloned().collect();
+    let objects = objects.chunks(NAMES_MAX).map(|objects| Mark {
+        objects: objects.to_vec(),
+        ..Mark::default()
+    });
+    let contents = contents.chunks(NAMES_MAX).map(|contents| Mark {
+        contents: contents.to_vec(),
+        ..Mark::default()
+    });
+    let marks = objects.chain(contents).enumerate();
+    marks
+        .map(|(nth, mark)| Mark {
+            id: format!("{id}-{nth}"),
+            ..mark
+        })
+        .collect()
 }
 
 /// The plan of a collection in this state, for a person to look at.

@@ -147,6 +147,38 @@ pub fn prune(
     }
 }
 
+/// Ends the sessions of processes that died on the writer's machine: they go with the next session
+/// there that does something, and nobody on another machine has to wait or to judge. Returns them.
+/// Cost: a listing if there are none. Beside a collection, nothing is done: it does the same.
+pub(crate) fn end_dead_sessions(
+    repository: &Repository,
+    writer: &Writer,
+) -> Result<Vec<OpenSession>, BackupError> {
+    if writer.process.is_none() {
+        return Ok(Vec::new());
+    }
+    let open = open_sessions(repository)?;
+    if !open.iter().any(|session| session.is_dead(writer)) {
+        return Ok(Vec::new());
+    }
+    let session = Session::begin(repository, SessionKind::Prune, writer.clone())?;
+    let mut collection = Collection {
+        repository,
+        session,
+        listing: Listing::default(),
+        report: PruneReport::default(),
+    };
+    match collection.refuse_beside_another(&FenceWish::None) {
+        Ok(()) => collection.fence(&FenceWish::None)?,
+        Err(BackupError::Locked { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let Collection {
+        session, report, ..
+    } = collection;
+    session.end().map(|()| report.fenced)
+}
+
 /// The forecast of a collection now if these points, by id, were forgotten. Changes nothing. Cost:
 /// reads index and maps, as a collection does.
 pub fn outlook(
@@ -211,11 +243,6 @@ impl Collection<'_> {
     /// One collection at a time: who sees another after announcing itself withdraws. Both may, but
     /// never neither.
     fn refuse_beside_another(&self, wish: &FenceWish) -> Result<(), BackupError> {
-        let is_fenced = |session: &OpenSession| match wish {
-            FenceWish::None => false,
-            FenceWish::Some(ids) => ids.contains(&session.id),
-            FenceWish::All => true,
-        };
         let is_prune = |session: &OpenSession| {
             session
                 .file
@@ -225,7 +252,7 @@ impl Collection<'_> {
         let others = self
             .others()?
             .into_iter()
-            .filter(|session| is_prune(session) && !is_fenced(session));
+            .filter(|session| is_prune(session) && !self.is_to_end(session, wish));
         let sessions: Vec<OpenSession> = others.collect();
         if sessions.is_empty() {
             return Ok(());
@@ -403,7 +430,7 @@ impl Collection<'_> {
             .flat_map(|sweep| &sweep.objects)
             .filter_map(|text| ObjectName::parse(text))
             .collect();
-        self.session.commit(Record {
+        self.session.commit_in_parts(Record {
             sweeps,
             ..Record::default()
         })?;

@@ -100,7 +100,7 @@ impl<'a> Attempt<'a> {
         let (anew, sweeps) = replaced(&state, &contents, &lost);
         self.told_anew = anew;
         let indexes = known.iter().flat_map(Known::pending);
-        session.commit(Record {
+        session.commit_in_parts(Record {
             contents: contents.into_iter().map(Into::into).collect(),
             indexes: indexes.map(ToString::to_string).collect(),
             sweeps,

@@ -25,9 +25,11 @@ use vellum_core::units::{ChunkId, LayerId};
 use vellum_store::transfer::Moment;
 use vellum_store::{Damage, Store, StoreError, Watch};
 
+use crate::clock::ClockDoubt;
 use crate::error::BackupError;
 use crate::heal::{self, HealReport};
 use crate::journal::State;
+use crate::prune::end_dead_sessions;
 use crate::record::{Description, Machine, Point, Record};
 use crate::repository::Repository;
 use crate::session::{Session, SessionKind, Writer, remove_leftovers};
@@ -44,6 +46,8 @@ const LOOKS_MAX: usize = 5;
 pub struct PushRequest {
     /// The images and machines.
     pub selection: PushSelection,
+    /// Push points, too, that were forgotten in the repository.
+    pub again: bool,
     /// Rely on chunks that other clients wrote without reading them.
     pub trust_others: bool,
     /// Read every chunk of the repository that a new content needs before it is relied upon; what
@@ -64,6 +68,10 @@ pub struct PushReport {
     pub new_points: u64,
     /// Points that were there.
     pub known_points: u64,
+    /// Points that were left out because they were forgotten in the repository.
+    pub withheld_points: u64,
+    /// The doubt about the writer's clock, if there is one.
+    pub clock: Option<ClockDoubt>,
     /// Points that were there and are called or marked otherwise now.
     pub described_points: u64,
     /// Machines that were new, or not as they had been pushed.
@@ -88,7 +96,8 @@ impl PushReport {
     /// True if there was nothing that could be sent, and nothing there.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.new_points + self.known_points + self.machines + self.described_points == 0
+        let points = self.new_points + self.known_points + self.withheld_points;
+        points + self.machines + self.described_points == 0
     }
 }
 
@@ -101,6 +110,7 @@ struct Wanted {
     described: Vec<Description>,
     /// Points that are there, with the layers that show them.
     known: Vec<(Point, LayerId)>,
+    withheld_points: u64,
 }
 
 /// Pushes what `request` names from `store` to `repository`, whose journal must have been read just
@@ -120,10 +130,15 @@ pub fn push(
         )));
     }
     let mut wanted = look(&repository.state(), store, request)?;
+    let clock = ClockDoubt::of(&repository.journal(), request.writer.time_ms);
     let own = store.id().map(|id| id.to_string()).unwrap_or_default();
     let is_due = heal::is_due(&repository.state(), &own);
     if wanted.is_nothing() && !is_due {
-        return Ok(wanted.reported(&repository.state(), PushReport::default()));
+        let report = PushReport {
+            clock,
+            ..PushReport::default()
+        };
+        return Ok(wanted.reported(&repository.state(), report));
     }
     let mut session = Session::begin(repository, SessionKind::Push, request.writer.clone())?;
     // What is left of a push that was killed is in nobody's way.
@@ -151,8 +166,11 @@ pub fn push(
     };
     let healed = attempt.end(&mut session, &wanted.moment)?;
     session.end()?;
+    // The push is done, whatever becomes of what others left.
+    drop(end_dead_sessions(repository, &request.writer));
     let report = PushReport {
         healed,
+        clock,
         unreadable,
         ..report
     };
@@ -193,6 +211,7 @@ impl Wanted {
         };
         PushReport {
             known_points: self.known.len() as u64,
+            withheld_points: self.withheld_points,
             points_hit,
             ..report
         }
@@ -288,7 +307,7 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
     let point = |(node, layer): &(Node, LayerId)| {
         let shown = moment.layer(*layer).ok()?;
         Some((
-            selection::point(id, moment.tree(), *node, shown, request.writer.time_ms)?,
+            selection::point(id, moment.tree(), *node, shown, &request.writer)?,
             *layer,
         ))
     };
@@ -297,6 +316,9 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
         .iter()
         .filter_map(point)
         .partition(|(point, _)| state.has_firm_point(&point.id));
+    let (points, withheld): (Vec<_>, Vec<_>) = points
+        .into_iter()
+        .partition(|(point, _)| request.again || !state.is_withheld(point));
     let mut changed = Vec::new();
     for machine in machines {
         let configuration = |file| Ok(store.configuration(file)?);
@@ -310,12 +332,14 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
             .map(|(point, _)| point.clone())
             .collect::<Vec<_>>()
     };
-    let described = selection::descriptions(state, &of(&known), &of(&points));
+    let described =
+        selection::descriptions(state, &of(&known), &[of(&points), of(&withheld)].concat());
     Ok(Wanted {
         points,
         machines: changed,
         described,
         known,
+        withheld_points: withheld.len() as u64,
         moment,
     })
 }

@@ -21,6 +21,7 @@ use crate::verify::{Finding, VerifyOptions, verify};
 fn wish(points: Option<BTreeSet<String>>) -> CopyRequest {
     CopyRequest {
         points,
+        again: false,
         trust_others: false,
         limit_upload: None,
         writer: request(PushSelection::All).writer,

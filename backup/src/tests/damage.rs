@@ -61,7 +61,9 @@ struct Sample {
 fn writer() -> Writer {
     Writer {
         name: "test".to_owned(),
+        host: None,
         time_ms: 0,
+        process: None,
     }
 }
 

@@ -500,7 +500,9 @@ fn push_at(client: &Client, store: &Store, time_ms: u64) {
     let repository = client.open(client.objects()).expect("it opens");
     let writer = Writer {
         name: "test".to_owned(),
+        host: None,
         time_ms,
+        process: None,
     };
     let request = PushRequest {
         writer,

@@ -188,6 +188,8 @@ class Repository:
                 snapshot = point.get("snapshot") and {**point["snapshot"], "name": words["snapshot"]}
                 point = {**words, **{key: point[key] for key in ("id", "image", "content", "len")}, "snapshot": snapshot}
                 self.points[words["point"]] = said, point
+        counter = lambda said, point: max(said[1][0], point.get("returned") or 0)
+        self.ages = {ident: (point.get("snapshot") or {}).get("serial") or counter(said, point) for ident, (said, point) in self.points.items()}
         self.points = {ident: point for ident, (_, point) in self.points.items()}
         marks = [mark for record in shown for mark in record.get("marks", []) if mark["id"] not in {s["mark"] for s in sweeps}]
         condemned = {(said["id"], said["session"]) for mark in marks for said in mark["contents"]}
@@ -333,7 +335,7 @@ def main():
     need(found, f"there is no {words.point}")
     repository.load_indexes()
     with open(words.file, "xb") as out:
-        repository.restore(max(found, key=lambda point: point["time_ms"]), out)
+        repository.restore(max(found, key=lambda point: repository.ages[point["id"]]), out)
 
 
 if __name__ == "__main__":

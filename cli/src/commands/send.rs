@@ -69,6 +69,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     });
     session.divert();
     let request = PushRequest {
+        again: true,
         selection,
         trust_others: false,
         verify: false,

@@ -2,6 +2,7 @@
 //! from the caller's folder and environment.
 
 pub(crate) mod address;
+mod outage;
 pub(crate) mod password;
 pub(crate) mod words;
 
@@ -15,7 +16,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::OFlags;
 use vellum_backup::error::BackupError;
 use vellum_backup::format::RepositoryFile;
-use vellum_backup::objects::{ObjectName, Objects, open_objects};
+use vellum_backup::objects::{
+    ObjectErrorKind, ObjectName, Objects, PersistenceLimits, PersistentObjects, open_objects,
+};
+use vellum_backup::process::ProcessMark;
 use vellum_backup::repository::{ClientFolders, Repository, Rollback};
 use vellum_backup::seal::{KeyFile, Opener};
 use vellum_backup::session::Writer;
@@ -24,6 +28,7 @@ use zeroize::Zeroizing;
 use crate::caller::Caller;
 use crate::failure::Failure;
 use crate::session::Session;
+use outage::OutageNotice;
 use password::{Password, Variables};
 
 /// Longer than any key file.
@@ -89,18 +94,33 @@ pub(crate) fn open_with(
     Ok(repository)
 }
 
-/// The objects at `place`; makes no request.
-pub(crate) fn objects(place: &str, caller: &Caller) -> Result<Arc<dyn Objects>, Failure> {
+/// The objects at `place`, which is waited for when it fails; makes no request.
+pub(crate) fn objects(place: &str, caller: &Arc<Caller>) -> Result<Arc<dyn Objects>, Failure> {
+    let watch = Box::new(OutageNotice(Arc::clone(caller)));
+    let place = impatient_objects(place, caller)?;
+    Ok(Arc::new(PersistentObjects::new(
+        place,
+        watch,
+        PersistenceLimits::default(),
+    )))
+}
+
+/// The same, which fails when the place does.
+fn impatient_objects(place: &str, caller: &Caller) -> Result<Arc<dyn Objects>, Failure> {
     // By its whole path: what is remembered of a place is not of whatever else is called so
     // elsewhere.
     let folder = caller.path(Path::new("."));
     let folder = folder.canonicalize().unwrap_or(folder);
     let objects = open_objects(place, &folder, &caller.variables);
-    objects.map(Arc::from).map_err(|error| {
-        Failure::usage(
+    objects.map(Arc::from).map_err(|error| match error.kind {
+        ObjectErrorKind::Denied => Failure::failed(
+            error.to_string(),
+            "they are taken from the environment; the README has the variables of each store",
+        ),
+        _ => Failure::usage(
             error.to_string(),
             "name a folder, or an address such as s3://BUCKET/PREFIX",
-        )
+        ),
     })
 }
 
@@ -129,7 +149,7 @@ pub(crate) fn ask(
     if is_given || !caller.streams.input.file().is_terminal() {
         return Ok(None);
     }
-    let objects = objects(place, caller)?;
+    let objects = impatient_objects(place, caller)?;
     let file = objects
         .get(&ObjectName::Repository.to_string())
         .ok()
@@ -202,7 +222,9 @@ pub(crate) fn writer(session: &Session) -> Writer {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Writer {
         name: format!("{}: {}", host.trim(), session.command_line()),
+        host: Some(host.trim().to_owned()).filter(|host| !host.is_empty()),
         time_ms: now_ms(),
+        process: ProcessMark::own(),
     }
 }
 

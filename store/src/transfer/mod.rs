@@ -15,5 +15,5 @@ mod tests;
 mod token;
 
 pub use moment::{Moment, RelativeMap};
-pub use receipt::{Receipt, VerifiedChunks};
+pub use receipt::{FollowedImage, Receipt, VerifiedChunks};
 pub use supply::{PlannedFrame, SuppliedFrame, Supply};

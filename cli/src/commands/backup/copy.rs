@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// All images and machines
     #[arg(long)]
     all: bool,
+    /// Copy what was forgotten in the second repository, too
+    #[arg(long)]
+    again: bool,
     /// Bytes that may be sent in a second
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     limit_upload: Option<u64>,
@@ -88,6 +91,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let target = repository::open(&named.place, &args.key, session)?;
     let request = CopyRequest {
         points,
+        again: args.again,
         trust_others: args.trust_others,
         limit_upload: args.limit_upload,
         writer: repository::writer(session),
@@ -112,7 +116,7 @@ fn points(
     session: &Session,
 ) -> Result<BTreeSet<String>, Failure> {
     let state = source.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::sorted(&state);
     Ok(chosen(&points, wanted, session)?
         .into_iter()
         .map(str::to_owned)

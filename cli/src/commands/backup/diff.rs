@@ -52,7 +52,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     };
     let repository = repository::open(&named.place, &args.key, session)?;
     let state = repository.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::sorted(&state);
     let find = |text: &str| {
         let point = address::find(&points, text, session.zone())?;
         let content = ContentId::parse(&point.content).ok_or_else(|| no_content(&point.id))?;

@@ -92,7 +92,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 
 fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
     let state = repository.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::sorted(&state);
     let mut images: Vec<&str> = points.iter().map(|point| point.image.as_str()).collect();
     images.sort_unstable();
     images.dedup();
@@ -133,7 +133,7 @@ fn whole(repository: &Repository, zone: &TimeZone) -> Result<Whole, Failure> {
 
 fn single(repository: &Repository, text: &str, session: &Session) -> Result<Single, Failure> {
     let state = repository.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::sorted(&state);
     let point = address::find(&points, text, session.zone())?;
     let same = points
         .iter()

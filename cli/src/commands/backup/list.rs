@@ -18,14 +18,17 @@ use crate::session::Session;
 #[command(after_help = "\
 Example:
   vellum backup list /mnt/backup
-  vellum backup list s3://bucket/images web
+  vellum backup list s3://bucket/images web --host alpha
 
-JSON of each point: id, name, kind (image or snapshot), image (its identity, through renames), snapshot and serial (null for an image's own \
+JSON of each point: id, name, kind (image or snapshot), host (that pushed it), image (its identity, through renames), snapshot and serial (null for an image's own \
 state), content, origin (the image it was created from), size, mode, time (when the snapshot was taken, or the state pushed), tags, pinned.")]
 pub(crate) struct Args {
     /// The repository, and images if not all are wanted
     #[arg(value_name = "REPO] [IMAGE")]
     words: Vec<String>,
+    /// Only points of this machine
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -37,6 +40,8 @@ pub(super) struct Described {
     /// `image` or `image@snapshot`.
     pub(super) name: String,
     kind: &'static str,
+    /// The machine that it was pushed from; null if nobody said.
+    pub(super) host: Option<String>,
     /// The image, through renames.
     pub(super) image: String,
     snapshot: Option<String>,
@@ -63,7 +68,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let named = words::at_least(&args.words, &session.caller)?;
     let repository = repository::open(&named.place, &args.key, session)?;
     let state = repository.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::of_host(address::sorted(&state), args.host.as_deref())?;
     let mut wanted = points.clone();
     if !named.rest.is_empty() {
         wanted.clear();
@@ -86,6 +91,7 @@ impl Described {
             } else {
                 "image"
             },
+            host: point.host.clone(),
             image: point.image.clone(),
             snapshot: point
                 .snapshot
@@ -125,6 +131,7 @@ impl Answer for Listing {
         let columns = [
             Column::text("ID"),
             Column::text("NAME"),
+            Column::text("HOST"),
             Column::number("SIZE"),
             Column::text("TIME"),
             Column::text("MARKS"),
@@ -133,6 +140,7 @@ impl Answer for Listing {
             vec![
                 point.short_id(),
                 point.name.clone(),
+                point.host.clone().unwrap_or_default(),
                 page.size(point.size),
                 page.moment(point.time),
                 point.marks(),

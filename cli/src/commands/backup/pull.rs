@@ -44,6 +44,10 @@ pub(crate) struct Args {
     /// fetched again, for every image that has it
     #[arg(long)]
     verify: bool,
+    /// Let images that are here follow: they get the new snapshots and the new state. What was
+    /// changed here since it came stops that
+    #[arg(long)]
+    update: bool,
     #[command(flatten)]
     pub(super) key: KeyArgs,
 }
@@ -101,7 +105,7 @@ fn request(
     session: &Session,
 ) -> Result<PullRequest, Failure> {
     let state = reader.repository().state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::sorted(&state);
     let ids = chosen(&points, wanted, session)?;
     let is_wanted = |point: &Point| args.all || ids.contains(point.id.as_str());
     let prefix = args.prefix.as_deref().unwrap_or_default();
@@ -112,6 +116,7 @@ fn request(
     };
     let request = PullRequest {
         verify: args.verify,
+        update: args.update,
         ..PullRequest::of(reader, is_wanted, args.all, renamed)?
     };
     match (request.images.len(), &args.rename) {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use vellum_backup::clock::ClockDoubt;
 use vellum_backup::push::{PushRequest, PushSelection, push};
 use vellum_backup::repository::Repository;
 use vellum_store::{Damage, Store, StoreError};
@@ -16,6 +17,7 @@ use crate::repository::{self, KeyArgs, address, words};
 use crate::session::Session;
 use crate::size;
 use crate::source_format::FileArgs;
+use crate::zone;
 
 /// Points that are named at most; the others are counted.
 const POINTS_SHOWN_MAX: usize = 5;
@@ -30,7 +32,7 @@ Example:
 
 What the repository has lost and the store has is sent again, and the answer says so.
 
-It can be stopped at any time and run again: what was sent is found. Guests may write meanwhile; all disks are pushed as they are at one \
+It can be stopped at any time and run again: what was sent is found. What `backup forget` took away stays away without --again. Guests may write meanwhile; all disks are pushed as they are at one \
 moment.")]
 pub(crate) struct Args {
     /// The repository, and images
@@ -48,6 +50,9 @@ pub(crate) struct Args {
     from_file: Option<PathBuf>,
     #[command(flatten)]
     file: FileArgs,
+    /// Push what was forgotten in the repository, too
+    #[arg(long)]
+    again: bool,
     /// Bytes that may be sent in a second
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     limit_upload: Option<u64>,
@@ -77,6 +82,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let selection = selection(args, named.rest, &store)?;
     let request = PushRequest {
         selection,
+        again: args.again,
         trust_others: args.trust_others,
         verify: args.verify,
         limit_upload: args.limit_upload,
@@ -87,6 +93,9 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let report = push(&repository, &store, &request, &meter)?;
     let seconds = meter.elapsed().as_secs_f64();
     drop(meter);
+    if let Some(doubt) = &report.clock {
+        warn_of_clock(doubt, session);
+    }
     let unreadable = report.unreadable.clone();
     let (hit, healed) = (report.points_hit.clone(), report.healed.clone());
     if let Some(damage) = unreadable.first().filter(|_| report.is_nothing()) {
@@ -144,6 +153,18 @@ pub(in crate::commands) fn tell_unreadable(
     }
     session.notice("hint: `vellum check --read-data` lists all that is hit, `vellum repair` what can be mended");
     Outcome::Losses
+}
+
+/// Warns that one of two clocks is likely wrong.
+fn warn_of_clock(doubt: &ClockDoubt, session: &Session) {
+    let shown = |time_ms| zone::shown(session.zone(), time_ms).unwrap_or_default();
+    session.warn(&format!(
+        "this clock says {}, and what was written before ({}) is of {}: one of the clocks is \
+         wrong, and rules such as --keep-daily count days by them",
+        shown(doubt.own_ms),
+        doubt.latest_writer,
+        shown(doubt.latest_ms)
+    ));
 }
 
 /// The store and the repository, each opened while the other is: a password takes its time.

@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Replace a file that is there, or write over a block device
     #[arg(long)]
     force: bool,
+    /// Only look among the points of this machine
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -78,7 +81,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
     let (target, chosen) = DiskTarget::of(Path::new(file), &args.output, session)?;
     let repository = repository::open(&named.place, &args.key, session)?;
     let state = repository.state();
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::of_host(address::sorted(&state), args.host.as_deref())?;
     let point = address::find(&points, point, session.zone())?;
     let content = ContentId::parse(&point.content).ok_or_else(|| no_content(&point.id))?;
     let name = address::title(point);

@@ -77,7 +77,7 @@ pub(super) fn run(args: &Args, session: &mut Session) -> Result<Outcome, Failure
 /// All points. Of those that show the same, the first is the oldest snapshot, and the others stand
 /// on it, or on the one before of their image.
 fn plants(state: &State) -> Vec<Plant<'_>> {
-    let points = address::sorted(state.points().map(AsRef::as_ref));
+    let points = address::sorted(state);
     let mut of_content: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (plant, point) in points.iter().enumerate() {
         of_content.entry(&point.content).or_default().push(plant);

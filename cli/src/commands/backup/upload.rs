@@ -18,6 +18,8 @@ pub(super) struct Upload {
     repository: String,
     new_points: u64,
     known_points: u64,
+    /// Points that were left out because they were forgotten there.
+    withheld_points: u64,
     /// Points that were there, and are called or marked otherwise where they came from.
     described_points: u64,
     machines: u64,
@@ -91,6 +93,7 @@ impl Upload {
             repository,
             new_points: report.new_points,
             known_points: report.known_points,
+            withheld_points: report.withheld_points,
             described_points: report.described_points,
             machines: report.machines,
             contents: report.contents,
@@ -108,10 +111,11 @@ impl Answer for Upload {
             healed.show(page)?;
         }
         if self.new_points == 0 && self.machines == 0 && self.described_points == 0 {
-            return page.line(format!(
+            page.line(format!(
                 "nothing is new: {} there already",
                 plural(self.known_points, "point")
-            ));
+            ))?;
+            return self.show_withheld(page);
         }
         let (done, origin) = self
             .from
@@ -126,12 +130,24 @@ impl Answer for Upload {
             "{done} {points} ({} known): {chunks}, {sent} sent in {took}",
             self.known_points
         ))?;
-        if self.described_points == 0 {
+        if self.described_points > 0 {
+            page.line(format!(
+                "{} there already: names and marks are as in {origin} now",
+                plural(self.described_points, "point")
+            ))?;
+        }
+        self.show_withheld(page)
+    }
+}
+
+impl Upload {
+    fn show_withheld(&self, page: &mut Page) -> io::Result<()> {
+        if self.withheld_points == 0 {
             return Ok(());
         }
         page.line(format!(
-            "{} there already: names and marks are as in {origin} now",
-            plural(self.described_points, "point")
+            "left out, since forgotten there: {} (--again brings them back)",
+            plural(self.withheld_points, "point")
         ))
     }
 }

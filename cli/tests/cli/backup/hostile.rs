@@ -71,7 +71,9 @@ fn open(folder: &tempfile::TempDir) -> Repository {
 fn say(repository: &Repository, record: Record) {
     let writer = Writer {
         name: "\u{1b}[31mmallory".to_owned(),
+        host: None,
         time_ms: u64::MAX,
+        process: None,
     };
     let mut session =
         Session::begin(repository, SessionKind::Push, writer).expect("it is announced");
