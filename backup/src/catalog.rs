@@ -311,6 +311,12 @@ impl Catalog {
         IndexObject::decode(&plain).map_err(|source| CatalogError::Index { object, source })
     }
 
+    /// An index object as it is stored, if this client keeps it.
+    #[must_use]
+    pub(crate) fn kept_index(&self, id: &ObjectId) -> Option<Vec<u8>> {
+        self.shelf.take(id)
+    }
+
     fn fetch_index(&self, id: &ObjectId, object: &str) -> Result<Vec<u8>, CatalogError> {
         let stored = self.objects.get(object)?;
         if ObjectId::of(&stored) == *id {

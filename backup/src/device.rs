@@ -60,7 +60,9 @@ impl RepositoryExports {
         let reader = Reader::for_guests(&repository, limits);
         reader.load_indexes()?;
         let (held, chunk_len) = (reader.held(), reader.chunk_len()?);
-        let points = named(repository.state().points().map(|point| Point::clone(point)));
+        let state = repository.state();
+        let points = state.points_oldest_first().into_iter();
+        let points = named(points.map(|point| Point::clone(point)));
         let source = Source {
             repository,
             held,
@@ -96,7 +98,7 @@ impl RepositoryExports {
     }
 }
 
-/// Gives each point the name under which it is offered.
+/// Gives each point, the oldest first, the name under which it is offered.
 fn named(points: impl Iterator<Item = Point>) -> BTreeMap<String, Point> {
     let mut titles: BTreeMap<String, Vec<Point>> = BTreeMap::new();
     for point in points {
@@ -107,7 +109,6 @@ fn named(points: impl Iterator<Item = Point>) -> BTreeMap<String, Point> {
     }
     let mut named = BTreeMap::new();
     for (title, mut points) in titles {
-        points.sort_by_key(|point| point.time_ms);
         let is_one_image = points.iter().all(|point| point.image == points[0].image);
         if is_one_image && let Some(newest) = points.pop() {
             named.insert(title, newest);
@@ -179,12 +180,15 @@ impl PointDevice {
                 "it names no content".to_owned(),
             )
         })?;
-        let view = reader.content(content)?;
+        let (len, mapped) = reader.again_if_missing(|| {
+            let view = reader.content(content)?;
+            Ok((view.len, view.pages()?))
+        })?;
         Ok(Self {
             source: Arc::clone(source),
             content,
-            len: view.len,
-            mapped: view.pages()?,
+            len,
+            mapped,
         })
     }
 

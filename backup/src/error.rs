@@ -112,6 +112,37 @@ pub enum BackupError {
         #[source]
         source: ObjectError,
     },
+    /// An increment on a state that the store does not have.
+    #[error(
+        "this is an increment, and the store does not have its base, content {base} (it was made \
+         by {writer})"
+    )]
+    MissingBase {
+        /// The content that it is relative to.
+        base: String,
+        /// The writer of the increment.
+        writer: String,
+    },
+    /// An image here that cannot follow a repository's.
+    #[error("image {image} cannot follow: {reason}")]
+    Diverged {
+        /// The image.
+        image: String,
+        /// The obstacle.
+        reason: String,
+    },
+    /// A record was put, and the journal could not be read after it to see if it counts.
+    #[error(
+        "it was written to {place}, but if another collection ended this session meanwhile \
+         could not be asked: {source}"
+    )]
+    Unconfirmed {
+        /// The repository.
+        place: String,
+        /// The failure of the request.
+        #[source]
+        source: ObjectError,
+    },
     /// A parameter that makes no sense, or a name that means nothing here.
     #[error("{0}")]
     Parameter(String),
@@ -187,6 +218,15 @@ impl BackupError {
             Self::Uncertain { .. } => Some(
                 "run it again once the place answers; the session can be ended with `backup prune --fence SESSION`",
             ),
+            Self::MissingBase { .. } => {
+                Some("bring the state that it is relative to first, or send all of it")
+            }
+            Self::Diverged { .. } => Some(
+                "bring it under another name; a changed state can follow once a snapshot keeps it",
+            ),
+            Self::Unconfirmed { .. } => {
+                Some("run it again once the place answers: what was done is found there")
+            }
             _ => None,
         }
     }

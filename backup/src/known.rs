@@ -15,7 +15,7 @@
 //! relied upon only after their frames were fetched once and verified against their names, or if
 //! the caller trusts all writers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ use crate::reader::Reader;
 use crate::translation::Translation;
 
 const OBJECT_ID_LEN: usize = 32;
-const MAGIC: &[u8; 8] = b"VlmKnow2";
+const MAGIC: &[u8; 8] = b"VlmKnow3";
 /// Names that are looked for together by one thread.
 const NAMES_TOGETHER: usize = 4096;
 /// The longest file that is read: at 6 bytes a run or so, of some hundred million runs.
@@ -84,8 +84,12 @@ pub(crate) struct Known {
     indexes: BTreeSet<ObjectId>,
     /// The index objects of those that this client put, and no record names yet.
     pending: BTreeSet<ObjectId>,
-    /// Condemned packs, whose chunks were left out.
+    /// Condemned and damaged packs, whose chunks were left out.
     without: BTreeSet<ObjectId>,
+    /// The packs that those index objects name, and their lengths: a listing shows which are lost.
+    packs: BTreeMap<ObjectId, u64>,
+    /// Packs that were read, and are damaged.
+    damaged: BTreeSet<ObjectName>,
     /// The map from the origin's ids to addresses, of chunks that this client wrote or verified.
     sure: Translation,
     /// The same, of what others wrote.
@@ -134,7 +138,7 @@ impl Known {
                 ..Self::default()
             };
         }
-        known.without = condemned_packs(state);
+        known.without = state.doubtful_packs();
         usable(state).for_each(|index| _ = known.pending.remove(&index));
         Ok(known)
     }
@@ -157,7 +161,7 @@ impl Known {
             .indexes
             .difference(&usable)
             .any(|index| !self.pending.contains(index));
-        if gone || self.without != condemned_packs(state) {
+        if gone || self.without != state.doubtful_packs() {
             return Ok(false);
         }
         let open: Vec<&ObjectId> = self.pending.difference(&usable).collect();
@@ -188,8 +192,24 @@ impl Known {
                 self.unsure.insert(own, *there, 1);
             }
         }
+        self.note_packs(&index);
         self.indexes.insert(id);
         Ok(())
+    }
+
+    fn note_packs(&mut self, index: &IndexObject) {
+        let packs = index.packs.iter().map(|pack| (pack.id, pack.len));
+        self.packs.extend(packs);
+    }
+
+    /// The packs that it relies upon, and their lengths.
+    pub(crate) fn packs(&self) -> &BTreeMap<ObjectId, u64> {
+        &self.packs
+    }
+
+    /// Packs that were met damaged.
+    pub(crate) fn damaged(&self) -> &BTreeSet<ObjectName> {
+        &self.damaged
     }
 
     /// The chunks of an index object that are in packs that stay.
@@ -255,7 +275,10 @@ impl Known {
                         .offsets()
                         .for_each(|at| sound.insert(first.advance_by(at.into())));
                 }),
-                Err(BackupError::Damaged { .. }) => {}
+                Err(BackupError::Damaged { .. }) => {
+                    let packs = group.iter().map(|place| ObjectName::Pack(place.pack));
+                    self.damaged.extend(packs);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -319,9 +342,15 @@ impl Known {
 
     /// Adds an index object that this client put: `chunks` are the origin's ids and their
     /// addresses, in runs.
-    pub(crate) fn add(&mut self, index: ObjectId, chunks: &[(ChunkId, ChunkId, u64)]) {
-        self.indexes.insert(index);
-        self.pending.insert(index);
+    pub(crate) fn add(
+        &mut self,
+        id: ObjectId,
+        index: &IndexObject,
+        chunks: &[(ChunkId, ChunkId, u64)],
+    ) {
+        self.note_packs(index);
+        self.indexes.insert(id);
+        self.pending.insert(id);
         chunks
             .iter()
             .for_each(|(own, there, len)| self.sure.insert(*own, *there, *len));
@@ -367,6 +396,11 @@ impl Known {
         for set in [&self.indexes, &self.pending, &self.without] {
             put_varint(&mut bytes, set.len() as u64);
             set.iter().for_each(|id| bytes.extend_from_slice(&id.0));
+        }
+        put_varint(&mut bytes, self.packs.len() as u64);
+        for (id, len) in &self.packs {
+            bytes.extend_from_slice(&id.0);
+            put_varint(&mut bytes, *len);
         }
         let runs = || self.sure.runs().chain(self.unsure.runs());
         let numbers: BTreeSet<u32> = runs().map(|(_, there, _)| split_address(there).0).collect();
@@ -423,13 +457,13 @@ impl Known {
         let mut known = Self::default();
         for set in [&mut known.indexes, &mut known.pending, &mut known.without] {
             for _ in 0..bytes.read_varint()? {
-                set.insert(ObjectId(
-                    bytes
-                        .read_bytes(OBJECT_ID_LEN)?
-                        .try_into()
-                        .expect("as many were taken"),
-                ));
+                set.insert(object_id(&mut bytes)?);
             }
+        }
+        for _ in 0..bytes.read_varint()? {
+            known
+                .packs
+                .insert(object_id(&mut bytes)?, bytes.read_varint()?);
         }
         let mut numbers = Vec::new();
         for _ in 0..bytes.read_varint()? {
@@ -479,17 +513,6 @@ fn usable(state: &State) -> impl Iterator<Item = ObjectId> + '_ {
         .map(|(id, _)| *id)
 }
 
-fn condemned_packs(state: &State) -> BTreeSet<ObjectId> {
-    let packs = state.condemned().iter().filter_map(|name| {
-        if let ObjectName::Pack(id) = name {
-            Some(*id)
-        } else {
-            None
-        }
-    });
-    packs.collect()
-}
-
 /// True if index objects that an interrupted push left, and the packs that they speak of, are there
 /// and not condemned. No collection that this session did not see can take them: it waits for this
 /// session.
@@ -536,6 +559,11 @@ fn whole_body(path: &Path) -> Option<Vec<u8>> {
     }
     bytes.truncate(bytes.len() - 32);
     Some(bytes.split_off(MAGIC.len()))
+}
+
+fn object_id(bytes: &mut Bytes<'_>) -> Result<ObjectId, DecodeError> {
+    let id = bytes.read_bytes(OBJECT_ID_LEN)?;
+    Ok(ObjectId(id.try_into().expect("as many were taken")))
 }
 
 fn mark_of<'a>(bytes: &mut Bytes<'a>) -> Result<&'a [u8], DecodeError> {

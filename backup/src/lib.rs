@@ -30,7 +30,8 @@
 //! **Modules.** `objects` stores bytes; `seal` encrypts and authenticates them; `format` encodes
 //! them; `record` and `journal` decide what a repository holds, which sessions may still write and
 //! what can go (pure); `repository` opens one; `catalog` finds chunks; `push`, `pull`, `restore`,
-//! `forget`, `prune`, `verify`, `copy`, `diff` and `stream` are the commands of these names.
+//! `forget`, `prune`, `verify`, `copy`, `diff` and `stream` are the commands of these names; `heal`
+//! brings back what is lost.
 //!
 //! # What this does not do
 //!
@@ -38,8 +39,10 @@
 //! ends in `objects::cloud`.
 #![forbid(unsafe_code)]
 
+mod addressed;
 pub mod catalog;
 pub mod chunk_source;
+pub mod clock;
 pub mod contents;
 pub mod copy;
 pub mod device;
@@ -47,12 +50,14 @@ pub mod diff;
 pub mod error;
 pub mod forget;
 pub mod format;
+pub mod heal;
 mod hexadecimal;
 mod hit;
 pub mod journal;
 mod known;
 mod memory;
 pub mod objects;
+pub mod process;
 pub mod prune;
 pub mod pull;
 pub mod push;

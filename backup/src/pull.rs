@@ -6,6 +6,8 @@
 //! which is the order in which they were first pushed, so that a pulled image lies in this store as
 //! it did in the first.
 
+mod follow;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::mpsc::sync_channel;
 
@@ -18,7 +20,7 @@ use vellum_core::tree::{
     ArrivingSnapshot, NewConfiguration, NodeRef,
 };
 use vellum_core::units::{ChunkCount, ChunkId, LayerId};
-use vellum_store::transfer::{ReceiveTransaction, VerifiedChunks};
+use vellum_store::transfer::{FollowedImage, ReceiveTransaction, VerifiedChunks};
 use vellum_store::{Progress, Store, Watch};
 
 use crate::error::BackupError;
@@ -28,6 +30,7 @@ use crate::reader::{ContentView, Reader};
 use crate::record::{Machine, Point};
 use crate::translation::Translation;
 use crate::wording::{from_base64, mode_of};
+use follow::{Followed, follow};
 
 /// Names that are looked for together.
 const NAMES_TOGETHER: usize = 4096;
@@ -54,6 +57,9 @@ pub struct PullRequest {
     /// Read what the store seems to have before it is believed: each frame once. What is damaged is
     /// fetched again.
     pub verify: bool,
+    /// Images that the store has by these names follow: they get the new snapshots and the new
+    /// state. Machines of which a disk is there stay as they are.
+    pub update: bool,
 }
 
 /// The result of a pull.
@@ -83,7 +89,8 @@ impl PullRequest {
     ) -> Result<Self, BackupError> {
         let state = reader.repository().state();
         let mut images: BTreeMap<&str, Vec<&Point>> = BTreeMap::new();
-        for point in state.points().filter(|point| wanted(point)) {
+        let points = state.points_oldest_first().into_iter();
+        for point in points.filter(|point| wanted(point)) {
             images.entry(&point.image).or_default().push(point);
         }
         let images = images
@@ -98,15 +105,16 @@ impl PullRequest {
             images,
             machines,
             verify: false,
+            update: false,
         })
     }
 }
 
-/// The image that `points`, which are all of one, make.
+/// The image that `points`, which are all of one and the oldest first, make.
 fn image(points: &[&Point], renamed: &impl Fn(&str) -> String) -> Result<PullImage, BackupError> {
     let newest = points
         .iter()
-        .max_by_key(|point| (point.snapshot.is_none(), point.time_ms))
+        .max_by_key(|point| point.snapshot.is_none())
         .expect("an image has a point");
     let snapshots: BTreeMap<u64, &Point> = points
         .iter()
@@ -151,7 +159,8 @@ fn take(
         )));
     }
     // Names are refused before anything is fetched.
-    let (planned, lost) = arrival(request, store, &|_| LayerId(0))?;
+    let (arriving, following) = split(reader, store, request)?;
+    let (planned, lost) = arrival(&arriving, store, &|_| LayerId(0))?;
     store
         .tree()
         .check_arrival(&planned)
@@ -161,7 +170,7 @@ fn take(
     if request.verify {
         receipt.verify_chunks();
     }
-    let wanted = contents(request)?;
+    let wanted = contents(&arriving, &following)?;
     let there = contents_there(reader, &mut receipt, &wanted)?;
     let views = reader.again_if_missing(|| views(reader, &wanted, &there))?;
     let chunks = chunks(reader, &mut receipt, &views, watch)?;
@@ -172,9 +181,14 @@ fn take(
         .iter()
         .map(|content| Ok((*content, layer_of(reader, &mut receipt, *content)?)))
         .collect::<Result<_, BackupError>>()?;
-    let (arrival, _) = arrival(request, store, &|content| layers[&content])?;
+    let layer = |content| layers[&content];
+    let (arrival, _) = arrival(&arriving, store, &layer)?;
+    let followed = following
+        .iter()
+        .map(|followed| followed_image(followed, &layer))
+        .collect::<Result<Vec<_>, _>>()?;
     let (counts, chunks_healed) = (receipt.chunk_counts(), receipt.healed_count());
-    let nodes = receipt.finish_receive(arrival)?;
+    let nodes = receipt.finish_following(arrival, followed)?;
     let known = (wanted.len() - views.len()) as u64;
     Ok(PullReport {
         nodes,
@@ -183,6 +197,97 @@ fn take(
         chunks_healed,
         lost_machine_snapshots: lost,
     })
+}
+
+/// Splits a request into what is new here, and images that follow.
+fn split(
+    reader: &Reader<'_>,
+    store: &Store,
+    request: &PullRequest,
+) -> Result<(PullRequest, Vec<Followed>), BackupError> {
+    let (tree, state) = (store.tree(), reader.repository().state());
+    let (mut images, mut following) = (Vec::new(), Vec::new());
+    for image in &request.images {
+        let here = tree.image_named(&image.name).filter(|_| request.update);
+        let Some(here) = here else {
+            images.push(image.clone());
+            continue;
+        };
+        let points = state
+            .points()
+            .filter(|point| point.image == image.state.image);
+        let known = points
+            .filter_map(|point| ContentId::parse(&point.content))
+            .flat_map(|content| reader.ancestry(content))
+            .collect();
+        following.push(follow(&tree, here.id, image, &known)?);
+    }
+    let follows = |disk: &String| {
+        let mut followed = following.iter().map(|followed| &followed.image.state.image);
+        followed.any(|image| image == disk)
+    };
+    let machines = request.machines.iter().filter(|(name, machine)| {
+        let is_there = request.update && tree.machines().machine_named(name).is_some();
+        !is_there && !machine.disks.iter().any(follows)
+    });
+    let arriving = PullRequest {
+        machines: machines.cloned().collect(),
+        images,
+        ..request.clone()
+    };
+    Ok((arriving, following))
+}
+
+fn followed_image(
+    followed: &Followed,
+    layer: &dyn Fn(ContentId) -> LayerId,
+) -> Result<FollowedImage, BackupError> {
+    let image = &followed.image;
+    Ok(FollowedImage {
+        id: followed.id,
+        top: layer(content_of(&image.state)?),
+        snapshots: image
+            .snapshots
+            .iter()
+            .map(|point| arriving_snapshot(point, layer))
+            .collect::<Result<_, BackupError>>()?,
+    })
+}
+
+/// True if what `reader` has is relative to something that it does not have: a stream that goes on
+/// where another ended.
+#[must_use]
+pub fn is_increment(reader: &Reader<'_>) -> bool {
+    let state = reader.repository().state();
+    let mut contents = state.contents();
+    contents.any(|(id, _)| {
+        let path = reader.ancestry(id);
+        path.last().is_some_and(|end| state.content(*end).is_none())
+    })
+}
+
+/// Fails if something that the request needs is relative to a content that neither the repository
+/// nor the store has: what comes is an increment on something else.
+pub(crate) fn refuse_missing_base(
+    reader: &Reader<'_>,
+    store: &Store,
+    request: &PullRequest,
+) -> Result<(), BackupError> {
+    let (tree, state) = (store.tree(), reader.repository().state());
+    let here: HashSet<ContentId> = tree.layers().filter_map(|layer| layer.content).collect();
+    for content in contents(request, &[])? {
+        let mut path = reader.ancestry(content).into_iter();
+        let end = path.find(|id| here.contains(id) || state.content(*id).is_none());
+        if let Some(base) = end.filter(|id| !here.contains(id)) {
+            let journal = reader.repository().journal();
+            let writer = journal.iter().map(|(_, record)| record.writer.clone());
+            return Err(BackupError::MissingBase {
+                base: base.to_string(),
+                writer: writer.last().unwrap_or_default(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Finds which of the contents that `wanted` are relative to the store shows already. One of which
@@ -210,11 +315,12 @@ fn contents_there(
     Ok(there)
 }
 
-/// The contents that the request needs, each once.
-fn contents(request: &PullRequest) -> Result<Vec<ContentId>, BackupError> {
+/// The contents that new images and those that follow need, each once.
+fn contents(request: &PullRequest, following: &[Followed]) -> Result<Vec<ContentId>, BackupError> {
     let points = request
         .images
         .iter()
+        .chain(following.iter().map(|followed| &followed.image))
         .flat_map(|image| image.snapshots.iter().chain([&image.state]));
     let all = points.map(content_of).collect::<Result<BTreeSet<_>, _>>()?;
     Ok(all.into_iter().collect())
@@ -446,20 +552,6 @@ fn arriving_image(
     store: &Store,
     layer: &dyn Fn(ContentId) -> LayerId,
 ) -> Result<ArrivingImage, BackupError> {
-    let snapshot = |point: &Point| {
-        let text = point
-            .snapshot
-            .as_ref()
-            .map_or("", |snapshot| &snapshot.name);
-        let (name, layer) = (name(text)?, layer(content_of(point)?));
-        Ok(ArrivingSnapshot {
-            name,
-            layer,
-            created_ms: point.time_ms,
-            tags: tags(&point.tags),
-            pinned: point.pinned,
-        })
-    };
     let is_own = image.state.snapshot.is_none();
     Ok(ArrivingImage {
         name: image.name.clone(),
@@ -481,8 +573,26 @@ fn arriving_image(
         snapshots: image
             .snapshots
             .iter()
-            .map(snapshot)
+            .map(|point| arriving_snapshot(point, layer))
             .collect::<Result<_, BackupError>>()?,
+    })
+}
+
+fn arriving_snapshot(
+    point: &Point,
+    layer: &dyn Fn(ContentId) -> LayerId,
+) -> Result<ArrivingSnapshot, BackupError> {
+    let text = point
+        .snapshot
+        .as_ref()
+        .map_or("", |snapshot| &snapshot.name);
+    let (name, layer) = (name(text)?, layer(content_of(point)?));
+    Ok(ArrivingSnapshot {
+        name,
+        layer,
+        created_ms: point.time_ms,
+        tags: tags(&point.tags),
+        pinned: point.pinned,
     })
 }
 

@@ -3,7 +3,7 @@
 //!
 //! It does not know the store. Addresses are [`ChunkId`]s as the catalog numbers them, so pages are
 //! a store's pages. A collection may move objects during a read: if one is missing, the journal is
-//! read again and the lookup repeated once.
+//! read again and the lookup repeated, a few times if collections follow each other.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -38,6 +38,9 @@ const FRAMES_TOGETHER: usize = 64;
 const NEIGHBOURS_TOGETHER: usize = 128;
 /// Contents on top of each other: a collection keeps chains far shorter.
 const CHAIN_LEN_MAX: usize = 1 << 20;
+
+/// The number of times that something is looked up anew because it is not where it was.
+const MOVES_MAX: usize = 5;
 
 /// The pages of a blob.
 type Pages = Arc<Vec<(PageIndex, Page)>>;
@@ -138,9 +141,14 @@ impl<'r> Reader<'r> {
     }
 
     fn over(repository: &'r Repository, catalog: Catalog) -> Self {
+        Self::on(repository, Arc::new(catalog))
+    }
+
+    /// A reader by a catalog that is there.
+    pub(crate) fn on(repository: &'r Repository, catalog: Arc<Catalog>) -> Self {
         Self {
             repository,
-            catalog: Arc::new(catalog),
+            catalog,
             blobs: Arc::new(Cache::with_weighter(1024, BLOBS_CACHE_LEN, ByRuns)),
         }
     }
@@ -209,12 +217,7 @@ impl<'r> Reader<'r> {
         match done {
             Err(error) if is_missing(&error) || matches!(error, BackupError::Damaged { .. }) => {
                 let state = self.repository.state();
-                let condemned = state
-                    .condemned()
-                    .iter()
-                    .chain(state.swept())
-                    .filter_map(ObjectName::id)
-                    .collect();
+                let condemned = state.doubtful_packs().into_iter().collect();
                 let whole = self
                     .catalog
                     .refresh_with_what_is_whole(state.indexes().keys().copied(), condemned);
@@ -469,7 +472,7 @@ impl<'r> Reader<'r> {
                 .map(|place| place.segment)
                 .zip(frames)
                 .collect()),
-            Err(error) if error.is_missing() => self.moved_frames(places, error, read),
+            Err(error) if error.is_missing() => self.moved_frames(places, error, read, MOVES_MAX),
             Err(error) => Err(self.told(error)),
         }
     }
@@ -503,11 +506,14 @@ impl<'r> Reader<'r> {
         })
     }
 
+    /// The frames with the chunks of `places`, which are not there any more; `moves` more moves of
+    /// them are borne.
     fn moved_frames<T>(
         &self,
         places: &[Place],
         error: CatalogError,
         read: &ReadFrames<'_, T>,
+        moves: usize,
     ) -> Result<Vec<(u32, T)>, BackupError> {
         self.repository.refresh()?;
         self.load_indexes()?;
@@ -534,25 +540,40 @@ impl<'r> Reader<'r> {
         }
         let mut frames = Vec::new();
         for group in groups {
-            let found = read(&group).map_err(|error| self.told(error))?;
-            frames.extend(group.iter().map(|place| place.segment).zip(found));
+            match read(&group) {
+                Ok(found) => frames.extend(group.iter().map(|place| place.segment).zip(found)),
+                Err(error) if error.is_missing() && moves > 1 => {
+                    frames.extend(self.moved_frames(&group, error, read, moves - 1)?);
+                }
+                Err(error) => return Err(self.told(error)),
+            }
         }
         Ok(frames)
     }
 
-    /// Runs `read`; if an object is gone, once more after reading the journal again.
+    /// Runs `read`; if an object is gone, again after reading the journal again, as long as that
+    /// tells something new.
     pub(crate) fn again_if_missing<T>(
         &self,
         read: impl Fn() -> Result<T, BackupError>,
     ) -> Result<T, BackupError> {
-        match read() {
-            Err(BackupError::Objects { source, .. }) if source.kind == ObjectErrorKind::Missing => {
-                self.repository.refresh()?;
-                self.load_indexes()?;
-                read()
+        for _ in 0..MOVES_MAX {
+            // What another thread read meanwhile is new to this one, too.
+            let before = self.repository.state();
+            match read() {
+                Err(BackupError::Objects { source, .. })
+                    if source.kind == ObjectErrorKind::Missing =>
+                {
+                    self.repository.refresh()?;
+                    self.load_indexes()?;
+                    if self.repository.state().heads() == before.heads() {
+                        break;
+                    }
+                }
+                other => return other,
             }
-            other => other,
         }
+        read()
     }
 
     /// An error of the catalog, as one of this repository.

@@ -13,6 +13,8 @@
 //! back a statement that one has seen never takes back the same statement made anew by another. A
 //! record that replaces others repeats their statements under the original stamps.
 
+pub(crate) mod parts;
+
 use serde::{Deserialize, Serialize};
 
 /// The version of records that this program writes, and the newest that it reads.
@@ -53,6 +55,9 @@ pub struct Record {
     /// Points that are gone for good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forgotten: Vec<Said>,
+    /// Points that replaced records forgot, so that pushes go on leaving them out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<Withheld>,
     /// The marks of a collection, which condemn objects and contents that nothing needs: from here
     /// on nobody may build on them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -67,6 +72,9 @@ pub struct Record {
     /// Sessions that may not go on: what they write from here on does not count.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fenced: Vec<Fence>,
+    /// Objects that somebody found lost or damaged: nothing may be built on what only they hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<Stamped<DamageNote>>,
     /// Records that this one stands for: it holds all that they held and still counts, so they can
     /// be deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -113,6 +121,15 @@ pub struct Said {
     pub session: String,
 }
 
+/// Points that one record forgot, in few bytes: it takes nothing away, but is remembered.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Withheld {
+    /// The counter of that record.
+    pub counter: u64,
+    /// The first 16 digits of the id of each.
+    pub points: Vec<String>,
+}
+
 /// The replaced records that a record knows of.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Past {
@@ -133,6 +150,10 @@ pub struct Point {
     pub image: String,
     /// The image's name then.
     pub name: String,
+    /// The name of the machine whose store it was: stores that were copied have images of one
+    /// identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// The snapshot's name and serial; none for the image's own state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotName>,
@@ -171,9 +192,13 @@ pub struct Description {
     /// The image that this image was created from, `STORE-NUMBER`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
-    /// The time when the snapshot was taken, or the state pushed, in milliseconds since 1970: later
-    /// than before if the image returned to it from another one.
+    /// The time when the snapshot was taken, or the state pushed, in milliseconds since 1970: the
+    /// last time if the image returned to it from another one.
     pub time_ms: u64,
+    /// The counter of the journal when the image was last seen to have returned to this state from
+    /// another one; none if it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned: Option<u64>,
     /// The tags that people gave it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
@@ -196,6 +221,7 @@ impl Description {
             mode: point.mode.clone(),
             origin: point.origin.clone(),
             time_ms: point.time_ms,
+            returned: None,
             tags: point.tags.clone(),
             pinned: point.pinned,
         }
@@ -295,7 +321,7 @@ pub struct MachineSnapshot {
 /// The objects and contents that a collection condemned.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Mark {
-    /// The session of the collection: the mark's name.
+    /// The mark's name: the session of the collection, and a number.
     pub id: String,
     /// Objects, by name.
     pub objects: Vec<String>,
@@ -335,4 +361,20 @@ pub struct Fence {
     /// True if others of its records are void. If not yet, they are undecided until a record says
     /// so.
     pub decided: bool,
+}
+
+/// A lost or damaged object. Of several notes on one object the one with the greatest stamp counts.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct DamageNote {
+    /// The pack, index object or maps object, by its whole name.
+    pub object: String,
+    /// The stores that have put again what they have of it, by identity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tried: Vec<String>,
+    /// True if no point needs it any more: what it held is elsewhere, or was of no use.
+    #[serde(default)]
+    pub mended: bool,
+    /// The points that need it, unless it is mended; none if they are many or not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! Creating and opening a repository, its journal as last read, and what this client remembers of
 //! it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,11 +13,11 @@ use crate::error::BackupError;
 use crate::format::{FORMAT, RepositoryFile, RepositoryFileError};
 use crate::journal::{HeadsError, Journal, RecordName, Remembered, State};
 use crate::memory::ClientMemory;
-use crate::objects::twice::{COPIES_PREFIX, Twice, original_of};
+use crate::objects::twice::{COPIES_PREFIX, Twice, is_sound, original_of};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectKind, ObjectName, Objects, list_kind};
 use crate::record::{RECORD_VERSION, Record};
 use crate::seal::{
-    Opener, PasswordCost, SealError, SealedKind, Sealer, Secrets, create_key, unlock_any,
+    KeyError, Opener, PasswordCost, SealError, SealedKind, Sealer, Secrets, create_key, unlock_any,
 };
 
 /// Listings that are tried while another process replaces records: each sees a later moment.
@@ -67,6 +67,7 @@ pub struct Repository {
     sealer: Arc<Sealer>,
     file: RepositoryFile,
     memory: ClientMemory,
+    rollback: Rollback,
     known: Mutex<Known>,
 }
 
@@ -74,6 +75,8 @@ pub struct Repository {
 struct Known {
     journal: Arc<Journal>,
     state: Arc<State>,
+    /// Records on which others build, and that are lost for good: the person said to go on without.
+    written_off: Vec<RecordName>,
 }
 
 /// A repository that is there and was not opened.
@@ -119,6 +122,7 @@ impl Repository {
             sealer: Arc::new(sealer),
             file,
             memory,
+            rollback: Rollback::Refused,
             known: Mutex::default(),
         })
     }
@@ -142,6 +146,13 @@ impl Repository {
         Ok(Found { twice, file })
     }
 
+    /// The records that this repository has lost for good and that the person said to go on
+    /// without: the next record says so, so that nobody misses them any more.
+    #[must_use]
+    pub(crate) fn written_off(&self) -> Vec<RecordName> {
+        self.known().written_off
+    }
+
     /// The repository's state, as far as this value has read it.
     #[must_use]
     pub fn state(&self) -> Arc<State> {
@@ -162,6 +173,25 @@ impl Repository {
         let state = self.state();
         self.memory.remember(state.heads())?;
         Ok(state)
+    }
+
+    /// The same, also of records of which only the copy is left: they are put back. Cost: one more
+    /// listing.
+    pub fn refresh_with_copies(&self) -> Result<Arc<State>, BackupError> {
+        // Copies first: a record whose copy was there, and that is in no later listing, is lost,
+        // or a collection has deleted both since.
+        let copies = self.list_copies_of(ObjectKind::Record)?;
+        let state = self.refresh()?;
+        let journal = self.journal();
+        let lost = copies.keys().filter_map(RecordName::of_object);
+        let lost: Vec<RecordName> = lost
+            .filter(|name| journal.get(name).is_none() && !journal.is_replaced(name))
+            .collect();
+        let is_back = |name: &RecordName| self.twice.put_back(&name.object());
+        if lost.iter().filter(|name| is_back(name)).count() == 0 {
+            return Ok(state);
+        }
+        self.refresh()
     }
 
     /// The place of its objects. Objects that lead to chunks are put, read and deleted there with
@@ -232,13 +262,48 @@ impl Repository {
 
     /// The copies that are there, by the names of their objects, and their lengths.
     pub fn list_copies(&self) -> Result<BTreeMap<ObjectName, u64>, BackupError> {
+        self.list_copies_in("")
+    }
+
+    fn list_copies_of(&self, kind: ObjectKind) -> Result<BTreeMap<ObjectName, u64>, BackupError> {
+        self.list_copies_in(kind.prefix())
+    }
+
+    fn list_copies_in(&self, folder: &str) -> Result<BTreeMap<ObjectName, u64>, BackupError> {
         let mut copies = BTreeMap::new();
-        let listed = self.objects.list(COPIES_PREFIX, &mut |name, len| {
+        let prefix = format!("{COPIES_PREFIX}{folder}");
+        let listed = self.objects.list(&prefix, &mut |name, len| {
             copies.extend(original_of(name).map(|object| (object, len)));
             Ok(())
         });
         listed.map_err(|source| self.failed(source))?;
         Ok(copies)
+    }
+
+    /// Writes a record anew of which both halves are damaged, out of what this client keeps.
+    pub(crate) fn rewrite_record(&self, name: &RecordName) -> bool {
+        let object = name.object();
+        self.memory.record(name).is_some_and(|stored| {
+            is_sound(&object, &stored) && self.objects.replace(&object.to_string(), &stored).is_ok()
+        })
+    }
+
+    /// Puts the copy of an object that is there and whole. That it cannot be put is no failure: the
+    /// object is there.
+    pub(crate) fn complete_pair(&self, name: &ObjectName) -> Result<bool, BackupError> {
+        let stored = match self.objects.get(&name.to_string()) {
+            Err(error) if error.kind == ObjectErrorKind::Missing => return Ok(false),
+            stored => stored.map_err(|source| self.failed(source))?,
+        };
+        Ok(self.is_own(name, &stored) && self.twice.put_copy(name, &stored).is_ok())
+    }
+
+    /// True if `stored` is that object of this repository.
+    pub(crate) fn is_own(&self, name: &ObjectName, stored: &[u8]) -> bool {
+        match name {
+            ObjectName::Repository => RepositoryFile::decode(stored).as_ref() == Ok(&self.file),
+            _ => is_sound(name, stored),
+        }
     }
 
     /// An error of the place, as one of this repository.
@@ -255,24 +320,51 @@ impl Repository {
     }
 
     /// Lists the journal and reads what is new, until a listing shows everything that it must.
+    /// Records that are missed and can be put back are.
     fn read(&self, remembered: &Remembered) -> Result<(), BackupError> {
-        let mut tries = 1;
+        let (mut tries, mut written_off) = (1, self.known().written_off);
         loop {
-            let seen = self.read_once(remembered);
-            match seen {
+            let error = match self.read_once(remembered, &written_off) {
                 Ok(known) => {
                     *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
                     return Ok(());
                 }
-                Err(error) if tries == LISTINGS_MAX || !error.may_pass() => {
+                Err(error) => error,
+            };
+            match &error {
+                ReadError::Heads(missed) if self.put_back(missed) => tries = 1,
+                ReadError::Heads(HeadsError::Missing(record))
+                    if tries == LISTINGS_MAX && self.rollback == Rollback::Allowed =>
+                {
+                    written_off.push(*record);
+                }
+                _ if tries == LISTINGS_MAX || !error.may_pass() => {
                     return Err(error.told(self));
                 }
-                Err(_) => tries += 1,
+                _ => tries += 1,
             }
         }
     }
 
-    fn read_once(&self, remembered: &Remembered) -> Result<Known, ReadError> {
+    /// Puts a record back that is missed: out of its copy; if others build on it, so that it must
+    /// be there, also out of what this client keeps.
+    fn put_back(&self, missed: &HeadsError) -> bool {
+        let (record, kept) = match missed {
+            HeadsError::Missing(record) => (record, self.memory.record(record)),
+            HeadsError::RolledBack(record) => (record, None),
+        };
+        let object = record.object();
+        let put = |stored: Vec<u8>| {
+            is_sound(&object, &stored) && self.objects.put(&object.to_string(), &stored).is_ok()
+        };
+        self.twice.put_back(&object) || kept.is_some_and(put)
+    }
+
+    fn read_once(
+        &self,
+        remembered: &Remembered,
+        written_off: &[RecordName],
+    ) -> Result<Known, ReadError> {
         let mut names = Vec::new();
         let listed = list_kind(&*self.objects, ObjectKind::Record, &mut |name, len| {
             if let ObjectName::Record { counter, id } = name {
@@ -301,12 +393,15 @@ impl Repository {
         records
             .into_iter()
             .for_each(|(name, record)| journal.add(name, record));
-        journal.check(remembered).map_err(ReadError::Heads)?;
+        journal
+            .check(remembered, written_off)
+            .map_err(ReadError::Heads)?;
         self.memory.forget_records(&journal);
         let state = Arc::new(State::of(&journal));
         Ok(Known {
             journal: Arc::new(journal),
             state,
+            written_off: written_off.to_vec(),
         })
     }
 
@@ -365,27 +460,57 @@ impl Repository {
 }
 
 impl Found {
-    /// Opens it, as [`Repository::open`] does.
+    /// Opens it, as [`Repository::open`] does. Where the repository's file is not what its keys or
+    /// records were made for, and its copy is, the file is written anew.
     pub fn open(
         &self,
         opener: Option<&Opener>,
         folders: ClientFolders,
         rollback: Rollback,
     ) -> Result<Repository, BackupError> {
-        let (twice, file) = (self.twice.clone(), self.file.clone());
+        let first = self.open_as(&self.file, opener, folders.clone(), rollback);
+        let Err(error) = first else { return first };
+        if !may_be_of_the_file(&error) {
+            return Err(error);
+        }
+        let copy = self.twice.sound_copy(&ObjectName::Repository);
+        let file = copy.and_then(|stored| RepositoryFile::decode(&stored).ok());
+        let Some(file) = file.filter(|file| *file != self.file) else {
+            return Err(error);
+        };
+        let Ok(repository) = self.open_as(&file, opener, folders, rollback) else {
+            return Err(error);
+        };
+        // Only who holds the key, or reads the records, can tell: they fit the copy.
+        if file.is_encrypted || !repository.journal().is_empty() {
+            self.twice.put_back(&ObjectName::Repository);
+            return Ok(repository);
+        }
+        Err(error)
+    }
+
+    fn open_as(
+        &self,
+        file: &RepositoryFile,
+        opener: Option<&Opener>,
+        folders: ClientFolders,
+        rollback: Rollback,
+    ) -> Result<Repository, BackupError> {
+        let (twice, file) = (self.twice.clone(), file.clone());
         let objects: Arc<dyn Objects> = twice.clone();
         let place = objects.describe();
         let memory = ClientMemory::new(folders, &place, file.id);
         if rollback == Rollback::Refused {
             memory.refuse_exchanged(&place, file.is_encrypted)?;
         }
-        let sealer = sealer(&*objects, &file, opener)?;
+        let sealer = sealer(&twice, &file, opener)?;
         let repository = Repository {
             objects,
             twice,
             sealer: Arc::new(sealer),
             file,
             memory,
+            rollback,
             known: Mutex::default(),
         };
         let remembered = if rollback == Rollback::Refused {
@@ -398,6 +523,18 @@ impl Found {
             .memory
             .meet(repository.file.is_encrypted, repository.state().heads())?;
         Ok(repository)
+    }
+}
+
+/// True if a repository may have been refused because its file says something wrong.
+fn may_be_of_the_file(error: &BackupError) -> bool {
+    match error {
+        BackupError::Key { source, .. } => !matches!(source, KeyError::Objects(_)),
+        BackupError::Exchanged { .. }
+        | BackupError::NotEncrypted { .. }
+        | BackupError::KeyNeeded { .. }
+        | BackupError::Damaged { .. } => true,
+        _ => false,
     }
 }
 
@@ -463,6 +600,9 @@ impl ReadError {
 }
 
 fn failed(objects: &dyn Objects, source: ObjectError) -> BackupError {
+    if source.kind == ObjectErrorKind::CalledOff {
+        return BackupError::Interrupted;
+    }
     BackupError::Objects {
         place: objects.describe(),
         source,
@@ -519,22 +659,51 @@ fn read_file(objects: &dyn Objects) -> Result<RepositoryFile, BackupError> {
 }
 
 fn sealer(
-    objects: &dyn Objects,
+    twice: &Twice,
     file: &RepositoryFile,
     opener: Option<&Opener>,
 ) -> Result<Sealer, BackupError> {
-    let place = || objects.describe();
+    let place = || twice.describe();
     match (file.is_encrypted, opener) {
         (false, None) => Ok(Sealer::plain(file.id)),
         (false, Some(_)) => Err(BackupError::NotEncrypted { place: place() }),
         (true, None) => Err(BackupError::KeyNeeded { place: place() }),
         (true, Some(opener)) => {
-            let (_, secrets) =
-                unlock_any(objects, file, opener).map_err(|source| BackupError::Key {
-                    place: place(),
-                    source,
-                })?;
+            let unlocked = unlock_any(twice, file, opener).or_else(|error| {
+                // The one that opens may be among those of which only the copy is left.
+                if put_keys_back(twice) {
+                    unlock_any(twice, file, opener)
+                } else {
+                    Err(error)
+                }
+            });
+            let (_, secrets) = unlocked.map_err(|source| BackupError::Key {
+                place: place(),
+                source,
+            })?;
             Ok(Sealer::encrypted(file.id, &secrets))
         }
     }
+}
+
+/// Puts key objects back of which only the copy is left. True if there was one.
+fn put_keys_back(twice: &Twice) -> bool {
+    let list = |prefix: &str| {
+        let mut names = BTreeSet::new();
+        let listed = twice.list(prefix, &mut |name, _| {
+            names.extend(original_of(name).or_else(|| ObjectName::parse(name)));
+            Ok(())
+        });
+        listed.map(|()| names)
+    };
+    let prefix = ObjectKind::Key.prefix();
+    let copies = list(&format!("{COPIES_PREFIX}{prefix}"));
+    let (Ok(copies), Ok(there)) = (copies, list(prefix)) else {
+        return false;
+    };
+    copies
+        .difference(&there)
+        .filter(|name| twice.put_back(name))
+        .count()
+        > 0
 }

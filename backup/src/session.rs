@@ -10,7 +10,9 @@ use vellum_core::identity::SessionId;
 use crate::error::BackupError;
 use crate::journal::{RecordName, State, Status};
 use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
-use crate::record::{RECORD_VERSION, Record};
+use crate::process::ProcessMark;
+use crate::record::parts::PART_LEN;
+use crate::record::{Past, RECORD_VERSION, Record};
 use crate::repository::Repository;
 use crate::seal::{SealError, SealedKind};
 
@@ -26,6 +28,8 @@ pub enum SessionKind {
     Copy,
     /// Gives space back: one at a time.
     Prune,
+    /// Notes damage, and mends it.
+    Repair,
 }
 
 /// The writer and its clock.
@@ -33,11 +37,15 @@ pub enum SessionKind {
 pub struct Writer {
     /// Host and command.
     pub name: String,
+    /// The host alone, which new points bear.
+    pub host: Option<String>,
     /// The time by the writer's clock, in milliseconds since 1970. Nothing is decided by it.
     pub time_ms: u64,
+    /// The process, so that others of its machine see when it is gone; none if nobody can.
+    pub process: Option<ProcessMark>,
 }
 
-/// The content of a session's object: for people, except the kind.
+/// The content of a session's object: for people, except the kind and the process.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct SessionFile {
     /// 1. Greater is a newer program's.
@@ -48,6 +56,9 @@ pub struct SessionFile {
     pub writer: String,
     /// The time when it began, in milliseconds since 1970.
     pub time_ms: u64,
+    /// The process whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessMark>,
 }
 
 /// A session that a listing showed.
@@ -57,6 +68,17 @@ pub struct OpenSession {
     pub id: SessionId,
     /// The content of its object; none if that cannot be read.
     pub file: Option<SessionFile>,
+}
+
+impl OpenSession {
+    /// True if its process is gone for certain, as far as `writer` can see from its machine.
+    #[must_use]
+    pub fn is_dead(&self, writer: &Writer) -> bool {
+        let process = self.file.as_ref().and_then(|file| file.process.as_ref());
+        process
+            .zip(writer.process.as_ref())
+            .is_some_and(|(process, here)| process.is_gone(here))
+    }
 }
 
 impl fmt::Display for OpenSession {
@@ -75,6 +97,7 @@ impl fmt::Display for SessionKind {
             Self::Forget => "forget",
             Self::Copy => "copy",
             Self::Prune => "prune",
+            Self::Repair => "repair",
         })
     }
 }
@@ -117,6 +140,7 @@ impl<'a> Session<'a> {
             kind,
             writer: writer.name.clone(),
             time_ms: writer.time_ms,
+            process: writer.process.clone(),
         };
         let plain = serde_json::to_vec(&file).expect("texts and numbers are JSON");
         let sealed = repository.sealer().seal(SealedKind::Record, &plain)?;
@@ -130,7 +154,7 @@ impl<'a> Session<'a> {
             stays: false,
             is_over: false,
         };
-        session.state = repository.refresh()?;
+        session.state = repository.refresh_with_copies()?;
         Ok(session)
     }
 
@@ -145,6 +169,12 @@ impl<'a> Session<'a> {
     #[must_use]
     pub fn repository(&self) -> &'a Repository {
         self.repository
+    }
+
+    /// Its writer.
+    #[must_use]
+    pub fn writer(&self) -> &Writer {
+        &self.writer
     }
 
     /// Its name.
@@ -168,6 +198,7 @@ impl<'a> Session<'a> {
             session: self.id.to_string(),
             writer: self.writer.name.clone(),
             time_ms: self.writer.time_ms,
+            past: with_written_off(record.past, &self.repository.written_off()),
             ..record
         };
         let plain = serde_json::to_vec(&record).expect("texts and numbers are JSON");
@@ -180,16 +211,28 @@ impl<'a> Session<'a> {
         self.check(name)
     }
 
+    /// Commits a record that may be too long for one object: in several, each of which counts once
+    /// it is put ([`crate::record::parts`]). Returns the last.
+    pub fn commit_in_parts(&mut self, record: Record) -> Result<Committed, BackupError> {
+        let parts = record.into_parts(PART_LEN);
+        let mut last = None;
+        for part in parts {
+            last = Some(self.commit(part)?);
+        }
+        Ok(last.expect("a record has a part"))
+    }
+
     fn put(&mut self, name: RecordName, stored: &[u8]) -> Result<(), BackupError> {
         let twice = self.repository.twice();
-        // A copy alone says nothing: if this fails, nothing was said.
-        twice
-            .put_copy(&name.object(), stored)
-            .map_err(|source| self.repository.failed(source))?;
         self.stays = true;
-        let outcome = twice.place().put(&name.object().to_string(), stored);
-        match outcome {
-            Ok(()) => Ok(()),
+        match twice.place().put(&name.object().to_string(), stored) {
+            // It is there before the session is not any more: that is all that others rely on.
+            Ok(()) => {
+                // It is said. A copy that is missing is put back by who verifies or collects.
+                let _ = twice.put_copy(&name.object(), stored);
+                self.stays = false;
+                Ok(())
+            }
             Err(source)
                 if matches!(source.kind, ObjectErrorKind::Full | ObjectErrorKind::Denied) =>
             {
@@ -205,9 +248,14 @@ impl<'a> Session<'a> {
 
     /// Checks that the record that was just put counts: only a listing after that can tell.
     fn check(&mut self, name: RecordName) -> Result<Committed, BackupError> {
-        self.state = self.repository.refresh()?;
-        self.stays = false;
         self.records.push(name);
+        self.state = self.repository.refresh().map_err(|error| match error {
+            BackupError::Objects { source, .. } => BackupError::Unconfirmed {
+                place: self.repository.place(),
+                source,
+            },
+            other => other,
+        })?;
         let own = self.id.to_string();
         let counts = self.state.status(&name) == Some(Status::Counts) && !self.is_undecided(&own);
         if !counts && !self.is_replaced(&name) {
@@ -279,6 +327,17 @@ impl Drop for Session<'_> {
     }
 }
 
+/// The past of a record, with lost records that the person said to go on without: it stands for
+/// them, so nobody misses them from then on.
+fn with_written_off(past: Option<Past>, lost: &[RecordName]) -> Option<Past> {
+    if lost.is_empty() {
+        return past;
+    }
+    let mut past = past.unwrap_or_default();
+    past.ids.extend(lost.iter().map(RecordName::short));
+    Some(past)
+}
+
 /// The sessions that are announced now.
 pub fn open_sessions(repository: &Repository) -> Result<Vec<OpenSession>, BackupError> {
     let names = repository.list(ObjectKind::Session)?;
@@ -298,6 +357,30 @@ pub fn open_sessions(repository: &Repository) -> Result<Vec<OpenSession>, Backup
     }
     sessions.sort_by_key(|session| session.id);
     Ok(sessions)
+}
+
+/// Removes what interrupted puts left, as far as nobody can be writing it; `own` is this process's
+/// session. The number of files that are gone.
+pub fn remove_leftovers(
+    repository: &Repository,
+    own: Option<SessionId>,
+) -> Result<u64, BackupError> {
+    let fail = |error| repository.failed(error);
+    let left = repository.objects().leftovers().map_err(fail)?;
+    if left.is_empty() {
+        return Ok(0);
+    }
+    // Only now: whoever wrote one of them was announced, or is over.
+    let is_alone = open_sessions(repository)?
+        .iter()
+        .all(|session| Some(session.id) == own);
+    let mut count = 0;
+    for name in &left {
+        // One that stays is in nobody's way, so it is no reason to stop.
+        let removed = repository.objects().remove_leftover(name, is_alone);
+        count += u64::from(removed.unwrap_or(false));
+    }
+    Ok(count)
 }
 
 fn read(repository: &Repository, stored: &[u8]) -> Option<SessionFile> {

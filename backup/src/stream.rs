@@ -32,7 +32,7 @@ use vellum_store::{Store, Watch};
 
 use crate::error::BackupError;
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectKind, ObjectName, Objects};
-use crate::pull::{PullReport, PullRequest, pull};
+use crate::pull::{PullReport, PullRequest, pull, refuse_missing_base};
 use crate::push::{PushReport, PushRequest, push};
 use crate::reader::Reader;
 use crate::repository::{ClientFolders, FirstKey, Repository, Rollback};
@@ -148,7 +148,9 @@ pub fn receive(
         ));
     }
     let reader = Reader::new(&repository);
-    pull(&reader, store, &choose(&reader)?, watch)
+    let request = choose(&reader)?;
+    refuse_missing_base(&reader, store, &request)?;
+    pull(&reader, store, &request, watch)
 }
 
 fn damaged(reason: String) -> BackupError {

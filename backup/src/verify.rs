@@ -1,12 +1,21 @@
 //! Verification of a repository: every point's contents, maps and places of chunks; if wanted,
 //! every chunk itself.
 //!
-//! Each finding names the object, and the points that need it. Nothing is changed, except that
-//! objects are repaired from their copies if that is wanted.
+//! Each finding names the object, and the points that need it. Of a pair of object and copy the
+//! half that is lost or damaged is written anew; else nothing is changed: `heal` notes what is
+//! found, and mends it.
+//!
+//! A point is hit if a map is lost that it needs, or a chunk that it shows: not by chunks of a
+//! content below it that it does not show.
+//!
+//! Packs that somebody found damaged are read in any case, so that points are named that need what
+//! is lost of them, and no others. What was found damaged before and hits no point any more is no
+//! finding.
 
 mod copies;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use vellum_core::identity::ContentId;
@@ -25,9 +34,15 @@ use crate::reader::Reader;
 use crate::record::{Content, MapPart};
 use crate::repository::Repository;
 use crate::seal::SealError;
+use crate::session::remove_leftovers;
 
 /// Frames that are read together: 16 MiB of plain chunks.
 const FRAMES_AT_ONCE: usize = 128;
+/// The number of looks at a repository that changes meanwhile.
+const LOOKS_MAX: usize = 4;
+
+const NOT_THERE: &str = "it is not there";
+const TOO_SHORT: &str = "it is too short";
 
 /// The extent of a verification.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,8 +52,6 @@ pub struct VerifyOptions {
     /// The share of the packs to read: only the `.0`th of `.1` parts, counted from one; all parts
     /// together are all packs.
     pub subset: Option<(u32, u32)>,
-    /// Write an object anew if only its copy is whole, and the other way round.
-    pub repair: bool,
 }
 
 /// The result of a verification.
@@ -54,6 +67,13 @@ pub struct VerifyReport {
     pub read_len: u64,
     /// The damage. If all data was read and there is nothing here, every point restores.
     pub findings: Vec<Finding>,
+    /// Packs, index objects and maps objects that cannot be relied upon, with the points that need
+    /// what is lost of them.
+    pub damaged: BTreeMap<ObjectName, BTreeSet<String>>,
+    /// The contents of which something is lost, by identity: not those that are relative to them.
+    pub(crate) contents_hit: BTreeSet<String>,
+    /// The index objects that it went by.
+    pub(crate) indexes: BTreeSet<ObjectId>,
 }
 
 /// A damaged or missing object.
@@ -69,13 +89,43 @@ pub struct Finding {
     pub is_mended: bool,
 }
 
-/// Looks at a repository. Damage is in the report; an error is a place that does not answer.
+/// Looks at a repository. Damage is in the report; an error is a place that does not answer. What
+/// is missing may have been moved by a collection beside: what is found is looked at anew if the
+/// journal is another one then.
 pub fn verify(
     repository: &Repository,
     options: &VerifyOptions,
     watch: &dyn Watch,
 ) -> Result<VerifyReport, BackupError> {
-    repository.refresh()?;
+    // What is left of killed pushes is in nobody's way.
+    let _ = remove_leftovers(repository, None);
+    let mut mended: Vec<Finding> = Vec::new();
+    for look in 1..=LOOKS_MAX {
+        let before = repository.refresh_with_copies()?;
+        let looked = verify_once(repository, options, watch);
+        let is_final = match &looked {
+            Ok(report) => report.findings.is_empty(),
+            Err(BackupError::Objects { source, .. }) => source.kind != ObjectErrorKind::Missing,
+            Err(_) => true,
+        };
+        let is_last = is_final || look == LOOKS_MAX;
+        if is_last || repository.refresh()?.heads() == before.heads() {
+            let mut report = looked?;
+            report.findings.splice(..0, mended);
+            return Ok(report);
+        }
+        let findings = looked.map(|report| report.findings).unwrap_or_default();
+        mended.extend(findings.into_iter().filter(|finding| finding.is_mended));
+    }
+    unreachable!("the last look returns")
+}
+
+/// Looks at a repository as its journal was read last.
+fn verify_once(
+    repository: &Repository,
+    options: &VerifyOptions,
+    watch: &dyn Watch,
+) -> Result<VerifyReport, BackupError> {
     let state = repository.state();
     let needed = Needed::by_points(&state);
     let mut check = Check::of(repository, &state)?;
@@ -96,11 +146,11 @@ pub fn verify(
     }
     if options.read_data {
         check.maps(&needed)?;
-        check.data(options.subset, watch)?;
-        check.find_readers(&needed)?;
     }
+    check.data(options, watch)?;
+    check.find_readers(&needed)?;
     check.find_halves(&state, &needed, options)?;
-    Ok(check.report(&state, &needed))
+    check.report(&state, &needed)
 }
 
 fn proceed(watch: &dyn Watch, done: u64, total: u64) -> Result<(), BackupError> {
@@ -115,18 +165,28 @@ fn proceed(watch: &dyn Watch, done: u64, total: u64) -> Result<(), BackupError> 
     }
 }
 
+/// An object, and what is wrong with it.
+type Fault = (String, String);
+
 /// The state of a running verification. Damage is recorded with the contents that need the damaged
 /// object.
 struct Check<'a> {
     repository: &'a Repository,
-    catalog: Catalog,
+    catalog: Arc<Catalog>,
     lengths: BTreeMap<ObjectName, u64>,
     /// The lengths of their copies.
     copies: BTreeMap<ObjectName, u64>,
-    wrong: BTreeMap<(String, String), BTreeSet<String>>,
+    /// Each damage, and the contents that it hits themselves.
+    wrong: BTreeMap<Fault, BTreeSet<String>>,
+    /// Those of them that cannot be read at all: with them, whatever is relative to them.
+    unreadable: BTreeSet<String>,
     mended: BTreeSet<String>,
+    /// Objects that cannot be relied upon.
+    damaged: BTreeSet<ObjectName>,
+    /// Objects that somebody found damaged before.
+    noted: BTreeSet<ObjectName>,
     /// Frames that do not give their chunks.
-    bad_frames: BTreeMap<(ObjectId, u64), (String, String)>,
+    bad_frames: BTreeMap<(ObjectId, u64), Fault>,
     contents: u64,
     packs_read: u64,
     read_len: u64,
@@ -146,11 +206,14 @@ impl<'a> Check<'a> {
         }
         let mut check = Self {
             repository,
-            catalog,
+            catalog: Arc::new(catalog),
             lengths,
             copies: repository.list_copies()?,
             wrong: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
             mended: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            noted: state.damaged().map(|(object, _)| *object).collect(),
             bad_frames: BTreeMap::new(),
             contents: 0,
             packs_read: 0,
@@ -160,48 +223,68 @@ impl<'a> Check<'a> {
         Ok(check)
     }
 
-    /// Reads each index object by itself: a bad one does not hide the others.
+    /// Reads each index object by itself: a bad one does not hide the others. Packs that are lost,
+    /// or not as long as they were, are found here, whoever needs them.
     fn indexes(&mut self, state: &State) -> Result<(), BackupError> {
         let mut good = BTreeSet::new();
         for (id, condition) in state.indexes() {
-            match damage(
-                self.catalog
-                    .index(id)
-                    .map_err(|error| crate::prune::told(self.repository, error)),
-            )? {
-                Ok(_) => drop(good.insert(*id)),
+            let index = self.catalog.index(id);
+            let index = index.map_err(|error| crate::prune::told(self.repository, error));
+            match damage(index)? {
+                Ok(index) => {
+                    good.insert(*id);
+                    if *condition == Condition::Firm {
+                        index.packs.iter().for_each(|pack| self.listed(state, pack));
+                    }
+                }
                 // A condemned one may go at any moment, and nothing counts on it.
                 Err(_) if *condition == Condition::Condemned => {}
-                Err((object, reason)) => self.hit(&object, &reason, []),
+                Err((object, reason)) => {
+                    self.damaged.insert(ObjectName::Index(*id));
+                    self.hit(&object, &reason, []);
+                }
             }
         }
-        let packs = state
-            .condemned()
-            .iter()
-            .chain(state.swept())
-            .filter(|name| name.kind() == ObjectKind::Pack);
-        let condemned: HashSet<ObjectId> = packs.filter_map(ObjectName::id).collect();
+        let doubtful = state.doubtful_packs().into_iter().collect();
         self.catalog
-            .refresh(&good, condemned)
+            .refresh(&good, doubtful)
             .map_err(|error| crate::prune::told(self.repository, error))
+    }
+
+    /// Holds a pack against the listing. One that is lost and that no point needs is no finding: a
+    /// collection may have taken it from under an index object that stays.
+    fn listed(&mut self, state: &State, pack: &PackEntry) {
+        let name = ObjectName::Pack(pack.id);
+        if self.lengths.get(&name) != Some(&pack.len) && !state.is_condemned(&name) {
+            self.damaged.insert(name);
+        }
     }
 
     /// Reads each record again from the place: this client may have a copy, and others have none.
     /// Nobody opens the repository without all.
     fn records(&mut self, state: &State) -> Result<(), BackupError> {
-        let objects = self
+        let names = self
             .repository
             .journal()
             .iter()
-            .map(|(name, _)| name.object())
+            .map(|(name, _)| *name)
             .collect::<Vec<_>>();
         let contents: Vec<&str> = state.points().map(|point| point.content.as_str()).collect();
-        let wrong: Vec<Option<(String, String)>> = objects
+        let wrong: Vec<Option<(String, String)>> = names
             .par_iter()
-            .map(|name| self.misnamed(name))
+            .map(|name| self.misnamed(&name.object()))
             .collect::<Result<_, _>>()?;
-        for (object, reason) in wrong.into_iter().flatten() {
-            self.hit(&object, &reason, contents.iter().copied());
+        for (name, (object, reason)) in names
+            .iter()
+            .zip(wrong)
+            .filter_map(|(name, wrong)| Some((name, wrong?)))
+        {
+            if self.repository.rewrite_record(name) {
+                self.hit(&object, &reason, []);
+                self.mended.insert(object);
+            } else {
+                self.hit(&object, &reason, contents.iter().copied());
+            }
         }
         Ok(())
     }
@@ -209,12 +292,23 @@ impl<'a> Check<'a> {
     /// Checks the key objects. A damaged one shuts out only those whose own key it is, so no point
     /// is affected.
     fn keys(&mut self) -> Result<(), BackupError> {
-        for (name, _) in self.repository.list(ObjectKind::Key)? {
+        for name in self.key_names()? {
             if let Some((object, reason)) = self.misnamed(&name)? {
                 self.hit(&object, &reason, []);
             }
         }
         Ok(())
+    }
+
+    /// The key objects, also those of which only the copy is left.
+    fn key_names(&self) -> Result<BTreeSet<ObjectName>, BackupError> {
+        let listed = self.repository.list(ObjectKind::Key)?;
+        let copied = self.copies.keys().copied();
+        Ok(listed
+            .into_iter()
+            .map(|(name, _)| name)
+            .chain(copied.filter(|name| name.kind() == ObjectKind::Key))
+            .collect())
     }
 
     /// The damage to an object as a whole. One that is gone was replaced a moment ago, or is
@@ -262,18 +356,29 @@ impl<'a> Check<'a> {
     fn maps(&mut self, needed: &Needed<'_>) -> Result<(), BackupError> {
         for name in needed.maps() {
             if let Some((object, reason)) = self.misnamed(&name)? {
-                self.hit(&object, &reason, []);
+                self.damaged.insert(name);
+                if !self.noted.contains(&name) {
+                    self.hit(&object, &reason, []);
+                }
             }
         }
         Ok(())
     }
 
+    /// Notes damage that makes these contents unreadable.
     fn hit<'b>(&mut self, object: &str, reason: &str, contents: impl IntoIterator<Item = &'b str>) {
-        let known = self
-            .wrong
-            .entry((object.to_owned(), reason.to_owned()))
-            .or_default();
-        known.extend(contents.into_iter().map(str::to_owned));
+        for content in contents {
+            self.unreadable.insert(content.to_owned());
+            self.hit_chunk((object.to_owned(), reason.to_owned()), content);
+        }
+        let known = (object.to_owned(), reason.to_owned());
+        self.wrong.entry(known).or_default();
+    }
+
+    /// Notes damage to a chunk that the map of a content names.
+    fn hit_chunk(&mut self, fault: Fault, content: &str) {
+        let known = self.wrong.entry(fault).or_default();
+        known.insert(content.to_owned());
     }
 
     /// A content's own map, and where its chunks are.
@@ -291,6 +396,7 @@ impl<'a> Check<'a> {
     fn runs(&mut self, content: &Content, part: &MapPart) -> Result<Vec<Run>, BackupError> {
         let end = part.range.0.saturating_add(part.range.1);
         if let Some(reason) = self.lacks(&part.object, end) {
+            self.damaged.extend(ObjectName::parse(&part.object));
             self.hit(&part.object, reason, [content.id.as_str()]);
             return Ok(Vec::new());
         }
@@ -302,6 +408,7 @@ impl<'a> Check<'a> {
                 .copied()
                 .collect()),
             Err((object, reason)) => {
+                self.damaged.extend(ObjectName::parse(&part.object));
                 self.hit(&object, &reason, [content.id.as_str()]);
                 Ok(Vec::new())
             }
@@ -313,29 +420,34 @@ impl<'a> Check<'a> {
             let PageEntry::Chunk(chunk) = run.slot.advance_by(at) else {
                 return;
             };
-            let Some(place) = self.catalog.locate(chunk) else {
-                self.unknown(content, chunk);
-                continue;
-            };
-            let object = ObjectName::Pack(place.pack);
-            let end = place.offset + u64::from(place.len);
-            if let Some(reason) = self.lacks(&object.to_string(), end) {
-                self.hit(&object.to_string(), reason, [content.id.as_str()]);
+            if let Some(fault) = self.fault_of(chunk) {
+                self.damaged.extend(ObjectName::parse(&fault.0));
+                self.hit_chunk(fault, &content.id);
             }
         }
     }
 
+    /// The damage to a chunk as far as it is known: by the index, the listings, and what was read.
+    fn fault_of(&self, chunk: ChunkId) -> Option<Fault> {
+        let Some(place) = self.catalog.locate(chunk) else {
+            return Some(self.unknown(chunk));
+        };
+        if let Some(fault) = self.bad_frames.get(&(place.pack, place.offset)) {
+            return Some(fault.clone());
+        }
+        let object = ObjectName::Pack(place.pack).to_string();
+        let reason = self.lacks(&object, place.offset + u64::from(place.len))?;
+        Some((object, reason.to_owned()))
+    }
+
     /// One finding a segment: an index that is lost may have known a million chunks.
-    fn unknown(&mut self, content: &Content, chunk: ChunkId) {
+    fn unknown(&self, chunk: ChunkId) -> Fault {
         let segment = self
             .catalog
             .segment_of(split_address(chunk).0)
             .map_or_else(|| "?".to_owned(), |id| id.to_string());
-        self.hit(
-            "index",
-            &format!("chunks of segment {segment} are in no index of the repository"),
-            [content.id.as_str()],
-        );
+        let reason = format!("chunks of segment {segment} are in no index of the repository");
+        ("index".to_owned(), reason)
     }
 
     /// The damage, by the listings, to an object whose first `end` bytes are needed: none if its
@@ -345,17 +457,25 @@ impl<'a> Check<'a> {
         let copy_len = name.and_then(|name| self.copies.get(&name));
         match name.and_then(|name| self.lengths.get(&name)) {
             _ if copy_len.is_some_and(|len| *len >= end) => None,
-            None => Some("it is not there"),
-            Some(len) if *len < end => Some("it is too short"),
+            None => Some(NOT_THERE),
+            Some(len) if *len < end => Some(TOO_SHORT),
             Some(_) => None,
         }
     }
 
-    /// Reads the chunks of all packs, or of a part of them.
-    fn data(&mut self, subset: Option<(u32, u32)>, watch: &dyn Watch) -> Result<(), BackupError> {
+    /// Reads the chunks of all packs, or of a part of them; in any case those of packs that somebody
+    /// found damaged.
+    fn data(&mut self, options: &VerifyOptions, watch: &dyn Watch) -> Result<(), BackupError> {
+        let packs = self.noted.iter();
+        let packs = packs.filter(|name| name.kind() == ObjectKind::Pack);
+        let noted: BTreeSet<ObjectId> = packs.filter_map(ObjectName::id).collect();
+        if !options.read_data && noted.is_empty() {
+            return Ok(());
+        }
         let is_chosen = |id: &ObjectId| {
             let number = u32::from_le_bytes([id.0[0], id.0[1], id.0[2], id.0[3]]);
-            subset.is_none_or(|(nth, of)| of == 0 || number % of == nth.wrapping_sub(1) % of)
+            let is_in = |(nth, of): (u32, u32)| of == 0 || number % of == nth.wrapping_sub(1) % of;
+            noted.contains(id) || options.read_data && options.subset.is_none_or(is_in)
         };
         let mut met = BTreeSet::new();
         for index in self.catalog.indexes() {
@@ -382,6 +502,7 @@ impl<'a> Check<'a> {
             .get(&ObjectName::Pack(pack.id))
             .is_none_or(|len| *len > PACK_LEN_MAX)
         {
+            self.damaged.insert(ObjectName::Pack(pack.id));
             self.hit(&object, "it is longer than any pack", []);
             return Ok(());
         }
@@ -409,7 +530,10 @@ impl<'a> Check<'a> {
         self.packs_read += 1;
         self.read_len += stored.len() as u64;
         if ObjectId::of(&stored) != pack.id {
-            self.hit(&object, &SealError::Name.to_string(), []);
+            self.damaged.insert(ObjectName::Pack(pack.id));
+            if !self.noted.contains(&ObjectName::Pack(pack.id)) {
+                self.hit(&object, &SealError::Name.to_string(), []);
+            }
         }
         for some in places.chunks(FRAMES_AT_ONCE) {
             if self.catalog.frames_in(some, &stored).is_ok() {
@@ -430,86 +554,139 @@ impl<'a> Check<'a> {
     /// Finds the contents that need the damaged frames. Reads the maps again, only if there are
     /// any.
     fn find_readers(&mut self, needed: &Needed<'_>) -> Result<(), BackupError> {
-        let bad = std::mem::take(&mut self.bad_frames);
-        for (object, reason) in bad.values() {
-            self.hit(object, reason, []);
-        }
-        if bad.is_empty() {
+        if self.bad_frames.is_empty() {
             return Ok(());
+        }
+        for ((pack, _), (object, reason)) in self.bad_frames.clone() {
+            self.damaged.insert(ObjectName::Pack(pack));
+            if !self.noted.contains(&ObjectName::Pack(pack)) {
+                self.hit(&object, &reason, []);
+            }
         }
         for entry in needed.entries.values() {
             for part in &entry.content.parts {
                 for run in self.runs(&entry.content, part)? {
-                    self.blame(&bad, &entry.content, run);
+                    self.run(&entry.content, run);
                 }
             }
         }
         Ok(())
     }
 
-    fn blame(
-        &mut self,
-        bad: &BTreeMap<(ObjectId, u64), (String, String)>,
-        content: &Content,
-        run: Run,
-    ) {
-        for at in 0..run.len {
-            let PageEntry::Chunk(chunk) = run.slot.advance_by(at) else {
-                return;
-            };
-            let place = self.catalog.locate(chunk);
-            if let Some((object, reason)) =
-                place.and_then(|place| bad.get(&(place.pack, place.offset)))
-            {
-                self.hit(object, reason, [content.id.as_str()]);
-            }
-        }
-    }
-
-    fn report(self, state: &State, needed: &Needed<'_>) -> VerifyReport {
+    /// The points that each damage hits. Cost: reads the maps of points that stand on damage.
+    fn points_hit(
+        &self,
+        state: &State,
+        needed: &Needed<'_>,
+    ) -> Result<BTreeMap<Fault, BTreeSet<String>>, BackupError> {
         let parents: BTreeMap<&str, Option<&str>> = needed
             .entries
             .values()
             .map(|entry| (entry.content.id.as_str(), entry.content.parent.as_deref()))
             .collect();
         let bad: BTreeSet<&str> = self.wrong.values().flatten().map(String::as_str).collect();
-        let mut readers = BTreeMap::<&str, BTreeSet<&str>>::new();
+        let reader = Reader::on(self.repository, Arc::clone(&self.catalog));
+        let mut hit = BTreeMap::<Fault, BTreeSet<String>>::new();
+        let mut shown = BTreeMap::<&str, BTreeSet<Fault>>::new();
         for point in state.points() {
             let (mut next, mut seen) = (Some(point.content.as_str()), BTreeSet::new());
             while let Some(id) = next.filter(|id| seen.insert(*id)) {
-                if bad.contains(id) {
-                    readers.entry(id).or_default().insert(&point.id);
-                }
                 next = parents.get(id).copied().flatten();
             }
-        }
-        let finding = |((object, reason), contents): (&(String, String), &BTreeSet<String>)| {
-            let points: BTreeSet<&str> = contents
-                .iter()
-                .filter_map(|id| readers.get(id.as_str()))
-                .flatten()
-                .copied()
-                .collect();
-            let is_mended = self.mended.contains(object) && points.is_empty();
-            Finding {
-                object: object.clone(),
-                reason: reason.clone(),
-                points: points.into_iter().map(str::to_owned).collect(),
-                is_mended,
+            seen.retain(|id| bad.contains(id));
+            if seen.is_empty() {
+                continue;
             }
+            let is_unreadable = seen.iter().any(|id| self.unreadable.contains(*id));
+            let faults = if is_unreadable {
+                let of = self.wrong.iter();
+                let of = of.filter(|(_, contents)| seen.iter().any(|id| contents.contains(*id)));
+                of.map(|(fault, _)| fault.clone()).collect()
+            } else {
+                match shown.get(point.content.as_str()) {
+                    Some(known) => known.clone(),
+                    None => self.faults_shown(&reader, &point.content)?,
+                }
+            };
+            for fault in &faults {
+                let points = hit.entry(fault.clone()).or_default();
+                points.insert(point.id.clone());
+            }
+            shown.insert(&point.content, faults);
+        }
+        Ok(hit)
+    }
+
+    /// The damage to chunks that a content shows, its own and those below it.
+    fn faults_shown(
+        &self,
+        reader: &Reader<'_>,
+        content: &str,
+    ) -> Result<BTreeSet<Fault>, BackupError> {
+        let mut faults = BTreeSet::new();
+        let Some(id) = ContentId::parse(content) else {
+            return Ok(faults);
         };
-        VerifyReport {
+        let view = reader.content(id)?;
+        for index in view.pages()?.iter() {
+            for run in view.page(index)?.runs() {
+                let chunks = (0..run.len).map_while(|at| match run.slot.advance_by(at) {
+                    PageEntry::Chunk(chunk) => Some(chunk),
+                    PageEntry::Zero | PageEntry::Absent => None,
+                });
+                faults.extend(chunks.filter_map(|chunk| self.fault_of(chunk)));
+            }
+        }
+        Ok(faults)
+    }
+
+    fn report(self, state: &State, needed: &Needed<'_>) -> Result<VerifyReport, BackupError> {
+        let hit = self.points_hit(state, needed)?;
+        let findings: Vec<Finding> = self
+            .wrong
+            .keys()
+            .map(|fault| {
+                let points: Vec<String> = hit.get(fault).into_iter().flatten().cloned().collect();
+                Finding {
+                    object: fault.0.clone(),
+                    reason: fault.1.clone(),
+                    is_mended: self.mended.contains(&fault.0) && points.is_empty(),
+                    points,
+                }
+            })
+            .collect();
+        let hits = |object: &ObjectName| {
+            let text = object.to_string();
+            let of = findings
+                .iter()
+                .filter(|finding| finding.object.contains(&text));
+            of.flat_map(|finding| finding.points.iter().cloned())
+                .collect()
+        };
+        Ok(VerifyReport {
+            damaged: self
+                .damaged
+                .iter()
+                .map(|object| (*object, hits(object)))
+                .collect(),
+            contents_hit: self.wrong.values().flatten().cloned().collect(),
+            indexes: state
+                .indexes()
+                .iter()
+                .filter(|(_, condition)| **condition == Condition::Firm)
+                .map(|(id, _)| *id)
+                .collect(),
             points: state.points().count() as u64,
             contents: self.contents,
             packs_read: self.packs_read,
             read_len: self.read_len,
-            findings: self.wrong.iter().map(finding).collect(),
-        }
+            findings,
+        })
     }
 }
 
 /// Damage apart from a place that does not answer: the object and what is wrong with it.
-fn damage<T>(result: Result<T, BackupError>) -> Result<Result<T, (String, String)>, BackupError> {
+fn damage<T>(result: Result<T, BackupError>) -> Result<Result<T, Fault>, BackupError> {
     match result {
         Ok(value) => Ok(Ok(value)),
         Err(BackupError::Damaged { object, reason, .. }) => Ok(Err((object, reason))),

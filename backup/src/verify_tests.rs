@@ -23,7 +23,6 @@ fn subsets_cover_every_pack_once() {
             &VerifyOptions {
                 read_data: true,
                 subset,
-                repair: false,
             },
             &Unwatched,
         )

@@ -11,6 +11,7 @@ use crate::arguments::{Arguments, asks_for_json};
 use crate::command_context::CommandContext;
 use crate::commands;
 use crate::control;
+use crate::deadline;
 use crate::failure::{CommandFailure, USAGE_CODE};
 use crate::invocation::Invocation;
 use crate::limits;
@@ -76,6 +77,9 @@ fn dispatch_command(
         && let Some(code) = forward_command(arguments, caller, session.store_dir()?)?
     {
         return Ok(code);
+    }
+    if !is_server && arguments.command.may_be_cut_off() {
+        deadline::watch(caller);
     }
     let ran = commands::run_command(&arguments.command, &mut session);
     let flushed = session.output.flush();

@@ -12,6 +12,7 @@ mod command_context;
 mod command_output;
 mod commands;
 mod control;
+mod deadline;
 mod description;
 mod disk_argument;
 mod disk_target;

@@ -153,6 +153,27 @@ pub fn apply_rules(
     rules: &RetentionRules,
     candidates: &[RetentionCandidate<'_>],
 ) -> Vec<RetentionVerdict> {
+    let mut newest_first: Vec<usize> = (0..candidates.len()).rev().collect();
+    newest_first.sort_by_key(|at| std::cmp::Reverse(candidates[*at].taken_ms));
+    judged(rules, candidates, &newest_first)
+}
+
+/// The same where the order of the list is known to be the order in which they were taken, the
+/// oldest first, whatever the clocks said: a false clock makes none of them the newest.
+#[must_use]
+pub fn apply_in_order(
+    rules: &RetentionRules,
+    candidates: &[RetentionCandidate<'_>],
+) -> Vec<RetentionVerdict> {
+    let newest_first: Vec<usize> = (0..candidates.len()).rev().collect();
+    judged(rules, candidates, &newest_first)
+}
+
+fn judged(
+    rules: &RetentionRules,
+    candidates: &[RetentionCandidate<'_>],
+    newest_first: &[usize],
+) -> Vec<RetentionVerdict> {
     if rules.is_empty() {
         return candidates
             .iter()
@@ -166,8 +187,6 @@ pub fn apply_rules(
         .iter()
         .map(|candidate| rules.independent_verdict(candidate, oldest_within))
         .collect();
-    let mut newest_first: Vec<usize> = (0..candidates.len()).rev().collect();
-    newest_first.sort_by_key(|at| std::cmp::Reverse(candidates[*at].taken_ms));
     for (period, limit) in rules.period_limits() {
         let slots: Vec<i64> = newest_first
             .iter()
@@ -229,7 +248,7 @@ impl RetentionRules {
 }
 
 /// The states that a rule keeps, by their place in `slots`, the newest first, and the reason for
-/// each.
+/// each. Where clocks were false, a period may come twice: its newest is the first.
 fn newest_per_period(
     period: RetentionPeriod,
     limit: KeepLimit,
@@ -237,9 +256,9 @@ fn newest_per_period(
 ) -> Vec<(usize, KeepReason)> {
     let mut kept = Vec::new();
     let mut left = limit.max_count();
-    let mut previous = None;
+    let mut seen = BTreeSet::new();
     for (nth, slot) in slots.iter().enumerate() {
-        let is_newest = previous != Some(slot);
+        let is_newest = !seen.contains(slot);
         if left > 0 && (is_newest || nth + 1 == slots.len()) {
             kept.push((
                 nth,
@@ -249,7 +268,7 @@ fn newest_per_period(
                     KeepReason::Oldest(period)
                 },
             ));
-            previous = Some(slot);
+            seen.insert(slot);
             left -= 1;
         }
     }

@@ -11,6 +11,7 @@ use vellum_core::wire::DecodeError;
 use super::parts::Parts;
 use super::{Catalog, CatalogError, GAP_LEN_MAX, Place};
 use crate::format::{FrameError, Presence, decode_frame};
+use crate::objects::twice::ASK_TRIES;
 use crate::objects::{ObjectError, ObjectName};
 use crate::seal::SealedKind;
 
@@ -68,7 +69,7 @@ impl Catalog {
         }
         let frame = match &self.parts {
             Some(parts) => self.frame_of(parts, place)?,
-            None => self.decode(place, &self.frame_body(place)?)?,
+            None => self.fetched_alone(place)?,
         };
         let frame = Arc::new(frame);
         self.frames.insert(key, frame.clone());
@@ -87,9 +88,14 @@ impl Catalog {
             }
             let around = |window_len| self.read().around(place, window_len, GAP_LEN_MAX);
             if let Some(claim) = parts.claim(place, around) {
-                return decoded(claim.fetch(&*self.objects)?);
+                let fetched = claim.fetch(&*self.objects)?;
+                return decoded(fetched).or_else(|_| self.fetched_alone(place));
             }
         }
+    }
+
+    fn fetched_alone(&self, place: &Place) -> Result<PlainFrame, CatalogError> {
+        self.decode(place, &self.frame_body(place)?)
     }
 
     /// The chunks of many frames of one pack, in the order of `places`: fetched in few requests,
@@ -135,10 +141,10 @@ impl Catalog {
             })?;
             for (fetch, bytes) in some.iter().zip(fetched) {
                 let decode = |nth: &usize| {
-                    decode(
-                        &places[*nth],
-                        self.body_in(&places[*nth], &bytes, places[fetch[0]].offset)?,
-                    )
+                    let place = &places[*nth];
+                    let body = self.body_in(place, &bytes, places[fetch[0]].offset);
+                    // Bits flip on the way, too: a part whose seal is broken is asked for alone.
+                    decode(place, body.or_else(|_| self.frame_body(place))?)
                 };
                 let decoded: Vec<T> = fetch.par_iter().map(decode).collect::<Result<_, _>>()?;
                 fetch
@@ -166,13 +172,19 @@ impl Catalog {
     }
 
     /// The body of a frame's part, opened and no more: `format::decode_frame` reads it. This is for
-    /// moving frames as they are.
+    /// moving frames as they are. What does not open is asked for again before it is called
+    /// damage.
     pub fn frame_body(&self, place: &Place) -> Result<Vec<u8>, CatalogError> {
-        let part = self.objects.get_range(
-            &ObjectName::Pack(place.pack).to_string(),
-            place.offset..place.end(),
-        )?;
-        self.open_part(place, &part)
+        let object = ObjectName::Pack(place.pack).to_string();
+        let mut tries = 1;
+        loop {
+            let range = place.offset..place.end();
+            let part = self.objects.get_range(&object, range)?;
+            match self.open_part(place, &part) {
+                Err(_) if tries < ASK_TRIES => tries += 1,
+                opened => return opened,
+            }
+        }
     }
 
     fn open_part(&self, place: &Place, part: &[u8]) -> Result<Vec<u8>, CatalogError> {

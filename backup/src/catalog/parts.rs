@@ -204,5 +204,8 @@ impl Drop for Claim<'_> {
 }
 
 fn may_do_alone(kind: ObjectErrorKind) -> bool {
-    matches!(kind, ObjectErrorKind::Passing | ObjectErrorKind::Failed)
+    matches!(
+        kind,
+        ObjectErrorKind::Passing | ObjectErrorKind::Doubtful | ObjectErrorKind::Failed
+    )
 }

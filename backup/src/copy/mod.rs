@@ -31,7 +31,8 @@
 //!
 //! # What this does not do
 //!
-//! It takes nothing away: what the source forgot stays in the target until it is forgotten there.
+//! It takes nothing away: what the source forgot stays in the target until it is forgotten there;
+//! and what the target forgot does not come back, unless it is told to.
 //! Contents that are there are not described anew: a point that was copied before its parent has no
 //! parent in the target, though both share their chunks. Two chunks of one name that lie in
 //! different places of the source may both be sent, if more than [`origin::NAMES_TOGETHER`] others
@@ -54,6 +55,7 @@ use crate::error::BackupError;
 use crate::hit;
 use crate::journal::State;
 use crate::known::Known;
+use crate::prune::end_dead_sessions;
 use crate::push::PushReport;
 use crate::push::maps::{Maps, ToldMap, translated};
 use crate::push::upload::Manner;
@@ -67,6 +69,8 @@ use crate::session::{Session, SessionKind, Writer};
 pub struct CopyRequest {
     /// The ids of the points; all points and machines if there are none given.
     pub points: Option<BTreeSet<String>>,
+    /// Copy points, too, that were forgotten in the target.
+    pub again: bool,
     /// Rely on chunks of the target that other clients wrote without reading them.
     pub trust_others: bool,
     /// Bytes of packs that may go up in a second.
@@ -83,6 +87,7 @@ struct Wanted {
     /// last writer wins.
     described: Vec<Description>,
     known_points: u64,
+    withheld_points: u64,
 }
 
 /// A content of the source, as the target's record will describe it.
@@ -105,6 +110,7 @@ pub fn copy(
     let wanted = Wanted::of(&source.state(), &target.state(), request);
     let report = PushReport {
         known_points: wanted.known_points,
+        withheld_points: wanted.withheld_points,
         ..PushReport::default()
     };
     if wanted.points.is_empty() && wanted.machines.is_empty() && wanted.described.is_empty() {
@@ -115,8 +121,11 @@ pub fn copy(
     let report = say(&mut session, &reader, &wanted, request, watch)
         .map_err(|error| hit::by_map(&reader, error))?;
     session.end()?;
+    // The copy is done, whatever becomes of what others left.
+    drop(end_dead_sessions(target, &request.writer));
     Ok(PushReport {
         known_points: wanted.known_points,
+        withheld_points: wanted.withheld_points,
         ..report
     })
 }
@@ -153,6 +162,9 @@ impl Wanted {
             .points()
             .filter(is_named)
             .partition(|point| target.has_firm_point(&point.id));
+        let (points, withheld): (Vec<_>, Vec<_>) = points
+            .into_iter()
+            .partition(|point| request.again || !target.is_withheld(point));
         let is_new =
             |machine: &&std::sync::Arc<Machine>| !target.machines().any(|known| known == *machine);
         let machines = source
@@ -167,14 +179,26 @@ impl Wanted {
                 .filter_map(|point| described(target, point))
                 .collect(),
             known_points: known.len() as u64,
+            withheld_points: withheld.len() as u64,
         }
     }
 }
 
-/// The description of `point`, if the target has another one.
+/// The description of `point`, if the target has another one. Counters are of one journal: an image
+/// that returned to a state in the source has a later time for it, and returns in the target now.
 fn described(target: &State, point: &Point) -> Option<Description> {
-    let now = Description::of(point);
-    (Description::of(target.point(&point.id)?) != now).then_some(now)
+    let there = target.point(&point.id)?;
+    let has_returned = point.snapshot.is_none() && point.time_ms > there.time_ms;
+    let returned = if has_returned {
+        Some(target.next_counter())
+    } else {
+        target.description(there).returned
+    };
+    let now = Description {
+        returned,
+        ..Description::of(point)
+    };
+    (target.description(there) != now).then_some(now)
 }
 
 /// Sends what is new, and commits its record.
@@ -221,7 +245,7 @@ fn say(
     (report.new_points, report.machines) =
         (wanted.points.len() as u64, wanted.machines.len() as u64);
     report.described_points = wanted.described.len() as u64;
-    session.commit(Record {
+    session.commit_in_parts(Record {
         points: wanted.points.iter().cloned().map(Into::into).collect(),
         contents: contents.into_iter().map(Into::into).collect(),
         described: wanted.described.iter().cloned().map(Into::into).collect(),

@@ -66,10 +66,23 @@ impl Replaced {
 }
 
 impl Journal {
-    /// Checks that no record is missing that another record, or the client, knows of.
-    pub fn check(&self, remembered: &Remembered) -> Result<(), HeadsError> {
+    /// True if a record that counts stands for this one, which need not be there.
+    #[must_use]
+    pub fn is_replaced(&self, name: &RecordName) -> bool {
+        Replaced::of(self).excuses(name)
+    }
+
+    /// Checks that no record is missing that another record, or the client, knows of, but those
+    /// that are `written_off`.
+    pub fn check(
+        &self,
+        remembered: &Remembered,
+        written_off: &[RecordName],
+    ) -> Result<(), HeadsError> {
         let replaced = Replaced::of(self);
-        let is_here = |name: &RecordName| self.records.contains_key(name) || replaced.excuses(name);
+        let is_here = |name: &RecordName| {
+            self.records.contains_key(name) || replaced.excuses(name) || written_off.contains(name)
+        };
         let parents = self
             .iter()
             .flat_map(|(_, record)| &record.parents)

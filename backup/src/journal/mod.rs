@@ -85,7 +85,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use history::{HeadsError, Remembered};
-pub use state::{Condition, ContentEntry, MarkState, State};
+pub use state::{Condition, ContentEntry, MarkState, PointAge, State};
 pub use status::Status;
 
 use crate::objects::{ObjectId, ObjectName};
@@ -104,7 +104,13 @@ impl RecordName {
     /// The name that `text` writes.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        match ObjectName::parse(&format!("journal/{text}"))? {
+        Self::of_object(&ObjectName::parse(&format!("journal/{text}"))?)
+    }
+
+    /// The record that the object `name` is, if it is one.
+    #[must_use]
+    pub fn of_object(name: &ObjectName) -> Option<Self> {
+        match *name {
             ObjectName::Record { counter, id } => Some(Self { counter, id }),
             _ => None,
         }
@@ -120,7 +126,7 @@ impl RecordName {
     }
 
     /// The first digits of its ID: enough to tell that something known was meant, not to find it.
-    fn short(&self) -> String {
+    pub(crate) fn short(&self) -> String {
         self.id.to_string()[..16].to_owned()
     }
 }

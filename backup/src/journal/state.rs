@@ -8,8 +8,17 @@ use vellum_core::identity::ContentId;
 
 use super::status::{self, Status};
 use super::{Journal, RecordName, ground};
-use crate::objects::{ObjectId, ObjectName};
-use crate::record::{Content, Description, Fence, Machine, Point, Record, Said, Stamp, Stamped};
+use crate::objects::{ObjectId, ObjectKind, ObjectName};
+use crate::record::{
+    Content, DamageNote, Description, Fence, Machine, Point, Record, Said, Stamp, Stamped, Withheld,
+};
+
+/// The greatest number of forgotten points that are remembered: some 2 MiB in a record that stands
+/// for all. Beyond it the oldest are let go, and a store that has them still brings them back.
+const WITHHELD_MAX: usize = 1 << 18;
+/// The digits of a point's id by which it is remembered: two that share them are as good as never
+/// met.
+const WITHHELD_DIGITS: usize = 16;
 
 /// The permitted uses of a thing that the journal names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +62,29 @@ pub struct MarkState {
     pub waits: Vec<BTreeSet<String>>,
 }
 
+/// The place of a point among those of its image, the oldest first: by the journal's counters and
+/// the numbers of snapshots, never by a clock.
+///
+/// A snapshot is as old as the earliest record that brought it or a later snapshot of its image:
+/// those that come late, one by one, were there before. An image's own state is as old as the
+/// record that brought it, or that told of the image's return to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PointAge {
+    counter: u64,
+    /// A record brings a state with the snapshots that it was after.
+    is_own_state: bool,
+    serial: u64,
+    /// Decides only between states that one record brought: a copy's.
+    time_ms: u64,
+}
+
+/// A point as it is called now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ShownPoint {
+    point: Arc<Point>,
+    age: PointAge,
+}
+
 /// The state of a repository.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
@@ -61,7 +93,10 @@ pub struct State {
     /// The newest description of each point that came after it.
     described: BTreeMap<String, (Stamp, Arc<Description>)>,
     /// The points as they are called now, by id.
-    shown: BTreeMap<String, Arc<Point>>,
+    shown: BTreeMap<String, ShownPoint>,
+    /// The first digits of the ids of points that were forgotten and are not there, with the
+    /// counter of the last record that forgot each.
+    withheld: BTreeMap<String, u64>,
     contents: BTreeMap<ContentId, Vec<ContentEntry>>,
     machines: BTreeMap<String, (Stamp, Arc<Machine>)>,
     indexes: BTreeMap<ObjectId, Condition>,
@@ -69,6 +104,7 @@ pub struct State {
     marks: BTreeMap<String, MarkState>,
     condemned: BTreeSet<ObjectName>,
     swept: BTreeSet<ObjectName>,
+    damaged: BTreeMap<ObjectName, (Stamp, DamageNote)>,
     fences: BTreeMap<String, Vec<Fence>>,
     statuses: BTreeMap<RecordName, Status>,
     heads: Vec<RecordName>,
@@ -91,6 +127,7 @@ impl State {
                 .map(|(_, record)| record)
         };
         let taken = Taken::of(seen(Status::Counts), seen(Status::Undecided));
+        seen(Status::Counts).for_each(|record| state.withhold(record));
         seen(Status::Counts).for_each(|record| state.add(record, &taken, Condition::Firm));
         seen(Status::Undecided).for_each(|record| state.add(record, &taken, Condition::Condemned));
         state.settle(&taken);
@@ -125,6 +162,9 @@ impl State {
                 self.undecided_indexes.insert(index);
             }
         }
+        for note in &record.damaged {
+            self.add_damage(note, stamp_of(record, note));
+        }
         self.add_marks(record);
         for fence in &record.fenced {
             let known = self.fences.entry(fence.session.clone()).or_default();
@@ -132,6 +172,21 @@ impl State {
                 decided: fence.decided && condition == Condition::Firm,
                 ..fence.clone()
             });
+        }
+    }
+
+    fn withhold(&mut self, record: &Record) {
+        let own = record
+            .forgotten
+            .iter()
+            .map(|said| (&said.id, record.counter));
+        let older = record
+            .withheld
+            .iter()
+            .flat_map(|withheld| withheld.points.iter().map(|id| (id, withheld.counter)));
+        for (id, counter) in own.chain(older) {
+            let known = self.withheld.entry(remembered(id).to_owned()).or_default();
+            *known = (*known).max(counter);
         }
     }
 
@@ -171,6 +226,16 @@ impl State {
         if known.is_none_or(|(known, _)| *known < stamp) {
             let newest = (stamp, Arc::new(machine.value.clone()));
             self.machines.insert(id.clone(), newest);
+        }
+    }
+
+    fn add_damage(&mut self, note: &Stamped<DamageNote>, stamp: Stamp) {
+        let Some(object) = ObjectName::parse(&note.value.object) else {
+            return;
+        };
+        let known = self.damaged.get(&object);
+        if known.is_none_or(|(known, _)| *known < stamp) {
+            self.damaged.insert(object, (stamp, note.value.clone()));
         }
     }
 
@@ -273,31 +338,91 @@ impl State {
                 .get(id.as_str())
                 .is_some_and(|(_, said, _)| *said < stamp)
         });
-        let shown = newest.into_iter().map(|(id, (_, _, point))| {
-            let described = self
-                .described
-                .get(id)
-                .map(|(_, description)| Arc::new(description.applied(point)));
-            (id.to_owned(), described.unwrap_or_else(|| point.clone()))
+        let shown = newest.into_iter().map(|(id, (_, stamp, point))| {
+            let description = self.described.get(id).map(|(_, description)| description);
+            let point = description.map_or_else(
+                || point.clone(),
+                |description| Arc::new(description.applied(point)),
+            );
+            let returned = description.and_then(|description| description.returned);
+            let age = PointAge::of(&point, stamp.counter.max(returned.unwrap_or(0)));
+            (id.to_owned(), ShownPoint { point, age })
         });
         self.shown = shown.collect();
+        self.date_snapshots();
+        for id in self.shown.keys() {
+            self.withheld.remove(remembered(id));
+        }
+    }
+
+    /// Makes no snapshot younger than a later one of its image.
+    fn date_snapshots(&mut self) {
+        let mut snapshots: Vec<&mut ShownPoint> = self
+            .shown
+            .values_mut()
+            .filter(|shown| !shown.age.is_own_state)
+            .collect();
+        snapshots.sort_by(|a, b| {
+            let (one, other) = (&b.point, &a.point);
+            (&one.image, &one.host, b.age.serial).cmp(&(&other.image, &other.host, a.age.serial))
+        });
+        for at in 1..snapshots.len() {
+            let (later, earlier) = snapshots.split_at_mut(at);
+            let (later, earlier) = (&later[at - 1], &mut earlier[0]);
+            let is_one = later.point.image == earlier.point.image;
+            if is_one && later.point.host == earlier.point.host {
+                earlier.age.counter = earlier.age.counter.min(later.age.counter);
+            }
+        }
     }
 
     /// The points, one for each id, as they are called now: in order of ids.
     pub fn points(&self) -> impl Iterator<Item = &Arc<Point>> {
-        self.shown.values()
+        self.shown.values().map(|shown| &shown.point)
+    }
+
+    /// The same, those of each image in the order in which it had them ([`PointAge`]).
+    #[must_use]
+    pub fn points_oldest_first(&self) -> Vec<&Arc<Point>> {
+        let mut shown: Vec<&ShownPoint> = self.shown.values().collect();
+        shown.sort_by_key(|shown| shown.age);
+        shown.into_iter().map(|shown| &shown.point).collect()
+    }
+
+    /// The description of a point as it is called now.
+    #[must_use]
+    pub fn description(&self, point: &Point) -> Description {
+        let described = self.described.get(&point.id);
+        Description {
+            returned: described.and_then(|(_, description)| description.returned),
+            ..Description::of(point)
+        }
     }
 
     /// A point by its id, as it is called now.
     #[must_use]
     pub fn point(&self, id: &str) -> Option<&Arc<Point>> {
-        self.shown.get(id)
+        self.shown.get(id).map(|shown| &shown.point)
     }
 
     /// True if a point is there that nobody can undo: pushing it again would add nothing.
     #[must_use]
     pub fn has_firm_point(&self, id: &str) -> bool {
         self.entries_of_point(id).any(|(_, (_, is_firm))| *is_firm)
+    }
+
+    /// True if a point was forgotten, so that a push leaves it out unless it is told otherwise. The
+    /// present state of an image that was forgotten is another matter once a later one was pushed:
+    /// then the image has returned to it.
+    #[must_use]
+    pub fn is_withheld(&self, point: &Point) -> bool {
+        let Some(counter) = self.withheld.get(remembered(&point.id)) else {
+            return false;
+        };
+        let is_later = |((_, stamp), (other, _)): (&(String, Stamp), &(Arc<Point>, bool))| {
+            other.snapshot.is_none() && other.image == point.image && stamp.counter > *counter
+        };
+        point.snapshot.is_some() || !self.points.iter().any(is_later)
     }
 
     /// The statements to forget so that a point is gone.
@@ -414,6 +539,40 @@ impl State {
         &self.swept
     }
 
+    /// The objects that somebody found lost or damaged, mended or not.
+    pub fn damaged(&self) -> impl Iterator<Item = (&ObjectName, &DamageNote)> {
+        self.damaged
+            .iter()
+            .map(|(object, (_, note))| (object, note))
+    }
+
+    /// The note on the damage to an object, if there is one.
+    #[must_use]
+    pub fn damage_to(&self, object: &ObjectName) -> Option<&DamageNote> {
+        self.damaged.get(object).map(|(_, note)| note)
+    }
+
+    /// All notes on damage, each with the stamp that it has.
+    #[must_use]
+    pub fn damage_notes(&self) -> Vec<Stamped<DamageNote>> {
+        let stamped = |(stamp, note): &(Stamp, DamageNote)| Stamped {
+            value: note.clone(),
+            stamp: Some(stamp.clone()),
+        };
+        self.damaged.values().map(stamped).collect()
+    }
+
+    /// The packs that nothing may be built on: condemned, swept or damaged. They are read where no
+    /// other pack has a chunk.
+    #[must_use]
+    pub fn doubtful_packs(&self) -> BTreeSet<ObjectId> {
+        let all = self.condemned.iter().chain(&self.swept);
+        all.chain(self.damaged.keys())
+            .filter(|name| name.kind() == ObjectKind::Pack)
+            .filter_map(ObjectName::id)
+            .collect()
+    }
+
     /// Marks that were not swept yet, by name.
     #[must_use]
     pub fn marks(&self) -> &BTreeMap<String, MarkState> {
@@ -464,8 +623,9 @@ impl State {
     }
 
     /// One record with every statement that still counts, under its stamp: for a collection, which
-    /// alone knows that nothing is undecided. Forgotten and swept things are not in it. Sweeps
-    /// whose objects are still there (`is_there`) are kept.
+    /// alone knows that nothing is undecided. Forgotten and swept things are not in it, but the
+    /// memory that points were forgotten is. Sweeps whose objects are still there (`is_there`) are
+    /// kept.
     #[must_use]
     pub fn whole(&self, is_there: &dyn Fn(&ObjectName) -> bool) -> Record {
         let stamped = |stamp: &Stamp| Some(stamp.clone());
@@ -501,6 +661,7 @@ impl State {
             contents: contents.collect(),
             described: described.collect(),
             machines: machines.collect(),
+            withheld: self.withheld(),
             indexes: self.indexes.keys().map(ToString::to_string).collect(),
             marks: self.marks.iter().map(|(id, mark)| mark.named(id)).collect(),
             waits: self
@@ -518,6 +679,7 @@ impl State {
                 .keys()
                 .map(|session| decision(session))
                 .collect(),
+            damaged: self.damage_notes(),
             replaces: self
                 .statuses
                 .iter()
@@ -525,6 +687,45 @@ impl State {
                 .map(|(name, _)| name.to_string())
                 .collect(),
             ..Record::default()
+        }
+    }
+}
+
+impl State {
+    /// The forgotten points that are remembered, by the records that forgot them.
+    fn withheld(&self) -> Vec<Withheld> {
+        let mut newest_first: Vec<(u64, &String)> = self
+            .withheld
+            .iter()
+            .map(|(id, counter)| (*counter, id))
+            .collect();
+        newest_first.sort_unstable_by(|a, b| b.cmp(a));
+        newest_first.truncate(WITHHELD_MAX);
+        newest_first
+            .chunk_by(|(a, _), (b, _)| a == b)
+            .map(|forgotten| Withheld {
+                counter: forgotten[0].0,
+                points: forgotten.iter().map(|(_, id)| (*id).clone()).collect(),
+            })
+            .collect()
+    }
+}
+
+/// The part of a point's id by which it is remembered once it is forgotten.
+fn remembered(id: &str) -> &str {
+    id.get(..WITHHELD_DIGITS).unwrap_or(id)
+}
+
+impl PointAge {
+    fn of(point: &Point, counter: u64) -> Self {
+        Self {
+            counter,
+            is_own_state: point.snapshot.is_none(),
+            serial: point
+                .snapshot
+                .as_ref()
+                .map_or(0, |snapshot| snapshot.serial),
+            time_ms: point.time_ms,
         }
     }
 }

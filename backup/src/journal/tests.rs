@@ -25,6 +25,7 @@ pub(super) fn point(id: &str) -> Point {
         id: id.to_owned(),
         image: "image".to_owned(),
         name: "image".to_owned(),
+        host: None,
         snapshot: None,
         content: "00".repeat(16),
         len: 0,
@@ -94,6 +95,7 @@ fn forgetting_takes_away_what_was_seen_and_not_what_is_said_anew() {
 
 fn called(id: &str, name: &str) -> Stamped<Description> {
     Description {
+        returned: None,
         name: name.to_owned(),
         ..Description::of(&point(id))
     }
@@ -378,19 +380,19 @@ fn what_is_taken_away_is_missed() {
         heads: whole.heads(),
     };
     assert_eq!(
-        (whole.check(&seen), seen.heads.as_slice()),
+        (whole.check(&seen, &[]), seen.heads.as_slice()),
         (Ok(()), &names[2..])
     );
     assert_eq!(
-        journal(&all[..2]).check(&seen),
+        journal(&all[..2]).check(&seen, &[]),
         Err(HeadsError::RolledBack(names[2]))
     );
     assert_eq!(
-        journal(&[]).check(&seen),
+        journal(&[]).check(&seen, &[]),
         Err(HeadsError::RolledBack(names[2]))
     );
     assert_eq!(
-        journal(&[all[0].clone(), all[2].clone()]).check(&Remembered::default()),
+        journal(&[all[0].clone(), all[2].clone()]).check(&Remembered::default(), &[]),
         Err(HeadsError::Missing(names[1]))
     );
     let replaces = |counter, records: &Journal| Record {
@@ -400,10 +402,10 @@ fn what_is_taken_away_is_missed() {
         ..State::of(records).whole(&|_| false)
     };
     let once = journal(&[(name(4, "r1"), replaces(4, &whole))]);
-    assert_eq!(once.check(&seen), Ok(()));
+    assert_eq!(once.check(&seen, &[]), Ok(()));
     let twice = journal(&[(name(5, "r2"), replaces(5, &once))]);
     assert_eq!(
-        twice.check(&seen),
+        twice.check(&seen, &[]),
         Ok(()),
         "what was replaced long ago is known still"
     );
@@ -411,7 +413,7 @@ fn what_is_taken_away_is_missed() {
         heads: vec![name(3, "never replaced")],
     };
     assert_eq!(
-        twice.check(&other),
+        twice.check(&other, &[]),
         Err(HeadsError::RolledBack(other.heads[0]))
     );
 }

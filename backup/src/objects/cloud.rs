@@ -3,10 +3,12 @@
 //!
 //! Every object is one request, also a whole pack (64 MiB at most): there are no multipart uploads,
 //! which would have to be cleaned up. A request is tried again a few times with growing pauses, by
-//! the crate and, where a body broke off, here; a request that then still fails is reported. Where
+//! the crate and, where a body broke off, here: enough for a busy server. Longer outages are
+//! [`persistence`](super::persistence)'s. Failures are put in words by `cloud_failure`. Where
 //! the store knows conditional puts, nothing is written over; where it does not, names are enough:
 //! they are never made twice.
 
+use std::ffi::OsStr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -23,6 +25,7 @@ use object_store::{
 };
 use tokio::runtime::Runtime;
 
+use super::cloud_failure::CloudFailure;
 use super::location::{Bucket, Environment, Protocol};
 use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, Objects, exactly};
 
@@ -30,9 +33,8 @@ use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, Objects, exactly};
 /// frames lie shuffled in their packs.
 const REQUESTS_TOGETHER: usize = 8;
 
-/// One request is tried this many times again: with the pauses below about half a minute, which
-/// outlasts a server's restart.
-const RETRIES_MAX: usize = 6;
+/// One request is tried this many times again: with the pauses below some seconds.
+const RETRIES_MAX: usize = 3;
 const RETRY_TIMEOUT: Duration = Duration::from_mins(1);
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -73,6 +75,11 @@ impl Cloud {
                 cleaned(&what, &secrets),
             )
         };
+        if bucket.protocol == Protocol::S3 && lacks_credentials(environment) {
+            let what = "no credentials are set: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+            let kind = ObjectErrorKind::Denied;
+            return Err(ObjectError::new(kind, address(bucket), what));
+        }
         // Somebody else in this process may have chosen already; then theirs is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client =
@@ -112,7 +119,10 @@ impl Cloud {
                 .runtime
                 .block_on(read_body(&*self.store, &path, options.clone()))
             {
-                Err(error) if tries < READ_TRIES && kind_of(&error) == ObjectErrorKind::Passing => {
+                Err(error)
+                    if tries < READ_TRIES
+                        && self.failure(&error).kind == ObjectErrorKind::Passing =>
+                {
                     tries += 1;
                 }
                 other => return other.map_err(|error| self.error(name, error)),
@@ -122,11 +132,13 @@ impl Cloud {
 
     fn error(&self, name: &str, error: object_store::Error) -> ObjectError {
         let name = format!("{}/{name}", address(&self.bucket));
-        ObjectError::new(
-            kind_of(&error),
-            name,
-            cleaned(&error.to_string(), &self.secrets),
-        )
+        let failure = self.failure(&error);
+        ObjectError::new(failure.kind, name, cleaned(&failure.what, &self.secrets))
+            .because(Cause(cleaned(&error.to_string(), &self.secrets)))
+    }
+
+    fn failure(&self, error: &object_store::Error) -> CloudFailure {
+        CloudFailure::of(error, self.bucket.protocol, &self.bucket.name)
     }
 
     /// Puts only where nothing is, if the store can tell.
@@ -142,7 +154,11 @@ impl Cloud {
                 Err(error) if is_unknown_to_the_store(error) => {
                     let _ = self.is_conditional.set(false);
                 }
-                Err(error) if kind_of(error) == ObjectErrorKind::Passing => {}
+                Err(error)
+                    if matches!(
+                        self.failure(error).kind,
+                        ObjectErrorKind::Passing | ObjectErrorKind::Unreachable
+                    ) => {}
                 _ => {
                     let _ = self.is_conditional.set(true);
                     return first;
@@ -273,6 +289,11 @@ async fn read_body(
     }
 }
 
+/// An error of the crate as it may be shown, for the investigator.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Cause(String);
+
 fn broken(what: String) -> object_store::Error {
     object_store::Error::Generic {
         store: "repository",
@@ -353,6 +374,24 @@ fn variables(
     })
 }
 
+/// True if nothing can give credentials: there are none, no role of a workload is named, and it is
+/// said that this is no virtual machine that has one.
+fn lacks_credentials(environment: &Environment) -> bool {
+    let is_set = |name: &str| {
+        environment
+            .get(OsStr::new(name))
+            .is_some_and(|value| !value.is_empty())
+    };
+    let sources = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_SKIP_SIGNATURE",
+    ];
+    is_set("AWS_EC2_METADATA_DISABLED") && !sources.into_iter().any(is_set)
+}
+
 /// The values that may be secrets: of all variables of object stores whose name sounds like it.
 fn secrets(environment: &Environment) -> Vec<String> {
     let sounds_secret = |key: &str| {
@@ -413,30 +452,5 @@ fn is_unknown_to_the_store(error: &object_store::Error) -> bool {
             source.to_string().contains("NotImplemented")
         }
         _ => false,
-    }
-}
-
-fn kind_of(error: &object_store::Error) -> ObjectErrorKind {
-    use object_store::Error;
-    match error {
-        Error::NotFound { .. } => ObjectErrorKind::Missing,
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => ObjectErrorKind::Denied,
-        Error::Generic { source, .. } => {
-            let text = source.to_string();
-            let is_full = [
-                "QuotaExceeded",
-                "507 ",
-                "XMinioStorageFull",
-                "EntityTooLarge",
-            ]
-            .iter()
-            .any(|word| text.contains(word));
-            if is_full {
-                ObjectErrorKind::Full
-            } else {
-                ObjectErrorKind::Passing
-            }
-        }
-        _ => ObjectErrorKind::Failed,
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! The folder may be on a network's file system or a disk that is carried away, and others may
 //! write into it: below the folder itself no link is followed, nothing but plain files is read, and
-//! no file is written over. What an interrupted put leaves behind has a name that no listing shows;
-//! who writes it holds a lock on it, so it is known when nobody does.
+//! no file is written over. What an interrupted put leaves behind has a name that no listing shows.
+//! It says which process of which running system writes it, and who writes it holds a lock on it.
+//! It goes when nobody holds the lock, and the process is over or nobody else is at work: locks are
+//! not seen from other machines everywhere.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -19,6 +21,7 @@ use rustix::fs::{
     flock, fsync, linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, ObjectName, Objects, direct, exactly};
 
@@ -36,9 +39,6 @@ pub struct Folder {
     /// The permissions of a repository that is there.
     permissions: OnceLock<Permissions>,
 }
-
-/// A failure to read or write a file.
-type Fault = (String, io::Error);
 
 impl Folder {
     /// The folder at `path`, made when something is put. Its own path may lead through links: that
@@ -306,9 +306,29 @@ impl Objects for Folder {
         }
     }
 
-    fn remove_leftovers(&self) -> Result<u64, ObjectError> {
-        let root = self.root().map_err(|source| self.error("", source))?;
-        remove_leftovers(&root, 0).map_err(|(name, source)| self.error(&name, source))
+    fn leftovers(&self) -> Result<Vec<String>, ObjectError> {
+        let mut found = Vec::new();
+        match self.root() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+            root => root
+                .and_then(|root| find_leftovers(&root, "", 0, &mut found))
+                .map_err(|source| self.error("", source))?,
+        }
+        Ok(found)
+    }
+
+    fn remove_leftover(&self, name: &str, is_alone: bool) -> Result<bool, ObjectError> {
+        let (folders, file) = name.rsplit_once('/').unwrap_or(("", name));
+        if !file.starts_with(PARTIAL_PREFIX) || !(is_alone || is_of_the_dead(file)) {
+            return Ok(false);
+        }
+        let remove = || {
+            let folder = folders
+                .split_terminator('/')
+                .try_fold(self.root()?, |at, step| open_folder(&at, step))?;
+            remove_leftover(&folder, file)
+        };
+        remove().map_err(|source| self.error(name, source))
     }
 
     fn describe(&self) -> String {
@@ -327,7 +347,9 @@ struct Partial<'a> {
 impl<'a> Partial<'a> {
     fn create(folder: &'a OwnedFd, mode: Mode) -> io::Result<Self> {
         let name = format!(
-            "{PARTIAL_PREFIX}{:016x}",
+            "{PARTIAL_PREFIX}{}-{}-{:016x}",
+            running_system(),
+            std::process::id(),
             getrandom::u64().map_err(io::Error::other)?
         );
         let flags =
@@ -455,19 +477,45 @@ fn names(folder: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn remove_leftovers(folder: &OwnedFd, depth: usize) -> Result<u64, Fault> {
-    let mut removed = 0;
-    for name in names(folder).map_err(|source| (String::new(), source))? {
+/// Finds the files below `folder`, which is called `prefix`, that are not whole.
+fn find_leftovers(
+    folder: &OwnedFd,
+    prefix: &str,
+    depth: usize,
+    found: &mut Vec<String>,
+) -> io::Result<()> {
+    for name in names(folder)? {
         if name.starts_with(PARTIAL_PREFIX) {
-            removed += u64::from(remove_leftover(folder, &name).map_err(|source| (name, source))?);
+            found.push(format!("{prefix}{name}"));
         } else if !name.starts_with('.') && depth + 1 < DEPTH_MAX {
             // Links and files are no folders, and are left alone.
             if let Ok(inner) = open_folder(folder, &name) {
-                removed += remove_leftovers(&inner, depth + 1)?;
+                find_leftovers(&inner, &format!("{prefix}{name}/"), depth + 1, found)?;
             }
         }
     }
-    Ok(removed)
+    Ok(())
+}
+
+/// True if the process that the partial file's name tells of was one of this running system, and is
+/// over.
+fn is_of_the_dead(partial: &str) -> bool {
+    let mut parts = partial[PARTIAL_PREFIX.len()..].split('-');
+    let (system, process) = (parts.next(), parts.next());
+    let process = process.and_then(|text| Pid::from_raw(text.parse().ok()?));
+    system == Some(running_system())
+        && process.is_some_and(|process| test_kill_process(process) == Err(Errno::SRCH))
+}
+
+/// A name of this machine since it was started: eight digits.
+fn running_system() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let boot = boot.unwrap_or_default();
+        let digits = boot.chars().filter(char::is_ascii_hexdigit);
+        format!("{:0>8}", digits.take(8).collect::<String>())
+    })
 }
 
 /// Removes a partial file that no process writes; true if there was one.
@@ -503,7 +551,12 @@ fn kind_of(error: &io::Error) -> ObjectErrorKind {
         }
         io::ErrorKind::Interrupted
         | io::ErrorKind::TimedOut
-        | io::ErrorKind::StaleNetworkFileHandle => ObjectErrorKind::Passing,
+        | io::ErrorKind::StaleNetworkFileHandle
+        | io::ErrorKind::NotConnected
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown => ObjectErrorKind::Passing,
+        _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => ObjectErrorKind::Doubtful,
         _ => ObjectErrorKind::Failed,
     }
 }

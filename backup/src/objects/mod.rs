@@ -5,11 +5,13 @@
 //! that). Conditional writes, locks and clocks are not needed.
 
 pub mod cloud;
+mod cloud_failure;
 mod direct;
 pub mod folder;
 pub mod location;
 pub mod memory;
 pub mod name;
+pub mod persistence;
 pub mod twice;
 
 use std::ops::Range;
@@ -18,6 +20,7 @@ pub use cloud::Cloud;
 pub use folder::Folder;
 pub use location::{Environment, Location, open_objects};
 pub use name::{ObjectId, ObjectKind, ObjectName};
+pub use persistence::{OutageWatch, PersistenceLimits, PersistentObjects};
 
 /// Larger objects are nobody's: a pack has at most 64 MiB. Bounds what a reader allocates on the
 /// word of a place.
@@ -51,10 +54,15 @@ pub trait Objects: Send + Sync {
     /// Deletes an object; that there is none is no error.
     fn delete(&self, name: &str) -> Result<(), ObjectError>;
 
-    /// Removes leftovers of interrupted puts, which no listing shows, and returns their number;
-    /// files that are being written stay. Most places have none.
-    fn remove_leftovers(&self) -> Result<u64, ObjectError> {
-        Ok(0)
+    /// The leftovers of interrupted puts, which no listing shows. Most places have none.
+    fn leftovers(&self) -> Result<Vec<String>, ObjectError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes one of them, if nobody is writing it; true if it is gone now. `is_alone` says that
+    /// nobody else has been changing anything here since it was found.
+    fn remove_leftover(&self, _name: &str, _is_alone: bool) -> Result<bool, ObjectError> {
+        Ok(false)
     }
 
     /// The useful number of concurrent requests for parts of objects: more where an answer takes
@@ -92,8 +100,14 @@ pub struct ObjectError {
 pub enum ObjectErrorKind {
     /// There is no such object.
     Missing,
-    /// It may work if tried again.
+    /// It may work if tried again: the place answered, and not in order.
     Passing,
+    /// The same, and nobody answered at all.
+    Unreachable,
+    /// The bytes did not come whole, or could not be read: of the place, or of the object.
+    Doubtful,
+    /// It was waited for, and a person called that off.
+    CalledOff,
     /// The credentials do not allow it.
     Denied,
     /// There is no room.
@@ -149,5 +163,5 @@ pub(crate) fn exactly(
         return Ok(bytes);
     }
     let what = format!("{} bytes came where {wanted} were asked for", bytes.len());
-    Err(ObjectError::new(ObjectErrorKind::Passing, name, what))
+    Err(ObjectError::new(ObjectErrorKind::Doubtful, name, what))
 }

@@ -1,16 +1,25 @@
 //! Redundant copies of the objects that lead to chunks. A damaged pack costs the data of its
 //! chunks; a damaged key, record, index or map may cost everything. So each of those is stored
-//! twice: under its name, and under `copies/NAME`, which is read if the first is missing or
-//! damaged.
+//! twice: under its name, and under `copies/NAME`.
 //!
-//! A copy is put before the object and deleted before it: every object that a listing shows has its
-//! copy, and a copy alone means nothing.
+//! **Invariant: a copy without its object means that the object was lost.** The object is put
+//! before the copy, and deleted after it, so no writer that stops half way leaves a copy alone.
+//! Whoever meets one, or an object that is damaged, reads the copy and puts the object back. An
+//! object without its copy is as good as one with it, until collections and verifications put the
+//! copy back.
+//!
+//! What comes out wrong is asked for again before it is called damage: bits flip on the way, too.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{ObjectError, ObjectErrorKind, ObjectId, ObjectKind, ObjectName, Objects};
+use crate::format::{RepositoryFile, RepositoryFileError};
+
+/// The number of times that one thing is asked for before its damage, or its absence from a
+/// listing, is believed.
+pub const ASK_TRIES: usize = 3;
 
 /// The prefix of the names of copies.
 pub const COPIES_PREFIX: &str = "copies/";
@@ -32,20 +41,24 @@ pub fn original_of(copy: &str) -> Option<ObjectName> {
 }
 
 /// True if `stored` may be an object of that name: its bytes make its name, or, of the one whose
-/// name is its place, it is JSON.
+/// name is its place, it says what a repository is.
 #[must_use]
 pub fn is_sound(name: &ObjectName, stored: &[u8]) -> bool {
-    match name.id() {
-        Some(id) => id == ObjectId::of(stored),
-        None => serde_json::from_slice::<serde::de::IgnoredAny>(stored).is_ok(),
+    match name {
+        ObjectName::Repository => !matches!(
+            RepositoryFile::decode(stored),
+            Err(RepositoryFileError::Invalid(_))
+        ),
+        ObjectName::Session(_) => true,
+        _ => name.id() == Some(ObjectId::of(stored)),
     }
 }
 
 /// A place that stores the objects that lead to chunks twice.
 pub struct Twice {
     place: Arc<dyn Objects>,
-    /// Objects whose copies had to be read.
-    rescued: Mutex<BTreeSet<ObjectName>>,
+    /// Objects whose copies had to be read; true if they were put back.
+    rescued: Mutex<BTreeMap<ObjectName, bool>>,
 }
 
 impl Twice {
@@ -64,20 +77,35 @@ impl Twice {
         &self.place
     }
 
-    /// The objects whose copies had to be read so far.
+    /// The objects whose copies had to be read so far; true for those that are whole again.
     #[must_use]
-    pub fn rescued(&self) -> BTreeSet<ObjectName> {
-        self.rescued
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    pub fn rescued(&self) -> BTreeMap<ObjectName, bool> {
+        self.notes().clone()
     }
 
-    /// Puts the copy of an object that is to be put next.
+    /// Puts the copy of an object that was put just now.
     pub fn put_copy(&self, name: &ObjectName, bytes: &[u8]) -> Result<(), ObjectError> {
-        copy_of(name)
-            .filter(|_| self.place.keeps_copies())
+        self.copy_name(name)
             .map_or(Ok(()), |copy| self.place.put(&copy, bytes))
+    }
+
+    /// The copy of an object, if it is there and whole.
+    #[must_use]
+    pub fn sound_copy(&self, name: &ObjectName) -> Option<Vec<u8>> {
+        let copy = self.copy_name(name)?;
+        let ask = |_| self.place.get(&copy).ok();
+        let mut answers = (0..ASK_TRIES).map_while(ask);
+        answers.find(|stored| is_sound(name, stored))
+    }
+
+    /// Puts an object back whose copy is whole. True if it is there now.
+    pub fn put_back(&self, name: &ObjectName) -> bool {
+        let stored = self.sound_copy(name);
+        let is_back = stored.is_some_and(|stored| self.restore(name, &stored));
+        if is_back {
+            self.notes().insert(*name, true);
+        }
+        is_back
     }
 
     /// Some bytes of an object as `open` reads them; of its copy, where those of the object are not
@@ -88,27 +116,51 @@ impl Twice {
         range: Range<u64>,
         open: impl Fn(Result<Vec<u8>, ObjectError>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let first = self.place.get_range(name, range.clone());
-        if first.as_ref().is_err_and(is_of_the_place) {
-            return open(first);
+        let mut tries = 1;
+        let error = loop {
+            let part = self.get_range(name, range.clone());
+            let (is_final, is_there) = (part.as_ref().is_err_and(is_of_the_place), part.is_ok());
+            match open(part) {
+                Err(_) if is_there && tries < ASK_TRIES => tries += 1,
+                Err(error) if !is_final => break error,
+                opened => return opened,
+            }
+        };
+        let object = ObjectName::parse(name);
+        let copy = object
+            .and_then(|object| self.copy_name(&object))
+            .and_then(|copy| open(self.place.get_range(&copy, range)).ok());
+        if let (Some(object), Some(_)) = (&object, &copy) {
+            let is_back = self.put_back(object);
+            self.notes().insert(*object, is_back);
         }
-        open(first).or_else(|error| {
-            let object = ObjectName::parse(name);
-            let copy = object
-                .and_then(|object| copy_of(&object))
-                .map(|copy| open(self.place.get_range(&copy, range)));
-            self.rescued_by(object, copy.and_then(Result::ok))
-                .ok_or(error)
-        })
+        copy.ok_or(error)
     }
 
-    fn rescued_by<T>(&self, object: Option<ObjectName>, copy: Option<T>) -> Option<T> {
-        let rescued = copy.is_some().then_some(object).flatten();
-        self.rescued
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(rescued);
-        copy
+    /// Writes an object anew. One that a collection deletes meanwhile comes back as one that
+    /// nothing names.
+    fn restore(&self, name: &ObjectName, stored: &[u8]) -> bool {
+        self.place.replace(&name.to_string(), stored).is_ok()
+    }
+
+    fn copy_name(&self, name: &ObjectName) -> Option<String> {
+        copy_of(name).filter(|_| self.place.keeps_copies())
+    }
+
+    /// The object itself; asked for again while its bytes are not those of its name.
+    fn own(&self, name: &str, object: Option<&ObjectName>) -> Result<Vec<u8>, ObjectError> {
+        let mut tries = 1;
+        loop {
+            let stored = self.place.get(name)?;
+            if tries == ASK_TRIES || object.is_none_or(|object| is_sound(object, &stored)) {
+                return Ok(stored);
+            }
+            tries += 1;
+        }
+    }
+
+    fn notes(&self) -> MutexGuard<'_, BTreeMap<ObjectName, bool>> {
+        self.rescued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,17 +168,19 @@ impl Twice {
 fn is_of_the_place(error: &ObjectError) -> bool {
     matches!(
         error.kind,
-        ObjectErrorKind::Passing | ObjectErrorKind::Denied | ObjectErrorKind::Full
+        ObjectErrorKind::Passing
+            | ObjectErrorKind::Unreachable
+            | ObjectErrorKind::CalledOff
+            | ObjectErrorKind::Denied
+            | ObjectErrorKind::Full
     )
 }
 
 impl Objects for Twice {
     fn get(&self, name: &str) -> Result<Vec<u8>, ObjectError> {
-        let first = self.place.get(name);
-        let Some(object) = ObjectName::parse(name) else {
-            return first;
-        };
-        let Some(copy) = copy_of(&object) else {
+        let object = ObjectName::parse(name);
+        let first = self.own(name, object.as_ref());
+        let Some(object) = object else {
             return first;
         };
         let is_final = match &first {
@@ -136,53 +190,76 @@ impl Objects for Twice {
         if is_final {
             return first;
         }
-        let copy = self
-            .place
-            .get(&copy)
-            .ok()
-            .filter(|stored| is_sound(&object, stored));
-        self.rescued_by(Some(object), copy).map_or(first, Ok)
+        let Some(stored) = self.sound_copy(&object) else {
+            return first;
+        };
+        let is_back = self.restore(&object, &stored);
+        self.notes().insert(object, is_back);
+        Ok(stored)
     }
 
     /// The place's own bytes, without a look at copies: see [`Twice::read_part`].
     fn get_range(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
-        self.place.get_range(name, range)
+        let mut tries = 1;
+        loop {
+            match self.place.get_range(name, range.clone()) {
+                Err(error) if tries < ASK_TRIES && error.kind == ObjectErrorKind::Passing => {
+                    tries += 1;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
-        ObjectName::parse(name).map_or(Ok(()), |object| self.put_copy(&object, bytes))?;
-        self.place.put(name, bytes)
+        self.place.put(name, bytes)?;
+        ObjectName::parse(name).map_or(Ok(()), |object| self.put_copy(&object, bytes))
     }
 
     /// Replaces both the object and its copy, if it has one.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), ObjectError> {
-        let copy = ObjectName::parse(name)
-            .and_then(|object| copy_of(&object))
-            .filter(|_| self.place.keeps_copies());
-        copy.map_or(Ok(()), |copy| self.place.replace(&copy, bytes))?;
-        self.place.replace(name, bytes)
+        self.place.replace(name, bytes)?;
+        let copy = ObjectName::parse(name).and_then(|object| self.copy_name(&object));
+        copy.map_or(Ok(()), |copy| self.place.replace(&copy, bytes))
     }
 
+    /// A listing that breaks off is asked for again: nothing of it is visited before its end.
     fn list(
         &self,
         prefix: &str,
         visit: &mut dyn FnMut(&str, u64) -> Result<(), ObjectError>,
     ) -> Result<(), ObjectError> {
-        self.place.list(prefix, visit)
+        let mut tries = 1;
+        let all = loop {
+            let mut all = Vec::new();
+            let listed = self.place.list(prefix, &mut |name, len| {
+                all.push((name.to_owned(), len));
+                Ok(())
+            });
+            match listed {
+                Ok(()) => break all,
+                Err(error) if tries == ASK_TRIES || error.kind != ObjectErrorKind::Passing => {
+                    return Err(error);
+                }
+                Err(_) => tries += 1,
+            }
+        };
+        all.iter().try_for_each(|(name, len)| visit(name, *len))
     }
 
     fn delete(&self, name: &str) -> Result<(), ObjectError> {
-        if let Some(copy) = ObjectName::parse(name)
-            .and_then(|object| copy_of(&object))
-            .filter(|_| self.place.keeps_copies())
-        {
+        if let Some(copy) = ObjectName::parse(name).and_then(|object| self.copy_name(&object)) {
             self.place.delete(&copy)?;
         }
         self.place.delete(name)
     }
 
-    fn remove_leftovers(&self) -> Result<u64, ObjectError> {
-        self.place.remove_leftovers()
+    fn leftovers(&self) -> Result<Vec<String>, ObjectError> {
+        self.place.leftovers()
+    }
+
+    fn remove_leftover(&self, name: &str, is_alone: bool) -> Result<bool, ObjectError> {
+        self.place.remove_leftover(name, is_alone)
     }
 
     fn requests_together(&self) -> usize {
@@ -224,6 +301,7 @@ mod tests {
                     .for_each(|bytes| place.plant(harmed, bytes));
                 assert_eq!(twice.get(&text).expect("one of two is whole"), stored);
                 assert_eq!(twice.rescued().len(), rescued);
+                assert_eq!(*place.snapshot()[&text], *stored, "it was not put back");
                 let part = twice.read_part(&text, 5..10, |part| {
                     part.ok().filter(|part| part == b"leads").ok_or("damaged")
                 });
@@ -266,9 +344,9 @@ mod tests {
         assert!(twice.rescued().is_empty());
     }
 
-    /// A crash at any request leaves no object without its copy.
+    /// A crash at any request leaves no copy without its object: such a one would be put back.
     #[test]
-    fn whatever_is_there_has_its_copy() {
+    fn no_copy_is_alone_but_where_its_object_was_lost() {
         let (name, stored) = object();
         for (is_deleted, after) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
             let place = Arc::new(Memory::new());
@@ -288,16 +366,54 @@ mod tests {
             };
             done.expect_err("the client is dead");
             let there = place.snapshot();
+            let copy = copy_of(&name).expect("it has one");
             assert!(
-                is_deleted || !there.contains_key(&name.to_string()),
+                !there.contains_key(&copy) || there.contains_key(&name.to_string()),
                 "{there:?}"
             );
-            assert!(
-                !is_deleted
-                    || after == 0
-                    || !there.contains_key(&copy_of(&name).expect("it has one")),
-                "{there:?}"
-            );
+        }
+    }
+
+    /// What comes out wrong once, or breaks off, comes out right the next time.
+    #[test]
+    fn what_is_wrong_on_the_way_is_asked_for_again() {
+        let (name, stored) = object();
+        let place = Arc::new(Memory::new());
+        let twice = Twice::new(place.clone());
+        twice.put(&name.to_string(), &stored).expect("a put");
+        let part = |stored: Result<Vec<u8>, ObjectError>| {
+            stored.ok().filter(|part| part == b"leads").ok_or("damaged")
+        };
+        for effect in [Effect::Flipped, Effect::Truncated, Effect::AnswerLost] {
+            if effect != Effect::AnswerLost {
+                place.fail(fault(effect));
+                assert_eq!(twice.get(&name.to_string()).expect("whole"), stored);
+            }
+            if effect == Effect::Flipped {
+                place.fail(fault(effect));
+                assert_eq!(
+                    twice.read_part(&name.to_string(), 5..10, part),
+                    Ok(b"leads".to_vec())
+                );
+            }
+            place.fail(fault(effect));
+            let mut seen = 0;
+            twice
+                .list("", &mut |_, _| {
+                    seen += 1;
+                    Ok(())
+                })
+                .expect("a listing");
+            assert_eq!(seen, 2, "{effect:?}");
+        }
+        assert!(twice.rescued().is_empty());
+    }
+
+    fn fault(effect: Effect) -> Fault {
+        Fault {
+            request: None,
+            after: 0,
+            effect,
         }
     }
 

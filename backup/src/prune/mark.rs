@@ -10,19 +10,23 @@ use super::merge::{self, Merger, is_in};
 use super::reach::{Needed, add_chunks, add_page};
 use super::repack::Repacker;
 use super::survey::Survey;
-use super::{Collection, Condemned, Listing, PruneOptions, PruneReport, catalog, refuse_missing};
+use super::{
+    Collection, Condemned, Listing, PruneOptions, PruneReport, catalog, packs_of, refuse_missing,
+};
 use crate::catalog::Catalog;
 use crate::error::BackupError;
 use crate::journal::{Condition, RecordName, State};
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
-use crate::record::{Content, Mark, Said};
+use crate::record::parts::{NAMES_MAX, PART_LEN};
+use crate::record::{Content, DamageNote, Mark, Said, Stamped};
 use crate::repository::Repository;
 use crate::seal::bundle_len;
 
 /// Maps objects shorter than this become one with others, in bytes: a request costs more than
 /// fetching as much.
 const SMALL_MAPS_LEN: u64 = 1 << 20;
-/// Journals of more records than this are made one record, also if nothing else is to be done.
+/// Journals of more records than this beyond those that hold all are made one, also if nothing else
+/// is to be done.
 const RECORDS_MAX: usize = 8;
 
 impl Collection<'_> {
@@ -40,16 +44,17 @@ impl Collection<'_> {
         };
         let plan = Plan::of(&site)?;
         plan.tell(&self.listing, &mut self.report);
+        let notes = damage(&site, &plan)?;
         let is_idle = plan.condemned.objects.is_empty()
             && plan.condemned.contents.is_empty()
-            && plan.indexes.is_empty();
+            && plan.indexes.is_empty()
+            && notes.iter().all(|note| note.stamp.is_some())
+            && notes.len() == state.damaged().count();
         let journal = repository.journal();
-        if is_idle && journal.len() <= RECORDS_MAX {
-            return Ok(false);
-        }
         let replaced: Vec<RecordName> = journal.iter().map(|(name, _)| *name).collect();
         let mut record = state.whole(&|object| self.listing.has(object));
         record.past = journal.past(state.void());
+        record.damaged = notes;
         record
             .contents
             .extend(plan.contents.into_iter().map(Into::into));
@@ -57,11 +62,17 @@ impl Collection<'_> {
             .indexes
             .extend(plan.indexes.iter().map(ToString::to_string));
         if !is_idle {
-            record
-                .marks
-                .push(named(&self.session.id().to_string(), &plan.condemned));
+            let marks = named(&self.session.id().to_string(), &plan.condemned);
+            record.marks.extend(marks);
         }
-        self.session.commit(record)?;
+        let parts = record.into_parts(PART_LEN);
+        // As many as there must be are none too many.
+        if is_idle && journal.len() < RECORDS_MAX + parts.len() {
+            return Ok(false);
+        }
+        for part in parts {
+            self.session.commit(part)?;
+        }
         for name in &replaced {
             repository
                 .objects()
@@ -73,13 +84,53 @@ impl Collection<'_> {
     }
 }
 
-fn named(id: &str, condemned: &Condemned) -> Mark {
-    let objects = condemned.objects.iter().map(ToString::to_string).collect();
-    Mark {
-        id: id.to_owned(),
-        objects,
-        contents: condemned.contents.iter().cloned().collect(),
+/// The notes on damage that the record keeps, and new ones. A note goes with the last that is left
+/// of its object: once nothing names it any more, and it is not there.
+fn damage(site: &Site<'_>, plan: &Plan) -> Result<Vec<Stamped<DamageNote>>, BackupError> {
+    let state = site.state;
+    let mut notes = state.damage_notes();
+    if !notes.is_empty() {
+        let named = packs_of(site.repository, site.catalog, state.indexes().keys())?;
+        let stays = |object: &ObjectName| match object {
+            ObjectName::Pack(id) => named.contains(id) || site.listing.has(object),
+            ObjectName::Index(id) => state.indexes().contains_key(id),
+            _ => site.listing.has(object),
+        };
+        notes.retain(|note| {
+            ObjectName::parse(&note.value.object).is_some_and(|object| stays(&object))
+        });
     }
+    let new = plan.damaged.iter().map(|pack| ObjectName::Pack(*pack));
+    let new = new.filter(|object| state.damage_to(object).is_none());
+    notes.extend(new.map(|object| {
+        let note = DamageNote {
+            object: object.to_string(),
+            ..DamageNote::default()
+        };
+        note.into()
+    }));
+    Ok(notes)
+}
+
+/// The marks of what is condemned: several if it is much, since the sweep of one is said at once.
+fn named(id: &str, condemned: &Condemned) -> Vec<Mark> {
+    let objects: Vec<String> = condemned.objects.iter().map(ToString::to_string).collect();
+    let contents: Vec<Said> = condemned.contents.iter().cloned().collect();
+    let objects = objects.chunks(NAMES_MAX).map(|objects| Mark {
+        objects: objects.to_vec(),
+        ..Mark::default()
+    });
+    let contents = contents.chunks(NAMES_MAX).map(|contents| Mark {
+        contents: contents.to_vec(),
+        ..Mark::default()
+    });
+    let marks = objects.chain(contents).enumerate();
+    marks
+        .map(|(nth, mark)| Mark {
+            id: format!("{id}-{nth}"),
+            ..mark
+        })
+        .collect()
 }
 
 /// The plan of a collection in this state, for a person to look at.
@@ -125,6 +176,8 @@ struct Plan {
     condemned: Condemned,
     contents: Vec<Content>,
     indexes: Vec<ObjectId>,
+    /// Packs that are not as they were, and that something needs.
+    damaged: BTreeSet<ObjectId>,
     merged: u64,
     moved_len: u64,
     packs_len: u64,
@@ -256,6 +309,7 @@ impl Plan {
             chunks,
             site.options,
         )?;
+        self.damaged = survey.needed_damaged().copied().collect();
         self.packs_len = survey.packs.values().map(|pack| pack.len).sum();
         self.used_len = survey.packs.values().map(|pack| pack.used_len).sum();
         self.moved_len = survey
@@ -306,6 +360,7 @@ impl Plan {
         report.moved_len = self.moved_len;
         report.freed_len += self.freed_len;
         report.merged_contents = self.merged;
+        report.damaged_packs = self.damaged.len() as u64;
         (report.packs_len, report.used_len) = (self.packs_len, self.used_len);
     }
 }

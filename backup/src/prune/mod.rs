@@ -24,12 +24,12 @@ use vellum_store::Watch;
 use crate::catalog::{Catalog, CatalogError};
 use crate::error::BackupError;
 use crate::format::PackEntry;
-use crate::journal::{Condition, MarkState, State};
+use crate::journal::{Condition, MarkState, RecordName, State};
 use crate::objects::twice::copy_of;
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::{Record, Said, Sweep, Wait};
 use crate::repository::Repository;
-use crate::session::{OpenSession, Session, SessionKind, Writer, open_sessions};
+use crate::session::{OpenSession, Session, SessionKind, Writer, open_sessions, remove_leftovers};
 use reach::Needed;
 
 /// The options of a collection.
@@ -88,6 +88,10 @@ pub struct PruneReport {
     pub merged_contents: u64,
     /// Records that one stands for now.
     pub replaced_records: u64,
+    /// Packs that are damaged and stay, since points need them: [`crate::verify`] names those.
+    pub damaged_packs: u64,
+    /// Files that interrupted puts had left.
+    pub leftovers: u64,
     /// Sessions that were ended.
     pub fenced: Vec<OpenSession>,
     /// Sessions that must end, or be fenced, before what is condemned can go.
@@ -141,6 +145,38 @@ pub fn prune(
         Ok(()) => session.end().map(|()| report),
         Err(error) => Err(error),
     }
+}
+
+/// Ends the sessions of processes that died on the writer's machine: they go with the next session
+/// there that does something, and nobody on another machine has to wait or to judge. Returns them.
+/// Cost: a listing if there are none. Beside a collection, nothing is done: it does the same.
+pub(crate) fn end_dead_sessions(
+    repository: &Repository,
+    writer: &Writer,
+) -> Result<Vec<OpenSession>, BackupError> {
+    if writer.process.is_none() {
+        return Ok(Vec::new());
+    }
+    let open = open_sessions(repository)?;
+    if !open.iter().any(|session| session.is_dead(writer)) {
+        return Ok(Vec::new());
+    }
+    let session = Session::begin(repository, SessionKind::Prune, writer.clone())?;
+    let mut collection = Collection {
+        repository,
+        session,
+        listing: Listing::default(),
+        report: PruneReport::default(),
+    };
+    match collection.refuse_beside_another(&FenceWish::None) {
+        Ok(()) => collection.fence(&FenceWish::None)?,
+        Err(BackupError::Locked { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let Collection {
+        session, report, ..
+    } = collection;
+    session.end().map(|()| report.fenced)
 }
 
 /// The forecast of a collection now if these points, by id, were forgotten. Changes nothing. Cost:
@@ -207,11 +243,6 @@ impl Collection<'_> {
     /// One collection at a time: who sees another after announcing itself withdraws. Both may, but
     /// never neither.
     fn refuse_beside_another(&self, wish: &FenceWish) -> Result<(), BackupError> {
-        let is_fenced = |session: &OpenSession| match wish {
-            FenceWish::None => false,
-            FenceWish::Some(ids) => ids.contains(&session.id),
-            FenceWish::All => true,
-        };
         let is_prune = |session: &OpenSession| {
             session
                 .file
@@ -221,7 +252,7 @@ impl Collection<'_> {
         let others = self
             .others()?
             .into_iter()
-            .filter(|session| is_prune(session) && !is_fenced(session));
+            .filter(|session| is_prune(session) && !self.is_to_end(session, wish));
         let sessions: Vec<OpenSession> = others.collect();
         if sessions.is_empty() {
             return Ok(());
@@ -259,34 +290,56 @@ impl Collection<'_> {
             .copied()
             .collect();
         self.delete(&swept)?;
-        self.delete_lone_copies()
+        self.pair_copies(&state)?;
+        let own = Some(self.session.id());
+        // One that stays is in nobody's way.
+        self.report.leftovers = remove_leftovers(self.repository, own).unwrap_or(0);
+        Ok(())
     }
 
-    /// Copies whose objects were not put any more. Seen before it is known that no other session is
-    /// open, and objects after that: whoever was just between the two is open, or has put both.
-    fn delete_lone_copies(&self) -> Result<(), BackupError> {
+    /// Puts the other half of a pair back where one is lost. What is alone and says nothing goes.
+    ///
+    /// Copies are seen before it is known that no other session is open, and objects after that:
+    /// whoever was just between the two is open, or has put both.
+    fn pair_copies(&mut self, state: &State) -> Result<(), BackupError> {
         let copies = self.repository.list_copies()?;
-        if !self.others()?.is_empty() {
-            return Ok(());
+        let is_alone = self.others()?.is_empty();
+        let mut there = BTreeSet::from([ObjectName::Repository]);
+        for kind in [
+            ObjectKind::Key,
+            ObjectKind::Index,
+            ObjectKind::Maps,
+            ObjectKind::Record,
+        ] {
+            let names = self.repository.list(kind)?;
+            there.extend(names.into_iter().map(|(name, _)| name));
         }
-        for kind in [ObjectKind::Index, ObjectKind::Maps, ObjectKind::Record] {
-            let there: BTreeSet<ObjectName> = self
-                .repository
-                .list(kind)?
-                .into_iter()
-                .map(|(name, _)| name)
-                .collect();
-            for lone in copies
-                .keys()
-                .filter(|name| name.kind() == kind && !there.contains(name))
-                .filter_map(copy_of)
-            {
-                self.repository
-                    .twice()
-                    .place()
-                    .delete(&lone)
-                    .map_err(|error| self.repository.failed(error))?;
+        let maps = Needed::by_all(state).maps();
+        let journal = self.repository.journal();
+        let says = |name: &ObjectName| match name {
+            ObjectName::Index(id) => state.indexes().contains_key(id),
+            ObjectName::Maps(_) => maps.contains(name),
+            ObjectName::Record { .. } => {
+                RecordName::of_object(name).is_some_and(|record| !journal.is_replaced(&record))
             }
+            _ => true,
+        };
+        let (twice, mut is_read_again) = (self.repository.twice(), false);
+        for lone in copies.keys().filter(|name| !there.contains(name)) {
+            if says(lone) {
+                is_read_again |= twice.put_back(lone) && lone.kind() == ObjectKind::Record;
+            } else if let Some(copy) = copy_of(lone).filter(|_| is_alone) {
+                let deleted = twice.place().delete(&copy);
+                deleted.map_err(|error| self.repository.failed(error))?;
+            }
+        }
+        for whole in there.iter().filter(|name| !copies.contains_key(name)) {
+            if says(whole) {
+                self.repository.complete_pair(whole)?;
+            }
+        }
+        if is_read_again {
+            self.session.refuse_fenced()?;
         }
         Ok(())
     }
@@ -377,7 +430,7 @@ impl Collection<'_> {
             .flat_map(|sweep| &sweep.objects)
             .filter_map(|text| ObjectName::parse(text))
             .collect();
-        self.session.commit(Record {
+        self.session.commit_in_parts(Record {
             sweeps,
             ..Record::default()
         })?;
@@ -512,15 +565,20 @@ fn refuse_missing(state: &State, needed: &Needed<'_>) -> Result<(), BackupError>
 
 /// A catalog of a repository as its state is now.
 pub fn catalog(repository: &Repository) -> Result<Catalog, BackupError> {
+    let catalog = kept_indexes(repository);
+    refresh(repository, &catalog)?;
+    Ok(catalog)
+}
+
+/// A catalog that knows no index yet, over those that the client keeps.
+pub(crate) fn kept_indexes(repository: &Repository) -> Catalog {
     let cache = repository.cache_folder().map(|folder| folder.join("index"));
-    let catalog = Catalog::new(
+    Catalog::new(
         repository.objects().clone(),
         repository.sealer().clone(),
         repository.file().chunk_len,
         cache,
-    );
-    refresh(repository, &catalog)?;
-    Ok(catalog)
+    )
 }
 
 /// Brings a catalog up to date with a repository's state. Chunks that nothing may be built on are
@@ -528,12 +586,7 @@ pub fn catalog(repository: &Repository) -> Result<Catalog, BackupError> {
 pub fn refresh(repository: &Repository, catalog: &Catalog) -> Result<(), BackupError> {
     let state = repository.state();
     let mut indexes: BTreeSet<ObjectId> = state.indexes().keys().copied().collect();
-    let packs = state
-        .condemned()
-        .iter()
-        .chain(state.swept())
-        .filter(|name| name.kind() == ObjectKind::Pack);
-    let condemned: HashSet<ObjectId> = packs.filter_map(ObjectName::id).collect();
+    let condemned: HashSet<ObjectId> = state.doubtful_packs().into_iter().collect();
     loop {
         match catalog.refresh(&indexes, condemned.clone()) {
             Ok(()) => break,
@@ -582,7 +635,7 @@ fn drop_missing(state: &State, error: &CatalogError, indexes: &mut BTreeSet<Obje
     })
 }
 
-fn packs_of<'a>(
+pub(crate) fn packs_of<'a>(
     repository: &Repository,
     catalog: &Catalog,
     indexes: impl Iterator<Item = &'a ObjectId>,

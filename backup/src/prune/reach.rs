@@ -48,6 +48,15 @@ impl<'a> Needed<'a> {
         needed
     }
 
+    /// Every entry of every content that the journal has.
+    pub(crate) fn by_all(state: &'a State) -> Self {
+        let entries = state.contents().flat_map(|(_, entries)| entries);
+        Self {
+            entries: entries.map(|entry| (entry.said(), entry)).collect(),
+            missing: BTreeSet::new(),
+        }
+    }
+
     fn follow(&mut self, state: &'a State, content: &str) {
         match ContentId::parse(content).and_then(|id| state.content(id)) {
             Some(entry) => self.add(state, entry),

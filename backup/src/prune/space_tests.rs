@@ -231,6 +231,7 @@ fn no_kind_of_object_piles_up_over_generations() {
     let wish = ForgetWish::Rules {
         rules,
         images: None,
+        host: None,
         offset_s: Clock(Arc::new(|_| 0)),
     };
     let mut early = BTreeMap::new();

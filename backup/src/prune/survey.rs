@@ -9,7 +9,7 @@ use super::choice::{ObjectUse, Worth, chosen};
 use super::{Listing, PruneOptions};
 use crate::catalog::Catalog;
 use crate::error::BackupError;
-use crate::format::{FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, address};
+use crate::format::{FrameEntry, INDEX_CHUNK_COUNT_MAX, PackEntry, address};
 use crate::journal::{Condition, State};
 use crate::objects::{ObjectId, ObjectName};
 use crate::repository::Repository;
@@ -22,6 +22,9 @@ const SMALL_INDEX_CHUNKS: usize = INDEX_CHUNK_COUNT_MAX / 4;
 pub(crate) struct Survey {
     /// Packs that index objects name and that are not condemned.
     pub(crate) packs: BTreeMap<ObjectId, ObjectUse>,
+    /// Those of them that somebody found damaged, or that are not as long as they were: they stay
+    /// as they are while something is needed of them that no other pack has.
+    pub(crate) damaged: BTreeSet<ObjectId>,
     /// Packs whose needed chunks move to new ones.
     pub(crate) repack: BTreeSet<ObjectId>,
     /// Packs that nothing needs.
@@ -114,30 +117,48 @@ impl Survey {
         let mut survey = Self::default();
         let mut walk = Walk::new(needed);
         let mut contents: Vec<(ObjectId, usize, Vec<ObjectId>)> = Vec::new();
+        let load = |id: &ObjectId| {
+            let index = catalog.index(id);
+            index.map_err(|error| super::told(repository, error))
+        };
         let is_there = |pack: &ObjectId| listing.has(&ObjectName::Pack(*pack));
-        for (id, _) in state
+        let is_firm = |pack: &PackEntry| {
+            is_there(&pack.id) && !state.is_condemned(&ObjectName::Pack(pack.id))
+        };
+        let is_damaged = |pack: &PackEntry| {
+            let name = ObjectName::Pack(pack.id);
+            state.damage_to(&name).is_some() || listing.lengths.get(&name) != Some(&pack.len)
+        };
+        let firm: Vec<&ObjectId> = state
             .indexes()
             .iter()
             .filter(|(_, condition)| **condition == Condition::Firm)
-        {
-            let index = catalog
-                .index(id)
-                .map_err(|error| super::told(repository, error))?;
+            .map(|(id, _)| id)
+            .collect();
+        for id in &firm {
+            let index = load(id)?;
             contents.push((
-                *id,
+                **id,
                 index.chunk_count(),
                 index.packs.iter().map(|pack| pack.id).collect(),
             ));
-            survey.add(catalog, &index, &mut walk, &|pack| {
-                is_there(pack) && !state.is_condemned(&ObjectName::Pack(*pack))
-            });
+            let packs = index.packs.iter().filter(|pack| is_firm(pack));
+            let (damaged, whole): (Vec<_>, Vec<_>) = packs.partition(|pack| is_damaged(pack));
+            survey.damaged.extend(damaged.iter().map(|pack| pack.id));
+            survey.add(catalog, &whole, &mut walk);
+        }
+        // What damaged packs have is needed of them only where no other has it.
+        if !survey.damaged.is_empty() {
+            for id in &firm {
+                let index = load(id)?;
+                let damaged = index.packs.iter().filter(|pack| is_firm(pack));
+                let damaged: Vec<_> = damaged.filter(|pack| is_damaged(pack)).collect();
+                survey.add(catalog, &damaged, &mut walk);
+            }
         }
         // Pushes may have come to rest on a condemned index object: the sweep will keep it.
         for id in state.indexes().keys() {
-            let index = catalog
-                .index(id)
-                .map_err(|error| super::told(repository, error))?;
-            index
+            load(id)?
                 .packs
                 .iter()
                 .filter(|pack| is_there(&pack.id))
@@ -149,14 +170,13 @@ impl Survey {
         Ok(survey)
     }
 
-    fn add(
-        &mut self,
-        catalog: &Catalog,
-        index: &IndexObject,
-        walk: &mut Walk<'_>,
-        is_firm: &dyn Fn(&ObjectId) -> bool,
-    ) {
-        for pack in index.packs.iter().filter(|pack| is_firm(&pack.id)) {
+    /// Damaged packs of which something is needed that no other pack has.
+    pub(crate) fn needed_damaged(&self) -> impl Iterator<Item = &ObjectId> {
+        self.damaged.difference(&self.dead)
+    }
+
+    fn add(&mut self, catalog: &Catalog, packs: &[&PackEntry], walk: &mut Walk<'_>) {
+        for pack in packs {
             let Some(frames) = walk.pack(catalog, pack) else {
                 continue;
             };
@@ -182,7 +202,7 @@ impl Survey {
         let living = self
             .packs
             .iter()
-            .filter(|(id, _)| !self.dead.contains(*id))
+            .filter(|(id, _)| !self.dead.contains(*id) && !self.damaged.contains(*id))
             .map(|(id, pack)| (*id, *pack));
         let worth = Worth {
             max_unused_percent: options.max_unused_percent,

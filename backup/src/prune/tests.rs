@@ -78,6 +78,7 @@ fn is_harmless(error: &BackupError) -> bool {
             | BackupError::Fenced { .. }
             | BackupError::Objects { .. }
             | BackupError::Uncertain { .. }
+            | BackupError::Unconfirmed { .. }
     )
 }
 
@@ -703,6 +704,7 @@ fn many_generations_leave_a_repository_as_few_do() {
         let wish = ForgetWish::Rules {
             rules: rules.clone(),
             images: None,
+            host: None,
             offset_s: crate::forget::Clock(std::sync::Arc::new(|_| 0)),
         };
         for decision in forget(&repository, &wish, writer())

@@ -6,7 +6,12 @@
 //! gives the chunks that it needs beyond those of its base; the chunks that the repository does not
 //! have are sent, in frames as the store has them. Then come index objects, maps, and last the
 //! record.
+//!
+//! Whoever pushes something new lists what the journal relies on. What is lost, or was noted as
+//! damaged by somebody who read it, comes back first if the store has it (`heal`); what does not
+//! is in the report.
 
+mod attempt;
 pub(crate) mod maps;
 mod selection;
 pub(crate) mod upload;
@@ -20,16 +25,17 @@ use vellum_core::units::{ChunkId, LayerId};
 use vellum_store::transfer::PointInTime;
 use vellum_store::{Damage, Store, StoreError, Watch};
 
+use crate::clock::ClockDoubt;
 use crate::error::BackupError;
+use crate::heal::{self, HealReport};
 use crate::journal::State;
-use crate::known::Known;
-use crate::reader::Reader;
+use crate::prune::end_dead_sessions;
 use crate::record::{Description, Machine, Point, Record};
 use crate::repository::Repository;
-use crate::session::{Session, SessionKind, Writer};
-use maps::{Maps, NewMap};
+use crate::session::{Session, SessionKind, Writer, remove_leftovers};
+use attempt::Attempt;
+use maps::NewMap;
 pub use selection::PushSelection;
-use upload::{Manner, send};
 
 /// The number of times that the images to push are looked at anew because some of them were deleted
 /// meanwhile.
@@ -40,6 +46,8 @@ const LOOKS_MAX: usize = 5;
 pub struct PushRequest {
     /// The images and machines.
     pub selection: PushSelection,
+    /// Push points, too, that were forgotten in the repository.
+    pub again: bool,
     /// Rely on chunks that other clients wrote without reading them.
     pub trust_others: bool,
     /// Read every chunk of the repository that a new content needs before it is relied upon; what
@@ -60,6 +68,10 @@ pub struct PushReport {
     pub new_points: u64,
     /// Points that were there.
     pub known_points: u64,
+    /// Points that were left out because they were forgotten in the repository.
+    pub withheld_points: u64,
+    /// The doubt about the writer's clock, if there is one.
+    pub clock: Option<ClockDoubt>,
     /// Points that were there and are called or marked otherwise now.
     pub described_points: u64,
     /// Machines that were new, or not as they had been pushed.
@@ -70,6 +82,11 @@ pub struct PushReport {
     pub chunks: u64,
     /// Bytes of packs, index objects and maps that were put.
     pub bytes: u64,
+    /// What the repository had lost, and got back or not; none if it had lost nothing.
+    pub healed: Option<HealReport>,
+    /// The points of this push, by id, that do not restore: the repository lost something that the
+    /// store does not have.
+    pub points_hit: Vec<String>,
     /// Images and snapshots that could not be pushed because some of their data cannot be read: the
     /// damage of each, image and range included.
     pub unreadable: Vec<Damage>,
@@ -79,7 +96,8 @@ impl PushReport {
     /// True if there was nothing that could be sent, and nothing there.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.new_points + self.known_points + self.machines + self.described_points == 0
+        let points = self.new_points + self.known_points + self.withheld_points;
+        points + self.machines + self.described_points == 0
     }
 }
 
@@ -90,7 +108,9 @@ struct Wanted {
     points: Vec<(Point, LayerId)>,
     machines: Vec<Machine>,
     described: Vec<Description>,
-    known_points: u64,
+    /// Points that are there, with the layers that show them.
+    known: Vec<(Point, LayerId)>,
+    withheld_points: u64,
 }
 
 /// Pushes what `request` names from `store` to `repository`, whose journal must have been read just
@@ -110,16 +130,25 @@ pub fn push(
         )));
     }
     let mut wanted = look(&repository.state(), store, request)?;
-    let report = PushReport {
-        known_points: wanted.known_points,
-        ..PushReport::default()
-    };
-    if wanted.is_nothing() {
-        return Ok(report);
+    let clock = ClockDoubt::of(&repository.journal(), request.writer.time_ms);
+    let own = store.id().map(|id| id.to_string()).unwrap_or_default();
+    let is_due = heal::is_due(&repository.state(), &own);
+    if wanted.is_nothing() && !is_due {
+        let report = PushReport {
+            clock,
+            ..PushReport::default()
+        };
+        return Ok(wanted.reported(&repository.state(), report));
     }
     let mut session = Session::begin(repository, SessionKind::Push, request.writer.clone())?;
+    // What is left of a push that was killed is in nobody's way.
+    let _ = remove_leftovers(repository, Some(session.id()));
+    let mut attempt = Attempt::new(request, watch);
+    if is_due {
+        attempt.heal(&mut session, &wanted.moment)?;
+    }
     let mut unreadable = Vec::new();
-    let report = match say(&mut session, &wanted, request, watch) {
+    let report = match attempt.say(&mut session, &wanted) {
         Err(BackupError::Store(StoreError::Damaged(damage))) => {
             // The search for unreadable data reads everything, so it runs only now, when it is
             // worth it.
@@ -128,22 +157,84 @@ pub fn push(
                 return Err(BackupError::Store(StoreError::Damaged(damage)));
             }
             if wanted.is_nothing() {
-                report
+                PushReport::default()
             } else {
-                say(&mut session, &wanted, request, watch)?
+                attempt.say(&mut session, &wanted)?
             }
         }
         said => said?,
     };
+    let healed = attempt.end(&mut session, &wanted.moment)?;
     session.end()?;
-    Ok(PushReport {
-        known_points: wanted.known_points,
+    // The push is done, whatever becomes of what others left.
+    drop(end_dead_sessions(repository, &request.writer));
+    let report = PushReport {
+        healed,
+        clock,
         unreadable,
         ..report
-    })
+    };
+    Ok(wanted.reported(&repository.state(), report))
+}
+
+/// Brings back what the repository lost and `store` has, and nothing else: packs and index objects
+/// with their chunks, and the maps of contents that the store shows.
+pub(crate) fn restore_lost(
+    session: &mut Session<'_>,
+    store: &Store,
+    request: &PushRequest,
+    watch: &dyn Watch,
+) -> Result<HealReport, BackupError> {
+    let mut wanted = look(session.state(), store, request)?;
+    wanted.points.clear();
+    wanted.machines.clear();
+    wanted.described.clear();
+    let mut attempt = Attempt::new(request, watch);
+    attempt.heal(session, &wanted.moment)?;
+    attempt.say(session, &wanted)?;
+    let healed = attempt.end(session, &wanted.moment)?;
+    Ok(healed.expect("it was begun"))
 }
 
 impl Wanted {
+    /// A report with what is known without saying anything: the points that are there, and which of
+    /// all are hit.
+    fn reported(&self, state: &State, report: PushReport) -> PushReport {
+        let own = self.points.iter().chain(&self.known);
+        let own = own.map(|(point, _)| point.id.as_str());
+        let points_hit = match &report.healed {
+            Some(healed) => own
+                .filter(|id| healed.points.iter().any(|hit| hit == id))
+                .map(str::to_owned)
+                .collect(),
+            None => heal::noted_points(state, own),
+        };
+        PushReport {
+            known_points: self.known.len() as u64,
+            withheld_points: self.withheld_points,
+            points_hit,
+            ..report
+        }
+    }
+
+    /// The contents to tell: those that the repository does not have, or has `lost`.
+    fn new_contents(
+        &self,
+        state: &State,
+        assumed: &HashSet<ContentId>,
+        lost: &HashSet<ContentId>,
+    ) -> Vec<selection::NewContent> {
+        let is_lost = |(point, _): &&(Point, LayerId)| {
+            ContentId::parse(&point.content).is_some_and(|content| lost.contains(&content))
+        };
+        let again = self.known.iter().filter(is_lost);
+        let shown: Vec<(Point, LayerId)> = self.points.iter().chain(again).cloned().collect();
+        let is_there = |content: ContentId| {
+            assumed.contains(&content) || state.may_build_on(content) && !lost.contains(&content)
+        };
+        selection::new_contents(self.moment.tree(), state, &shown, &is_there)
+    }
+
     fn is_nothing(&self) -> bool {
         self.points.is_empty() && self.machines.is_empty() && self.described.is_empty()
     }
@@ -216,7 +307,7 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
     let point = |(node, layer): &(NodeRef, LayerId)| {
         let shown = moment.layer_by_id(*layer).ok()?;
         Some((
-            selection::point(id, moment.tree(), *node, shown, request.writer.time_ms)?,
+            selection::point(id, moment.tree(), *node, shown, &request.writer)?,
             *layer,
         ))
     };
@@ -225,6 +316,9 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
         .iter()
         .filter_map(point)
         .partition(|(point, _)| state.has_firm_point(&point.id));
+    let (points, withheld): (Vec<_>, Vec<_>) = points
+        .into_iter()
+        .partition(|(point, _)| request.again || !state.is_withheld(point));
     let mut changed = Vec::new();
     for machine in machines {
         let configuration = |file| Ok(store.read_configuration(file)?);
@@ -238,75 +332,16 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
             .map(|(point, _)| point.clone())
             .collect::<Vec<_>>()
     };
-    let described = selection::descriptions(state, &of(&known), &of(&points));
+    let described =
+        selection::descriptions(state, &of(&known), &[of(&points), of(&withheld)].concat());
     Ok(Wanted {
         points,
         machines: changed,
         described,
-        known_points: known.len() as u64,
+        known,
+        withheld_points: withheld.len() as u64,
         moment,
     })
-}
-
-/// Sends what is new, and commits its record.
-fn say(
-    session: &mut Session<'_>,
-    wanted: &Wanted,
-    request: &PushRequest,
-    watch: &dyn Watch,
-) -> Result<PushReport, BackupError> {
-    let state = session.state().clone();
-    let reader = Reader::new(session.repository());
-    let new = selection::new_contents(
-        wanted.moment.tree(),
-        &state,
-        &wanted.points,
-        &request.assumed,
-    );
-    let (mut known, mut report) = (None, PushReport::default());
-    let mut contents = Vec::new();
-    if !new.is_empty() {
-        let known = known.insert(Known::open(&reader, &wanted.moment, &state)?);
-        let maps = new
-            .into_iter()
-            .map(|new| NewMap::open(&wanted.moment, &reader, new))
-            .collect::<Result<Vec<_>, _>>()?;
-        if request.verify {
-            known.doubt_all();
-        }
-        let missing =
-            known.missing(&reader, &|visit| needed(&maps, visit), request.trust_others)?;
-        let total = missing.len();
-        if total > 0 {
-            let manner = Manner {
-                watch,
-                limit: request.limit_upload,
-            };
-            let mut supply = wanted.moment.export_frames(missing);
-            let sent = send(&reader, &wanted.moment, &mut supply, total, known, &manner)?;
-            (report.chunks, report.bytes) = (sent.chunks, sent.bytes);
-        }
-        let mut writer = Maps::new(&reader);
-        maps.iter()
-            .try_for_each(|map| writer.add(map, &|id, count| known.get(id, count)))?;
-        let (written, bytes) = writer.finish()?;
-        (report.contents, report.bytes) = (written.len() as u64, report.bytes + bytes);
-        contents = written;
-    }
-    (report.new_points, report.machines) =
-        (wanted.points.len() as u64, wanted.machines.len() as u64);
-    report.described_points = wanted.described.len() as u64;
-    let indexes = known.iter().flat_map(Known::pending);
-    session.commit(Record {
-        contents: contents.into_iter().map(Into::into).collect(),
-        indexes: indexes.map(ToString::to_string).collect(),
-        ..wanted.record_without_contents()
-    })?;
-    if let Some(mut known) = known {
-        known.settle();
-        known.keep(&reader, &wanted.moment)?;
-    }
-    Ok(report)
 }
 
 /// Visits the chunks that the maps need, in runs.

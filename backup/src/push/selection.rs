@@ -10,6 +10,7 @@ use vellum_core::units::{ImageId, LayerId, MachineId};
 use crate::error::BackupError;
 use crate::journal::State;
 use crate::record::{self, Description, Point, SnapshotName};
+use crate::session::Writer;
 use crate::wording::{base64, mode_text};
 
 const POINT_CONTEXT: &str = "vellum 2026-11 repository point v1";
@@ -95,7 +96,7 @@ pub(super) fn point(
     tree: &Tree,
     node: NodeRef,
     layer: &Layer,
-    now_ms: u64,
+    writer: &Writer,
 ) -> Option<Point> {
     let (image, content) = (tree.image(node.image_id())?, layer.content?);
     let identity = format!("{store}-{}", image.id);
@@ -108,6 +109,7 @@ pub(super) fn point(
         id: point_id(&identity, snapshot.map(|snapshot| snapshot.serial), content),
         image: identity,
         name: image.name.to_string(),
+        host: writer.host.clone(),
         snapshot: snapshot.map(|snapshot| SnapshotName {
             name: snapshot.name.to_string(),
             serial: snapshot.serial,
@@ -116,14 +118,14 @@ pub(super) fn point(
         len: layer.len,
         mode: mode_text(image.mode).to_owned(),
         origin: image.origin.map(|origin| format!("{store}-{origin}")),
-        time_ms: snapshot.map_or(now_ms, |snapshot| snapshot.created_ms),
+        time_ms: snapshot.map_or(writer.time_ms, |snapshot| snapshot.created_ms),
         tags: tags.iter().map(ToString::to_string).collect(),
         pinned: snapshot.map_or(image.pinned, |snapshot| snapshot.pinned),
     })
 }
 
 /// The new descriptions of points that the repository has: `known` are those that the store has as
-/// well, as it describes them, `new` those that the repository has not yet. A state that an image
+/// well, as it describes them, `new` those that the repository has not (yet). A state that an image
 /// has left is called as the image is now; it keeps its tags, and its pin until the image has none.
 pub(super) fn descriptions(state: &State, known: &[Point], new: &[Point]) -> Vec<Description> {
     let present: HashMap<&str, &Point> = known
@@ -138,51 +140,51 @@ pub(super) fn descriptions(state: &State, known: &[Point], new: &[Point]) -> Vec
         .filter(own)
         .map(|point| (point.image.as_str(), point))
         .collect();
-    let newest = newest(state, new);
+    let newest = newest(state);
     let mut descriptions = Vec::new();
     for point in state.points() {
         let now = match (
             present.get(point.id.as_str()),
             images.get(point.image.as_str()),
         ) {
-            (Some(now), _) => Description {
-                time_ms: time_ms(point, now, newest[point.image.as_str()]),
-                ..Description::of(now)
-            },
+            (Some(now), _) => shown_again(state, point, now, newest[point.image.as_str()]),
             (None, Some(image)) => Description {
                 name: image.name.clone(),
                 mode: image.mode.clone(),
                 origin: image.origin.clone(),
                 pinned: point.pinned && (point.snapshot.is_some() || image.pinned),
-                ..Description::of(point)
+                ..state.description(point)
             },
             (None, None) => continue,
         };
-        descriptions.extend(Some(now).filter(|now| *now != Description::of(point)));
+        descriptions.extend(Some(now).filter(|now| *now != state.description(point)));
     }
     descriptions
 }
 
-/// The newest point of each image, of those that the repository has and of those that come.
-fn newest<'a>(state: &'a State, new: &'a [Point]) -> HashMap<&'a str, &'a Point> {
-    let mut newest: HashMap<&str, &Point> = HashMap::new();
-    let age = |point: &Point| (point.time_ms, point.snapshot.is_none());
-    for point in state.points().map(AsRef::as_ref).chain(new) {
-        let best = newest.entry(&point.image).or_insert(point);
-        if age(best) < age(point) {
-            *best = point;
-        }
-    }
-    newest
+/// The newest point of each image that the repository has.
+fn newest(state: &State) -> HashMap<&str, &Point> {
+    let points = state.points_oldest_first();
+    let by_image = points
+        .into_iter()
+        .map(|point| (point.image.as_str(), point.as_ref()));
+    by_image.collect()
 }
 
-/// The time of a point that is pushed again as `now`. An image that went back to an older state
-/// shows that one last, whatever the clock says.
-fn time_ms(point: &Point, now: &Point, newest: &Point) -> u64 {
-    if point.snapshot.is_some() || newest.content == point.content {
-        point.time_ms
+/// The description of a point that is pushed again as `now`. An image that went back to an older
+/// state than its `newest` shows that one last.
+fn shown_again(state: &State, point: &Point, now: &Point, newest: &Point) -> Description {
+    let known = state.description(point);
+    let has_returned = point.snapshot.is_none() && newest.content != point.content;
+    let (time_ms, returned) = if has_returned {
+        (now.time_ms, Some(state.next_counter()))
     } else {
-        now.time_ms.max(newest.time_ms.saturating_add(1))
+        (known.time_ms, known.returned)
+    };
+    Description {
+        time_ms,
+        returned,
+        ..Description::of(now)
     }
 }
 
@@ -242,21 +244,20 @@ pub(super) fn machine(
     }))
 }
 
-/// The contents of `points` (with their layers) that the repository does not have, each after its
-/// base.
+/// The contents of `points` (with their layers) of which the repository does not have the whole,
+/// each after its base. Only what `is_there` becomes a base.
 pub(super) fn new_contents(
     tree: &Tree,
     state: &State,
     points: &[(Point, LayerId)],
-    assumed: &HashSet<ContentId>,
+    is_there: &dyn Fn(ContentId) -> bool,
 ) -> Vec<NewContent> {
-    let there = |content: ContentId| assumed.contains(&content) || state.may_build_on(content);
     let content_of = |layer: LayerId| tree.layer(layer).and_then(|layer| layer.content);
     let mut layers: BTreeMap<LayerId, &Point> = BTreeMap::new();
     points
         .iter()
         .rev()
-        .filter(|(_, layer)| content_of(*layer).is_some_and(|content| !there(content)))
+        .filter(|(_, layer)| content_of(*layer).is_some_and(|content| !is_there(content)))
         .for_each(|(point, layer)| {
             layers.insert(*layer, point);
         });
@@ -269,14 +270,15 @@ pub(super) fn new_contents(
         let Some(content) = content_of(layer) else {
             continue;
         };
-        let is_known = |content: ContentId| there(content) || coming.contains(&content);
+        let is_known = |content: ContentId| is_there(content) || coming.contains(&content);
         let below = tree.chain_from(layer).skip(1).find_map(|below| {
             Some((
                 below.id,
                 below.content.filter(|content| is_known(*content))?,
             ))
         });
-        let base = base(state, below, last.get(point.image.as_str()).copied());
+        let last = last.get(point.image.as_str()).copied();
+        let base = base(state, below, last.filter(|last| is_there(*last)));
         coming.insert(content);
         new.push(NewContent {
             layer,
@@ -290,7 +292,6 @@ pub(super) fn new_contents(
 /// The nearer base: the layer `below`, or `last`, the content of the same image that was pushed
 /// before, if that in turn is relative to the layer.
 fn base(state: &State, below: Option<(LayerId, ContentId)>, last: Option<ContentId>) -> Base {
-    let last = last.filter(|last| state.may_build_on(*last));
     match (below, last) {
         (None, None) => Base::None,
         (None, Some(content)) => Base::Content {
@@ -317,19 +318,12 @@ fn stands_on(state: &State, content: ContentId, below: ContentId) -> bool {
 
 /// The newest state of each image that the repository has.
 fn last_states(state: &State) -> HashMap<&str, ContentId> {
-    let mut last: HashMap<&str, (u64, ContentId)> = HashMap::new();
-    for point in state.points() {
-        let Some(content) = ContentId::parse(&point.content) else {
-            continue;
-        };
-        let newest = last.entry(&point.image).or_insert((point.time_ms, content));
-        if newest.0 <= point.time_ms {
-            *newest = (point.time_ms, content);
-        }
-    }
-    last.into_iter()
-        .map(|(image, (_, content))| (image, content))
-        .collect()
+    let points = state.points_oldest_first().into_iter();
+    let contents = points.filter_map(|point| {
+        let content = ContentId::parse(&point.content)?;
+        Some((point.image.as_str(), content))
+    });
+    contents.collect()
 }
 
 /// The number of layers below each of `layers`. Cost: every layer below them once.

@@ -18,8 +18,8 @@ use vellum_store::{Progress, Watch};
 
 use crate::error::BackupError;
 use crate::format::{
-    FilledPack, Frame, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, PackWriter, Presence,
-    SEGMENT_LEN_MAX, SealedFrame, SegmentEntry, address, new_segment,
+    FilledPack, Frame, INDEX_CHUNK_COUNT_MAX, IndexObject, PACK_LEN_TARGET, PackEntry, PackWriter,
+    Presence, SEGMENT_LEN_MAX, SealedFrame, SegmentEntry, address, new_segment,
 };
 use crate::known::{Known, Origin};
 use crate::objects::{ObjectId, ObjectName};
@@ -27,10 +27,17 @@ use crate::reader::Reader;
 use crate::repository::Repository;
 use crate::seal::{SealedKind, Sealer};
 
+/// The longest time between two looks at whether a person wants to stop.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Threads that put packs: one waits for the place to sync while the other sends.
 const UPLOADS: usize = 2;
 /// The number of packs in an index object: what an interrupted push loses at most.
 const PACKS_PER_INDEX: usize = 8;
+/// The same in bytes where the rate is limited, and packs are short.
+const SLOW_INDEX_LEN: u64 = 32 << 20;
+/// Packs of a limited push are as long as what may go in a second, and at least so long: requests
+/// cost, too.
+const SLOW_PACK_LEN_MIN: u64 = 256 << 10;
 
 /// The frames to upload: planned one batch after the other, and then read on all cores.
 pub(crate) trait Frames: Sync {
@@ -111,24 +118,43 @@ struct Numbers {
     next: u32,
 }
 
-/// Keeps to a number of bytes a second, for all threads together.
-struct Pace {
+/// Keeps to a number of bytes a second, for all threads together. A pack goes once its time is
+/// over, so no second has more than its bytes.
+struct Pace<'w> {
     limit: Option<u64>,
     free_at: Mutex<Instant>,
+    watch: &'w dyn Watch,
 }
 
-impl Pace {
+impl Pace<'_> {
     /// Waits until `len` more bytes may go.
-    fn wait(&self, len: usize) {
-        let Some(limit) = self.limit else { return };
+    fn wait(&self, len: usize) -> Result<(), BackupError> {
+        let Some(limit) = self.limit else {
+            return Ok(());
+        };
         let until = {
             let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
             let start = (*free_at).max(Instant::now());
             *free_at = start + Duration::from_secs_f64(len as f64 / limit.max(1) as f64);
-            start
+            *free_at
         };
-        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        while Instant::now() < until {
+            if self.watch.is_cancelled() {
+                return Err(BackupError::Interrupted);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            std::thread::sleep(left.min(LOOK_INTERVAL));
+        }
+        Ok(())
     }
+}
+
+/// The length of packs at a limit of bytes a second.
+fn pack_writer(limit: Option<u64>) -> PackWriter {
+    limit.map_or_else(PackWriter::default, |limit| {
+        let len = limit.clamp(SLOW_PACK_LEN_MIN, PACK_LEN_TARGET as u64);
+        PackWriter::new(len as usize)
+    })
 }
 
 /// Sends the chunks that `supply` has, `total` of them, and adds them to `known`. The index objects
@@ -147,6 +173,7 @@ pub(crate) fn send<F: Frames>(
     let pace = Pace {
         limit: manner.limit,
         free_at: Mutex::new(Instant::now()),
+        watch: manner.watch,
     };
     std::thread::scope(|scope| {
         for _ in 0..UPLOADS {
@@ -162,6 +189,7 @@ pub(crate) fn send<F: Frames>(
             names: BTreeMap::new(),
             runs: Vec::new(),
             bytes: 0,
+            is_slow: manner.limit.is_some(),
         };
         let filled = fill(reader, supply, total, manner, &mut |full| {
             finished
@@ -195,7 +223,7 @@ fn fill<F: Frames>(
 ) -> Result<u64, BackupError> {
     let sealer = reader.repository().sealer();
     let chunk_len = u64::from(reader.repository().file().chunk_len);
-    let (mut writer, mut waiting, mut chunks) = (PackWriter::default(), Vec::new(), 0);
+    let (mut writer, mut waiting, mut chunks) = (pack_writer(manner.limit), Vec::new(), 0);
     let mut numbers = Numbers {
         segment: new_segment()?,
         next: 0,
@@ -294,7 +322,7 @@ impl Numbers {
 fn put_packs(
     repository: &Repository,
     waiting: &Mutex<Receiver<Full>>,
-    pace: &Pace,
+    pace: &Pace<'_>,
     done: Sender<Result<Put, BackupError>>,
 ) {
     let mut memory = Vec::new();
@@ -318,13 +346,13 @@ fn put_packs(
 fn put_pack(
     repository: &Repository,
     full: Full,
-    pace: &Pace,
+    pace: &Pace<'_>,
     memory: &mut Vec<u8>,
 ) -> Result<Put, BackupError> {
     let sealed = full
         .pack
         .seal(repository.sealer(), std::mem::take(memory))?;
-    pace.wait(sealed.object.bytes.len());
+    pace.wait(sealed.object.bytes.len())?;
     repository.put(&ObjectName::Pack(sealed.object.id), &sealed.object.bytes)?;
     *memory = sealed.object.bytes;
     Ok(Put {
@@ -342,15 +370,14 @@ struct Telling<'t, 'r> {
     names: BTreeMap<SegmentId, Vec<(u32, ChunkHash)>>,
     runs: Vec<(ChunkId, ChunkId, u64)>,
     bytes: u64,
+    is_slow: bool,
 }
 
 impl Telling<'_, '_> {
     fn tell(&mut self, put: Put) -> Result<(), BackupError> {
         let coming: usize = put.named.iter().map(|named| named.chunks.len()).sum();
         let count: usize = self.names.values().map(Vec::len).sum();
-        if self.index.packs.len() >= PACKS_PER_INDEX
-            || (count > 0 && count + coming > INDEX_CHUNK_COUNT_MAX)
-        {
+        if self.is_due() || (count > 0 && count + coming > INDEX_CHUNK_COUNT_MAX) {
             self.put()?;
         }
         self.bytes += put.entry.len;
@@ -379,6 +406,16 @@ impl Telling<'_, '_> {
         Ok(())
     }
 
+    /// True if there are packs enough for an index object.
+    fn is_due(&self) -> bool {
+        if self.is_slow {
+            let len: u64 = self.index.packs.iter().map(|pack| pack.len).sum();
+            len >= SLOW_INDEX_LEN
+        } else {
+            self.index.packs.len() >= PACKS_PER_INDEX
+        }
+    }
+
     /// Puts the index object of the entries so far.
     fn put(&mut self) -> Result<(), BackupError> {
         if self.index.packs.is_empty() {
@@ -399,7 +436,61 @@ impl Telling<'_, '_> {
             .repository()
             .put(&ObjectName::Index(id), &sealed.bytes)?;
         self.bytes += sealed.bytes.len() as u64;
-        self.known.add(id, &std::mem::take(&mut self.runs));
+        self.known.add(id, &index, &std::mem::take(&mut self.runs));
         self.known.keep(self.reader, self.origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use vellum_store::Unwatched;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Cancelled(AtomicBool);
+
+    impl Watch for Cancelled {
+        fn report_progress(&self, _: Progress) {}
+
+        fn is_cancelled(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    fn pace(watch: &dyn Watch, limit: Option<u64>) -> Pace<'_> {
+        Pace {
+            limit,
+            free_at: Mutex::new(Instant::now()),
+            watch,
+        }
+    }
+
+    /// The first pack went at full speed, and it was of 32 MiB: `--limit-upload 1M` sent 24 MiB in
+    /// 0.4 s.
+    #[test]
+    fn what_is_limited_waits_before_it_goes_the_first_included() {
+        let begun = Instant::now();
+        let limited = pace(&Unwatched, Some(1 << 20));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| limited.wait(1 << 18).expect("nobody stops it"));
+            }
+        });
+        assert!(begun.elapsed() >= Duration::from_millis(490), "{begun:?}");
+        let begun = Instant::now();
+        let unlimited = pace(&Unwatched, None);
+        unlimited.wait(usize::MAX).expect("nothing is waited for");
+        assert!(begun.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn waiting_for_the_limit_ends_when_a_person_stops_it() {
+        let watch = Cancelled::default();
+        watch.0.store(true, Ordering::Relaxed);
+        let waited = pace(&watch, Some(1)).wait(1 << 20);
+        assert!(matches!(waited, Err(BackupError::Interrupted)));
     }
 }

@@ -43,7 +43,9 @@ pub(crate) fn open(objects: Arc<dyn Objects>) -> Result<Repository, BackupError>
 pub(crate) fn writer() -> Writer {
     Writer {
         name: "test".to_owned(),
+        host: None,
         time_ms: 0,
+        process: None,
     }
 }
 
@@ -147,6 +149,7 @@ fn push_in(
             id: id.clone(),
             image: image.to_owned(),
             name: image.to_owned(),
+            host: None,
             snapshot: None,
             content: content_id.to_string(),
             len: u64::from(PAGE_SPAN) * CHUNK_LEN as u64,

@@ -16,11 +16,12 @@ use crate::objects::twice::copy_of;
 use crate::push::{PushReport, PushSelection};
 use crate::reader::Reader;
 use crate::testing::seed;
-use crate::verify::{VerifyOptions, verify};
+use crate::verify::{Finding, VerifyOptions, verify};
 
 fn wish(points: Option<BTreeSet<String>>) -> CopyRequest {
     CopyRequest {
         points,
+        again: false,
         trust_others: false,
         limit_upload: None,
         writer: request(PushSelection::All).writer,
@@ -74,6 +75,7 @@ fn names_of(client: &Client, folder: &str) -> Vec<String> {
         .collect()
 }
 
+/// Nothing is damaged. A client that died behind a record has not put its copy: who verifies does.
 fn assert_clean(client: &Client) {
     let repository = client.open(client.objects()).expect("it opens");
     let report = verify(
@@ -85,7 +87,9 @@ fn assert_clean(client: &Client) {
         &Unwatched,
     )
     .expect("a verify");
-    assert_eq!(report.findings, Vec::new());
+    let is_left = |finding: &&Finding| !finding.is_mended;
+    let left: Vec<&Finding> = report.findings.iter().filter(is_left).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

@@ -5,12 +5,16 @@ mod copies;
 mod damage;
 mod diffs;
 mod faults;
+mod follows;
 mod forgets;
 #[path = "../../../store/src/transfer/grower.rs"]
 mod grower;
 mod guests;
 mod heals;
+mod losses;
+mod moves;
 mod repairs;
+mod sessions;
 mod streams;
 mod trees;
 
@@ -124,10 +128,13 @@ fn request(selection: PushSelection) -> PushRequest {
     static CLOCK: AtomicU64 = AtomicU64::new(1_800_000_000_000);
     let writer = Writer {
         name: "test".to_owned(),
+        host: None,
         time_ms: CLOCK.fetch_add(1, Ordering::Relaxed),
+        process: None,
     };
     PushRequest {
         selection,
+        again: false,
         trust_others: false,
         verify: false,
         limit_upload: None,

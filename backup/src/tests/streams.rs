@@ -114,7 +114,7 @@ fn whole_trees_and_increments_arrive() {
     let increment = sent(source, PushSelection::Nodes(vec![second]), &[content], None);
     let refused = received(&store, &increment, None, "b-");
     assert!(
-        matches!(refused, Err(BackupError::Damaged { .. })),
+        matches!(refused, Err(BackupError::MissingBase { .. })),
         "without the first: {refused:?}"
     );
     assert!(store.tree().image_named(&name("b-increment")).is_none());

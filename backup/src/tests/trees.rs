@@ -277,7 +277,7 @@ fn what_is_renamed_or_marked_after_a_push_is_so_in_the_repository_after_the_next
     );
     assert_eq!(
         put_folders(&client),
-        ["sessions", "copies/journal", "journal"]
+        ["sessions", "journal", "copies/journal"]
     );
     let again = client.push(&store).expect("a push of nothing");
     assert_eq!(
@@ -510,7 +510,9 @@ fn push_at(client: &Client, store: &Store, time_ms: u64) {
     let repository = client.open(client.objects()).expect("it opens");
     let writer = Writer {
         name: "test".to_owned(),
+        host: None,
         time_ms,
+        process: None,
     };
     let request = PushRequest {
         writer,

@@ -7,8 +7,8 @@ use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use super::{Check, VerifyOptions, damage};
 use crate::error::BackupError;
 use crate::journal::{Condition, RecordName, State, Status};
+use crate::objects::ObjectName;
 use crate::objects::twice::{copy_of, is_sound};
-use crate::objects::{ObjectKind, ObjectName};
 use crate::prune::reach::Needed;
 
 /// An object or a copy of which only the other half is whole.
@@ -27,11 +27,7 @@ impl Check<'_> {
         needed: &Needed<'_>,
         options: &VerifyOptions,
     ) -> Result<(), BackupError> {
-        let keys = self
-            .repository
-            .list(ObjectKind::Key)?
-            .into_iter()
-            .map(|(name, _)| name);
+        let keys = self.key_names()?;
         // One that another stands for, or that says nothing, may have been on its way out when a
         // collection was interrupted.
         let says = |name: &RecordName| {
@@ -64,29 +60,29 @@ impl Check<'_> {
             .chain(records)
             .chain(indexes)
             .chain(maps)
+            .filter(|name| !self.noted.contains(name))
             .collect();
         let wrong: Vec<Option<Half>> = all
             .par_iter()
             .map(|name| self.bad_copy(name))
             .collect::<Result<_, _>>()?;
-        let mut halves: Vec<Half> = wrong.into_iter().flatten().collect();
-        // All objects that this run needed were read by now, from the copy where that was the only
-        // way.
-        halves.extend(
-            self.repository
-                .twice()
-                .rescued()
-                .into_iter()
-                .map(|name| Half {
-                    name: name.to_string(),
-                    reason: "it is damaged or gone, and was read from its copy",
-                    other: copy_of(&name).map(|copy| (copy, name)),
-                }),
-        );
-        for half in halves {
+        for half in wrong.into_iter().flatten() {
             self.hit(&half.name, half.reason, []);
-            if options.repair && self.mend(&half)? {
+            if self.mend(&half)? {
                 self.mended.insert(half.name);
+            }
+        }
+        // All objects that this run needed were read by now, from the copy where that was the only
+        // way, and put back.
+        for (name, is_back) in self.repository.twice().rescued() {
+            let object = name.to_string();
+            self.hit(
+                &object,
+                "it is damaged or gone, and was read from its copy",
+                [],
+            );
+            if is_back {
+                self.mended.insert(object);
             }
         }
         Ok(())
@@ -105,24 +101,18 @@ impl Check<'_> {
             )
         };
         let own = Some((name.to_string(), *name));
+        let is_own = |stored: &[u8]| self.repository.is_own(name, stored);
         let half = match get(&copy)? {
             Ok(stored) if !is_sound(name, &stored) => Half {
                 name: copy,
                 reason: "it is not what its name says",
                 other: own,
             },
-            // The changed one of the two is not to be known.
-            Ok(stored)
-                if *name == ObjectName::Repository
-                    && get(&name.to_string())?
-                        .is_ok_and(|own| own != stored && is_sound(name, &own)) =>
-            {
-                Half {
-                    name: copy,
-                    reason: "it says something else than the object",
-                    other: None,
-                }
-            }
+            Ok(stored) if !is_own(&stored) => Half {
+                name: copy,
+                reason: "it says something else than the object",
+                other: own.filter(|_| self.is_proven()),
+            },
             Ok(_) => return Ok(None),
             // An object that was taken away a moment ago has none.
             Err(_) if get(&name.to_string())?.is_err() => return Ok(None),
@@ -145,12 +135,18 @@ impl Check<'_> {
                 .get(other)
                 .map_err(|error| self.repository.failed(error)),
         )?;
-        let Some(stored) = stored.ok().filter(|stored| is_sound(object, stored)) else {
+        let Some(stored) = stored
+            .ok()
+            .filter(|stored| self.repository.is_own(object, stored))
+        else {
             return Ok(false);
         };
-        place
-            .replace(&half.name, &stored)
-            .map_err(|error| self.repository.failed(error))?;
-        Ok(true)
+        // Who may only read tells what is to be done.
+        Ok(place.replace(&half.name, &stored).is_ok())
+    }
+
+    /// True if the repository's file is certain to say what it said: a key or a record fits it.
+    fn is_proven(&self) -> bool {
+        self.repository.file().is_encrypted || !self.repository.journal().is_empty()
     }
 }

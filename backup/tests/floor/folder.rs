@@ -159,25 +159,47 @@ fn links_pipes_and_folders_in_an_objects_place_are_not_followed() {
     );
 }
 
+/// Which leftovers go: those of processes of this running system that are over at once, others when
+/// nobody else is at work, and none that somebody holds a lock on.
 #[test]
 fn leftovers_of_the_dead_are_hidden_and_removed_and_those_of_the_living_stay() {
     let folder = tempfile::tempdir().expect("a folder");
     let objects = Folder::new(folder.path().to_owned());
     objects.put("packs/ab/one", b"first").expect("put");
-    let (dead, living) = (
-        folder.path().join("packs/ab/.partial-0"),
-        folder.path().join("packs/ab/.partial-1"),
+    let mut child = std::process::Command::new("true").spawn().expect("a child");
+    let (dead, own) = (child.id(), std::process::id());
+    child.wait().expect("it ends");
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux");
+    let path = |name: &str| folder.path().join("packs/ab").join(name);
+    let of_the_dead = path(&format!(".partial-{}-{dead}-0123456789abcdef", &boot[..8]));
+    let of_this = path(&format!(".partial-{}-{own}-0123456789abcdef", &boot[..8]));
+    let (elsewhere, locked) = (
+        path(&format!(".partial-00000000-{dead}-0")),
+        path(".partial-1"),
     );
-    fs::write(dead, "half").expect("a file");
-    let file = fs::File::create(&living).expect("a file");
+    for left in [&of_the_dead, &of_this, &elsewhere, &locked] {
+        fs::write(left, "half").expect("a file");
+    }
+    let file = fs::File::open(&locked).expect("a file");
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("a lock");
     assert_eq!(names(&objects, "").len(), 1);
-    assert_eq!(objects.remove_leftovers().expect("removed"), 1);
-    assert!(living.exists());
+    let remove = |is_alone| {
+        let left = objects.leftovers().expect("a look");
+        let gone = left.iter().filter(|name| {
+            objects
+                .remove_leftover(name, is_alone)
+                .expect("it can be removed")
+        });
+        (left.len(), gone.count())
+    };
+    assert_eq!(remove(false), (4, 1));
+    assert!(!of_the_dead.exists() && elsewhere.exists());
+    assert_eq!(remove(true), (3, 2));
+    assert!(locked.exists());
     // Not only closed: what another test is just starting may have it open.
     rustix::fs::flock(&file, rustix::fs::FlockOperation::Unlock).expect("it is ours");
     drop(file);
-    assert_eq!(objects.remove_leftovers().expect("removed"), 1);
+    assert_eq!(remove(true), (1, 1));
     assert_eq!(names(&objects, "").len(), 1);
 }
 

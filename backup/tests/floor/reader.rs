@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use vellum_backup::format::RepositoryFile;
+use vellum_backup::objects::twice::copy_of;
 use vellum_backup::objects::{Folder, ObjectName, Objects};
 use vellum_backup::seal::{KeyFile, Opener, PasswordCost, Sealer, Secrets, create_key};
 
@@ -70,6 +71,8 @@ fn a_stranger_reads_plain_and_encrypted_repositories_from_the_format_alone() {
         for key in keys {
             assert_all_is_read(&path, &sample.disks, key);
         }
+        lose_what_has_copies(&path);
+        assert_all_is_read(&path, &sample.disks, keys[0]);
         if is_encrypted {
             let wrong = folder.path().join("wrong");
             std::fs::write(&wrong, "password").expect("a file can be written");
@@ -80,6 +83,29 @@ fn a_stranger_reads_plain_and_encrypted_repositories_from_the_format_alone() {
                 "{}",
                 text(&refused.stderr)
             );
+        }
+    }
+}
+
+/// Gives every object that leads to chunks its copy, and then loses the object: every other one is
+/// deleted, the rest get other bytes.
+fn lose_what_has_copies(path: &Path) {
+    let objects = Folder::new(path.to_owned());
+    let mut names = Vec::new();
+    let listed = objects.list("", &mut |name, _| {
+        names.extend(ObjectName::parse(name).filter(|name| copy_of(name).is_some()));
+        Ok(())
+    });
+    listed.expect("a listing");
+    assert!(names.len() > 5, "{names:?}");
+    for (nth, name) in names.iter().enumerate() {
+        let (text, copy) = (name.to_string(), copy_of(name).expect("it has one"));
+        let stored = objects.get(&text).expect("it is there");
+        objects.put(&copy, &stored).expect("a copy");
+        if nth % 2 == 0 {
+            objects.delete(&text).expect("deleted");
+        } else {
+            objects.replace(&text, b"\0rotten").expect("replaced");
         }
     }
 }

@@ -69,22 +69,39 @@ def decompressed(codec, data, plain_len):
 class Repository:
     def __init__(self, path, password=None, key_file=None):
         self.path = pathlib.Path(path)
-        self.file = json.loads(self.read("vellum.repository"))
+        self.file = self.first("vellum.repository", self.described)
         need(self.file["format"] == 1, "a newer format")
         self.chunk_len = self.file["chunk_len"]
         self.master = self.unlock(password, key_file) if self.file["encrypted"] else None
 
-    def read(self, name):
-        return (self.path / name).read_bytes()
+    def first(self, name, check):
+        """What `check` makes of an object; of its copy if the object is not there, or not what it must be."""
+        try:
+            return check((self.path / name).read_bytes())
+        except (OSError, ValueError) as error:
+            try:
+                return check((self.path / "copies" / name).read_bytes())
+            except (OSError, ValueError):
+                raise ValueError(f"{name}: {error}") from None
+
+    @staticmethod
+    def described(stored):
+        file = json.loads(stored)
+        need(isinstance(file, dict) and {"format", "id", "encrypted", "chunk_len"} <= file.keys(), "it does not say what it is")
+        need(len(bytes.fromhex(file["id"])) == 16, "its identity is none")
+        return file
 
     def names(self, folder):
-        return sorted(path.name for path in self.path.glob(folder + "/[!.]*"))
+        """The objects of a folder, also those of which only the copy is left."""
+        own, copies = self.path / folder, self.path / "copies" / folder
+        return sorted({path.name for place in (own, copies) for path in place.glob("[!.]*")})
 
     def unlock(self, password, key_file):
         for name in self.names("keys"):
-            stored = self.read("keys/" + name)
-            need(blake3(stored).hexdigest() == name, "keys/" + name)
-            key = json.loads(stored)
+            try:
+                key = json.loads(self.named("keys/" + name, name))
+            except ValueError:
+                continue  # Another one may open.
             salt = bytes.fromhex(key["salt"])
             if key["kind"] == "password" and password is not None:
                 cost = key["argon2id"]
@@ -124,9 +141,16 @@ class Repository:
         codec, plain_len, compressed_len = envelope.number(1), envelope.number(4), envelope.number(4)
         return decompressed(codec, envelope.take(compressed_len), plain_len)
 
+    def named(self, name, ident):
+        """The bytes of an object whose name is their hash."""
+        def check(data):
+            need(blake3(data).hexdigest() == ident, "not what its name says")
+            return data
+        return self.first(name, check)
+
     def stored(self, kind, name, ident):
-        data = self.read(name)
-        need(blake3(data).hexdigest() == ident and data[:HEAD_LEN] == self.head(kind), name + ": not what its name says")
+        data = self.named(name, ident)
+        need(data[:HEAD_LEN] == self.head(kind), name + ": not what its name says")
         return data
 
     def fold(self):
@@ -164,6 +188,8 @@ class Repository:
                 snapshot = point.get("snapshot") and {**point["snapshot"], "name": words["snapshot"]}
                 point = {**words, **{key: point[key] for key in ("id", "image", "content", "len")}, "snapshot": snapshot}
                 self.points[words["point"]] = said, point
+        counter = lambda said, point: max(said[1][0], point.get("returned") or 0)
+        self.ages = {ident: (point.get("snapshot") or {}).get("serial") or counter(said, point) for ident, (said, point) in self.points.items()}
         self.points = {ident: point for ident, (_, point) in self.points.items()}
         marks = [mark for record in shown for mark in record.get("marks", []) if mark["id"] not in {s["mark"] for s in sweeps}]
         condemned = {(said["id"], said["session"]) for mark in marks for said in mark["contents"]}
@@ -177,6 +203,7 @@ class Repository:
                         self.contents.setdefault(ident, content)
             known = -1
         self.gone = {name for sweep in sweeps for name in sweep["objects"]}
+        self.damaged = {note["object"] for record in shown for note in record.get("damaged", [])}
         self.indexes = {index for record in shown for index in record.get("indexes", []) if "index/" + index not in self.gone}
 
     @staticmethod
@@ -194,7 +221,7 @@ class Repository:
         return "counts" if is_counted else "void" if decided else "undecided"
 
     def load_indexes(self):
-        self.hashes, self.frames = {}, {}
+        self.hashes, self.frames, doubtful = {}, {}, {}
         for ident in sorted(self.indexes):
             reader = Reader(self.open_blob("index", self.stored("index", "index/" + ident, ident)[HEAD_LEN:]))
             need(reader.number(1) == 1, "version of an index")
@@ -211,9 +238,11 @@ class Repository:
                     ordinals = [first + at for at in reader.presence(span)]
                     _, offset, length = reader.number(1), last_end + reader.varint(), reader.varint()
                     last_end = offset + length
-                    if f"packs/{pack[:2]}/{pack}" not in self.gone:
-                        self.frames.update(((segment, ordinal), (pack, offset, length)) for ordinal in ordinals)
+                    if (name := f"packs/{pack[:2]}/{pack}") not in self.gone:
+                        frames = doubtful if name in self.damaged else self.frames
+                        frames.update(((segment, ordinal), (pack, offset, length)) for ordinal in ordinals)
             need(reader.at == len(reader.data), "bytes are left over")
+        self.frames = doubtful | self.frames
 
     def frame(self, place):
         """The chunks of a frame, by address, each held against its name."""
@@ -306,7 +335,7 @@ def main():
     need(found, f"there is no {words.point}")
     repository.load_indexes()
     with open(words.file, "xb") as out:
-        repository.restore(max(found, key=lambda point: point["time_ms"]), out)
+        repository.restore(max(found, key=lambda point: repository.ages[point["id"]]), out)
 
 
 if __name__ == "__main__":

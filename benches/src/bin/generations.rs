@@ -200,7 +200,9 @@ fn writer() -> Writer {
         .expect("after 1970");
     Writer {
         name: "bench".to_owned(),
+        host: None,
         time_ms: u64::try_from(now.as_millis()).expect("not that late"),
+        process: None,
     }
 }
 
@@ -274,6 +276,7 @@ fn write(dir: &Path, generation: u64) {
 
 fn push_all(repository: &Repository, store: &Store) {
     let request = PushRequest {
+        again: false,
         selection: PushSelection::All,
         trust_others: false,
         verify: false,
@@ -294,6 +297,7 @@ fn thin(dir: &Path) {
     let wish = ForgetWish::Rules {
         rules,
         images: None,
+        host: None,
         offset_s: Clock(Arc::new(|_| 0)),
     };
     forget(&repository, &wish, writer()).expect("a policy");

@@ -133,6 +133,15 @@ impl Command {
         !is_without && !is_owner
     }
 
+    /// True if the process may be ended under it: it waits for servers, and leaves nothing half
+    /// done.
+    pub(crate) fn may_be_cut_off(&self) -> bool {
+        match self {
+            Self::Backup(args) => !args.serves(),
+            _ => false,
+        }
+    }
+
     /// True if exit code 1 means that a difference was found.
     pub(crate) fn is_comparison(&self) -> bool {
         match self {

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 
 use serde::Serialize;
 use vellum_backup::error::BackupError;
-use vellum_backup::pull::{PullReport, PullRequest};
+use vellum_backup::pull::{PullReport, PullRequest, is_increment};
 use vellum_backup::reader::Reader;
 use vellum_backup::stream;
 use vellum_core::name::Name;
@@ -36,6 +36,10 @@ pub(crate) struct Args {
     /// stored again, for every image that has it
     #[arg(long)]
     verify: bool,
+    /// Let images that are here follow: they get the new snapshots and the new state. What was
+    /// changed here since it came stops that. Increments always do so
+    #[arg(long)]
+    update: bool,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -125,6 +129,8 @@ fn pull_request(args: &Args, reader: &Reader<'_>) -> Result<PullRequest, BackupE
     };
     Ok(PullRequest {
         verify: args.verify,
+        // An increment has a place to go on at.
+        update: args.update || is_increment(reader),
         ..PullRequest::of(reader, |_| true, true, renamed)?
     })
 }

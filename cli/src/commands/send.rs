@@ -72,6 +72,7 @@ pub(super) fn run_send(
     });
     session.divert_output();
     let request = PushRequest {
+        again: true,
         selection,
         trust_others: false,
         verify: false,

@@ -3,7 +3,10 @@
 //!
 //! If a text could mean two points, neither is chosen: the person is shown both.
 
+use std::collections::BTreeSet;
+
 use jiff::tz::TimeZone;
+use vellum_backup::journal::State;
 use vellum_backup::record::Point;
 use vellum_core::name::LATEST;
 
@@ -17,7 +20,7 @@ const CANDIDATES_MAX: usize = 8;
 /// Digits of an id that tell a point from all others, for people.
 const SHORT_LEN: usize = 10;
 
-/// The one point that `text` means.
+/// The one point of `points`, which are [`sorted`], that `text` means.
 pub(crate) fn find_point<'a>(
     points: &[&'a Point],
     text: &str,
@@ -138,21 +141,39 @@ pub(crate) fn short_id(id: &str) -> &str {
     id.get(..SHORT_LEN).unwrap_or(id)
 }
 
-/// Points in the order in which people look for them: by name, the oldest first, an image's own
-/// state behind its snapshot of that moment.
-pub(crate) fn sort_points<'a>(points: impl Iterator<Item = &'a Point>) -> Vec<&'a Point> {
-    let mut points: Vec<&Point> = points.collect();
-    let serial = |point: &Point| point.snapshot.as_ref().map(|snapshot| snapshot.serial);
-    points.sort_by_key(|point| {
-        (
-            point.name.as_str(),
-            point.image.as_str(),
-            point.time_ms,
-            point.snapshot.is_none(),
-            serial(point),
-        )
-    });
+/// Points in the order in which people look for them: by name, those of an image in the order in
+/// which it had them.
+pub(crate) fn sort_points(state: &State) -> Vec<&Point> {
+    let points = state.points_oldest_first().into_iter();
+    let mut points: Vec<&Point> = points.map(AsRef::as_ref).collect();
+    points.sort_by_key(|point| (point.name.as_str(), point.image.as_str()));
     points
+}
+
+/// Those of `points` that were pushed from `host`, if one is named: there must be some.
+pub(crate) fn of_host<'a>(
+    points: Vec<&'a Point>,
+    host: Option<&str>,
+) -> Result<Vec<&'a Point>, CommandFailure> {
+    let Some(host) = host else {
+        return Ok(points);
+    };
+    let hosts: BTreeSet<&str> = points
+        .iter()
+        .filter_map(|point| point.host.as_deref())
+        .collect();
+    if !hosts.contains(host) {
+        let known: Vec<&str> = hosts.into_iter().take(CANDIDATES_MAX).collect();
+        let hint = if known.is_empty() {
+            "no point says which host it is from".to_owned()
+        } else {
+            format!("there are points of {}", known.join(", "))
+        };
+        let what = format!("the repository has no point of host {host:?}");
+        return Err(CommandFailure::with_hint(what, hint));
+    }
+    let of_host = |point: &&Point| point.host.as_deref() == Some(host);
+    Ok(points.into_iter().filter(of_host).collect())
 }
 
 /// All points of an image that is there.
@@ -168,20 +189,12 @@ pub(crate) fn of_known_image<'a>(
     }
 }
 
-/// The newest of one image; each image's newest, if several images had the name.
+/// The newest of one image, of points that are [`sorted`]; each image's newest, if several images
+/// had the name.
 fn newest_points<'a>(points: &[&'a Point]) -> Vec<&'a Point> {
     let mut newest: Vec<&Point> = Vec::new();
     for point in points {
-        // Of two from one moment, the image's own state is what came after its snapshot.
-        let age = |point: &Point| {
-            (
-                point.time_ms,
-                point.snapshot.is_none(),
-                point.snapshot.as_ref().map(|snapshot| snapshot.serial),
-            )
-        };
         match newest.iter_mut().find(|best| best.image == point.image) {
-            Some(best) if age(best) >= age(point) => {}
             Some(best) => *best = point,
             None => newest.push(point),
         }
@@ -298,6 +311,7 @@ mod tests {
             id: id.to_owned(),
             image: image.to_owned(),
             name: name.to_owned(),
+            host: None,
             snapshot,
             content: String::new(),
             len: 0,
@@ -312,8 +326,8 @@ mod tests {
     fn points() -> Vec<Point> {
         vec![
             point("aaaa0001", "s-1", "web", Some(("monday", 1)), 0),
-            point("aaaa0002", "s-1", "web", None, DAY_MS),
             point("aaaa0003", "s-1", "web", Some(("tuesday", 2)), DAY_MS),
+            point("aaaa0002", "s-1", "web", None, DAY_MS),
             point("bbbb0004", "s-2", "webmail", None, 0),
             point("bbbb0005", "s-3", "db", None, DAY_MS),
             point("bbbb0006", "t-3", "db", None, 0),

@@ -3,6 +3,7 @@
 
 pub(crate) mod address;
 pub(crate) mod opening;
+mod outage;
 pub(crate) mod password;
 pub(crate) mod repo_args;
 
@@ -16,13 +17,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::OFlags;
 use vellum_backup::error::BackupError;
 use vellum_backup::format::RepositoryFile;
-use vellum_backup::objects::{ObjectName, Objects, open_objects};
+use vellum_backup::objects::{
+    ObjectErrorKind, ObjectName, Objects, PersistenceLimits, PersistentObjects, open_objects,
+};
 use vellum_backup::repository::ClientFolders;
 use vellum_backup::seal::{KeyFile, Opener};
 use zeroize::Zeroizing;
 
 use crate::failure::CommandFailure;
 use crate::invocation::Invocation;
+use outage::OutageNotice;
 use password::{Password, PasswordVariables};
 
 /// Longer than any key file.
@@ -46,21 +50,36 @@ pub(crate) struct KeyArgs {
     pub(crate) allow_rollback: bool,
 }
 
-/// The objects at `place`; makes no request.
+/// The objects at `place`, which is waited for when it fails; makes no request.
 pub(crate) fn object_store(
     place: &str,
-    caller: &Invocation,
+    caller: &Arc<Invocation>,
 ) -> Result<Arc<dyn Objects>, CommandFailure> {
+    let watch = Box::new(OutageNotice(Arc::clone(caller)));
+    let place = impatient_objects(place, caller)?;
+    Ok(Arc::new(PersistentObjects::new(
+        place,
+        watch,
+        PersistenceLimits::default(),
+    )))
+}
+
+/// The same, which fails when the place does.
+fn impatient_objects(place: &str, caller: &Invocation) -> Result<Arc<dyn Objects>, CommandFailure> {
     // By its whole path: what is remembered of a place is not of whatever else is called so
     // elsewhere.
     let folder = caller.resolve_path(Path::new("."));
     let folder = folder.canonicalize().unwrap_or(folder);
     let objects = open_objects(place, &folder, &caller.variables);
-    objects.map(Arc::from).map_err(|error| {
-        CommandFailure::usage_error(
+    objects.map(Arc::from).map_err(|error| match error.kind {
+        ObjectErrorKind::Denied => CommandFailure::with_hint(
+            error.to_string(),
+            "they are taken from the environment; the README has the variables of each store",
+        ),
+        _ => CommandFailure::usage_error(
             error.to_string(),
             "name a folder, or an address such as s3://BUCKET/PREFIX",
-        )
+        ),
     })
 }
 
@@ -92,7 +111,7 @@ pub(crate) fn ask_password(
     if is_given || !caller.streams.input.file().is_terminal() {
         return Ok(None);
     }
-    let objects = object_store(place, caller)?;
+    let objects = impatient_objects(place, caller)?;
     let file = objects
         .get(&ObjectName::Repository.to_string())
         .ok()

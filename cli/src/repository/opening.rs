@@ -1,6 +1,7 @@
 //! A repository as a command opens it: with its messages and questions, and in its name.
 
 use vellum_backup::error::BackupError;
+use vellum_backup::process::ProcessMark;
 use vellum_backup::repository::{Repository, Rollback};
 use vellum_backup::seal::Opener;
 use vellum_backup::session::Writer;
@@ -48,11 +49,15 @@ pub(crate) fn open_with(
         }
         other => other,
     }?;
-    for object in repository.twice().rescued() {
-        session.print_warning(&format!(
-            "{object} is damaged, and was read from its copy: `vellum backup \
-             verify --repair` mends it"
-        ));
+    for (object, is_back) in repository.twice().rescued() {
+        session.print_warning(&if is_back {
+            format!("{object} was damaged or gone, and is whole again: its copy was there")
+        } else {
+            format!(
+                "{object} is damaged or gone, and was read from its copy: who may write there \
+                 mends it with `vellum backup verify`"
+            )
+        });
     }
     Ok(repository)
 }
@@ -62,6 +67,8 @@ pub(crate) fn writer_name(session: &CommandContext) -> Writer {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Writer {
         name: format!("{}: {}", host.trim(), session.command_line()),
+        host: Some(host.trim().to_owned()).filter(|host| !host.is_empty()),
         time_ms: now_ms(),
+        process: ProcessMark::own(),
     }
 }

@@ -267,3 +267,37 @@ fn a_hangup_stops_a_server_in_order_unless_it_is_to_be_ignored() {
     assert!(sandbox.path("store/nbd.sock").exists());
     server.stop();
 }
+
+/// A server that takes requests and never answers: a command that asked it waited a minute for its
+/// end after SIGTERM.
+#[test]
+fn a_request_that_hangs_holds_no_command_that_is_to_stop() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("it is bound"));
+    let (asked, is_asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming().flatten() {
+            held.push(stream);
+            let _ = asked.send(());
+        }
+    });
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(["backup", "list", "s3://disks/a"]);
+    command
+        .env("AWS_ENDPOINT", address)
+        .env("AWS_ALLOW_HTTP", "true")
+        .env("AWS_ACCESS_KEY_ID", "somebody")
+        .env("AWS_SECRET_ACCESS_KEY", "something")
+        .env("AWS_REGION", "here")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().expect("it starts");
+    is_asked.recv_timeout(PATIENCE).expect("it asks");
+    let begun = Instant::now();
+    signal(&child, Signal::TERM);
+    let run = finished(child);
+    assert_eq!(run.code, Some(143), "{run:?}");
+    assert!(run.stderr.contains("interrupted"), "{run:?}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{begun:?}");
+}

@@ -353,3 +353,27 @@ fn limits_and_spans_are_read_as_restic_reads_them() {
         assert!(bad.parse::<CalendarSpan>().is_err(), "{bad:?}");
     }
 }
+
+/// One clock in the future made its state the newest for ever. Where the order is known, it
+/// decides, and a period that comes twice because of that clock is one.
+#[test]
+fn a_known_order_is_not_overruled_by_a_clock() {
+    let (day, future) = (NEW_YEAR_2015_MS, NEW_YEAR_2015_MS + 90 * 366 * DAY_MS);
+    let all = candidates(&[day, future, day + HOUR_MS, day + 2 * HOUR_MS]);
+    let check = |last: u32, daily: u32, expected: &[usize]| {
+        let rules = RetentionRules {
+            last: KeepLimit::Newest(last),
+            daily: KeepLimit::Newest(daily),
+            ..RetentionRules::default()
+        };
+        let verdicts = apply_in_order(&rules, &all);
+        let kept = (0..all.len()).filter(|at| verdicts[*at].is_kept());
+        assert_eq!(kept.collect::<Vec<_>>(), expected, "{last} {daily}");
+    };
+    check(1, 0, &[3]);
+    check(2, 0, &[2, 3]);
+    check(0, 1, &[3]);
+    check(0, 2, &[1, 3]);
+    // The rule may keep a third, and there is no third day: the oldest is kept.
+    check(0, 3, &[0, 1, 3]);
+}

@@ -727,7 +727,8 @@ impl Tree {
     }
 
     /// The parent, if `layer` adds nothing to it and hides nothing of it.
-    pub(super) fn same_as_parent(&self, layer: &Layer) -> Option<LayerId> {
+    #[must_use]
+    pub fn same_as_parent(&self, layer: &Layer) -> Option<LayerId> {
         let parent = self.layer(layer.parent?)?;
         let shows_all = layer.len == parent.len
             && layer.parent_visible >= self.chunk_len().count_for(parent.len);

@@ -16,4 +16,4 @@ mod token;
 
 pub use frame_export::{FrameExport, PlannedFrame, SuppliedFrame};
 pub use point_in_time::{PointInTime, RelativeMap};
-pub use receive_transaction::{ReceiveTransaction, VerifiedChunks};
+pub use receive_transaction::{FollowedImage, ReceiveTransaction, VerifiedChunks};

@@ -12,8 +12,10 @@ use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::page::{Page, PageEntry};
-use vellum_core::tree::{Arrival, Layer, NodeRef};
-use vellum_core::units::{ChunkCount, ChunkId, ChunkLen, IMAGE_LEN_MAX, LayerId, PageIndex};
+use vellum_core::tree::{Arrival, ArrivingSnapshot, ChainUpdate, Layer, NodeRef, TreeEdit};
+use vellum_core::units::{
+    ChunkCount, ChunkId, ChunkLen, IMAGE_LEN_MAX, ImageId, LayerId, PageIndex,
+};
 
 use crate::chunks::{ChunkCandidate, DedupSession};
 use crate::clock::now_ms;
@@ -34,6 +36,17 @@ pub struct VerifiedChunks {
     names: Vec<ChunkHash>,
     plain: Vec<u8>,
     chunk_len: usize,
+}
+
+/// An image that is there and becomes as what came.
+#[derive(Clone, Debug)]
+pub struct FollowedImage {
+    /// The image.
+    pub id: ImageId,
+    /// The layer that shows its new state.
+    pub top: LayerId,
+    /// Its new snapshots, the oldest first.
+    pub snapshots: Vec<ArrivingSnapshot>,
 }
 
 /// Something on its way into a store.
@@ -307,7 +320,21 @@ impl ReceiveTransaction<'_> {
 
     /// Makes everything durable and gives it its names, in one batch. `arrival` has no layers: they
     /// are those that were built.
-    pub fn finish_receive(mut self, arrival: Arrival) -> Result<Vec<NodeRef>, StoreError> {
+    pub fn finish_receive(self, arrival: Arrival) -> Result<Vec<NodeRef>, StoreError> {
+        self.finish_following(arrival, Vec::new())
+    }
+
+    /// The same, and images that are there become as what came; nobody may be writing to them.
+    /// Returns the images that came, then those.
+    pub fn finish_following(
+        mut self,
+        arrival: Arrival,
+        followed: Vec<FollowedImage>,
+    ) -> Result<Vec<NodeRef>, StoreError> {
+        let _exclusive = followed
+            .iter()
+            .map(|followed| self.store.lock_image(followed.id))
+            .collect::<Result<Vec<_>, _>>()?;
         // The session began before anything was written.
         self.session.make_durable()?;
         let arrival = Arrival {
@@ -315,14 +342,30 @@ impl ReceiveTransaction<'_> {
             ..arrival
         };
         let mut tree = self.store.tree_mut();
-        let (nodes, edits) = tree.plan_receive(&arrival, now_ms())?;
+        let (mut nodes, mut edits) = tree.plan_receive(&arrival, now_ms())?;
+        nodes.extend(followed.iter().map(|followed| NodeRef::Image(followed.id)));
+        for FollowedImage { id, top, snapshots } in followed {
+            let update = ChainUpdate {
+                layers: arrival.layers.clone(),
+                top,
+                snapshots,
+            };
+            let planned = tree.plan_chain_update(id, &update, now_ms())?;
+            // Those that came are put once for all.
+            let is_put = |edit: &TreeEdit| {
+                matches!(edit, TreeEdit::PutLayer(layer)
+                    if arrival.layers.iter().any(|came| came.id == layer.id))
+            };
+            edits.extend(planned.into_iter().filter(|edit| !is_put(edit)));
+        }
         let mut batch = Batch::default();
         // One entry for all that came as one.
-        if let (Some(node), Some(image)) = (nodes.first(), arrival.images.first()) {
+        if let Some(node) = nodes.first() {
+            let arriving = arrival.images.first().map(|image| image.name.to_string());
             let entry = UsageEntry::new(
                 "receive",
                 node.image_id(),
-                image.name.to_string(),
+                arriving.unwrap_or_else(|| tree.display_name(*node)),
                 None,
                 self.session.added_totals(),
             );

@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// All images and machines
     #[arg(long)]
     all: bool,
+    /// Copy what was forgotten in the second repository, too
+    #[arg(long)]
+    again: bool,
     /// Bytes that may be sent in a second
     #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     limit_upload: Option<u64>,
@@ -97,6 +100,7 @@ pub(super) fn run_backup_copy(
     let target = opening::open_repository(&named.place, &args.key, session)?;
     let request = CopyRequest {
         points,
+        again: args.again,
         trust_others: args.trust_others,
         limit_upload: args.limit_upload,
         writer: opening::writer_name(session),
@@ -121,7 +125,7 @@ fn point_ids(
     session: &CommandContext,
 ) -> Result<BTreeSet<String>, CommandFailure> {
     let state = source.state();
-    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let points = address::sort_points(&state);
     Ok(chosen_points(&points, wanted, session)?
         .into_iter()
         .map(str::to_owned)

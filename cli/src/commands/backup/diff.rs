@@ -55,7 +55,7 @@ pub(super) fn run_backup_diff(
     };
     let repository = opening::open_repository(&named.place, &args.key, session)?;
     let state = repository.state();
-    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let points = address::sort_points(&state);
     let find = |text: &str| {
         let point = address::find_point(&points, text, session.time_zone())?;
         let content = ContentId::parse(&point.content).ok_or_else(|| no_content(&point.id))?;

@@ -28,14 +28,20 @@ Example:
   vellum backup forget /mnt/backup --keep-daily 7 --keep-weekly 4 --prune
   vellum backup forget /mnt/backup web@monday
 
-What other points stand on stays as long as they do. The space comes back with `vellum backup \
-prune`.")]
+Rules count the snapshots of each image and host. The states in which the image itself was pushed are counted by themselves: --keep-last 2 keeps \
+two snapshots and two states, and who takes no snapshots keeps two states. Which is the newest is decided by the order in which they came, not by \
+clocks.
+What was forgotten is not pushed again (`backup push --again` does). What other points stand on stays as long as they do. The space comes back with \
+`vellum backup prune`.")]
 pub(crate) struct Args {
     /// The repository; with rules the images that they are for (all, if none is named), else points
     #[arg(value_name = "REPO] [IMAGE")]
     words: Vec<String>,
     #[command(flatten)]
     keep: KeepArgs,
+    /// Only points of this machine
+    #[arg(long, value_name = "HOST", help_heading = "Options")]
+    host: Option<String>,
     /// Only say what would go, what would stay, and why
     #[arg(short = 'n', long, help_heading = "Options")]
     dry_run: bool,
@@ -128,7 +134,7 @@ fn forget_wish(
     zone: &TimeZone,
 ) -> Result<ForgetWish, CommandFailure> {
     let rules = args.keep.retention_rules(repository::now_ms())?;
-    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let points = address::of_host(address::sort_points(state), args.host.as_deref())?;
     if !rules.is_empty() {
         let mut images = BTreeSet::new();
         for image in named {
@@ -143,6 +149,7 @@ fn forget_wish(
         return Ok(ForgetWish::Rules {
             rules,
             images: Some(images).filter(|images| !images.is_empty()),
+            host: args.host.clone(),
             offset_s: vellum_backup::forget::Clock(offset_s),
         });
     }

@@ -99,7 +99,7 @@ fn repository_info(
     zone: &TimeZone,
 ) -> Result<RepositoryInfo, CommandFailure> {
     let state = repository.state();
-    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let points = address::sort_points(&state);
     let mut images: Vec<&str> = points.iter().map(|point| point.image.as_str()).collect();
     images.sort_unstable();
     images.dedup();
@@ -144,7 +144,7 @@ fn point_info(
     session: &CommandContext,
 ) -> Result<PointInfo, CommandFailure> {
     let state = repository.state();
-    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let points = address::sort_points(&state);
     let point = address::find_point(&points, text, session.time_zone())?;
     let same = points
         .iter()

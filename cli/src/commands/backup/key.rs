@@ -130,7 +130,6 @@ fn list_keys(args: &KeyListArgs, session: &mut CommandContext) -> Result<Outcome
 fn add_key(args: &KeyAddArgs, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
     let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
     let caller = &session.caller;
-    let objects = repository::object_store(&place, caller)?;
     let repository = opening::open_repository(&place, &args.key, session)?;
     refuse_plain(&repository)?;
     let old = repository::given_opener(&args.key, password::VARIABLES, caller)?;
@@ -140,7 +139,8 @@ fn add_key(args: &KeyAddArgs, session: &mut CommandContext) -> Result<Outcome, C
         place: repository.place(),
         source,
     };
-    let (_, secrets) = unlock_any(&*objects, repository.file(), &old).map_err(fail)?;
+    let (_, secrets) =
+        unlock_any(&**repository.objects(), repository.file(), &old).map_err(fail)?;
     let key = create_key(
         &secrets,
         repository.file(),

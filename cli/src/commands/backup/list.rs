@@ -18,15 +18,17 @@ use crate::repository::{KeyArgs, address, opening, repo_args};
 #[command(after_help = "\
 Example:
   vellum backup list /mnt/backup
-  vellum backup list s3://bucket/images web
+  vellum backup list s3://bucket/images web --host alpha
 
-JSON of each point: id, name, kind (image or snapshot), image (its identity, through renames), \
-snapshot and serial (null for an image's own state), content, origin (the image it was created \
-from), size, mode, time (when the snapshot was taken, or the state pushed), tags, pinned.")]
+JSON of each point: id, name, kind (image or snapshot), host (that pushed it), image (its identity, through renames), snapshot and serial (null for an image's own \
+state), content, origin (the image it was created from), size, mode, time (when the snapshot was taken, or the state pushed), tags, pinned.")]
 pub(crate) struct Args {
     /// The repository, and images if not all are wanted
     #[arg(value_name = "REPO] [IMAGE")]
     words: Vec<String>,
+    /// Only points of this machine
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -38,6 +40,8 @@ pub(super) struct PointDescription {
     /// `image` or `image@snapshot`.
     pub(super) name: String,
     kind: &'static str,
+    /// The machine that it was pushed from; null if nobody said.
+    pub(super) host: Option<String>,
     /// The image, through renames.
     pub(super) image: String,
     snapshot: Option<String>,
@@ -67,7 +71,7 @@ pub(super) fn run_backup_list(
     let named = repo_args::at_least(&args.words, &session.caller)?;
     let repository = opening::open_repository(&named.place, &args.key, session)?;
     let state = repository.state();
-    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let points = address::of_host(address::sort_points(&state), args.host.as_deref())?;
     let mut wanted = points.clone();
     if !named.rest.is_empty() {
         wanted.clear();
@@ -93,6 +97,7 @@ impl PointDescription {
             } else {
                 "image"
             },
+            host: point.host.clone(),
             image: point.image.clone(),
             snapshot: point
                 .snapshot
@@ -132,6 +137,7 @@ impl Render for PointListing {
         let columns = [
             Column::text_column("ID"),
             Column::text_column("NAME"),
+            Column::text_column("HOST"),
             Column::number_column("SIZE"),
             Column::text_column("TIME"),
             Column::text_column("MARKS"),
@@ -140,6 +146,7 @@ impl Render for PointListing {
             vec![
                 point.short_id(),
                 point.name.clone(),
+                point.host.clone().unwrap_or_default(),
                 page.format_size(point.size),
                 page.format_time(point.time),
                 point.pin_and_tags(),

@@ -75,6 +75,11 @@ impl Args {
         matches!(self.verb, BackupVerb::Push(_) | BackupVerb::Pull(_))
     }
 
+    /// True if others use what it does as long as it runs.
+    pub(super) fn serves(&self) -> bool {
+        matches!(self.verb, BackupVerb::Mount(_))
+    }
+
     /// True if exit code 1 means that a difference was found.
     pub(super) fn is_comparison(&self) -> bool {
         matches!(self.verb, BackupVerb::Diff(_))
@@ -171,6 +176,7 @@ mod tests {
             kind: SessionKind::Prune,
             writer: "host: command".to_owned(),
             time_ms: 86_400_000,
+            process: None,
         };
         let session = OpenSession {
             id: SessionId([0xab; 16]),

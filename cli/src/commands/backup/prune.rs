@@ -65,6 +65,10 @@ pub(super) struct PruneSummary {
     used_bytes: u64,
     /// Bytes of packs that are free then, once what it waits for has ended.
     freed_bytes: u64,
+    /// Packs that are damaged and stay, since points need them.
+    damaged_packs: u64,
+    /// Files of interrupted puts that were removed.
+    leftover_files: u64,
     fenced: Vec<ShownSession>,
     waits_for: Vec<ShownSession>,
 }
@@ -84,7 +88,7 @@ pub(super) fn run_backup_prune(
     };
     let pruned = prune_repository(&repository, &options, session)?;
     session.output.print_summary(&pruned)?;
-    Ok(Outcome::Done)
+    Ok(pruned.outcome())
 }
 
 /// Collects, and shows how far it is.
@@ -148,6 +152,15 @@ fn parse_percentage(text: &str) -> Result<u32, String> {
 }
 
 impl PruneSummary {
+    /// Damage that stays is told by the exit code, too.
+    pub(super) fn outcome(&self) -> Outcome {
+        if self.damaged_packs > 0 {
+            Outcome::Damaged
+        } else {
+            Outcome::Done
+        }
+    }
+
     fn new(dry_run: bool, report: &PruneReport, zone: &TimeZone) -> Self {
         let described = |sessions: &[OpenSession]| {
             sessions
@@ -176,6 +189,8 @@ impl PruneSummary {
             packs_bytes: report.packs_len,
             used_bytes: report.used_len,
             freed_bytes: report.freed_len,
+            damaged_packs: report.damaged_packs,
+            leftover_files: report.leftovers,
             fenced: described(&report.fenced),
             waits_for: described(&report.waits_for),
         }
@@ -207,6 +222,12 @@ impl Render for PruneSummary {
             "{used} of {packs} in packs are needed ({})",
             format_percent(self.used_bytes, self.packs_bytes)
         ))?;
+        if self.damaged_packs > 0 {
+            let packs = format_count(self.damaged_packs, "damaged pack");
+            page.write_line(format!(
+                "left alone: {packs} that points need; `vellum backup verify` names them"
+            ))?;
+        }
         let (condemned, moved) = (
             page.format_size(self.condemned_bytes),
             page.format_size(self.moved_bytes),

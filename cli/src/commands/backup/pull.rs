@@ -50,6 +50,10 @@ pub(crate) struct Args {
     /// fetched again, for every image that has it
     #[arg(long)]
     verify: bool,
+    /// Let images that are here follow: they get the new snapshots and the new state. What was
+    /// changed here since it came stops that
+    #[arg(long)]
+    update: bool,
     #[command(flatten)]
     pub(super) key: KeyArgs,
 }
@@ -110,7 +114,7 @@ fn pull_request(
     session: &CommandContext,
 ) -> Result<PullRequest, CommandFailure> {
     let state = reader.repository().state();
-    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let points = address::sort_points(&state);
     let ids = chosen_points(&points, wanted, session)?;
     let is_wanted = |point: &Point| args.all || ids.contains(point.id.as_str());
     let prefix = args.prefix.as_deref().unwrap_or_default();
@@ -121,6 +125,7 @@ fn pull_request(
     };
     let request = PullRequest {
         verify: args.verify,
+        update: args.update,
         ..PullRequest::of(reader, is_wanted, args.all, renamed)?
     };
     match (request.images.len(), &args.rename) {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use vellum_backup::clock::ClockDoubt;
 use vellum_backup::push::{PushRequest, PushSelection, push};
 use vellum_backup::repository::Repository;
 use vellum_store::{Damage, Store, StoreError};
@@ -12,9 +13,14 @@ use crate::command_context::CommandContext;
 use crate::commands::import;
 use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
-use crate::repository::{KeyArgs, opening, repo_args};
+use crate::output::page::format_count;
+use crate::repository::{KeyArgs, address, opening, repo_args};
 use crate::size;
 use crate::source_format::FileArgs;
+use crate::time_zone;
+
+/// Points that are named at most; the others are counted.
+const POINTS_SHOWN_MAX: usize = 5;
 
 /// Send images with their snapshots, and machines, to a repository: only what is new there
 #[derive(clap::Args)]
@@ -24,8 +30,10 @@ Example:
   vellum backup push s3://bucket/images web db --limit-upload 20M
   vellum backup push /mnt/backup web --from-file /srv/web.qcow2
 
-It can be stopped at any time and run again: what was sent is found. Guests may write meanwhile; \
-all disks are pushed as they are at one moment.")]
+What the repository has lost and the store has is sent again, and the answer says so.
+
+It can be stopped at any time and run again: what was sent is found. What `backup forget` took away stays away without --again. Guests may write meanwhile; all disks are pushed as they are at one \
+moment.")]
 pub(crate) struct Args {
     /// The repository, and images
     #[arg(value_name = "REPO] [IMAGE")]
@@ -42,6 +50,9 @@ pub(crate) struct Args {
     from_file: Option<PathBuf>,
     #[command(flatten)]
     file: FileArgs,
+    /// Push what was forgotten in the repository, too
+    #[arg(long)]
+    again: bool,
     /// Bytes that may be sent in a second
     #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     limit_upload: Option<u64>,
@@ -74,6 +85,7 @@ pub(super) fn run_backup_push(
     let selection = push_selection(args, named.rest, &store)?;
     let request = PushRequest {
         selection,
+        again: args.again,
         trust_others: args.trust_others,
         verify: args.verify,
         limit_upload: args.limit_upload,
@@ -84,7 +96,11 @@ pub(super) fn run_backup_push(
     let report = push(&repository, &store, &request, &meter)?;
     let seconds = meter.elapsed_time().as_secs_f64();
     drop(meter);
+    if let Some(doubt) = &report.clock {
+        warn_of_clock(doubt, session);
+    }
     let unreadable = report.unreadable.clone();
+    let (hit, healed) = (report.points_hit.clone(), report.healed.clone());
     if let Some(damage) = unreadable.first().filter(|_| report.is_nothing()) {
         return Err(StoreError::Damaged(damage.clone()).into());
     }
@@ -94,7 +110,41 @@ pub(super) fn run_backup_push(
         report,
         seconds,
     ))?;
-    Ok(tell_unreadable(&unreadable, &store, session))
+    let told = tell_unreadable(&unreadable, &store, session);
+    let others = healed.map_or(0, |healed| healed.points.len() - hit.len());
+    Ok(told.max(tell_hit(&hit, others, &repository, session)))
+}
+
+/// Warns of points that do not restore, since the repository lost what the store has not.
+fn tell_hit(
+    hit: &[String],
+    others: usize,
+    repository: &Repository,
+    session: &CommandContext,
+) -> Outcome {
+    let state = repository.state();
+    for id in hit.iter().take(POINTS_SHOWN_MAX) {
+        let title = state
+            .point(id)
+            .map_or_else(|| id.clone(), |point| address::point_title(point));
+        session.print_warning(&format!(
+            "{title} may not restore: the repository lost some of it, and the store does not have it"
+        ));
+    }
+    let more = hit.len().saturating_sub(POINTS_SHOWN_MAX) + others;
+    if more > 0 {
+        let points = format_count(more as u64, "point");
+        session.print_warning(&format!("{points} more may not restore"));
+    }
+    if hit.is_empty() && others == 0 {
+        return Outcome::Done;
+    }
+    session.print_notice("hint: `vellum backup verify` tells what is lost");
+    if hit.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::Damaged
+    }
 }
 
 /// Warns of what was not sent, since it cannot be read.
@@ -117,6 +167,19 @@ pub(in crate::commands) fn tell_unreadable(
          can be mended",
     );
     Outcome::Losses
+}
+
+/// Warns that one of two clocks is likely wrong.
+fn warn_of_clock(doubt: &ClockDoubt, session: &CommandContext) {
+    let shown =
+        |time_ms| time_zone::format_local_time(session.time_zone(), time_ms).unwrap_or_default();
+    session.print_warning(&format!(
+        "this clock says {}, and what was written before ({}) is of {}: one of the clocks is \
+         wrong, and rules such as --keep-daily count days by them",
+        shown(doubt.own_ms),
+        doubt.latest_writer,
+        shown(doubt.latest_ms)
+    ));
 }
 
 /// The store and the repository, each opened while the other is: a password takes its time.

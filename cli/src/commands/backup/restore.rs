@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Replace a file that is there, or write over a block device
     #[arg(long)]
     force: bool,
+    /// Only look among the points of this machine
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -81,7 +84,7 @@ pub(super) fn run_backup_restore(
     let (target, chosen) = DiskTarget::resolve_target(Path::new(file), &args.output, session)?;
     let repository = opening::open_repository(&named.place, &args.key, session)?;
     let state = repository.state();
-    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let points = address::of_host(address::sort_points(&state), args.host.as_deref())?;
     let point = address::find_point(&points, point, session.time_zone())?;
     let content = ContentId::parse(&point.content).ok_or_else(|| no_content(&point.id))?;
     let name = address::point_title(point);

@@ -81,7 +81,7 @@ pub(super) fn run_backup_tree(
 /// All points. Of those that show the same, the first is the oldest snapshot, and the others stand
 /// on it, or on the one before of their image.
 fn point_nodes(state: &State) -> Vec<PointNode<'_>> {
-    let points = address::sort_points(state.points().map(AsRef::as_ref));
+    let points = address::sort_points(state);
     let mut of_content: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (plant, point) in points.iter().enumerate() {
         of_content.entry(&point.content).or_default().push(plant);

@@ -1,12 +1,20 @@
 //! `vellum backup verify`: checks that every point can be restored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::path::PathBuf;
 
 use serde::Serialize;
+use vellum_backup::error::BackupError;
+use vellum_backup::heal::{self, HealReport};
 use vellum_backup::journal::State;
+use vellum_backup::objects::ObjectErrorKind;
+use vellum_backup::push::{PushRequest, PushSelection};
+use vellum_backup::repository::Repository;
 use vellum_backup::verify::{Finding, VerifyOptions, VerifyReport, verify};
+use vellum_store::{Access, Store};
 
+use super::upload::HealedSummary;
 use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
 use crate::output::Render;
@@ -23,11 +31,12 @@ const POINTS_SHOWN_MAX: usize = 5;
 Example:
   vellum backup verify /mnt/backup
   vellum backup verify s3://bucket/images --read-data --subset 3/7
+  vellum backup verify /mnt/backup --repair --from /var/lib/vellum
 
-With --read-data everything is fetched and held against its name: if it is clean, every point \
-restores. --subset reads one of several parts, so that a week of nights reads all. Everything but \
-packs of chunks is in a repository twice: where one of the two is damaged nothing is lost, and \
---repair makes it whole again.")]
+With --read-data everything is fetched and held against its name: if it is clean, every point restores. --subset reads one of several parts, \
+so that a week of nights reads all. Everything but packs of chunks is in a repository twice: where one of the two is damaged nothing is lost, and \
+it is made whole again. What else is damaged is noted in the repository, so that nothing builds on it: the next push of a store that has it sends it \
+again, and --repair --from STORE does that alone.")]
 pub(crate) struct Args {
     /// The repository
     #[arg(value_name = "REPO")]
@@ -38,9 +47,13 @@ pub(crate) struct Args {
     /// Read only the Nth of M parts of it
     #[arg(long, value_name = "N/M", value_parser = parse_part, requires = "read_data")]
     subset: Option<(u32, u32)>,
-    /// Mend what can be: an object is written anew from its copy, and a copy from its object
+    /// Mend what can be: an index that is lost is made anew from the packs, or from what this
+    /// machine keeps of it
     #[arg(long)]
     repair: bool,
+    /// Send again what is lost and this store has
+    #[arg(long, value_name = "STORE", requires = "repair")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -53,6 +66,8 @@ struct VerifySummary {
     packs_read: u64,
     bytes_read: u64,
     findings: Vec<VerifyFinding>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    healed: Option<HealedSummary>,
 }
 
 #[derive(Serialize)]
@@ -72,15 +87,70 @@ pub(super) fn run_backup_verify(
     let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
     let repository = opening::open_repository(&place, &args.key, session)?;
     let meter = session.watch_bytes(&format!("verifying {}", repository.place()));
-    let report = verify(&repository, &args.verify_options(), &meter)?;
+    let mut report = verify(&repository, &args.verify_options(), &meter)?;
+    note(&repository, &report, session)?;
+    let mut healed = None;
+    if args.repair && !report.damaged.is_empty() {
+        healed = Some(HealedSummary::from(&repair(args, &repository, session)?));
+        report = verify(&repository, &args.verify_options(), &meter)?;
+    }
     drop(meter);
-    let verified = VerifySummary::new(&report, &repository.state());
+    let verified = VerifySummary::new(&report, healed, &repository.state());
     session.output.print_summary(&verified)?;
-    Ok(if verified.findings.iter().all(|found| found.mended) {
-        Outcome::Done
-    } else {
-        Outcome::Damaged
-    })
+    if verified.findings.iter().all(|found| found.mended) {
+        return Ok(Outcome::Done);
+    }
+    if args.from.is_none() && !report.damaged.is_empty() {
+        session.print_notice(
+            "hint: the next `vellum backup push` of a store that has it sends it again; so does `verify --repair --from STORE`",
+        );
+    }
+    Ok(Outcome::Damaged)
+}
+
+/// Notes damage in the repository, if this client may write there.
+fn note(
+    repository: &Repository,
+    report: &VerifyReport,
+    session: &CommandContext,
+) -> Result<(), CommandFailure> {
+    match heal::note(repository, report, opening::writer_name(session)) {
+        Ok(_) => Ok(()),
+        Err(BackupError::Objects { source, .. })
+            if matches!(source.kind, ObjectErrorKind::Denied | ObjectErrorKind::Full) =>
+        {
+            session.print_warning(&format!("the damage is not noted there: {source}"));
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn repair(
+    args: &Args,
+    repository: &Repository,
+    session: &CommandContext,
+) -> Result<HealReport, CommandFailure> {
+    let store = args.from.as_deref().map(|path| {
+        let words = session.command_line();
+        Store::open_dir(&session.caller.resolve_path(path), Access::ReadOnly, &words)
+    });
+    let request = PushRequest {
+        selection: PushSelection::All,
+        again: false,
+        trust_others: false,
+        verify: false,
+        limit_upload: None,
+        assumed: HashSet::new(),
+        writer: opening::writer_name(session),
+    };
+    let meter = session.watch_bytes(&format!("repairing {}", repository.place()));
+    Ok(heal::repair(
+        repository,
+        store.transpose()?.as_ref(),
+        &request,
+        &meter,
+    )?)
 }
 
 impl Args {
@@ -88,7 +158,6 @@ impl Args {
         VerifyOptions {
             read_data: self.read_data,
             subset: self.subset,
-            repair: self.repair,
         }
     }
 }
@@ -103,7 +172,7 @@ fn parse_part(text: &str) -> Result<(u32, u32), String> {
 }
 
 impl VerifySummary {
-    fn new(report: &VerifyReport, state: &State) -> Self {
+    fn new(report: &VerifyReport, healed: Option<HealedSummary>, state: &State) -> Self {
         let titles: BTreeMap<&str, String> = state
             .points()
             .map(|point| (point.id.as_str(), address::point_title(point)))
@@ -127,12 +196,16 @@ impl VerifySummary {
             packs_read: report.packs_read,
             bytes_read: report.read_len,
             findings: report.findings.iter().map(found).collect(),
+            healed,
         }
     }
 }
 
 impl Render for VerifySummary {
     fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        if let Some(healed) = &self.healed {
+            healed.print_healed(page)?;
+        }
         for found in &self.findings {
             let more = found.points.len().saturating_sub(POINTS_SHOWN_MAX);
             let named = found

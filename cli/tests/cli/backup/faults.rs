@@ -180,8 +180,13 @@ fn damage_is_told_by_object_and_point() {
             );
             seen += 1;
         }
+        // Once it is noted that the pack is damaged, only what hits a point is told.
         let verified = site.run("backup verify --read-data");
-        assert_eq!(verified.code, Some(4), "{verified:?}");
+        let may_be_clean = nth > 1 && restored.code == Some(0);
+        assert!(
+            verified.code == Some(4) || may_be_clean && verified.code == Some(0),
+            "{verified:?}"
+        );
     }
     assert!(seen > 0, "the point needs some of the pack");
     std::fs::write(&pack, whole).expect("room");

@@ -6,6 +6,7 @@ mod crowd;
 mod faults;
 mod from;
 mod hostile;
+mod lost;
 mod round_trip;
 mod stranger;
 
