@@ -352,12 +352,11 @@ impl Case<'_> {
             let report = self.verified(&repository);
             heal::note(&repository, &report, writer()).expect("noted");
         }
-        let (_kept, folders) = match cure {
-            Cure::PushOfStranger => (None, ClientFolders::default()),
-            _ => {
-                let (kept, folders) = remembered(self.ward);
-                (Some(kept), folders)
-            }
+        let (_kept, folders) = if cure == Cure::PushOfStranger {
+            (None, ClientFolders::default())
+        } else {
+            let (kept, folders) = remembered(self.ward);
+            (Some(kept), folders)
         };
         let repository = self.ward.open(&memory, folders);
         let repository = repository.unwrap_or_else(|error| panic!("{}: {error}", self.told));
