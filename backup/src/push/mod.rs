@@ -169,8 +169,8 @@ pub fn push(
     // The push is done, whatever becomes of what others left.
     drop(end_dead_sessions(repository, &request.writer));
     let report = PushReport {
-        healed,
         clock,
+        healed,
         unreadable,
         ..report
     };

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vellum_core::identity::ContentId;
-use vellum_core::page::Slot;
+use vellum_core::page::PageEntry;
 
 use super::{Check, Fault};
 use crate::error::BackupError;
@@ -74,9 +74,9 @@ impl Check<'_> {
         let view = reader.content(id)?;
         for index in view.pages()?.iter() {
             for run in view.page(index)?.runs() {
-                let chunks = (0..run.len).map_while(|at| match run.slot.advance(at) {
-                    Slot::Chunk(chunk) => Some(chunk),
-                    Slot::Zero | Slot::Absent => None,
+                let chunks = (0..run.len).map_while(|at| match run.slot.advance_by(at) {
+                    PageEntry::Chunk(chunk) => Some(chunk),
+                    PageEntry::Zero | PageEntry::Absent => None,
                 });
                 faults.extend(chunks.filter_map(|chunk| self.fault_of(chunk)));
             }
