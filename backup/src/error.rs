@@ -7,7 +7,7 @@ use vellum_store::StoreError;
 
 use crate::objects::ObjectError;
 use crate::seal::{KeyError, SealError};
-use crate::session::OpenSession;
+use crate::session::announcement::OpenSession;
 
 /// The failure of an operation on a repository.
 #[derive(Debug, thiserror::Error)]
@@ -203,7 +203,8 @@ impl BackupError {
             }
             Self::Newer { .. } => Some("use a newer program"),
             Self::RolledBack { .. } => Some(
-                "if you restored the repository from a copy, say --allow-rollback; else somebody took something away",
+                "if you restored the repository from a copy, say --allow-rollback; else somebody \
+                 took something away",
             ),
             Self::Exchanged { .. } => {
                 Some("if you made it anew, say --allow-rollback; else somebody exchanged it")
@@ -212,11 +213,13 @@ impl BackupError {
                 Some("run `backup verify` to see what else is hit; other points can be restored")
             }
             Self::Locked { .. } => Some(
-                "wait for them: `backup info` says since when; what died can be ended with `backup prune --fence SESSION`",
+                "wait for them: `backup info` says since when; what died can be ended with \
+                 `backup prune --fence SESSION`",
             ),
             Self::Fenced { .. } => Some("run it again: nothing is lost but time"),
             Self::Uncertain { .. } => Some(
-                "run it again once the place answers; the session can be ended with `backup prune --fence SESSION`",
+                "run it again once the place answers; the session can be ended with `backup prune \
+                 --fence SESSION`",
             ),
             Self::MissingBase { .. } => {
                 Some("bring the state that it is relative to first, or send all of it")

@@ -18,7 +18,16 @@ use vellum_core::identity::RepositoryId;
 use crate::error::BackupError;
 use crate::journal::{Journal, RecordName, Remembered};
 use crate::objects::ObjectId;
-use crate::repository::ClientFolders;
+
+/// The folders in which a client may keep files.
+#[derive(Clone, Debug, Default)]
+pub struct ClientFolders {
+    /// Copies of what can be fetched again.
+    pub cache: Option<PathBuf>,
+    /// The folder of the state that was seen: without it an exchanged or rolled back repository is
+    /// believed once.
+    pub state: Option<PathBuf>,
+}
 
 /// The client's files about one repository.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ use vellum_core::units::ChunkLen;
 use crate::error::BackupError;
 use crate::format::{FORMAT, RepositoryFile, RepositoryFileError};
 use crate::journal::{HeadsError, Journal, RecordName, Remembered, State};
+pub use crate::memory::ClientFolders;
 use crate::memory::ClientMemory;
 use crate::objects::twice::{COPIES_PREFIX, Twice, original_of};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectKind, ObjectName, Objects, list_kind};
@@ -31,16 +32,6 @@ const FETCH_TOGETHER_MIN: usize = 8;
 /// The longest stored record, in bytes: the limit of a sealed record; a greater length in a listing
 /// is not believed.
 const RECORD_LEN_MAX: u64 = 80 << 20;
-
-/// The folders in which a client may keep files.
-#[derive(Clone, Debug, Default)]
-pub struct ClientFolders {
-    /// Copies of what can be fetched again.
-    pub cache: Option<PathBuf>,
-    /// The folder of the state that was seen: without it an exchanged or rolled back repository is
-    /// believed once.
-    pub state: Option<PathBuf>,
-}
 
 /// The first key of a new repository.
 #[derive(Clone, Debug)]

@@ -1,106 +1,20 @@
 //! A session: one process's change of a repository. It announces itself before it reads the
 //! journal, and writes its record last. `journal` proves why that is enough.
 
-use std::fmt;
+pub(crate) mod announcement;
+
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use vellum_core::identity::SessionId;
 
 use crate::error::BackupError;
 use crate::journal::{RecordName, State, Status};
 use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
-use crate::process::ProcessMark;
 use crate::record::parts::PART_LEN;
 use crate::record::{Past, RECORD_VERSION, Record};
 use crate::repository::Repository;
 use crate::seal::{SealError, SealedKind};
-
-/// The operation of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SessionKind {
-    /// Brings new points.
-    Push,
-    /// Takes points away.
-    Forget,
-    /// Brings points of another repository.
-    Copy,
-    /// Gives space back: one at a time.
-    Prune,
-    /// Notes damage, and mends it.
-    Repair,
-}
-
-/// The writer and its clock.
-#[derive(Clone, Debug)]
-pub struct Writer {
-    /// Host and command.
-    pub name: String,
-    /// The host alone, which new points bear.
-    pub host: Option<String>,
-    /// The time by the writer's clock, in milliseconds since 1970. Nothing is decided by it.
-    pub time_ms: u64,
-    /// The process, so that others of its machine see when it is gone; none if nobody can.
-    pub process: Option<ProcessMark>,
-}
-
-/// The content of a session's object: for people, except the kind and the process.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub struct SessionFile {
-    /// 1. Greater is a newer program's.
-    pub version: u32,
-    /// The operation.
-    pub kind: SessionKind,
-    /// Host and command.
-    pub writer: String,
-    /// The time when it began, in milliseconds since 1970.
-    pub time_ms: u64,
-    /// The process whose it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub process: Option<ProcessMark>,
-}
-
-/// A session that a listing showed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenSession {
-    /// Its name.
-    pub id: SessionId,
-    /// The content of its object; none if that cannot be read.
-    pub file: Option<SessionFile>,
-}
-
-impl OpenSession {
-    /// True if its process is gone for certain, as far as `writer` can see from its machine.
-    #[must_use]
-    pub fn is_dead(&self, writer: &Writer) -> bool {
-        let process = self.file.as_ref().and_then(|file| file.process.as_ref());
-        process
-            .zip(writer.process.as_ref())
-            .is_some_and(|(process, here)| process.is_gone(here))
-    }
-}
-
-impl fmt::Display for OpenSession {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.file {
-            Some(file) => write!(f, "{} ({} by {})", self.id, file.kind, file.writer),
-            None => write!(f, "{} (what it is cannot be read)", self.id),
-        }
-    }
-}
-
-impl fmt::Display for SessionKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Push => "push",
-            Self::Forget => "forget",
-            Self::Copy => "copy",
-            Self::Prune => "prune",
-            Self::Repair => "repair",
-        })
-    }
-}
+pub use announcement::{OpenSession, SessionFile, SessionKind, Writer};
 
 /// A change of a repository, from its announcement to its end. Dropped without [`Session::end`], it
 /// is ended as far as that works; if a record of it may still arrive, it stays announced.

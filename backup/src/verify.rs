@@ -464,8 +464,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Reads the chunks of all packs, or of a part of them; in any case those of packs that somebody
-    /// found damaged.
+    /// Reads the chunks of all packs, or of a part of them; in any case those of packs that
+    /// somebody found damaged.
     fn data(&mut self, options: &VerifyOptions, watch: &dyn Watch) -> Result<(), BackupError> {
         let packs = self.noted.iter();
         let packs = packs.filter(|name| name.kind() == ObjectKind::Pack);

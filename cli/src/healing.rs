@@ -43,7 +43,7 @@ pub(crate) fn attach_sources(store: &Store) -> Result<(), CommandFailure> {
 }
 
 /// Attaches `first` before the sources that `store` remembers, on behalf of `caller`; else as
-/// [`attach`].
+/// [`attach_sources`].
 pub(crate) fn attach_with(store: &Store, first: &[SourceEntry], caller: &Arc<Invocation>) {
     // The record of sources may be the damaged part.
     let remembered = store.source_entries().unwrap_or_default();

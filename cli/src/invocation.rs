@@ -110,7 +110,7 @@ impl Invocation {
         }
     }
 
-    /// `text`, which may name what [`Caller::path`] returned, in the caller's words.
+    /// `text`, which may name what [`Invocation::resolve_path`] returned, in the caller's words.
     pub(crate) fn translate_paths(&self, text: &str) -> String {
         match &self.folder {
             WorkingFolder::Own => text.to_owned(),

@@ -229,7 +229,7 @@ impl Page {
     }
 
     /// The entries that a layer needs so that this (resolved) page is seen over `below`, of which
-    /// the positions before `visible` are seen: the inverse of [`Page::over`].
+    /// the positions before `visible` are seen: the inverse of [`Page::overlay_on`].
     #[must_use]
     pub fn relative_to(&self, below: &Self, visible: u16) -> Self {
         let below = below.clipped_to(visible).resolved_at_root();

@@ -116,7 +116,7 @@ pub fn zigzag_encode(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)).cast_unsigned()
 }
 
-/// The inverse of [`zigzag`].
+/// The inverse of [`zigzag_encode`].
 #[must_use]
 pub fn zigzag_decode(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ -((value & 1).cast_signed())

@@ -102,7 +102,7 @@ impl ImageChain {
     ///
     /// # Errors
     ///
-    /// As [`ImageChain::child`].
+    /// As [`ImageChain::for_child`].
     pub fn for_whole_disk(layers: Vec<Arc<dyn ImageSource>>) -> Result<Self, SourceError> {
         Self::new(layers, true)
     }

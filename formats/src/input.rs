@@ -120,7 +120,7 @@ impl InputFormat {
     ///
     /// # Errors
     ///
-    /// As [`InputFormat::open`].
+    /// As [`InputFormat::open_disk`].
     pub fn read_facts(
         self,
         file: Arc<dyn ReadAt>,

@@ -5,10 +5,10 @@
 //!
 //! A raw disk holds whatever its guest writes, a qcow2 header in its first sector included. A
 //! program that guesses the format then believes the guest: its header could name a file of the
-//! host as backing file and read it out (CVE-2024-32498, CVE-2026-24708). So [`open`] never
+//! host as backing file and read it out (CVE-2024-32498, CVE-2026-24708). So [`open_image`] never
 //! guesses. The caller names the format, from `-f` or from what it stored when the image was made.
-//! [`probe`] looks at the signatures only, says what it saw and every doubt, and opens nothing; a
-//! caller may follow it for a file that no guest can have written, or to warn.
+//! [`probe_file`] looks at the signatures only, says what it saw and every doubt, and opens
+//! nothing; a caller may follow it for a file that no guest can have written, or to warn.
 //!
 //! # What every parser here keeps
 //!
@@ -129,13 +129,13 @@ pub fn open_image(
     open_over_parent(format, file, decoder, companions)
 }
 
-/// As [`open`], for whoever knows the parent: a differencing image opens too, and what it does not
-/// have is [`vellum_core::source::ExtentKind::Absent`]. [`image_facts`] tells how it names its
-/// parent; holding that against the one at hand is up to the caller.
+/// As [`open_image`], for whoever knows the parent: a differencing image opens too, and what it
+/// does not have is [`vellum_core::source::ExtentKind::Absent`]. [`image_facts`] tells how it names
+/// its parent; holding that against the one at hand is up to the caller.
 ///
 /// # Errors
 ///
-/// As [`open`].
+/// As [`open_image`].
 pub fn open_over_parent(
     format: Format,
     file: Arc<dyn ReadAt>,
@@ -157,7 +157,7 @@ pub fn open_over_parent(
 ///
 /// # Errors
 ///
-/// As [`open`].
+/// As [`open_image`].
 pub fn image_facts(format: Format, file: Arc<dyn ReadAt>) -> Result<ImageFacts, SourceError> {
     match format {
         Format::Raw => Ok(ImageFacts::whole_image(file.len(), "raw")),
@@ -173,7 +173,7 @@ pub fn image_facts(format: Format, file: Arc<dyn ReadAt>) -> Result<ImageFacts, 
 ///
 /// # Errors
 ///
-/// As [`open`].
+/// As [`open_image`].
 pub fn internal_snapshots(file: &dyn ReadAt) -> Result<Vec<InternalSnapshot>, SourceError> {
     qcow2::snapshots::list_snapshots(file)
 }
@@ -183,7 +183,7 @@ pub fn internal_snapshots(file: &dyn ReadAt) -> Result<Vec<InternalSnapshot>, So
 ///
 /// # Errors
 ///
-/// As [`open`].
+/// As [`open_image`].
 pub fn open_internal_snapshot(
     file: Arc<dyn ReadAt>,
     decoder: Arc<dyn ClusterDecoder>,
@@ -198,7 +198,7 @@ pub fn open_internal_snapshot(
 ///
 /// # Errors
 ///
-/// As [`open`]; [`SourceError::Refused`] when they are stale.
+/// As [`open_image`]; [`SourceError::Refused`] when they are stale.
 pub fn dirty_bitmaps(file: &dyn ReadAt) -> Result<Vec<DirtyBitmap>, SourceError> {
     qcow2::bitmaps::list_bitmaps(file)
 }
@@ -207,7 +207,7 @@ pub fn dirty_bitmaps(file: &dyn ReadAt) -> Result<Vec<DirtyBitmap>, SourceError>
 ///
 /// # Errors
 ///
-/// As [`open`]; [`SourceError::Refused`] when it was in use when the image was last closed.
+/// As [`open_image`]; [`SourceError::Refused`] when it was in use when the image was last closed.
 pub fn bitmap_changes(file: &dyn ReadAt, bitmap: &DirtyBitmap) -> Result<ChangeMap, SourceError> {
     qcow2::bitmaps::change_map(file, bitmap)
 }

@@ -81,7 +81,7 @@ pub fn open_image(file: Arc<dyn ReadAt>) -> Result<Box<dyn ImageSource>, SourceE
 ///
 /// # Errors
 ///
-/// As [`open`].
+/// As [`open_image`].
 pub fn read_facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
     let header = ParallelsHeader::read_from(file)?;
     let mut facts = ImageFacts::whole_image(header.image_len, "expandable");

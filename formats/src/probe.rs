@@ -187,7 +187,7 @@ pub enum DiskMark {
     Iso9660,
 }
 
-/// The signatures that [`probe`] saw.
+/// The signatures that [`probe_file`] saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Probe {
     /// The container formats whose signature is there; more than one makes a polyglot.
@@ -204,7 +204,7 @@ pub enum FormatVerdict {
     /// One container, which can be opened.
     Known(Format),
     /// One container, which is no image format. Importing it as raw would store the container, not
-    /// the disk. [`Container::input`] tells in which way it comes in, if in any.
+    /// the disk. [`Container::input_format`] tells in which way it comes in, if in any.
     NotYet(Container),
     /// Signatures that contradict each other: only a person can say which is meant.
     Ambiguous,

@@ -87,7 +87,7 @@ pub fn open_image(file: Arc<dyn ReadAt>) -> Result<Box<dyn ImageSource>, SourceE
 ///
 /// # Errors
 ///
-/// As [`open`].
+/// As [`open_image`].
 pub fn read_facts(file: &dyn ReadAt) -> Result<ImageFacts, SourceError> {
     StreamMeta::read_from(file).map(|meta| meta.facts)
 }

@@ -1,7 +1,7 @@
 //! Disks for clients of NBD, the network block device protocol: qemu, libnbd, the Linux kernel,
 //! libguestfs.
 //!
-//! [`Server`] offers the devices of an [`Exports`](vellum_core::device::Exports) on Unix and TCP
+//! [`NbdServer`] offers the devices of an [`Exports`](vellum_core::device::Exports) on Unix and TCP
 //! sockets, with TLS or without.
 //!
 //! From below: `wire` is the messages as bytes; `negotiation` and `transmission` decide what
@@ -14,9 +14,9 @@
 //! # Limits
 //!
 //! A handshake has a deadline, and the numbers of handshakes, clients and sockets are bounded
-//! ([`Options`], `seats`). An idle client costs a thread and some tens of KiB; requests of more
-//! than 64 KiB share a pool of buffers among all clients (`buffers`), and go in small pieces when
-//! those are taken.
+//! ([`ServerOptions`], `seats`). An idle client costs a thread and some tens of KiB; requests of
+//! more than 64 KiB share a pool of buffers among all clients (`buffers`), and go in small pieces
+//! when those are taken.
 //!
 //! # Writers
 //!

@@ -64,7 +64,7 @@ struct ScratchHold {
     is_left: AtomicBool,
 }
 
-/// An entry of [`Slots`].
+/// An entry of [`AttachSlots`].
 struct TakenSlot {
     store: Store,
     image: ImageId,

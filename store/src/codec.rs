@@ -56,7 +56,7 @@ fn compress_zstd(level: i32, plain: &[u8]) -> Vec<u8> {
     })
 }
 
-/// Undoes [`compress`] into exactly `plain_len` bytes, or says why it cannot.
+/// Undoes [`compress_frame`] into exactly `plain_len` bytes, or says why it cannot.
 pub fn decompress_frame(
     codec: FrameCodec,
     compressed: &[u8],

@@ -527,7 +527,7 @@ impl Database {
         Self::open_place(InPlace::new(dir, sizes, reserve, quarantine))
     }
 
-    /// As [`Database::open`], where a table cannot even be opened: it is met when it is read.
+    /// As [`Database::open_in`], where a table cannot even be opened: it is met when it is read.
     /// Nothing is compacted by itself as long as it is open. The logs must be whole: of those,
     /// RocksDB would pass over what it cannot read.
     pub(crate) fn open_around(

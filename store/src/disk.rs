@@ -170,8 +170,8 @@ impl Disk {
         self.store.parameters().chunk_len
     }
 
-    /// Page `index` of the whole chain, with explicit zeros kept, unlike [`Disk::page`]. Cost: the
-    /// layers that have something there, if one of them may have a zero.
+    /// Page `index` of the whole chain, with explicit zeros kept, unlike [`Disk::resolve_page`].
+    /// Cost: the layers that have something there, if one of them may have a zero.
     pub(crate) fn seen_page(&self, index: PageIndex) -> Result<Arc<Page>, StoreError> {
         if !self
             .chain
@@ -194,8 +194,8 @@ impl Disk {
             .map_err(|error| error.in_image(&self.name, self.bytes_of_page(index)))
     }
 
-    /// Resolves a page as [`Disk::page`], as far as it can be read: unknown positions read as
-    /// zeros, and are returned as holes with the reason.
+    /// Resolves a page as [`Disk::resolve_page`], as far as it can be read: unknown positions read
+    /// as zeros, and are returned as holes with the reason.
     pub(crate) fn readable_page(
         &self,
         index: PageIndex,

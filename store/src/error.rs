@@ -283,7 +283,7 @@ impl StoreError {
         }
     }
 
-    /// Turns an error about a file into one of the store, as [`StoreError::io`].
+    /// Turns an error about a file into one of the store, as [`StoreError::of_io`].
     pub(crate) fn of_file(what: &str, path: &Path, source: io::Error) -> Self {
         Self::of_io(format!("{what} {}", path.display()), source)
     }

@@ -89,7 +89,7 @@ impl Store {
         self.export_as_far(node, target, Unreadable::Fail, watch)
     }
 
-    /// Exports as [`Store::export`]; `unreadable` decides the reaction to damage.
+    /// Exports as [`Store::export_image`]; `unreadable` decides the reaction to damage.
     pub fn export_as_far(
         &self,
         node: NodeRef,

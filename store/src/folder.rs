@@ -112,8 +112,8 @@ impl Drop for OwnerLock {
 }
 
 impl StoreFolder {
-    /// Makes an empty folder ready for a store: everything but the marker, which [`Folder::mark`]
-    /// writes last.
+    /// Makes an empty folder ready for a store: everything but the marker, which
+    /// [`StoreFolder::write_marker`] writes last.
     pub(crate) fn create_in(dir: &Path) -> Result<Self, StoreError> {
         make_durably(dir, FOLDER_MODE)
             .map_err(|source| StoreError::of_file("make the folder", dir, source))?;
@@ -214,9 +214,9 @@ impl StoreFolder {
         Ok(dir)
     }
 
-    /// The folder of a store that [`Folder::open`] refuses with `error`, if that is because of its
-    /// marker and there is a database. A marker that names a newer format is believed unless it is
-    /// one flipped bit away from this one's.
+    /// The folder of a store that [`StoreFolder::open_marked`] refuses with `error`, if that is
+    /// because of its marker and there is a database. A marker that names a newer format is
+    /// believed unless it is one flipped bit away from this one's.
     pub(crate) fn open_unmarked(dir: &Path, error: StoreError) -> Result<Self, StoreError> {
         let is_marker = match &error {
             StoreError::NoStore { .. } | StoreError::Damaged(_) => true,
@@ -382,7 +382,7 @@ impl StoreFolder {
         Ok(self.usage_by_part()?.total)
     }
 
-    /// Disk usage as [`Folder::disk_usage`], with the parts apart that are neither content nor
+    /// Disk usage as [`StoreFolder::disk_usage`], with the parts apart that are neither content nor
     /// maps.
     pub(crate) fn usage_by_part(&self) -> Result<FolderUsage, StoreError> {
         let mut usage = FolderUsage::default();
@@ -485,7 +485,7 @@ fn make_durably(dir: &Path, mode: u32) -> std::io::Result<()> {
 }
 
 /// Locks `file` unless somebody owns it, which is the answer. Who asks for the owner holds a shared
-/// lock for a moment, in [`Folder::owner`]: that is waited for.
+/// lock for a moment, in [`StoreFolder::lock_owner`]: that is waited for.
 fn lock_past_askers(file: &File) -> std::io::Result<bool> {
     for _ in 0..ASKERS_TRIES {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {

@@ -89,8 +89,8 @@ impl ImageInput {
         Self::open_disk(path, format.into(), InputChoice::default(), map)
     }
 
-    /// Opens as [`Input::open`] the disk that `choice` means; over a parent that the caller knows
-    /// to be the right one, ranges that it does not have are the parent's.
+    /// Opens as [`ImageInput::open_whole`] the disk that `choice` means; over a parent that the
+    /// caller knows to be the right one, ranges that it does not have are the parent's.
     pub fn open_disk(
         path: &Path,
         format: InputFormat,
@@ -111,7 +111,7 @@ impl ImageInput {
         Self::of_file(ImageFile::open_disk(path, format, choice)?, map)
     }
 
-    /// The disk of an open file; of a change map as in [`Input::open`].
+    /// The disk of an open file; of a change map as in [`ImageInput::open_whole`].
     pub fn of_file(file: ImageFile, map: Option<ChangeMap>) -> Result<Self, StoreError> {
         let (name, format, source, guard) = file.into_parts();
         let misfit =
@@ -244,7 +244,7 @@ impl ImageInput {
         SpareBuffers(Arc::clone(&self.spare))
     }
 
-    /// The next piece as [`Input::next`]; data that has to be decoded is left unread.
+    /// The next piece as [`ImageInput::next`]; data that has to be decoded is left unread.
     pub(crate) fn next_unread(&mut self, chunk_len: ChunkLen) -> Result<Option<Piece>, StoreError> {
         let is_plain = self.format == Some(InputFormat::Image(Format::Raw));
         self.next_piece(chunk_len, !is_plain)

@@ -23,7 +23,7 @@ impl LayerWriter {
         Self { layer }
     }
 
-    /// Changes what the layer says on page `index`; see [`Page::changed`].
+    /// Changes what the layer says on page `index`; see [`Page::with_changes`].
     pub(crate) fn change_page(
         &mut self,
         pages: &LayerResolver,

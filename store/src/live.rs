@@ -14,9 +14,9 @@
 //! `room`). A flush that fails leaves its changes waiting, below what came later: nothing is lost,
 //! and the next flush tries again.
 //!
-//! **Versions.** Each flush puts a new `Base` under the view. Who has taken the old one may find
-//! its pages changed or gone: changed only where a write of now went, which it may see or not; on
-//! an error it looks whether the base is still the same, and begins again if not. Resolved pages
+//! **Versions.** Each flush puts a new `FlushedBase` under the view. Who has taken the old one may
+//! find its pages changed or gone: changed only where a write of now went, which it may see or not;
+//! on an error it looks whether the base is still the same, and begins again if not. Resolved pages
 //! are kept by `chain`, put there only while the base is the one that they were read from, under
 //! the view's lock, and replaced under the same lock when a flush has changed them.
 //!
@@ -24,7 +24,7 @@
 //! before it, and nothing that waits: it seals the layer that the last flush wrote to and puts a
 //! new one on top, under the lock of the tree. A flush looks the image's layer up under the same
 //! lock and holds it until its batch is applied, so each flush is in a snapshot as a whole or not
-//! at all. Whoever writes can take a snapshot of all writes with [`LiveDisk::snapshot`].
+//! at all. Whoever writes can take a snapshot of all writes with [`LiveDisk::take_snapshot`].
 //!
 //! Locks: control, then view; no lock of the store is taken under either. (The one of `growth` is a
 //! flush's alone, and comes last.) To drop a `Disk` takes the lock of the tree, which others hold
@@ -460,8 +460,8 @@ impl LiveDiskState {
         Ok(())
     }
 
-    /// As [`Shared::commit`], again if the store was opened anew meanwhile. What was not committed
-    /// adds nothing to the journal.
+    /// As [`LiveDiskState::commit_changes`], again if the store was opened anew meanwhile. What was
+    /// not committed adds nothing to the journal.
     fn commit_again(
         &self,
         waiting: &WriteBuffer,

@@ -58,7 +58,7 @@ impl Store {
     /// Opens the store in `dir`. `command` is what others are told when they find it in use.
     ///
     /// A damaged store opens for reading as far as it can be read, and for writing as far as that
-    /// is sound: see [`Store::impairment`].
+    /// is sound: see [`Store::gravest_fault`].
     pub fn open_dir(dir: &Path, access: Access, command: &str) -> Result<Self, StoreError> {
         let (folder, restored) = find_folder(dir)?;
         let lock = if access == Access::ReadWrite {

@@ -163,7 +163,7 @@ pub(crate) fn verify_record(family: &str, key: &[u8], bytes: &[u8]) -> Result<()
     verify_checksum(CONTEXT, &[family.as_bytes(), key], bytes).map(drop)
 }
 
-/// The inside of [`decode`], without the checksum, so that a fuzzer reaches it.
+/// The inside of [`decode_record`], without the checksum, so that a fuzzer reaches it.
 fn decode_body<R: StoreRecord>(body: &[u8]) -> Result<R, DecodeError> {
     let (version, fields) = body.split_first().ok_or(DecodeError::Truncated)?;
     let (fields, read) = if *version == R::VERSION {

@@ -27,7 +27,7 @@ impl Store {
         self.go_back(image, serial, &|_| Ok(save_as.cloned()))
     }
 
-    /// Restores as [`Store::restore`], and keeps the present state: returns where.
+    /// Restores as [`Store::restore_snapshot`], and keeps the present state: returns where.
     pub fn restore_keeping(
         &self,
         image: ImageId,

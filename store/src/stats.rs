@@ -31,7 +31,7 @@ pub struct Stats {
 
 impl Store {
     /// Adds everything up, at one moment. What cannot be read is an error: a sum without it would
-    /// be wrong. Cost: as for [`Store::census`].
+    /// be wrong. Cost: as for [`Store::scan_usage`].
     pub fn compute_stats(&self) -> Result<Stats, StoreError> {
         let census = self.scan_usage(&Unwatched)?;
         if let Some(lost) = census.uncounted_items().first() {

@@ -213,7 +213,7 @@ impl Store {
         Ok(self.tree().find_node(&NodeSpec::parse(text))?)
     }
 
-    /// Finds as [`Store::find`], by whole names only: for operations that change, overwrite or
+    /// Finds as [`Store::find_node`], by whole names only: for operations that change, overwrite or
     /// delete.
     pub fn find_whole(&self, text: &str) -> Result<NodeRef, StoreError> {
         Ok(self.tree().find_whole(&NodeSpec::parse(text))?)

@@ -74,6 +74,21 @@ fn chain(error: &StoreFailure) -> Vec<String> {
         .collect()
 }
 
+/// Words of an answer for a bucket or container that does not exist.
+const NO_CONTAINER_WORDS: [&str; 3] = [
+    "NoSuchBucket",
+    "ContainerNotFound",
+    "specified bucket does not exist",
+];
+/// Words of an error for a server that could not be reached.
+const UNREACHABLE_WORDS: [&str; 5] = [
+    "dns error",
+    "failed to lookup",
+    "Connection refused",
+    "No route to host",
+    "Network is unreachable",
+];
+
 /// A failure of which it is known what to do: its kind and the advice.
 fn recognised(
     error: &StoreFailure,
@@ -88,11 +103,7 @@ fn recognised(
         all.iter().any(is_in)
     };
     let (credentials, endpoint) = (variables.credentials, variables.endpoint);
-    let advice = if has(&[
-        "NoSuchBucket",
-        "ContainerNotFound",
-        "specified bucket does not exist",
-    ]) {
+    let advice = if has(&NO_CONTAINER_WORDS) {
         let container = variables.container;
         let advice = format!(
             "there is no {container} {bucket:?}: make it first, or correct its name; {endpoint} \
@@ -136,13 +147,7 @@ fn recognised(
         let advice =
             format!("the server does not accept the credentials for this: check {credentials}");
         (Denied, advice)
-    } else if has(&[
-        "dns error",
-        "failed to lookup",
-        "Connection refused",
-        "No route to host",
-        "Network is unreachable",
-    ]) {
+    } else if has(&UNREACHABLE_WORDS) {
         let advice = format!("nobody can be reached there: {endpoint} says which server is meant");
         (Unreachable, with_cause(&advice, all))
     } else {

@@ -100,7 +100,8 @@ impl Location {
         }
         if !prefix.is_empty() && !prefix.split('/').all(is_step) {
             return Err(refuse(
-                "the steps behind the bucket have letters, digits and -_.=+ only, and are neither empty nor dots",
+                "the steps behind the bucket have letters, digits and -_.=+ only, and are neither \
+                 empty nor dots",
             ));
         }
         Ok(Self::Bucket(Bucket {

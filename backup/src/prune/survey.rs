@@ -72,7 +72,8 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let reason = format!(
-            "{lost} chunks that points need are in none that is there: `verify` names the points, and they can be forgotten"
+            "{lost} chunks that points need are in none that is there: `verify` names the points, \
+             and they can be forgotten"
         );
         Err(BackupError::Damaged {
             object: "packs/".to_owned(),

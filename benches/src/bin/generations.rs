@@ -161,7 +161,8 @@ fn shown(what: &str, dir: &Path) {
     let ((packs, packs_len), (indexes, index_len)) = (of(ObjectKind::Pack), of(ObjectKind::Index));
     let (records, maps) = (of(ObjectKind::Record), of(ObjectKind::Maps));
     println!(
-        "{what}: {} points, {packs} packs of {} MiB, {indexes} index objects of {} KiB, {} maps objects of {} KiB, {} records of {} KiB",
+        "{what}: {} points, {packs} packs of {} MiB, {indexes} index objects of {} KiB, {} maps \
+         objects of {} KiB, {} records of {} KiB",
         repository.state().points().count(),
         packs_len >> 20,
         index_len >> 10,

@@ -89,7 +89,8 @@ fn writes(store: &Store) {
         live.flush().expect("room");
         let all = started.elapsed().as_secs_f64();
         println!(
-            "random 4 KiB writes, flush every {every}: {:.0} a second ({:.0} before the last flush)",
+            "random 4 KiB writes, flush every {every}: {:.0} a second ({:.0} before the last \
+             flush)",
             f64::from(count) / all,
             f64::from(count) / written
         );

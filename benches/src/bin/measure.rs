@@ -31,7 +31,8 @@ fn main() {
     let disks = disks(Path::new(corpus), names);
     let (whole, sample) = (foretold(&disks, 1.0), foretold(&disks, 0.05));
     println!(
-        "{} disks; chunk length: foretold, imported bytes on disk; is the truth in the ranges of a sample of 5 %?",
+        "{} disks; chunk length: foretold, imported bytes on disk; is the truth in the ranges of \
+         a sample of 5 %?",
         disks.len()
     );
     for ((chunk_len, whole), sample) in CHUNK_LENS.iter().zip(&whole).zip(&sample) {

@@ -89,7 +89,8 @@ fn chain(dir: &Path) {
     let (shallow, deep_end) = flattened(&store, deep);
     let (at_1, at_1000) = (resolve(&store, shallow), resolve(&store, deep_end));
     println!(
-        "  resolving a page of the same content, warm: {at_1:.0} ns in 1 layer, {at_1000:.0} ns in 1,000, ratio {:.3}",
+        "  resolving a page of the same content, warm: {at_1:.0} ns in 1 layer, {at_1000:.0} ns \
+         in 1,000, ratio {:.3}",
         at_1000 / at_1
     );
     let serials: Vec<u64> = store

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 /// A moment: programs get it in UTC, people as their clock shows it
-/// ([`super::page::Page::moment`]).
+/// ([`super::page::TextPage::format_time`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rfc3339Time {
     pub(crate) since_1970_ms: u64,

@@ -20,7 +20,7 @@ const CANDIDATES_MAX: usize = 8;
 /// Digits of an id that tell a point from all others, for people.
 const SHORT_LEN: usize = 10;
 
-/// The one point of `points`, which are [`sorted`], that `text` means.
+/// The one point of `points`, which are [`sort_points`], that `text` means.
 pub(crate) fn find_point<'a>(
     points: &[&'a Point],
     text: &str,
@@ -189,8 +189,8 @@ pub(crate) fn of_known_image<'a>(
     }
 }
 
-/// The newest of one image, of points that are [`sorted`]; each image's newest, if several images
-/// had the name.
+/// The newest of one image, of points that are [`sort_points`]; each image's newest, if several
+/// images had the name.
 fn newest_points<'a>(points: &[&'a Point]) -> Vec<&'a Point> {
     let mut newest: Vec<&Point> = Vec::new();
     for point in points {

@@ -100,8 +100,8 @@ fn every_format_goes_out_and_brings_nothing_new_back() {
     sandbox.succeed(["check", "--read-data"]);
 }
 
-/// One guest in eight formats of others' making is stored once. A VHD may be longer, by zeros, which
-/// take nothing.
+/// One guest in eight formats of others' making is stored once. A VHD may be longer, by zeros,
+/// which take nothing.
 #[test]
 fn one_disk_in_many_formats_is_stored_once() {
     let sandbox = with_disk();

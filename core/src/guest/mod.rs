@@ -4,7 +4,7 @@
 //! It reads metadata only, changes nothing and mounts nothing. The free blocks are those that the
 //! disk stated when the guest last wrote its metadata: a file system that is mounted may have freed
 //! or taken some since, or have it in its journal only. That is good enough to say what could be
-//! dropped ([`free_space`]). What may be dropped says [`survey`]: it believes only what was
+//! dropped ([`free_space`]). What may be dropped says [`survey_disk`]: it believes only what was
 //! unmounted, or has nothing in its journal, is known with every feature that it has, carries one
 //! mark, and agrees with its own sums and counts. Whatever is not understood is in use.
 //!
@@ -84,7 +84,7 @@ pub fn list_volumes(disk: &dyn ReadAt) -> Result<Vec<Volume>, GuestError> {
     Ok(found.iter().map(|partition| partition.volume).collect())
 }
 
-/// The partitions by their beginnings, without those that [`volumes`] leaves out.
+/// The partitions by their beginnings, without those that [`list_volumes`] leaves out.
 fn in_order(disk: &dyn ReadAt, mut found: Vec<Partition>) -> Vec<Partition> {
     found.sort_by_key(|partition| partition.volume.start);
     let mut end = 0;

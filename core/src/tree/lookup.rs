@@ -88,7 +88,7 @@ impl Tree {
         self.find_spelled(spec, Spelling::Shortened)
     }
 
-    /// Looks up by whole names only; else as [`Tree::find`].
+    /// Looks up by whole names only; else as [`Tree::find_node`].
     pub fn find_whole(&self, spec: &NodeSpec) -> Result<NodeRef, LookupError> {
         self.find_spelled(spec, Spelling::Whole)
     }

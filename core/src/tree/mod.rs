@@ -1,8 +1,8 @@
 //! The tree of layers, images and snapshots.
 //!
-//! It is pure: a change is planned as a list of [`Edit`]s (in `plan`), the store makes them durable
-//! in one batch, and only then are they applied here. It does not know the content of the layers'
-//! maps; `page` is one span of such a map.
+//! It is pure: a change is planned as a list of [`TreeEdit`]s (in `plan`), the store makes them
+//! durable in one batch, and only then are they applied here. It does not know the content of the
+//! layers' maps; `page` is one span of such a map.
 
 mod attach;
 mod chain_update;
@@ -384,7 +384,7 @@ impl Tree {
         self.next_id = self.next_id.max(used + 1);
     }
 
-    /// The number that [`Tree::allocate`] gives next, to be kept with every commit.
+    /// The number that [`Tree::allocate_id`] gives next, to be kept with every commit.
     #[must_use]
     pub fn next_id(&self) -> u64 {
         self.next_id
@@ -483,12 +483,12 @@ impl Tree {
         })
     }
 
-    /// Keeps maintenance away from `layer` and all below until as many [`Tree::release`]s.
+    /// Keeps maintenance away from `layer` and all below until as many [`Tree::release_layer`]s.
     pub fn hold_layer(&mut self, layer: LayerId) {
         *self.holds.entry(layer).or_default() += 1;
     }
 
-    /// Ends one [`Tree::hold`].
+    /// Ends one [`Tree::hold_layer`].
     pub fn release_layer(&mut self, layer: LayerId) {
         let count = self
             .holds

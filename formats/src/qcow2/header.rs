@@ -115,7 +115,7 @@ pub(super) struct BitmapDirectory {
 
 impl Qcow2Header {
     /// Reads the header and refuses what cannot be followed; a backing file is the caller's affair
-    /// ([`Header::parent`]). Reads at most the first cluster.
+    /// ([`Qcow2Header::read_parent`]). Reads at most the first cluster.
     pub(super) fn read_from(file: &dyn ReadAt) -> Result<Self, SourceError> {
         let raw = RawHeader::parse(&read_up_to(file, 0, FIXED_LEN)?)?;
         raw.verify_shape()?;

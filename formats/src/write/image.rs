@@ -34,8 +34,8 @@ use vellum_core::units::IMAGE_LEN_MAX;
 ///
 /// # Errors
 ///
-/// [`WriteError::Impossible`] before the first byte is written (but for a VMDK whose content takes
-/// more than 2 TiB); the others in between: then the target holds no image.
+/// [`ImageWriteError::Impossible`] before the first byte is written (but for a VMDK whose content
+/// takes more than 2 TiB); the others in between: then the target holds no image.
 pub fn write_image(
     format: TargetFormat,
     source: &dyn ImageSource,

@@ -24,7 +24,7 @@
 //! Programs learn nothing of changes by `inotify`. A file closes a moment after its last `close`
 //! returned; a disk may be attached for that long. On Linux before 6.6 images cannot be mapped
 //! shared. A server killed together with its guard (a whole control group) leaves a dead mount: the
-//! next [`Mount::start`] on that folder takes it away.
+//! next [`Mount::mount_exports`] on that folder takes it away.
 
 use std::fs;
 use std::io;
@@ -276,7 +276,7 @@ impl Mount {
 }
 
 impl Drop for Mount {
-    /// As [`Mount::stop`] without grace. After a stop there is nothing left to do.
+    /// As [`Mount::stop_within`] without grace. After a stop there is nothing left to do.
     fn drop(&mut self) {
         if self.guard.is_some() {
             let _ = self.unmount_within(Duration::ZERO);

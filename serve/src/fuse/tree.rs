@@ -128,7 +128,7 @@ pub(super) struct ListingEntry<'a> {
     pub(super) name: &'a str,
 }
 
-/// All files, as of the last [`Tree::update`].
+/// All files, as of the last [`FileTree::update_files`].
 #[derive(Debug)]
 pub(super) struct FileTree {
     images: BTreeMap<u64, Arc<ExportFile>>,

@@ -197,7 +197,7 @@ impl ReceiveBuffer {
     }
 
     /// Free space for arriving bytes: not empty if at most 32 KiB are waiting for their end.
-    /// [`Input::arrived`] says how many came.
+    /// [`ReceiveBuffer::add_arrived`] says how many came.
     pub(super) fn free_space(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.start..self.end, 0);
         self.end -= self.start;

@@ -53,10 +53,10 @@ pub(super) enum Action {
     Say(Vec<u8>),
     /// Find out, and tell [`Negotiation`] the answer.
     Ask(Question),
-    /// Open this export, and tell [`Negotiation::opened`].
+    /// Open this export, and tell [`Negotiation::enter_opened`].
     Open(ExportRequest),
-    /// Send this, start TLS, and call [`Negotiation::secured`]. Bytes that arrived already are not
-    /// the client's: close instead.
+    /// Send this, start TLS, and call [`Negotiation::restart_secured`]. Bytes that arrived already
+    /// are not the client's: close instead.
     StartTls(Vec<u8>),
     /// Send this and close.
     End(Vec<u8>),
@@ -65,9 +65,9 @@ pub(super) enum Action {
 /// Question that only the exports can answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Question {
-    /// All exports: [`Negotiation::listed`].
+    /// All exports: [`Negotiation::reply_listed`].
     List,
-    /// One export, without opening it: [`Negotiation::described`].
+    /// One export, without opening it: [`Negotiation::reply_described`].
     Describe(ExportRequest),
     /// Snapshots that the export's device can be compared with, if they matter:
     /// [`Negotiation::contexts_found`].
@@ -133,7 +133,7 @@ pub(super) struct Negotiation {
 }
 
 impl Negotiation {
-    /// A new client; [`wire::greeting`] has been sent.
+    /// A new client; [`wire::server_greeting`] has been sent.
     pub(super) fn new(policy: Policy) -> Self {
         let phase = HandshakePhase::ClientFlags;
         Self {

@@ -43,8 +43,9 @@ pub struct ServerOptions {
     /// The client that writes last to an export becomes its writer, and the one before is refused
     /// from then on; otherwise the first one stays its writer for as long as it is connected.
     pub takeover: bool,
-    /// Clients in exports at once, at least 1, and at most half of [`Options::sockets_max`]; more
-    /// wait for a while until one leaves. With 1, clients are told not to open several connections.
+    /// Clients in exports at once, at least 1, and at most half of [`ServerOptions::sockets_max`];
+    /// more wait for a while until one leaves. With 1, clients are told not to open several
+    /// connections.
     pub clients_max: usize,
     /// Sockets of clients at once, those included that have not chosen an export yet.
     pub sockets_max: usize,

@@ -176,8 +176,8 @@ fn await_count(world: &World, count: usize) {
     }
 }
 
-/// Only who wrote, and says goodbye, is a guest that was switched off: who reads, who is lost and who
-/// leaves a server that stops are not.
+/// Only who wrote, and says goodbye, is a guest that was switched off: who reads, who is lost and
+/// who leaves a server that stops are not.
 #[test]
 fn a_writer_that_says_goodbye_is_a_guest_that_is_switched_off() {
     let world = World::new(noise(GRID, 1));

@@ -218,7 +218,7 @@ impl<'s> DedupSession<'s> {
         }
     }
 
-    /// The chunks that [`Session::store`] added, once the store is settled.
+    /// The chunks that [`DedupSession::store_chunks`] added, once the store is settled.
     pub(crate) fn added_totals(&self) -> Added {
         self.added_in_commit(self.counts.new, self.stored_len.load(Ordering::Relaxed))
     }

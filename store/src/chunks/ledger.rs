@@ -190,7 +190,7 @@ impl DamageLedger {
     }
 
     /// Puts into `batch` that nothing speaks against `ids` any more. It holds once that is written
-    /// and [`Clearing::done`].
+    /// and [`PendingClear::finish_clear`].
     pub(crate) fn clear_with(
         &self,
         ids: impl IntoIterator<Item = ChunkId>,

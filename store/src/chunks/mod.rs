@@ -194,7 +194,7 @@ impl Chunks {
             .map(ChunkId)
     }
 
-    /// Looks up many names as [`Chunks::indexed`] does one.
+    /// Looks up many names as [`Chunks::indexed_id`] does one.
     fn indexed_many(&self, prefixes: &[[u8; 8]]) -> Result<Vec<Option<ChunkId>>, StoreError> {
         let id = |value: &[u8]| wire::WireReader::new(value).read_varint().ok().map(ChunkId);
         let keys = prefixes.iter().map(<[u8; 8]>::as_slice);

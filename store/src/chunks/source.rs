@@ -39,7 +39,7 @@ pub trait ChunkSource: Send + Sync {
 
     /// The names of the chunks that the wanted page of a content shows, by position; none where it
     /// shows zeros. `None` if the source does not know that content, as is so of most kinds. Fails
-    /// as [`ChunkSource::fetch`] does.
+    /// as [`ChunkSource::fetch_chunks`] does.
     fn names_on(&self, _: WantedPage) -> Result<Option<Vec<Option<ChunkHash>>>, String> {
         Ok(None)
     }

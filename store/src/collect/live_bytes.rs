@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use vellum_core::units::ChunkId;
 
-/// Ids per entry of [`Live::payloads`]: about a file's worth of frames at the default lengths.
+/// Ids per entry of [`LiveLengths::payloads`]: about a file's worth of frames at the default
+/// lengths.
 pub(crate) const REGION_IDS: u64 = 1 << 16;
 
 /// Lengths of what is left.

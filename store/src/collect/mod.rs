@@ -16,9 +16,9 @@
 //!    and is marked; or after it, by a session. That session held its claim on the chunk when the
 //!    reference was committed, thus after the view, thus after *begin*: the claim was merged at
 //!    *begin* or entered by itself. Or it is a copy of another reference, whose layer is held
-//!    (`Tree::hold`) until the copy is committed: then the original was in the view. Had *begin*
-//!    come after the view, a session could have committed after the view and ended before *begin*:
-//!    seen by neither.
+//!    (`Tree::hold_layer`) until the copy is committed: then the original was in the view. Had
+//!    *begin* come after the view, a session could have committed after the view and ended before
+//!    *begin*: seen by neither.
 //! 5. *Sweep*: each chunk is decided about once, under the lock of the claims; see
 //!    `chunks::claims`.
 //! 6. *Reclaim*: files and ranges of the database that hold more dead than live bytes are dropped

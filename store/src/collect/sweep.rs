@@ -88,7 +88,7 @@ impl DeadRange {
         (take(&mut self.stored_len) >= FILES_WORTH_LEN).then_some(self.from..end)
     }
 
-    /// Ends the gap at a frame that stays, with the answer of [`Gap::up_to`].
+    /// Ends the gap at a frame that stays, with the answer of [`DeadRange::up_to`].
     pub(crate) fn close_gap(&mut self, stays: ChunkId) -> Option<Range<ChunkId>> {
         let gap = self.up_to(stays);
         self.from = stays.advance_by(1);

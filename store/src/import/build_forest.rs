@@ -75,8 +75,8 @@ struct ProgressShare<'w> {
 
 impl Store {
     /// Stores the layers of `forest`, those that the store has not; they get names from
-    /// [`BuiltForest::arrive`] or [`BuiltForest::update`]. One for which there is no room gives
-    /// back what it took.
+    /// [`BuiltForest::commit_arrival`] or [`BuiltForest::update_image`]. One for which there is no
+    /// room gives back what it took.
     pub fn build_forest(
         &self,
         forest: LayerForest,

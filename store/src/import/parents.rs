@@ -89,7 +89,7 @@ impl ChainFinder {
     }
 
     /// Adds that the file which a header may call `name`, a name or an identity, is the one at
-    /// `path`, which [`ChainFinder::locate`] gave.
+    /// `path`, which [`ChainFinder::locate_file`] gave.
     pub fn add_known_file(&mut self, name: String, path: PathBuf) {
         self.known.push((name, path));
     }
@@ -152,7 +152,7 @@ impl ChainFinder {
     ///
     /// # Errors
     ///
-    /// As [`ChainFinder::open`], for any of them: none is left out for being damaged.
+    /// As [`ChainFinder::open_chain`], for any of them: none is left out for being damaged.
     pub fn open_folder(&mut self, dir: &Path) -> Result<(Vec<usize>, Vec<String>), StoreError> {
         let (mut found, mut left_out, mut unread) = (Vec::new(), Vec::new(), Vec::new());
         for name in names_in(dir)? {
@@ -200,7 +200,7 @@ impl ChainFinder {
     ///
     /// # Errors
     ///
-    /// As [`ImageFile::open`].
+    /// As [`ImageFile::open_disk`].
     pub fn open_member(&mut self, path: &Path, member: &str) -> Result<usize, StoreError> {
         let choice = InputChoice {
             disk: Some(member),

@@ -19,7 +19,7 @@ use crate::write_buffer::WriteBuffer;
 /// Chunks that one core names at a time: some 100 microseconds of work.
 const CHUNKS_PER_TASK: usize = 128;
 
-/// New entries of each page, in order; see [`vellum_core::page::Page::changed`].
+/// New entries of each page, in order; see [`vellum_core::page::Page::with_changes`].
 pub(super) type PageChanges = BTreeMap<PageIndex, Vec<Run>>;
 
 /// The work of a flush.

@@ -223,7 +223,7 @@ impl LayerTree {
     }
 }
 
-/// See [`Forest::stretches`].
+/// See [`LayerTree::page_stretches`].
 pub(super) struct PageStretches {
     /// A page, whether a layer begins or ends to matter there, and which.
     events: Vec<(u64, bool, u32)>,

@@ -6,7 +6,7 @@ use std::ops::Range;
 use vellum_core::frame::FrameHeader;
 use vellum_core::units::ChunkId;
 
-/// Ids of one segment of [`Ranks`]: 10 KiB.
+/// Ids of one segment of [`ChunkRanks`]: 10 KiB.
 const SEGMENT_IDS: u64 = 1 << 16;
 const WORDS: usize = (SEGMENT_IDS / 64) as usize;
 

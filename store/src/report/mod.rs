@@ -116,7 +116,8 @@ pub struct StoreTotals {
 pub struct NodeUsage {
     /// `IMAGE` or `IMAGE@SNAPSHOT`.
     pub name: String,
-    /// The index in [`Report::nodes`] of the node that it was made from, if that is still there.
+    /// The index in [`SpaceReport::nodes`] of the node that it was made from, if that is still
+    /// there.
     pub parent: Option<usize>,
     /// True if it is a snapshot.
     pub is_snapshot: bool,
@@ -149,10 +150,10 @@ pub struct NodeUsage {
 /// Holder of the bytes in a row of attribution.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// Chunks that only one node holds: an index in [`Report::nodes`].
+    /// Chunks that only one node holds: an index in [`SpaceReport::nodes`].
     Exclusive(usize),
-    /// Chunks that exactly these nodes hold: half-open ranges of indexes in [`Report::nodes`], in
-    /// order.
+    /// Chunks that exactly these nodes hold: half-open ranges of indexes in [`SpaceReport::nodes`],
+    /// in order.
     Shared(Vec<(usize, usize)>),
     /// Chunks that this many nodes hold, in sets that are too small to be told apart.
     OtherSets {
@@ -210,7 +211,7 @@ pub struct SharedChunk {
     pub references: u64,
     /// Nodes that hold it, a number.
     pub holders: u64,
-    /// A place that shows it: a node's index in [`Report::nodes`] and the offset.
+    /// A place that shows it: a node's index in [`SpaceReport::nodes`] and the offset.
     pub example: Option<(usize, u64)>,
 }
 

@@ -227,7 +227,7 @@ impl UsageScan {
         self.store.parameters().chunk_len.byte_len()
     }
 
-    /// The number of a node: its index in [`Report::nodes`].
+    /// The number of a node: its index in [`SpaceReport::nodes`].
     pub(super) fn node_number(&self, node: NodeRef) -> Option<u32> {
         self.numbers.get(&node).copied()
     }

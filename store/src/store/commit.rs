@@ -48,7 +48,8 @@ impl Store {
         self.change_with(|tree| Ok::<_, E>(((), plan(tree)?)))
     }
 
-    /// Plans and commits as [`Store::change`], for plans that return something else than a node.
+    /// Plans and commits as [`Store::plan_and_commit`], for plans that return something else than a
+    /// node.
     pub(crate) fn change_with<T, E>(
         &self,
         plan: impl FnOnce(&mut Tree) -> Result<(T, Vec<TreeEdit>), E>,

@@ -175,10 +175,10 @@ impl ReceiveTransaction<'_> {
         self.session.verify_all();
     }
 
-    /// True if all that [`Receipt::layer_showing`] gives for `content` can be read, as far as is
-    /// known; doubted chunks are read, and mended if possible. If not, the layer counts as missing
-    /// from now on, so that `content` can be built anew. Costs nothing where nothing is doubted,
-    /// and else a look at its map.
+    /// True if all that [`ReceiveTransaction::layer_showing`] gives for `content` can be read, as
+    /// far as is known; doubted chunks are read, and mended if possible. If not, the layer counts
+    /// as missing from now on, so that `content` can be built anew. Costs nothing where nothing is
+    /// doubted, and else a look at its map.
     pub fn can_rely_on(&mut self, content: ContentId) -> Result<bool, StoreError> {
         let Some(layer) = self.layer_showing(content) else {
             return Ok(false);
@@ -208,7 +208,8 @@ impl ReceiveTransaction<'_> {
         self.session.counts.healed
     }
 
-    /// The length of a layer that [`Receipt::layer_showing`] or [`Receipt::end_layer`] gave.
+    /// The length of a layer that [`ReceiveTransaction::layer_showing`] or
+    /// [`ReceiveTransaction::end_layer`] gave.
     fn layer_len(&self, id: LayerId) -> Option<u64> {
         let built = self
             .built

@@ -64,8 +64,8 @@ impl UsageHistory {
         self.append_entry(database, batch, entry);
     }
 
-    /// Notes one of many small additions: they share an entry, unlike those of [`Journal::note`],
-    /// as long as they go to one layer on one day.
+    /// Notes one of many small additions: they share an entry, unlike those of
+    /// [`UsageHistory::note_entry`], as long as they go to one layer on one day.
     pub(crate) fn note_running(
         &self,
         database: &Database,

@@ -28,10 +28,13 @@ Example:
   vellum backup forget /mnt/backup --keep-daily 7 --keep-weekly 4 --prune
   vellum backup forget /mnt/backup web@monday
 
-Rules count the snapshots of each image and host. The states in which the image itself was pushed are counted by themselves: --keep-last 2 keeps \
-two snapshots and two states, and who takes no snapshots keeps two states. Which is the newest is decided by the order in which they came, not by \
+Rules count the snapshots of each image and host. The states in which the image itself was pushed \
+are counted by themselves: --keep-last 2 keeps \
+two snapshots and two states, and who takes no snapshots keeps two states. Which is the newest is \
+decided by the order in which they came, not by \
 clocks.
-What was forgotten is not pushed again (`backup push --again` does). What other points stand on stays as long as they do. The space comes back with \
+What was forgotten is not pushed again (`backup push --again` does). What other points stand on \
+stays as long as they do. The space comes back with \
 `vellum backup prune`.")]
 pub(crate) struct Args {
     /// The repository; with rules the images that they are for (all, if none is named), else points

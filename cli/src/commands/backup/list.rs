@@ -20,8 +20,10 @@ Example:
   vellum backup list /mnt/backup
   vellum backup list s3://bucket/images web --host alpha
 
-JSON of each point: id, name, kind (image or snapshot), host (that pushed it), image (its identity, through renames), snapshot and serial (null for an image's own \
-state), content, origin (the image it was created from), size, mode, time (when the snapshot was taken, or the state pushed), tags, pinned.")]
+JSON of each point: id, name, kind (image or snapshot), host (that pushed it), image (its \
+identity, through renames), snapshot and serial (null for an image's own \
+state), content, origin (the image it was created from), size, mode, time (when the snapshot was \
+taken, or the state pushed), tags, pinned.")]
 pub(crate) struct Args {
     /// The repository, and images if not all are wanted
     #[arg(value_name = "REPO] [IMAGE")]

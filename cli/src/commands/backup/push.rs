@@ -32,7 +32,9 @@ Example:
 
 What the repository has lost and the store has is sent again, and the answer says so.
 
-It can be stopped at any time and run again: what was sent is found. What `backup forget` took away stays away without --again. Guests may write meanwhile; all disks are pushed as they are at one \
+It can be stopped at any time and run again: what was sent is found. What `backup forget` took \
+away stays away without --again. Guests may write meanwhile; all disks are pushed as they are at \
+one \
 moment.")]
 pub(crate) struct Args {
     /// The repository, and images
@@ -128,7 +130,8 @@ fn tell_hit(
             .point(id)
             .map_or_else(|| id.clone(), |point| address::point_title(point));
         session.print_warning(&format!(
-            "{title} may not restore: the repository lost some of it, and the store does not have it"
+            "{title} may not restore: the repository lost some of it, and the store does not have \
+             it"
         ));
     }
     let more = hit.len().saturating_sub(POINTS_SHOWN_MAX) + others;

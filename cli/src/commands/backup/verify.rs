@@ -33,9 +33,12 @@ Example:
   vellum backup verify s3://bucket/images --read-data --subset 3/7
   vellum backup verify /mnt/backup --repair --from /var/lib/vellum
 
-With --read-data everything is fetched and held against its name: if it is clean, every point restores. --subset reads one of several parts, \
-so that a week of nights reads all. Everything but packs of chunks is in a repository twice: where one of the two is damaged nothing is lost, and \
-it is made whole again. What else is damaged is noted in the repository, so that nothing builds on it: the next push of a store that has it sends it \
+With --read-data everything is fetched and held against its name: if it is clean, every point \
+restores. --subset reads one of several parts, \
+so that a week of nights reads all. Everything but packs of chunks is in a repository twice: \
+where one of the two is damaged nothing is lost, and \
+it is made whole again. What else is damaged is noted in the repository, so that nothing builds \
+on it: the next push of a store that has it sends it \
 again, and --repair --from STORE does that alone.")]
 pub(crate) struct Args {
     /// The repository
@@ -102,7 +105,8 @@ pub(super) fn run_backup_verify(
     }
     if args.from.is_none() && !report.damaged.is_empty() {
         session.print_notice(
-            "hint: the next `vellum backup push` of a store that has it sends it again; so does `verify --repair --from STORE`",
+            "hint: the next `vellum backup push` of a store that has it sends it again; so does \
+             `verify --repair --from STORE`",
         );
     }
     Ok(Outcome::Damaged)

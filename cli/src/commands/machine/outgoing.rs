@@ -123,10 +123,8 @@ impl OutgoingMachine {
         if format == Format::Vmdk {
             let file_name = names.unique_name(found.name.as_str(), format.format_name());
             let node = NodeRef::Image(image);
-            return Ok(OutgoingDisk::present_state_only(
-                image,
-                StateFile { node, file_name },
-            ));
+            let state = StateFile { node, file_name };
+            return Ok(OutgoingDisk::present_state_only(image, state));
         }
         let mut disk = OutgoingDisk {
             image,
