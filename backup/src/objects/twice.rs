@@ -164,6 +164,14 @@ impl Twice {
     }
 }
 
+/// True if the same request may be answered well at once.
+fn may_pass(error: &ObjectError) -> bool {
+    matches!(
+        error.kind,
+        ObjectErrorKind::Passing | ObjectErrorKind::Doubtful
+    )
+}
+
 /// True if a request failed for a reason that has nothing to do with the stored bytes.
 fn is_of_the_place(error: &ObjectError) -> bool {
     matches!(
@@ -203,7 +211,7 @@ impl Objects for Twice {
         let mut tries = 1;
         loop {
             match self.place.get_range(name, range.clone()) {
-                Err(error) if tries < ASK_TRIES && error.kind == ObjectErrorKind::Passing => {
+                Err(error) if tries < ASK_TRIES && may_pass(&error) => {
                     tries += 1;
                 }
                 answer => return answer,
@@ -238,7 +246,7 @@ impl Objects for Twice {
             });
             match listed {
                 Ok(()) => break all,
-                Err(error) if tries == ASK_TRIES || error.kind != ObjectErrorKind::Passing => {
+                Err(error) if tries == ASK_TRIES || !may_pass(&error) => {
                     return Err(error);
                 }
                 Err(_) => tries += 1,

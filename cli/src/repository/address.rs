@@ -329,11 +329,11 @@ mod tests {
             point("aaaa0003", "s-1", "web", Some(("tuesday", 2)), DAY_MS),
             point("aaaa0002", "s-1", "web", None, DAY_MS),
             point("bbbb0004", "s-2", "webmail", None, 0),
-            point("bbbb0005", "s-3", "db", None, DAY_MS),
             point("bbbb0006", "t-3", "db", None, 0),
             point("bbbb0007", "s-9", "abcd", None, 0),
             point("abcd0008", "s-3", "db", Some(("taken", 1)), 0),
             point("cccc0009", "s-3", "db", Some(("taken", 2)), 0),
+            point("bbbb0005", "s-3", "db", None, DAY_MS),
             point("eeee000012345678", "s-4", "old", None, 0),
         ]
     }
