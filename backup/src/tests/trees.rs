@@ -435,18 +435,44 @@ fn a_store_that_was_brought_back_does_not_believe_the_books_of_its_future() {
     assert_all_same(&empty, &back, &format!("pulled, {image:?}"));
 }
 
-/// A copy of a store that is open and idle: what its database had in memory only is not in it, as
-/// after a loss of power.
+/// A copy of a store that is open: what its database had in memory only is not in it, as after a
+/// loss of power. Its database may still be deleting files: a copy counts if none came or went.
 pub(super) fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+    for _ in 0..100 {
+        let before = files_below(from);
+        if copy_files(from, to).is_ok() && files_below(from) == before {
+            return;
+        }
+        std::fs::remove_dir_all(to).expect("a folder");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("the store is never idle");
+}
+
+fn copy_files(from: &std::path::Path, to: &std::path::Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)?.flatten() {
         let target = to.join(entry.file_name());
-        match entry.file_type().expect("a type") {
-            kind if kind.is_dir() => copy_folder(&entry.path(), &target),
-            kind if kind.is_file() => _ = std::fs::copy(entry.path(), target).expect("a copy"),
+        match entry.file_type()? {
+            kind if kind.is_dir() => copy_files(&entry.path(), &target)?,
+            kind if kind.is_file() => _ = std::fs::copy(entry.path(), target)?,
             _ => {}
         }
     }
+    Ok(())
+}
+
+/// Paths and lengths of the files below `folder`.
+fn files_below(folder: &std::path::Path) -> std::collections::BTreeMap<std::path::PathBuf, u64> {
+    let mut files = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => files.extend(files_below(&entry.path())),
+            Ok(metadata) => _ = files.insert(entry.path(), metadata.len()),
+            Err(_) => {}
+        }
+    }
+    files
 }
 
 #[test]
