@@ -6,7 +6,7 @@
 //!
 //! From below: `wire` is the messages as bytes; `negotiation` and `transmission` decide what
 //! follows from them, without socket, thread or clock; `handshake`, `execution` and `reads` do it,
-//! for a socket as for memory (`dialogue`); `transport` is one socket, plain or under TLS;
+//! for a socket as for memory (`in_memory`); `transport` is one socket, plain or under TLS;
 //! `entrance` takes a client through its handshake, `connection` is its threads, `peer` its
 //! identity, `client_log` its lines in the log; `clients` is what they share, `server` all of them,
 //! from the first to a bounded end, `seats` their limits, `writers` the right to write.

@@ -1,8 +1,8 @@
 //! Keeps disk images: chunks once, layers as maps, names last.
 //!
-//! [`Store`] is the entry point. Behind it, `chunks` keeps chunk content by id, `chain` resolves
-//! the layer maps, and `disk` reads through both; each other file is named after the one operation
-//! that it holds. `RocksDB` is known to `database` alone.
+//! [`Store`] is the entry point. Behind it, `chunks` keeps chunk content by id, `layer_resolver`
+//! resolves the layer maps, and `disk` reads through both; each other file is named after the one
+//! operation that it holds. `RocksDB` is known to `database` alone.
 //!
 //! # What this does not do
 //!

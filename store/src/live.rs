@@ -11,14 +11,14 @@
 //! **Who flushes.** The first caller does it, for all callers that come meanwhile: they wait for
 //! that flush and need at most one more. A generation that grows large is flushed by a thread of
 //! its own, so that writers go on; when memory for all live disks runs out, the writers flush (see
-//! `room`). A flush that fails leaves its changes waiting, below what came later: nothing is lost,
-//! and the next flush tries again.
+//! `buffer_budget`). A flush that fails leaves its changes waiting, below what came later: nothing
+//! is lost, and the next flush tries again.
 //!
 //! **Versions.** Each flush puts a new `FlushedBase` under the view. Who has taken the old one may
 //! find its pages changed or gone: changed only where a write of now went, which it may see or not;
 //! on an error it looks whether the base is still the same, and begins again if not. Resolved pages
-//! are kept by `chain`, put there only while the base is the one that they were read from, under
-//! the view's lock, and replaced under the same lock when a flush has changed them.
+//! are kept by `layer_resolver`, put there only while the base is the one that they were read from,
+//! under the view's lock, and replaced under the same lock when a flush has changed them.
 //!
 //! **Snapshots** may be taken by other threads at any time. A snapshot contains what was flushed
 //! before it, and nothing that waits: it seals the layer that the last flush wrote to and puts a

@@ -27,7 +27,7 @@ use crate::record::Point;
 use crate::repository::{ClientFolders, Repository, Rollback};
 use crate::restore::{RestoreTarget, restore};
 use crate::seal::{KeyFile, Opener, PasswordCost, create_key, unlock_any};
-use crate::session::Writer;
+use crate::testing::pusher::writer;
 use crate::testing::seed;
 use crate::verify::{VerifyOptions, VerifyReport, verify};
 
@@ -56,15 +56,6 @@ struct Sample {
     older: Place,
     expected: BTreeMap<String, Vec<u8>>,
     grower: Grower,
-}
-
-fn writer() -> Writer {
-    Writer {
-        name: "test".to_owned(),
-        host: None,
-        time_ms: 0,
-        process: None,
-    }
 }
 
 /// Trees that grew, were pushed, thinned out and collected with all packs written anew, and pushed

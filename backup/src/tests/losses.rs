@@ -22,7 +22,7 @@ use crate::prune::{PruneOptions, prune};
 use crate::push::{PushReport, PushSelection, push};
 use crate::repository::{ClientFolders, Repository, Rollback};
 use crate::seal::Opener;
-use crate::session::Writer;
+use crate::testing::pusher::writer;
 use crate::verify::{Finding, VerifyOptions, VerifyReport, verify};
 
 /// The ways in which an object is damaged.
@@ -86,15 +86,6 @@ struct Case<'w> {
     hits: (bool, bool),
     place: Place,
     told: String,
-}
-
-fn writer() -> Writer {
-    Writer {
-        name: "test".to_owned(),
-        host: None,
-        time_ms: 0,
-        process: None,
-    }
 }
 
 fn write(store: &Store, image: &str, seed: u64, snapshot: &str) {

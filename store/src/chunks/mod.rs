@@ -1,9 +1,9 @@
 //! Chunk content by id: found by name, kept once, written in frames, read back verified.
 //!
-//! The pieces: `claims` pins chunks that a session skips as "already there" against the collector;
+//! The pieces: `gc_pins` pins chunks that a session skips as "already there" against the collector;
 //! `writer` turns new chunks into frames; `reader` turns frames back, `cache` keeps decoded frames,
-//! `ahead` decodes them in time; `session` (the importer's and the live disk's view) decides which
-//! chunks are new.
+//! `readahead` decodes them in time; `dedup_session` (the importer's and the live disk's view)
+//! decides which chunks are new.
 //!
 //! After damage: `ledger` remembers the chunks that were found damaged, `known` decides which are
 //! believed unread, `heal` writes right bytes under the ids that they had, `mend` finds them, in

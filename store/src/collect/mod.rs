@@ -20,7 +20,7 @@
 //!    *begin* come after the view, a session could have committed after the view and ended before
 //!    *begin*: seen by neither.
 //! 5. *Sweep*: each chunk is decided about once, under the lock of the claims; see
-//!    `chunks::claims`.
+//!    `chunks::gc_pins`.
 //! 6. *Reclaim*: files and ranges of the database that hold more dead than live bytes are dropped
 //!    or rewritten.
 //!

@@ -1,10 +1,10 @@
 //! Counts the holders of every chunk, in one walk over all pages of all layers, page by page of the
 //! disks.
 //!
-//! The walk takes a page of every layer that has one there and lets `holders` find the nodes that
-//! see it. The holders of a chunk so far take four bytes for each chunk, its references four more;
-//! where that would be too much, the walk is made several times, for one range of chunks each. The
-//! result is runs of neighbouring chunks with the same holders.
+//! The walk takes a page of every layer that has one there and lets `sharing_sweep` find the nodes
+//! that see it. The holders of a chunk so far take four bytes for each chunk, its references four
+//! more; where that would be too much, the walk is made several times, for one range of chunks
+//! each. The result is runs of neighbouring chunks with the same holders.
 //!
 //! Memory: 8 bytes for each of at most [`PASS_CHUNKS`] chunks, 2 bits for each id in use, 16 bytes
 //! for each frame, 8 for each run (at the worst one for each chunk), and the sets of holders. At

@@ -71,7 +71,7 @@ fn holders(store: &Store, census: &UsageScan) -> BTreeMap<ChunkId, BTreeSet<usiz
     holders
 }
 
-/// The number of chunks that each set of nodes holds, as `census` has it.
+/// The number of chunks that each set of nodes holds, as `scan_usage` has it.
 fn counted(census: &UsageScan) -> BTreeMap<BTreeSet<usize>, u64> {
     let sets = &census.counted.sets;
     let held = sets
