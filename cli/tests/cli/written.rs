@@ -1,6 +1,7 @@
 //! Files that are written: where, whose they are, and who may read them; and on which clock times
 //! are shown.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Stdio;
@@ -340,6 +341,47 @@ fn a_place_that_cannot_rename_without_replacing_takes_files_all_the_same() {
     assert!(!sandbox.names().iter().any(|name| name.contains("partial")));
 }
 
+/// A system call of a trace, with the lines on which it began and ended.
+struct TracedCall {
+    begun: usize,
+    ended: usize,
+    text: String,
+}
+
+/// The calls of a trace. One that another thread's cuts in two ("<unfinished ...>", "<... fsync
+/// resumed>") is put together again.
+fn traced_calls(trace: &str) -> Vec<TracedCall> {
+    let mut cut = BTreeMap::new();
+    let mut calls = Vec::new();
+    for (ended, line) in trace.lines().enumerate() {
+        let (thread, call) = line.split_once(' ').unwrap_or((line, ""));
+        if let Some(beginning) = call.strip_suffix(" <unfinished ...>") {
+            cut.insert(thread, (ended, beginning));
+            continue;
+        }
+        let (begun, text) = match call.split_once(" resumed>") {
+            Some((_, end)) => {
+                let (begun, beginning) = cut.remove(thread).unwrap_or((ended, ""));
+                (begun, format!("{beginning}{end}"))
+            }
+            None => (ended, call.to_owned()),
+        };
+        calls.push(TracedCall { begun, ended, text });
+    }
+    calls
+}
+
+#[test]
+fn calls_that_are_cut_in_two_are_put_together() {
+    let trace = "7 fsync(6</a> <unfinished ...>\n8 mkdir(\"/b\", 0700) = 0\n\
+                 7 <... fsync resumed>) = 0\n";
+    let calls = traced_calls(trace);
+    let texts: Vec<&str> = calls.iter().map(|call| call.text.as_str()).collect();
+    assert_eq!(texts, ["mkdir(\"/b\", 0700) = 0", "fsync(6</a>) = 0"]);
+    assert_eq!((calls[1].begun, calls[1].ended), (0, 2));
+    assert_eq!(synced(texts[1]), Some("/a"));
+}
+
 /// The path of a folder that a line of a trace says was made: `mkdirat(6</a>, "b", 0700) = 0`.
 fn made(line: &str) -> Option<String> {
     let call = line.strip_suffix("= 0")?;
@@ -386,16 +428,19 @@ fn a_folder_that_a_repository_makes_is_synced_into_the_one_around_it() {
         let ended = client(&sandbox, "strace", &traced);
         assert_eq!(ended.code, Some(0), "{words}: {ended:?}");
         let trace = std::fs::read_to_string(sandbox.path("trace.txt")).expect("a trace");
-        let lines: Vec<&str> = trace.lines().collect();
-        for (at, line) in lines.iter().enumerate() {
-            let Some(folder) = made(line).filter(|folder| folder.contains("place/repo")) else {
+        let calls = traced_calls(&trace);
+        for call in &calls {
+            let Some(folder) = made(&call.text).filter(|folder| folder.contains("place/repo"))
+            else {
                 continue;
             };
             folders += 1;
             let around = Path::new(&folder).parent().expect("it is in the sandbox");
-            let is_synced =
-                |line: &&str| synced(line).is_some_and(|path| Path::new(path).ends_with(around));
-            assert!(lines[at..].iter().any(is_synced), "{folder}: {trace}");
+            let is_synced = |later: &TracedCall| {
+                let path = synced(&later.text).filter(|_| later.ended > call.begun);
+                path.is_some_and(|path| Path::new(path).ends_with(around))
+            };
+            assert!(calls.iter().any(is_synced), "{folder}: {trace}");
         }
     }
     assert!(folders >= 3, "a repository has folders: {folders}");
