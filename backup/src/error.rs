@@ -5,7 +5,7 @@ use std::io;
 
 use vellum_store::StoreError;
 
-use crate::objects::ObjectError;
+use crate::objects::{ObjectError, ObjectErrorKind};
 use crate::seal::{KeyError, SealError};
 use crate::session::announcement::OpenSession;
 
@@ -191,6 +191,12 @@ fn listed(sessions: &[OpenSession]) -> String {
 }
 
 impl BackupError {
+    /// True if the repository's place has no room.
+    #[must_use]
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Objects { source, .. } if source.kind == ObjectErrorKind::Full)
+    }
+
     /// Advice to the user, if there is any.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

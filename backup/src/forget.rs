@@ -5,6 +5,8 @@
 //! since the data that it needs stays. The journal remembers what was forgotten, so that the next
 //! push of a store that still has it does not bring it back ([`State::is_withheld`]).
 //!
+//! Rules are given, or are the policies that the repository keeps ([`crate::policy`]).
+//!
 //! **Rules count snapshots.** The states that an image had when it was pushed are counted by
 //! themselves, as if they were of another image, and so are the points of each host: stores that
 //! were copied have images of one identity. So no push takes the place of a snapshot, and an
@@ -22,6 +24,7 @@ use vellum_core::retention::{
 use crate::error::BackupError;
 use crate::journal::State;
 use crate::objects::ObjectErrorKind;
+use crate::policy::PolicyTable;
 use crate::prune::{PruneOptions, end_dead_sessions, outlook};
 use crate::record::{Point, Record, Said};
 use crate::repository::Repository;
@@ -32,25 +35,131 @@ use crate::session::{Session, SessionKind, Writer};
 pub enum ForgetWish {
     /// These points, by id. Pinned ones are refused.
     Points(Vec<String>),
-    /// The points that the rules do not keep, for the snapshots of each image by themselves, and
-    /// for the states that it was pushed in, and each host; of all images, or of those with these
-    /// identities.
-    Rules {
-        /// The rules of retention.
-        rules: RetentionRules,
-        /// Images; none for all.
-        images: Option<BTreeSet<String>>,
-        /// The host whose points are meant; none for all.
-        host: Option<String>,
-        /// The local clock's offset from UTC in seconds at a time in milliseconds since 1970: its
-        /// reading minus UTC.
-        offset_s: Clock,
+    /// The points that rules do not keep.
+    Rules(RuleWish),
+}
+
+/// Retention by rules: the snapshots of each group by themselves, and the states that images were
+/// pushed in.
+#[derive(Clone, Debug, Default)]
+pub struct RuleWish {
+    /// The rules.
+    pub rules: RuleSource,
+    /// The points that are meant; all others stay, and count nowhere.
+    pub filter: PointFilter,
+    /// The points that are counted together.
+    pub grouping: Grouping,
+    /// The local clock, for hours, days and all that is longer.
+    pub clock: Clock,
+}
+
+/// The rules of a [`RuleWish`].
+#[derive(Clone, Debug)]
+pub enum RuleSource {
+    /// These, for all points.
+    Given(RetentionRules),
+    /// The policies that the repository keeps, at this time in milliseconds since 1970. Points
+    /// without a policy stay.
+    Policies {
+        /// The present.
+        now_ms: u64,
     },
+}
+
+impl Default for RuleSource {
+    fn default() -> Self {
+        Self::Given(RetentionRules::default())
+    }
+}
+
+/// A choice of points.
+#[derive(Clone, Debug, Default)]
+pub struct PointFilter {
+    /// Images, by identity; none for all.
+    pub images: Option<BTreeSet<String>>,
+    /// The host; none for all.
+    pub host: Option<String>,
+    /// Lists of tags: points with all tags of one list are meant; without a list, all are.
+    pub tags: Vec<BTreeSet<String>>,
+}
+
+/// All points by these rules, with the days of UTC.
+impl From<RetentionRules> for ForgetWish {
+    fn from(rules: RetentionRules) -> Self {
+        Self::Rules(RuleWish {
+            rules: RuleSource::Given(rules),
+            ..RuleWish::default()
+        })
+    }
+}
+
+impl PointFilter {
+    /// True if `point` is meant.
+    #[must_use]
+    pub fn accepts(&self, point: &Point) -> bool {
+        let has_all = |list: &BTreeSet<String>| list.iter().all(|tag| point.tags.contains(tag));
+        let of_image = |images: &BTreeSet<String>| images.contains(&point.image);
+        self.images.as_ref().is_none_or(of_image)
+            && (self.host.is_none() || point.host == self.host)
+            && (self.tags.is_empty() || self.tags.iter().any(has_all))
+    }
+}
+
+/// The points that rules count together: those that agree in all that is true here. Snapshots and
+/// the images' own states are never counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grouping {
+    /// The image, through renames.
+    pub image: bool,
+    /// The image's name.
+    pub name: bool,
+    /// The host.
+    pub host: bool,
+}
+
+/// Image and host: stores that were copied have images of one identity.
+impl Default for Grouping {
+    fn default() -> Self {
+        Self {
+            image: true,
+            name: false,
+            host: true,
+        }
+    }
+}
+
+/// The points that are counted together have one of these.
+type Group<'a> = (
+    Option<usize>,
+    Option<&'a str>,
+    Option<&'a str>,
+    Option<&'a str>,
+    bool,
+);
+
+impl Grouping {
+    /// The group of a point that obeys the policy with this number.
+    fn group_of(self, point: &Point, policy: Option<usize>) -> Group<'_> {
+        (
+            policy,
+            self.image.then_some(point.image.as_str()),
+            self.name.then_some(point.name.as_str()),
+            point.host.as_deref().filter(|_| self.host),
+            point.snapshot.is_some(),
+        )
+    }
 }
 
 /// A local clock: its offset from UTC, in seconds, at a time in milliseconds since 1970.
 #[derive(Clone)]
 pub struct Clock(pub Arc<dyn Fn(u64) -> i32 + Send + Sync>);
+
+/// The clock that shows UTC.
+impl Default for Clock {
+    fn default() -> Self {
+        Self(Arc::new(|_| 0))
+    }
+}
 
 impl std::fmt::Debug for Clock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -79,18 +188,7 @@ impl Decision {
 pub fn plan(state: &State, wish: &ForgetWish) -> Result<Vec<Decision>, BackupError> {
     match wish {
         ForgetWish::Points(ids) => by_id(state, ids),
-        ForgetWish::Rules {
-            rules,
-            images,
-            host,
-            offset_s,
-        } => {
-            let is_wanted = |point: &Point| {
-                let of_image = |images: &BTreeSet<String>| images.contains(&point.image);
-                images.as_ref().is_none_or(of_image) && (host.is_none() || point.host == *host)
-            };
-            Ok(by_rules(state, rules, &is_wanted, &*offset_s.0))
-        }
+        ForgetWish::Rules(wish) => by_rules(state, wish),
     }
 }
 
@@ -160,34 +258,65 @@ fn by_id(state: &State, ids: &[String]) -> Result<Vec<Decision>, BackupError> {
     ids.iter().map(decision).collect()
 }
 
-fn by_rules(
-    state: &State,
-    rules: &RetentionRules,
-    is_wanted: &dyn Fn(&Point) -> bool,
-    offset_s: &dyn Fn(u64) -> i32,
-) -> Vec<Decision> {
-    let mut groups = BTreeMap::<_, Vec<&Arc<Point>>>::new();
-    let wanted = |point: &&Arc<Point>| is_wanted(point);
-    let points = state.points_oldest_first();
-    for point in points.iter().copied().filter(wanted) {
-        let group = (&point.image, &point.host, point.snapshot.is_some());
-        groups.entry(group).or_default().push(point);
-    }
+fn by_rules(state: &State, wish: &RuleWish) -> Result<Vec<Decision>, BackupError> {
+    let table = match &wish.rules {
+        RuleSource::Policies { now_ms } => Some(PolicyTable::of(state, *now_ms)?),
+        RuleSource::Given(_) => None,
+    };
+    let policies_of = |point: &Point| match &table {
+        Some(table) => table.of_point(point).into_iter().map(Some).collect(),
+        None => vec![None],
+    };
+    let policy_rules: Vec<&RetentionRules> = table.iter().flat_map(PolicyTable::rules).collect();
+    let rules_of = |policy: Option<usize>| match (policy, &wish.rules) {
+        (None, RuleSource::Given(rules)) => rules,
+        (policy, _) => policy_rules[policy.expect("without given rules there is a policy")],
+    };
+    let points = state.points_oldest_first().into_iter();
+    let points: Vec<_> = points.filter(|point| wish.filter.accepts(point)).collect();
+    let mut groups = BTreeMap::<Group<'_>, Vec<&Arc<Point>>>::new();
     let mut reasons = BTreeMap::<&str, Vec<KeepReason>>::new();
-    for points in groups.values() {
-        let verdicts = judged(rules, points, offset_s).into_iter();
-        let ids = points.iter().map(|point| point.id.as_str());
-        reasons.extend(ids.zip(verdicts.map(|verdict| verdict.reasons)));
+    for point in &points {
+        let policies: Vec<Option<usize>> = policies_of(point);
+        if policies.is_empty() {
+            reasons.insert(point.id.as_str(), vec![KeepReason::NoRules]);
+        }
+        for policy in policies {
+            let group = wish.grouping.group_of(point, policy);
+            groups.entry(group).or_default().push(point);
+        }
     }
-    let mut decided: Vec<&Arc<Point>> = points.into_iter().filter(wanted).collect();
-    decided.sort_by(|a, b| (&a.image, &a.host).cmp(&(&b.image, &b.host)));
-    decided
-        .into_iter()
-        .map(|point| Decision {
+    for ((policy, ..), points) in &groups {
+        let verdicts = judged(rules_of(*policy), points, &*wish.clock.0);
+        for (point, verdict) in points.iter().zip(verdicts) {
+            let known = reasons.entry(point.id.as_str()).or_default();
+            known.extend(verdict.reasons);
+        }
+    }
+    Ok(decided(points, reasons))
+}
+
+/// The decisions on `points`, which are the oldest first, by image and host.
+fn decided(
+    mut points: Vec<&Arc<Point>>,
+    mut reasons: BTreeMap<&str, Vec<KeepReason>>,
+) -> Vec<Decision> {
+    points.sort_by(|a, b| (&a.image, &a.host).cmp(&(&b.image, &b.host)));
+    let decision = |point: &Arc<Point>| {
+        let mut reasons = reasons.remove(point.id.as_str()).unwrap_or_default();
+        // Several policies may keep it for one reason.
+        let mut seen = Vec::new();
+        reasons.retain(|reason| {
+            let is_new = !seen.contains(reason);
+            seen.push(reason.clone());
+            is_new
+        });
+        Decision {
             point: point.clone(),
-            reasons: reasons.remove(point.id.as_str()).unwrap_or_default(),
-        })
-        .collect()
+            reasons,
+        }
+    };
+    points.into_iter().map(decision).collect()
 }
 
 /// The verdicts on points, which are given in the order in which the image had them.

@@ -39,7 +39,7 @@ use crate::translation::Translation;
 const OBJECT_ID_LEN: usize = 32;
 const MAGIC: &[u8; 8] = b"VlmKnow3";
 /// Names that are looked for together by one thread.
-const NAMES_TOGETHER: usize = 4096;
+pub(crate) const NAMES_TOGETHER: usize = 4096;
 /// The longest file that is read: at 6 bytes a run or so, of some hundred million runs.
 const FILE_LEN_MAX: u64 = 1 << 30;
 

@@ -57,6 +57,7 @@ pub mod journal;
 mod known;
 mod memory;
 pub mod objects;
+pub mod policy;
 pub mod process;
 pub mod prune;
 pub mod pull;

@@ -15,6 +15,8 @@
 
 pub(crate) mod parts;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The version of records that this program writes, and the newest that it reads.
@@ -49,6 +51,9 @@ pub struct Record {
     /// Machines as they were pushed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub machines: Vec<Stamped<Machine>>,
+    /// Retention policies. Of several for the same points the one with the greatest stamp counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<Stamped<Policy>>,
     /// IDs of index objects to read from now on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indexes: Vec<String>,
@@ -316,6 +321,37 @@ pub struct MachineSnapshot {
     /// Its configuration file then, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<String>,
+}
+
+/// A retention policy: the points that it is for, and the rules that keep some of them. One without
+/// rules takes back what was said before.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Policy {
+    /// The points that it is for.
+    #[serde(flatten)]
+    pub scope: PolicyScope,
+    /// The rules, by the names that they have on the command line without `keep-`: `daily` is `7`
+    /// or `unlimited`, `within` is `1y6m`. There may be others: of a newer program.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keep: BTreeMap<String, String>,
+    /// Lists of tags: a point that has all of one list is kept; an empty list keeps those without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep_tags: Vec<Vec<String>>,
+}
+
+/// The points that a policy is for: those of one image, with one tag, of one host, or all; at most
+/// one of the three is there.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyScope {
+    /// The image, `STORE-NUMBER`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// The host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 /// The objects and contents that a collection condemned.

@@ -9,7 +9,7 @@ use vellum_core::identity::SessionId;
 
 use crate::error::BackupError;
 use crate::journal::{RecordName, State, Status};
-use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
+use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
 use crate::record::parts::PART_LEN;
 use crate::record::{Past, RECORD_VERSION, Record};
 use crate::repository::Repository;
@@ -21,6 +21,7 @@ pub use announcement::{OpenSession, SessionFile, SessionKind, Writer};
 pub struct Session<'a> {
     repository: &'a Repository,
     id: SessionId,
+    kind: SessionKind,
     writer: Writer,
     state: Arc<State>,
     records: Vec<RecordName>,
@@ -36,6 +37,24 @@ pub struct Committed {
     pub record: RecordName,
     /// The state of the repository with it.
     pub state: Arc<State>,
+}
+
+/// The room that is kept back in bytes: the least, of some index objects, the most, and for each
+/// point and content, which a collection writes down anew, twice and before what it stands for
+/// goes.
+const RESERVE_LEN_MIN: u64 = 8 << 20;
+const RESERVE_LEN_MAX: u64 = 64 << 20;
+const RESERVE_LEN_EACH: u64 = 512;
+
+fn reserve_len(state: &State) -> u64 {
+    let count = state.points().count() + state.contents().count();
+    let len = RESERVE_LEN_MIN + count as u64 * RESERVE_LEN_EACH;
+    len.min(RESERVE_LEN_MAX)
+}
+
+/// Gives up what is kept back, for a session that gives space back; true if there was something.
+fn gives_back(repository: &Repository, kind: SessionKind) -> bool {
+    kind.gives_back() && repository.objects().release_reserve()
 }
 
 impl<'a> Session<'a> {
@@ -58,10 +77,18 @@ impl<'a> Session<'a> {
         };
         let plain = serde_json::to_vec(&file).expect("texts and numbers are JSON");
         let sealed = repository.sealer().seal(SealedKind::Record, &plain)?;
-        repository.put(&ObjectName::Session(id), &sealed.bytes)?;
+        let name = ObjectName::Session(id);
+        // Where there is no room for even that, what is kept back is for this.
+        match repository.put(&name, &sealed.bytes) {
+            Err(error) if error.is_full() && gives_back(repository, kind) => {
+                repository.put(&name, &sealed.bytes)?;
+            }
+            put => put?,
+        }
         let mut session = Self {
             repository,
             id,
+            kind,
             writer,
             state: Arc::default(),
             records: Vec::new(),
@@ -69,6 +96,10 @@ impl<'a> Session<'a> {
             is_over: false,
         };
         session.state = repository.refresh_with_copies()?;
+        if !kind.gives_back() {
+            let objects = repository.objects();
+            objects.keep_reserve(reserve_len(&session.state));
+        }
         Ok(session)
     }
 
@@ -139,7 +170,13 @@ impl<'a> Session<'a> {
     fn put(&mut self, name: RecordName, stored: &[u8]) -> Result<(), BackupError> {
         let twice = self.repository.twice();
         self.stays = true;
-        match twice.place().put(&name.object().to_string(), stored) {
+        let put = || twice.place().put(&name.object().to_string(), stored);
+        let is_full = |error: &ObjectError| error.kind == ObjectErrorKind::Full;
+        let outcome = match put() {
+            Err(error) if is_full(&error) && gives_back(self.repository, self.kind) => put(),
+            outcome => outcome,
+        };
+        match outcome {
             // It is there before the session is not any more: that is all that others rely on.
             Ok(()) => {
                 // It is said. A copy that is missing is put back by who verifies or collects.

@@ -19,7 +19,7 @@ use vellum_store::{
 
 use crate::failure::CommandFailure;
 use crate::invocation::Invocation;
-use crate::output::report;
+use crate::output::{OutputLayout, report};
 use crate::repository::{self, KeyArgs, password};
 use crate::signals::Signals;
 
@@ -88,7 +88,12 @@ pub(crate) fn open_repository(
             password::of_command(OsString::from(command), caller)?,
         )),
     };
-    let found = Repository::find(repository::object_store(&entry.place, caller)?)?;
+    let found = Repository::find(repository::object_store(
+        &entry.place,
+        None,
+        caller,
+        Some(OutputLayout::Human),
+    )?)?;
     let folders = ClientFolders {
         cache: repository::client_folders(caller).cache,
         state: None,

@@ -13,7 +13,7 @@ use crate::failure::CommandFailure;
 #[command(
     next_help_heading = "What to keep (each a number, or unlimited; days are the local clock's)"
 )]
-#[group(id = "policy", multiple = true)]
+#[group(id = "keep", multiple = true)]
 pub(crate) struct KeepArgs {
     /// The newest
     #[arg(long = "keep-last", value_name = "COUNT", allow_hyphen_values = true)]
@@ -80,7 +80,7 @@ impl KeepArgs {
 }
 
 /// `one,two` as tags; nothing as none.
-fn parse_tag_list(list: &str) -> Result<BTreeSet<Name>, CommandFailure> {
+pub(crate) fn parse_tag_list(list: &str) -> Result<BTreeSet<Name>, CommandFailure> {
     let words = list.split(',').filter(|_| !list.is_empty());
     words
         .map(|word| Name::new(word).map_err(|error| CommandFailure::invalid_name(word, error)))

@@ -20,7 +20,7 @@ use crate::failure::{CommandFailure, Outcome};
 use crate::file_exports::FileExports;
 use crate::maintenance_thread::MaintenanceThread;
 use crate::output::Render;
-use crate::repository::{KeyArgs, opening};
+use crate::repository::{AccessArgs, opening};
 use crate::scrubber::{ScrubArgs, Scrubber};
 use crate::source_format::{self, FileArgs};
 use crate::{limits, size, systemd};
@@ -102,7 +102,7 @@ pub(crate) struct RepositorySourceArgs {
     #[arg(long, value_name = "SIZE", value_parser = size::parse_size, requires = "from")]
     cache_size: Option<u64>,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 impl Service {
@@ -140,7 +140,7 @@ impl Service {
         match &from.from {
             Some(place) => Self::of_repository(
                 place,
-                &from.key,
+                &from.access,
                 cache_limits(from.cache_size, args.cache),
                 session,
             ),
@@ -151,12 +151,12 @@ impl Service {
     /// The repository at `place`.
     pub(crate) fn of_repository(
         place: &str,
-        key: &KeyArgs,
+        access: &AccessArgs,
         limits: CacheLimits,
         session: &CommandContext,
     ) -> Result<Self, CommandFailure> {
         let exports =
-            RepositoryExports::new(opening::open_repository(place, key, session)?, limits)?;
+            RepositoryExports::new(opening::open_repository(place, access, session)?, limits)?;
         Ok(Self {
             exports: Arc::new(exports),
             owned: None,

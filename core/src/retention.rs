@@ -52,7 +52,7 @@ pub enum KeepLimit {
     /// No state: there is no such rule.
     #[default]
     Nothing,
-    /// The newest states, this many; 0 is as [`Limit::Nothing`].
+    /// The newest states, this many; 0 is as [`KeepLimit::Nothing`].
     Newest(u32),
     /// All states.
     All,
@@ -345,6 +345,17 @@ impl FromStr for KeepLimit {
                 .parse()
                 .map(Self::Newest)
                 .map_err(|_| RuleError::Limit(text.to_owned())),
+        }
+    }
+}
+
+/// The text that is read back as the limit.
+impl fmt::Display for KeepLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("0"),
+            Self::Newest(count) => write!(f, "{count}"),
+            Self::All => f.write_str("unlimited"),
         }
     }
 }

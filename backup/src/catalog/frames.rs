@@ -11,7 +11,7 @@ use vellum_core::wire::DecodeError;
 use super::parts::Parts;
 use super::{Catalog, CatalogError, GAP_LEN_MAX, Place};
 use crate::format::{FrameError, Presence, decode_frame};
-use crate::objects::twice::ASK_TRIES;
+use crate::objects::twice::first_opened;
 use crate::objects::{ObjectError, ObjectName};
 use crate::seal::SealedKind;
 
@@ -176,15 +176,8 @@ impl Catalog {
     /// damage.
     pub fn frame_body(&self, place: &Place) -> Result<Vec<u8>, CatalogError> {
         let object = ObjectName::Pack(place.pack).to_string();
-        let mut tries = 1;
-        loop {
-            let range = place.offset..place.end();
-            let part = self.objects.get_range(&object, range)?;
-            match self.open_part(place, &part) {
-                Err(_) if tries < ASK_TRIES => tries += 1,
-                opened => return opened,
-            }
-        }
+        let ask = || self.objects.get_range(&object, place.offset..place.end());
+        first_opened(ask, |part| self.open_part(place, &part))?
     }
 
     fn open_part(&self, place: &Place, part: &[u8]) -> Result<Vec<u8>, CatalogError> {

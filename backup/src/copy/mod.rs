@@ -58,6 +58,7 @@ use crate::known::Known;
 use crate::prune::end_dead_sessions;
 use crate::push::PushReport;
 use crate::push::maps::{Maps, ToldMap, translated};
+use crate::push::unindexed::index_noted_packs;
 use crate::push::upload::Manner;
 use crate::reader::{ContentView, Reader};
 use crate::record::{Content, Description, Machine, Point, Record};
@@ -227,6 +228,7 @@ fn say(
             origin::each_run(&distinct.chunks, visit);
             Ok(())
         };
+        index_noted_packs(&target, &origin, &state, &mut books)?;
         let missing = books.missing(&target, &each, request.trust_others)?;
         if !missing.is_empty() {
             let manner = Manner {

@@ -10,7 +10,8 @@ use super::status::{self, Status};
 use super::{Journal, RecordName, ground};
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::{
-    Content, DamageNote, Description, Fence, Machine, Point, Record, Said, Stamp, Stamped, Withheld,
+    Content, DamageNote, Description, Fence, Machine, Point, Policy, PolicyScope, Record, Said,
+    Stamp, Stamped, Withheld,
 };
 
 /// The greatest number of forgotten points that are remembered: some 2 MiB in a record that stands
@@ -99,6 +100,8 @@ pub struct State {
     withheld: BTreeMap<String, u64>,
     contents: BTreeMap<ContentId, Vec<ContentEntry>>,
     machines: BTreeMap<String, (Stamp, Arc<Machine>)>,
+    /// The newest policy for each scope, those that take back others included.
+    policies: BTreeMap<PolicyScope, (Stamp, Policy)>,
     indexes: BTreeMap<ObjectId, Condition>,
     undecided_indexes: BTreeSet<ObjectId>,
     marks: BTreeMap<String, MarkState>,
@@ -139,8 +142,11 @@ impl State {
         for point in &record.points {
             self.add_point(point, stamp_of(record, point), taken, condition);
         }
-        // Undecided records take no pin away.
+        // Undecided records take no pin away, and set no rule.
         if condition == Condition::Firm {
+            for policy in &record.policies {
+                self.add_policy(policy, stamp_of(record, policy));
+            }
             for description in &record.described {
                 self.add_description(description, stamp_of(record, description));
             }
@@ -226,6 +232,14 @@ impl State {
         if known.is_none_or(|(known, _)| *known < stamp) {
             let newest = (stamp, Arc::new(machine.value.clone()));
             self.machines.insert(id.clone(), newest);
+        }
+    }
+
+    fn add_policy(&mut self, policy: &Stamped<Policy>, stamp: Stamp) {
+        let known = self.policies.get(&policy.value.scope);
+        if known.is_none_or(|(known, _)| *known < stamp) {
+            let newest = (stamp, policy.value.clone());
+            self.policies.insert(policy.value.scope.clone(), newest);
         }
     }
 
@@ -503,6 +517,12 @@ impl State {
         chain
     }
 
+    /// The retention policies, by scope.
+    pub fn policies(&self) -> impl Iterator<Item = &Policy> {
+        let policies = self.policies.values().map(|(_, policy)| policy);
+        policies.filter(|policy| !policy.keep.is_empty() || !policy.keep_tags.is_empty())
+    }
+
     /// The machines, by identity.
     pub fn machines(&self) -> impl Iterator<Item = &Arc<Machine>> {
         self.machines.values().map(|(_, machine)| machine)
@@ -646,6 +666,10 @@ impl State {
             value: (**machine).clone(),
             stamp: stamped(stamp),
         });
+        let policies = self.policies.values().map(|(stamp, policy)| Stamped {
+            value: policy.clone(),
+            stamp: stamped(stamp),
+        });
         let swept: Vec<String> = self
             .swept
             .iter()
@@ -661,6 +685,7 @@ impl State {
             contents: contents.collect(),
             described: described.collect(),
             machines: machines.collect(),
+            policies: policies.collect(),
             withheld: self.withheld(),
             indexes: self.indexes.keys().map(ToString::to_string).collect(),
             marks: self.marks.iter().map(|(id, mark)| mark.named(id)).collect(),
@@ -731,6 +756,16 @@ impl PointAge {
 }
 
 impl MarkState {
+    /// True if everybody has seen the mark who may build on what it condemns, where these sessions
+    /// are open: then it can be swept.
+    pub(crate) fn is_seen(&self, open: &BTreeSet<String>) -> bool {
+        if self.waits.is_empty() {
+            open.is_empty()
+        } else {
+            self.waits.iter().any(|sessions| sessions.is_disjoint(open))
+        }
+    }
+
     fn named(&self, id: &str) -> crate::record::Mark {
         crate::record::Mark {
             id: id.to_owned(),

@@ -7,6 +7,9 @@
 //! It goes when nobody holds the lock, and the process is over or nobody else is at work: locks are
 //! not seen from other machines everywhere.
 
+mod partial_file;
+mod reserve;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,17 +19,14 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags};
-use rustix::fs::{
-    flock, fsync, linkat, mkdirat, openat, renameat, renameat_with, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{fsync, mkdirat, openat, statat, unlinkat};
 use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process};
+
+use partial_file::{PARTIAL_PREFIX, PartialFile, find_leftovers, is_of_the_dead, remove_leftover};
 
 use super::{OBJECT_LEN_MAX, ObjectError, ObjectErrorKind, ObjectName, Objects, direct, exactly};
 
-/// The prefix of files that are not whole yet.
-const PARTIAL_PREFIX: &str = ".partial-";
 /// Steps of the longest name: `packs/XX/ID`.
 const DEPTH_MAX: usize = 3;
 
@@ -141,7 +141,7 @@ impl Folder {
 
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (folder, file) = self.make_folder_of(name)?;
-        let partial = Partial::create(&folder, self.permissions()?.file)?;
+        let partial = PartialFile::create(&folder, self.permissions()?.file)?;
         direct::write_all(&partial.file, bytes)?;
         partial.file.sync_all()?;
         match partial.publish(file) {
@@ -156,11 +156,10 @@ impl Folder {
 
     fn write_over(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (folder, file) = self.make_folder_of(name)?;
-        let mut partial = Partial::create(&folder, self.permissions()?.file)?;
+        let partial = PartialFile::create(&folder, self.permissions()?.file)?;
         direct::write_all(&partial.file, bytes)?;
         partial.file.sync_all()?;
-        renameat(&folder, &partial.name, &folder, file)?;
-        partial.is_published = true;
+        partial.publish_over(file)?;
         Ok(fsync(&folder)?)
     }
 
@@ -331,81 +330,18 @@ impl Objects for Folder {
         remove().map_err(|source| self.error(name, source))
     }
 
+    fn keep_reserve(&self, len: u64) {
+        // Without it the repository is as good, while its disk is not full.
+        let kept = || reserve::keep(&self.root()?, len, self.permissions()?.file);
+        drop(kept());
+    }
+
+    fn release_reserve(&self) -> bool {
+        self.root().is_ok_and(|root| reserve::release(&root))
+    }
+
     fn describe(&self) -> String {
         self.path.display().to_string()
-    }
-}
-
-/// A file that has no name yet that anybody looks for. Taken away unless it is published.
-struct Partial<'a> {
-    folder: &'a OwnedFd,
-    file: File,
-    name: String,
-    is_published: bool,
-}
-
-impl<'a> Partial<'a> {
-    fn create(folder: &'a OwnedFd, mode: Mode) -> io::Result<Self> {
-        let name = format!(
-            "{PARTIAL_PREFIX}{}-{}-{:016x}",
-            running_system(),
-            std::process::id(),
-            getrandom::u64().map_err(io::Error::other)?
-        );
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(openat(folder, &name, flags, mode)?);
-        // Only so that it is not taken for a leftover: file systems without locks do without.
-        let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
-        Ok(Self {
-            folder,
-            file,
-            name,
-            is_published: false,
-        })
-    }
-
-    /// Gives it its name, unless something has that name.
-    fn publish(mut self, name: &str) -> io::Result<()> {
-        match renameat_with(
-            self.folder,
-            &self.name,
-            self.folder,
-            name,
-            RenameFlags::NOREPLACE,
-        ) {
-            // NFS, FAT and others do not know the flag.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.publish_by_link(name)?,
-            other => other?,
-        }
-        self.is_published = true;
-        Ok(())
-    }
-
-    /// The same where renaming always replaces. Where there are no links either, what is there is
-    /// looked for first: names derive from random bytes, so nobody else is about to put this one,
-    /// except the one file that says what the repository is.
-    fn publish_by_link(&self, name: &str) -> io::Result<()> {
-        match linkat(self.folder, &self.name, self.folder, name, AtFlags::empty()) {
-            Ok(()) => Ok(unlinkat(self.folder, &self.name, AtFlags::empty())?),
-            Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::MLINK) => {
-                match statat(self.folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT) => Ok(renameat(self.folder, &self.name, self.folder, name)?),
-                    Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-                    Err(errno) => Err(errno.into()),
-                }
-            }
-            Err(errno) => Err(errno.into()),
-        }
-    }
-}
-
-impl Drop for Partial<'_> {
-    fn drop(&mut self) {
-        if !self.is_published {
-            // A partial file that cannot be removed has a telling name, and hides nothing.
-            let _ = unlinkat(self.folder, &self.name, AtFlags::empty());
-        }
     }
 }
 
@@ -475,69 +411,6 @@ fn names(folder: &OwnedFd) -> io::Result<Vec<String>> {
         }
     }
     Ok(names)
-}
-
-/// Finds the files below `folder`, which is called `prefix`, that are not whole.
-fn find_leftovers(
-    folder: &OwnedFd,
-    prefix: &str,
-    depth: usize,
-    found: &mut Vec<String>,
-) -> io::Result<()> {
-    for name in names(folder)? {
-        if name.starts_with(PARTIAL_PREFIX) {
-            found.push(format!("{prefix}{name}"));
-        } else if !name.starts_with('.') && depth + 1 < DEPTH_MAX {
-            // Links and files are no folders, and are left alone.
-            if let Ok(inner) = open_folder(folder, &name) {
-                find_leftovers(&inner, &format!("{prefix}{name}/"), depth + 1, found)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// True if the process that the partial file's name tells of was one of this running system, and is
-/// over.
-fn is_of_the_dead(partial: &str) -> bool {
-    let mut parts = partial[PARTIAL_PREFIX.len()..].split('-');
-    let (system, process) = (parts.next(), parts.next());
-    let process = process.and_then(|text| Pid::from_raw(text.parse().ok()?));
-    system == Some(running_system())
-        && process.is_some_and(|process| test_kill_process(process) == Err(Errno::SRCH))
-}
-
-/// A name of this machine since it was started: eight digits.
-fn running_system() -> &'static str {
-    static NAME: OnceLock<String> = OnceLock::new();
-    NAME.get_or_init(|| {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-        let boot = boot.unwrap_or_default();
-        let digits = boot.chars().filter(char::is_ascii_hexdigit);
-        format!("{:0>8}", digits.take(8).collect::<String>())
-    })
-}
-
-/// Removes a partial file that no process writes; true if there was one.
-fn remove_leftover(folder: &OwnedFd, name: &str) -> io::Result<bool> {
-    // For writing: NFS locks nothing else.
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match openat(folder, name, flags, Mode::empty()) {
-        Ok(file) => file,
-        // Gone, or nothing that a put makes, or another user's.
-        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::ACCESS) => {
-            return Ok(false);
-        }
-        Err(errno) => return Err(errno.into()),
-    };
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(false);
-    }
-    match unlinkat(folder, name, AtFlags::empty()) {
-        Ok(()) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 fn kind_of(error: &io::Error) -> ObjectErrorKind {

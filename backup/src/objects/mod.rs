@@ -4,6 +4,7 @@
 //! object and every `list` names it, for every client (a local folder and today's object stores do
 //! that). Conditional writes, locks and clocks are not needed.
 
+pub mod byte_rate;
 pub mod cloud;
 mod cloud_failure;
 mod direct;
@@ -16,6 +17,7 @@ pub mod twice;
 
 use std::ops::Range;
 
+pub use byte_rate::{ByteRate, RateLimitedReads};
 pub use cloud::Cloud;
 pub use folder::Folder;
 pub use location::{Environment, Location, open_objects};
@@ -63,6 +65,14 @@ pub trait Objects: Send + Sync {
     /// nobody else has been changing anything here since it was found.
     fn remove_leftover(&self, _name: &str, _is_alone: bool) -> Result<bool, ObjectError> {
         Ok(false)
+    }
+
+    /// Keeps `len` bytes back for who gives space back where there is none, if the place can.
+    fn keep_reserve(&self, _len: u64) {}
+
+    /// Gives up what is kept back; true if there was something.
+    fn release_reserve(&self) -> bool {
+        false
     }
 
     /// The useful number of concurrent requests for parts of objects: more where an answer takes

@@ -20,19 +20,20 @@ use super::{ObjectError, ObjectErrorKind, ObjectName, Objects};
 
 /// The number of tries at a read of an object that seems to be at fault.
 const READ_TRIES: u32 = 3;
-/// The first pause between two tries; each is twice as long as the one before, up to the longest.
-const PAUSE_FIRST: Duration = Duration::from_millis(200);
+/// The longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The longest time between two looks at whether the waiting was called off.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The longest times from a request's first failure to its last try.
+/// The longest times from a request's first failure to its last try, and the pauses between.
 #[derive(Clone, Copy, Debug)]
 pub struct PersistenceLimits {
     /// For a place that nobody reached yet: as long as a name may take to be known.
     pub unmet: Duration,
     /// For any other: longer than a server takes to start, and a night's maintenance of a network.
     pub met: Duration,
+    /// The first pause between two tries; each is twice as long as the one before.
+    pub pause: Duration,
 }
 
 impl Default for PersistenceLimits {
@@ -40,6 +41,7 @@ impl Default for PersistenceLimits {
         Self {
             unmet: Duration::from_secs(15),
             met: Duration::from_mins(4),
+            pause: Duration::from_millis(200),
         }
     }
 }
@@ -107,7 +109,7 @@ impl PersistentObjects {
         let mut tries = Tries {
             begun: Instant::now(),
             count: 0,
-            pause: PAUSE_FIRST,
+            pause: self.limits.pause,
         };
         loop {
             tries.count += 1;
@@ -246,6 +248,14 @@ impl Objects for PersistentObjects {
         self.place.remove_leftover(name, is_alone)
     }
 
+    fn keep_reserve(&self, len: u64) {
+        self.place.keep_reserve(len);
+    }
+
+    fn release_reserve(&self) -> bool {
+        self.place.release_reserve()
+    }
+
     fn requests_together(&self) -> usize {
         self.place.requests_together()
     }
@@ -303,6 +313,7 @@ mod tests {
         let limits = PersistenceLimits {
             unmet: Duration::from_millis(unmet_ms),
             met: Duration::from_millis(met_ms),
+            ..PersistenceLimits::default()
         };
         let place = PersistentObjects::new(memory.clone(), Box::new(notes.clone()), limits);
         Scene {

@@ -59,6 +59,17 @@ impl Default for PruneOptions {
     }
 }
 
+impl PruneOptions {
+    /// The same without writing anew what is needed of packs.
+    fn without_moves(&self) -> Self {
+        Self {
+            repack_limit: Some(0),
+            small_pack_len: 0,
+            ..self.clone()
+        }
+    }
+}
+
 /// The sessions that a collection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FenceWish {
@@ -137,7 +148,7 @@ pub fn prune(
         listing: Listing::default(),
         report: PruneReport::default(),
     };
-    let outcome = collection.run(options, watch);
+    let outcome = collection.run_where_there_is_room(options, watch);
     let Collection {
         session, report, ..
     } = collection;
@@ -213,6 +224,32 @@ struct Collection<'a> {
 }
 
 impl Collection<'_> {
+    /// Collects; where there is no room to write anew what is needed in part, first without that,
+    /// and then as much as there is room for.
+    fn run_where_there_is_room(
+        &mut self,
+        options: &PruneOptions,
+        watch: &dyn Watch,
+    ) -> Result<(), BackupError> {
+        match self.run(options, watch) {
+            Err(error) if error.is_full() => {}
+            done => return done,
+        }
+        self.repository.objects().release_reserve();
+        let freed_len = std::mem::take(&mut self.report.freed_len);
+        self.run(&options.without_moves(), watch)?;
+        self.report.freed_len += freed_len;
+        let first = self.report.clone();
+        match self.run(options, watch) {
+            Err(error) if error.is_full() => self.report = first,
+            done => {
+                done?;
+                self.report.freed_len += first.freed_len;
+            }
+        }
+        Ok(())
+    }
+
     fn run(&mut self, options: &PruneOptions, watch: &dyn Watch) -> Result<(), BackupError> {
         self.refuse_beside_another(&options.fence)?;
         self.fence(&options.fence)?;
@@ -399,17 +436,10 @@ impl Collection<'_> {
         // Only now: whoever is gone from that listing said all that they will.
         self.session.refuse_fenced()?;
         let state = self.session.state().clone();
-        let is_seen = |mark: &MarkState| {
-            if mark.waits.is_empty() {
-                open.is_empty()
-            } else {
-                mark.waits
-                    .iter()
-                    .any(|sessions| sessions.is_disjoint(&open))
-            }
-        };
-        let (ready, waiting): (Vec<_>, Vec<_>) =
-            state.marks().iter().partition(|(_, mark)| is_seen(mark));
+        let (ready, waiting): (Vec<_>, Vec<_>) = state
+            .marks()
+            .iter()
+            .partition(|(_, mark)| mark.is_seen(&open));
         let waited: BTreeSet<&String> = waiting
             .iter()
             .flat_map(|(_, mark)| mark.waits.iter().flatten())

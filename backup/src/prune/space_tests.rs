@@ -7,7 +7,7 @@ use vellum_core::identity::SegmentId;
 use vellum_store::Unwatched;
 
 use super::*;
-use crate::forget::{Clock, ForgetWish, forget, freed_len, plan};
+use crate::forget::{ForgetWish, forget, freed_len, plan};
 use crate::format::IndexObject;
 use crate::objects::memory::Memory;
 use crate::testing::pusher::{Base, Disk, init, open, push, restore, writer};
@@ -228,12 +228,7 @@ fn no_kind_of_object_piles_up_over_generations() {
         last: vellum_core::retention::KeepLimit::Newest(7),
         ..Default::default()
     };
-    let wish = ForgetWish::Rules {
-        rules,
-        images: None,
-        host: None,
-        offset_s: Clock(Arc::new(|_| 0)),
-    };
+    let wish = ForgetWish::from(rules);
     let mut early = BTreeMap::new();
     for generation in 0..200_u64 {
         for (nth, disk) in disks.iter_mut().enumerate() {

@@ -701,12 +701,7 @@ fn many_generations_leave_a_repository_as_few_do() {
         )
         .expect("a push");
         promises.make(id, disk.clone());
-        let wish = ForgetWish::Rules {
-            rules: rules.clone(),
-            images: None,
-            host: None,
-            offset_s: crate::forget::Clock(std::sync::Arc::new(|_| 0)),
-        };
+        let wish = ForgetWish::from(rules.clone());
         for decision in forget(&repository, &wish, writer())
             .expect("a policy")
             .iter()

@@ -7,6 +7,7 @@ use vellum_store::Watch;
 use vellum_store::transfer::PointInTime;
 
 use super::maps::{Maps, NewMap};
+use super::unindexed::index_noted_packs;
 use super::upload::{Manner, send};
 use super::{PushReport, PushRequest, Wanted, needed, selection};
 use crate::error::BackupError;
@@ -88,6 +89,9 @@ impl<'a> Attempt<'a> {
             let known = known.insert(Known::open(&reader, &wanted.moment, &state)?);
             if looks && heal::is_lost(session.repository(), &state, known.packs())? {
                 return Ok(None);
+            }
+            if is_sending {
+                index_noted_packs(&reader, &wanted.moment, &state, known)?;
             }
             contents = self.send(&reader, wanted, new, known, &mut report)?;
         }

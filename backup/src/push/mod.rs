@@ -14,6 +14,7 @@
 mod attempt;
 pub(crate) mod maps;
 mod selection;
+pub(crate) mod unindexed;
 pub(crate) mod upload;
 
 use std::collections::HashSet;
@@ -115,7 +116,8 @@ struct Wanted {
 
 /// Pushes what `request` names from `store` to `repository`, whose journal must have been read just
 /// now. Nothing can be seen of it before all of it is durable; then all at once. What an
-/// interrupted push has sent is found again by the next one, if the client has a cache.
+/// interrupted push has sent is found again by the next one, if the client has a cache: all but
+/// the packs that were on their way.
 pub fn push(
     repository: &Repository,
     store: &Store,

@@ -4,10 +4,8 @@
 //! Memory: the pack that is being filled, one that waits, and for each thread that puts the frames
 //! of one and the object that they become: 6 packs of 32 MiB; beside that a batch of frames.
 
-use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use rayon::prelude::{IndexedParallelIterator, IntoParallelRefIterator, ParallelIterator};
 use vellum_core::hash::ChunkHash;
@@ -16,22 +14,21 @@ use vellum_core::units::ChunkId;
 use vellum_store::transfer::{FrameExport, PlannedFrame, SuppliedFrame};
 use vellum_store::{Progress, Watch};
 
+use super::unindexed::{NamesBySegment, UnindexedPacks, index_of, put_index};
 use crate::error::BackupError;
 use crate::format::{
-    FilledPack, Frame, INDEX_CHUNK_COUNT_MAX, IndexObject, PACK_LEN_TARGET, PackEntry, PackWriter,
-    Presence, SEGMENT_LEN_MAX, SealedFrame, SegmentEntry, address, new_segment,
+    FilledPack, Frame, INDEX_CHUNK_COUNT_MAX, PACK_LEN_TARGET, PackEntry, PackWriter, Presence,
+    SEGMENT_LEN_MAX, SealedFrame, address, new_segment,
 };
 use crate::known::{Known, Origin};
-use crate::objects::{ObjectId, ObjectName};
+use crate::objects::{ByteRate, ObjectName};
 use crate::reader::Reader;
 use crate::repository::Repository;
-use crate::seal::{SealedKind, Sealer};
+use crate::seal::Sealer;
 
-/// The longest time between two looks at whether a person wants to stop.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Threads that put packs: one waits for the place to sync while the other sends.
 const UPLOADS: usize = 2;
-/// The number of packs in an index object: what an interrupted push loses at most.
+/// The number of packs in an index object.
 const PACKS_PER_INDEX: usize = 8;
 /// The same in bytes where the rate is limited, and packs are short.
 const SLOW_INDEX_LEN: u64 = 32 << 20;
@@ -118,37 +115,6 @@ struct Numbers {
     next: u32,
 }
 
-/// Keeps to a number of bytes a second, for all threads together. A pack goes once its time is
-/// over, so no second has more than its bytes.
-struct Pace<'w> {
-    limit: Option<u64>,
-    free_at: Mutex<Instant>,
-    watch: &'w dyn Watch,
-}
-
-impl Pace<'_> {
-    /// Waits until `len` more bytes may go.
-    fn wait(&self, len: usize) -> Result<(), BackupError> {
-        let Some(limit) = self.limit else {
-            return Ok(());
-        };
-        let until = {
-            let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-            let start = (*free_at).max(Instant::now());
-            *free_at = start + Duration::from_secs_f64(len as f64 / limit.max(1) as f64);
-            *free_at
-        };
-        while Instant::now() < until {
-            if self.watch.is_cancelled() {
-                return Err(BackupError::Interrupted);
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            std::thread::sleep(left.min(LOOK_INTERVAL));
-        }
-        Ok(())
-    }
-}
-
 /// The length of packs at a limit of bytes a second.
 fn pack_writer(limit: Option<u64>) -> PackWriter {
     limit.map_or_else(PackWriter::default, |limit| {
@@ -170,10 +136,11 @@ pub(crate) fn send<F: Frames>(
     let (packs, waiting) = sync_channel::<Full>(1);
     let (done, finished) = channel();
     let waiting = Mutex::new(waiting);
-    let pace = Pace {
-        limit: manner.limit,
-        free_at: Mutex::new(Instant::now()),
-        watch: manner.watch,
+    let rate = manner.limit.map(ByteRate::new);
+    let pace = |len: usize| {
+        let is_cancelled = || manner.watch.is_cancelled();
+        let goes = |rate: &ByteRate| rate.wait(len as u64, &is_cancelled);
+        rate.as_ref().is_none_or(goes)
     };
     std::thread::scope(|scope| {
         for _ in 0..UPLOADS {
@@ -185,8 +152,9 @@ pub(crate) fn send<F: Frames>(
             reader,
             origin,
             known,
-            index: IndexObject::default(),
-            names: BTreeMap::new(),
+            notes: UnindexedPacks::open(reader.repository(), origin),
+            packs: Vec::new(),
+            names: NamesBySegment::new(),
             runs: Vec::new(),
             bytes: 0,
             is_slow: manner.limit.is_some(),
@@ -322,7 +290,7 @@ impl Numbers {
 fn put_packs(
     repository: &Repository,
     waiting: &Mutex<Receiver<Full>>,
-    pace: &Pace<'_>,
+    pace: &(dyn Fn(usize) -> bool + Sync),
     done: Sender<Result<Put, BackupError>>,
 ) {
     let mut memory = Vec::new();
@@ -346,13 +314,15 @@ fn put_packs(
 fn put_pack(
     repository: &Repository,
     full: Full,
-    pace: &Pace<'_>,
+    pace: &(dyn Fn(usize) -> bool + Sync),
     memory: &mut Vec<u8>,
 ) -> Result<Put, BackupError> {
     let sealed = full
         .pack
         .seal(repository.sealer(), std::mem::take(memory))?;
-    pace.wait(sealed.object.bytes.len())?;
+    if !pace(sealed.object.bytes.len()) {
+        return Err(BackupError::Interrupted);
+    }
     repository.put(&ObjectName::Pack(sealed.object.id), &sealed.object.bytes)?;
     *memory = sealed.object.bytes;
     Ok(Put {
@@ -366,8 +336,9 @@ struct Telling<'t, 'r> {
     reader: &'t Reader<'r>,
     origin: &'t dyn Origin,
     known: &'t mut Known,
-    index: IndexObject,
-    names: BTreeMap<SegmentId, Vec<(u32, ChunkHash)>>,
+    notes: UnindexedPacks,
+    packs: Vec<PackEntry>,
+    names: NamesBySegment,
     runs: Vec<(ChunkId, ChunkId, u64)>,
     bytes: u64,
     is_slow: bool,
@@ -381,19 +352,15 @@ impl Telling<'_, '_> {
             self.put()?;
         }
         self.bytes += put.entry.len;
-        self.index.packs.push(put.entry);
+        let mut names = NamesBySegment::new();
         for Named {
             place: Numbered { segment, first },
             chunks,
         } in put.named
         {
-            let names = self.names.entry(segment).or_default();
-            names.extend(
-                chunks
-                    .iter()
-                    .zip(first.0 as u32..)
-                    .map(|((_, name), ordinal)| (ordinal, *name)),
-            );
+            let named = chunks.iter().zip(first.0 as u32..);
+            let named = named.map(|((_, name), ordinal)| (ordinal, *name));
+            names.entry(segment).or_default().extend(named);
             let runs = chunks
                 .chunk_by(|a, b| a.0.advance_by(1) == b.0)
                 .scan(first, |to, run| {
@@ -403,94 +370,37 @@ impl Telling<'_, '_> {
                 });
             self.runs.extend(runs);
         }
+        let sealer = self.reader.repository().sealer();
+        self.notes.note(sealer, &put.entry, &names);
+        for (segment, chunks) in names {
+            self.names.entry(segment).or_default().extend(chunks);
+        }
+        self.packs.push(put.entry);
         Ok(())
     }
 
     /// True if there are packs enough for an index object.
     fn is_due(&self) -> bool {
         if self.is_slow {
-            let len: u64 = self.index.packs.iter().map(|pack| pack.len).sum();
+            let len: u64 = self.packs.iter().map(|pack| pack.len).sum();
             len >= SLOW_INDEX_LEN
         } else {
-            self.index.packs.len() >= PACKS_PER_INDEX
+            self.packs.len() >= PACKS_PER_INDEX
         }
     }
 
     /// Puts the index object of the entries so far.
     fn put(&mut self) -> Result<(), BackupError> {
-        if self.index.packs.is_empty() {
+        if self.packs.is_empty() {
             return Ok(());
         }
-        let mut index = std::mem::take(&mut self.index);
-        for (segment, mut chunks) in std::mem::take(&mut self.names) {
-            chunks.sort_unstable_by_key(|(ordinal, _)| *ordinal);
-            index.segments.insert(segment, SegmentEntry::new(&chunks));
-        }
-        let sealed = self
-            .reader
-            .repository()
-            .sealer()
-            .seal(SealedKind::Index, &index.encode())?;
-        let id: ObjectId = sealed.id;
-        self.reader
-            .repository()
-            .put(&ObjectName::Index(id), &sealed.bytes)?;
-        self.bytes += sealed.bytes.len() as u64;
+        let packs = std::mem::take(&mut self.packs);
+        let index = index_of(packs, std::mem::take(&mut self.names));
+        let (id, len) = put_index(self.reader.repository(), &index)?;
+        self.bytes += len;
         self.known.add(id, &index, &std::mem::take(&mut self.runs));
-        self.known.keep(self.reader, self.origin)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use vellum_store::Unwatched;
-
-    use super::*;
-
-    #[derive(Default)]
-    struct Cancelled(AtomicBool);
-
-    impl Watch for Cancelled {
-        fn report_progress(&self, _: Progress) {}
-
-        fn is_cancelled(&self) -> bool {
-            self.0.load(Ordering::Relaxed)
-        }
-    }
-
-    fn pace(watch: &dyn Watch, limit: Option<u64>) -> Pace<'_> {
-        Pace {
-            limit,
-            free_at: Mutex::new(Instant::now()),
-            watch,
-        }
-    }
-
-    /// The first pack went at full speed, and it was of 32 MiB: `--limit-upload 1M` sent 24 MiB in
-    /// 0.4 s.
-    #[test]
-    fn what_is_limited_waits_before_it_goes_the_first_included() {
-        let begun = Instant::now();
-        let limited = pace(&Unwatched, Some(1 << 20));
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| limited.wait(1 << 18).expect("nobody stops it"));
-            }
-        });
-        assert!(begun.elapsed() >= Duration::from_millis(490), "{begun:?}");
-        let begun = Instant::now();
-        let unlimited = pace(&Unwatched, None);
-        unlimited.wait(usize::MAX).expect("nothing is waited for");
-        assert!(begun.elapsed() < Duration::from_secs(1));
-    }
-
-    #[test]
-    fn waiting_for_the_limit_ends_when_a_person_stops_it() {
-        let watch = Cancelled::default();
-        watch.0.store(true, Ordering::Relaxed);
-        let waited = pace(&watch, Some(1)).wait(1 << 20);
-        assert!(matches!(waited, Err(BackupError::Interrupted)));
+        self.known.keep(self.reader, self.origin)?;
+        self.notes.clear();
+        Ok(())
     }
 }

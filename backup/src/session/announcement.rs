@@ -24,6 +24,13 @@ pub enum SessionKind {
     Repair,
 }
 
+impl SessionKind {
+    /// True if it gives space back, so that it may have what is kept back for that.
+    pub(crate) fn gives_back(self) -> bool {
+        matches!(self, Self::Forget | Self::Prune)
+    }
+}
+
 /// The writer and its clock.
 #[derive(Clone, Debug)]
 pub struct Writer {

@@ -140,11 +140,13 @@ fn wrong_answers_are_asked_for_again_or_are_errors_and_leave_nothing_in_the_stor
                     after: nth,
                     effect,
                 });
-                let outcome = other.open(place.clone()).and_then(|repository| {
-                    let reader = Reader::new(&repository);
-                    let request = PullRequest::of(&reader, |_| true, true, str::to_owned)?;
-                    pull(&reader, &store, &request, &Unwatched)
-                });
+                let outcome = other
+                    .open(super::persistent(place.clone()))
+                    .and_then(|repository| {
+                        let reader = Reader::new(&repository);
+                        let request = PullRequest::of(&reader, |_| true, true, str::to_owned)?;
+                        pull(&reader, &store, &request, &Unwatched)
+                    });
                 let asked: Vec<_> = place
                     .take_log()
                     .into_iter()

@@ -11,12 +11,16 @@ use super::grower::name;
 use super::grower::{Grower, contents, new_store};
 use super::{Client, assert_same, request};
 use crate::error::BackupError;
-use crate::forget::{Clock, Decision, ForgetWish, forget, plan};
+use crate::forget::{
+    Decision, ForgetWish, Grouping, PointFilter, RuleSource, RuleWish, forget, plan,
+};
 use crate::journal::State;
 use crate::objects::Objects;
 use crate::objects::memory::{Effect, Fault, Memory};
+use crate::policy::set_policies;
 use crate::prune::{PruneOptions, prune};
 use crate::push::{PushReport, PushRequest, PushSelection, push};
+use crate::record::{Policy, PolicyScope};
 use crate::session::Writer;
 use crate::testing::seed;
 
@@ -218,12 +222,7 @@ fn an_image_that_returns_to_a_forgotten_state_is_pushed_again() {
 
 /// The decisions on `state` by rules, in words; `now_ms` is the time of who asks.
 fn decided(state: &State, rules: RetentionRules) -> Vec<String> {
-    let wish = ForgetWish::Rules {
-        rules,
-        images: None,
-        host: None,
-        offset_s: Clock(Arc::new(|_| 0)),
-    };
+    let wish = ForgetWish::from(rules);
     let stays = |decision: &Decision| (!decision.goes()).then(|| title(&decision.point));
     let decisions = plan(state, &wish).expect("rules");
     decisions.iter().filter_map(stays).collect()
@@ -315,14 +314,8 @@ fn a_clock_in_the_future_makes_nothing_the_newest() {
         }),
         ..RetentionRules::default()
     };
-    let wish = |rules| ForgetWish::Rules {
-        rules,
-        images: None,
-        host: None,
-        offset_s: Clock(Arc::new(|_| 0)),
-    };
     let times = |rules| -> Vec<u64> {
-        let decisions = plan(&state, &wish(rules)).expect("rules");
+        let decisions = plan(&state, &ForgetWish::from(rules)).expect("rules");
         let stays = decisions.iter().filter(|decision| !decision.goes());
         stays.map(|decision| decision.point.time_ms).collect()
     };
@@ -370,12 +363,14 @@ fn hosts_with_a_copied_store_keep_points_of_their_own() {
     let images: BTreeSet<&str> = state.points().map(|point| point.image.as_str()).collect();
     assert_eq!(images.len(), 1, "one identity");
     let stays = |host: Option<&str>| -> Vec<String> {
-        let wish = ForgetWish::Rules {
-            rules: last(2),
-            images: None,
-            host: host.map(str::to_owned),
-            offset_s: Clock(Arc::new(|_| 0)),
-        };
+        let wish = ForgetWish::Rules(RuleWish {
+            rules: RuleSource::Given(last(2)),
+            filter: PointFilter {
+                host: host.map(str::to_owned),
+                ..PointFilter::default()
+            },
+            ..RuleWish::default()
+        });
         let decisions = plan(&state, &wish).expect("rules");
         let stays = decisions.iter().filter(|decision| !decision.goes());
         stays
@@ -384,4 +379,65 @@ fn hosts_with_a_copied_store_keep_points_of_their_own() {
     };
     assert_eq!(stays(None), ["alpha", "alpha", "beta", "beta"]);
     assert_eq!(stays(Some("beta")), ["beta", "beta"]);
+}
+
+/// Each point is forgotten by the policy of its image, else its tag's, else its host's, else the
+/// repository's; a collection keeps the policies, and one without rules takes another back.
+#[test]
+fn policies_that_the_repository_keeps_decide() {
+    let (_dir, store) = new_store();
+    let client = Client::new(true);
+    for image in ["web", "mail"] {
+        let image = store.create_image(&name(image), 1 << 20).expect("an image");
+        for day in 1..=4 {
+            write(&store, image, day);
+            let taken = store.take_snapshot(image.image_id(), &name(&format!("day{day}")));
+            taken.expect("a snapshot");
+        }
+    }
+    client.push(&store).expect("a push");
+    let policy = |scope, count| Policy::new(scope, &last(count));
+    let set = |policies| {
+        let repository = client.open(client.objects()).expect("it opens");
+        let writer = request(PushSelection::All).writer;
+        set_policies(&repository, policies, writer).expect("they are kept");
+    };
+    let stays = |wish: RuleWish| -> Vec<String> {
+        let state = client.open(client.objects()).expect("it opens").state();
+        let decisions = plan(&state, &ForgetWish::Rules(wish)).expect("rules");
+        let stays = decisions.iter().filter(|decision| !decision.goes());
+        let mut stays: Vec<String> = stays.map(|decision| title(&decision.point)).collect();
+        stays.retain(|title| title.contains('@'));
+        stays.sort();
+        stays
+    };
+    let by_policies = || RuleWish {
+        rules: RuleSource::Policies { now_ms: NOW_MS },
+        ..RuleWish::default()
+    };
+    assert_eq!(stays(by_policies()).len(), 8, "there are no policies");
+    let state = client.open(client.objects()).expect("it opens").state();
+    let web = state.points().find(|point| point.name == "web");
+    let scope = PolicyScope {
+        image: web.map(|point| point.image.clone()),
+        ..PolicyScope::default()
+    };
+    set(vec![policy(scope.clone(), 3)]);
+    assert_eq!(stays(by_policies()).len(), 3 + 4, "mail has no policy");
+    set(vec![policy(PolicyScope::default(), 1)]);
+    let both = ["mail@day4", "web@day2", "web@day3", "web@day4"];
+    assert_eq!(stays(by_policies()), both);
+    collect(&client);
+    assert_eq!(stays(by_policies()), both, "a collection took a policy");
+    set(vec![policy(scope, 0)]);
+    assert_eq!(stays(by_policies()), ["mail@day4", "web@day4"]);
+    let together = RuleWish {
+        rules: RuleSource::Given(last(1)),
+        grouping: Grouping {
+            image: false,
+            ..Grouping::default()
+        },
+        ..RuleWish::default()
+    };
+    assert_eq!(stays(together).len(), 1, "all images are counted together");
 }

@@ -14,6 +14,7 @@ mod heals;
 mod losses;
 mod moves;
 mod repairs;
+mod resumes;
 mod sessions;
 mod streams;
 mod trees;
@@ -21,6 +22,7 @@ mod trees;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use vellum_core::units::ChunkLen;
@@ -28,6 +30,7 @@ use vellum_store::{Store, Unwatched};
 
 use crate::error::BackupError;
 use crate::objects::memory::Memory;
+use crate::objects::{ObjectError, Objects, OutageWatch, PersistenceLimits, PersistentObjects};
 use crate::pull::{PullReport, PullRequest, pull};
 use crate::push::{PushReport, PushRequest, PushSelection, push};
 use crate::reader::Reader;
@@ -78,7 +81,7 @@ impl Client {
         }
     }
 
-    fn objects(&self) -> Arc<dyn crate::objects::Objects> {
+    fn objects(&self) -> Arc<dyn Objects> {
         self.place.clone()
     }
 
@@ -89,7 +92,7 @@ impl Client {
         }
     }
 
-    fn open(&self, objects: Arc<dyn crate::objects::Objects>) -> Result<Repository, BackupError> {
+    fn open(&self, objects: Arc<dyn Objects>) -> Result<Repository, BackupError> {
         Repository::open(
             objects,
             self.opener.as_ref(),
@@ -104,7 +107,7 @@ impl Client {
 
     fn push_through(
         &self,
-        objects: Arc<dyn crate::objects::Objects>,
+        objects: Arc<dyn Objects>,
         store: &Store,
     ) -> Result<PushReport, BackupError> {
         push(
@@ -141,6 +144,27 @@ fn request(selection: PushSelection) -> PushRequest {
         assumed: HashSet::new(),
         writer,
     }
+}
+
+struct Unmoved;
+
+impl OutageWatch for Unmoved {
+    fn place_failed(&self, _: &str, _: &ObjectError, _: Duration) {}
+
+    fn place_answers(&self, _: &str) {}
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// A place that is asked again at once when it fails.
+fn persistent(place: Arc<dyn Objects>) -> Arc<dyn Objects> {
+    let limits = PersistenceLimits {
+        pause: Duration::from_millis(1),
+        ..PersistenceLimits::default()
+    };
+    Arc::new(PersistentObjects::new(place, Box::new(Unmoved), limits))
 }
 
 /// The first place where two disks differ: assertions on whole disks would print megabytes.

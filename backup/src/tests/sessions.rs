@@ -9,9 +9,8 @@ use super::grower::Grower;
 use super::{Client, request};
 use crate::error::BackupError;
 use crate::forget::{ForgetWish, forget};
+use crate::objects::ObjectErrorKind;
 use crate::objects::memory::{Effect, Fault, Memory, Request};
-use crate::objects::{ObjectError, ObjectErrorKind, OutageWatch};
-use crate::objects::{PersistenceLimits, PersistentObjects};
 use crate::process::ProcessMark;
 use crate::prune::{FenceWish, PruneOptions, PruneReport, prune};
 use crate::push::{PushReport, PushRequest, PushSelection, push};
@@ -196,18 +195,6 @@ fn a_listing_that_fails_after_the_record_leaves_no_session() {
     assert!(unconfirmed > 0, "no listing after a record failed");
 }
 
-struct Unmoved;
-
-impl OutageWatch for Unmoved {
-    fn place_failed(&self, _: &str, _: &ObjectError, _: std::time::Duration) {}
-
-    fn place_answers(&self, _: &str) {}
-
-    fn is_cancelled(&self) -> bool {
-        false
-    }
-}
-
 /// Each request of a push fails a few times, listings, too, and the push does not.
 #[test]
 fn a_place_that_is_asked_again_fails_nothing() {
@@ -224,10 +211,8 @@ fn a_place_that_is_asked_again_fails_nothing() {
             effect: Effect::Refused(kinds[(after % 2) as usize]),
         });
     }
-    let limits = PersistenceLimits::default();
-    let place = PersistentObjects::new(memory, Box::new(Unmoved), limits);
     client
-        .push_through(Arc::new(place), &grower.store)
+        .push_through(super::persistent(memory), &grower.store)
         .expect("a push through all that");
     assert_eq!(open_count(&client), 0);
     let (_dir, store) = super::grower::new_store();

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use vellum_backup::forget::{Clock, ForgetWish, forget};
+use vellum_backup::forget::{ForgetWish, forget};
 use vellum_backup::objects::{Folder, ObjectKind};
 use vellum_backup::prune::{PruneOptions, prune};
 use vellum_backup::push::{PushRequest, PushSelection, push};
@@ -295,12 +295,7 @@ fn thin(dir: &Path) {
         last: KeepLimit::Newest(KEPT),
         ..RetentionRules::default()
     };
-    let wish = ForgetWish::Rules {
-        rules,
-        images: None,
-        host: None,
-        offset_s: Clock(Arc::new(|_| 0)),
-    };
+    let wish = ForgetWish::from(rules);
     forget(&repository, &wish, writer()).expect("a policy");
     prune(&repository, &PruneOptions::default(), writer(), &Unwatched).expect("a collection");
 }

@@ -102,6 +102,12 @@ impl Output {
         Ok(())
     }
 
+    /// The layout in which events beside the answer are told; none where silence was asked for.
+    pub(crate) fn event_layout(&self) -> Option<OutputLayout> {
+        let is_silent = self.quiet && self.layout == OutputLayout::Human;
+        (!is_silent).then_some(self.layout)
+    }
+
     /// Confirms that something was done, unless silence was asked for.
     pub(crate) fn print_confirmation<T: Render>(
         &mut self,

@@ -207,7 +207,7 @@ fn show_images<'a>(
 }
 
 /// A label's value. Backslashes come first, or they would escape what follows.
-fn escape_label(value: &str) -> String {
+pub(crate) fn escape_label(value: &str) -> String {
     escape_invisible(value)
         .replace('\\', "\\\\")
         .replace('"', "\\\"")

@@ -2,9 +2,11 @@
 //! the caller's folder and environment; `opening` puts them together.
 
 pub(crate) mod address;
+pub(crate) mod milestones;
 pub(crate) mod opening;
 mod outage;
 pub(crate) mod password;
+pub(crate) mod point_filter;
 pub(crate) mod repo_args;
 
 use std::fs::File;
@@ -18,7 +20,8 @@ use rustix::fs::OFlags;
 use vellum_backup::error::BackupError;
 use vellum_backup::format::RepositoryFile;
 use vellum_backup::objects::{
-    ObjectErrorKind, ObjectName, Objects, PersistenceLimits, PersistentObjects, open_objects,
+    ObjectErrorKind, ObjectName, Objects, PersistenceLimits, PersistentObjects, RateLimitedReads,
+    open_objects,
 };
 use vellum_backup::repository::ClientFolders;
 use vellum_backup::seal::{KeyFile, Opener};
@@ -26,6 +29,7 @@ use zeroize::Zeroizing;
 
 use crate::failure::CommandFailure;
 use crate::invocation::Invocation;
+use crate::output::OutputLayout;
 use outage::OutageNotice;
 use password::{Password, PasswordVariables};
 
@@ -50,13 +54,39 @@ pub(crate) struct KeyArgs {
     pub(crate) allow_rollback: bool,
 }
 
-/// The objects at `place`, which is waited for when it fails; makes no request.
+/// How a repository is opened and read.
+#[derive(clap::Args)]
+pub(crate) struct AccessArgs {
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    /// Bytes that may come from the repository in a second
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = crate::size::parse_size,
+        help_heading = "Opening the repository"
+    )]
+    pub(crate) limit_download: Option<u64>,
+}
+
+/// The objects at `place`, which is waited for when it fails, and read at `limit_download` bytes a
+/// second; makes no request. `layout` is how outages are told; none for not at all.
 pub(crate) fn object_store(
     place: &str,
+    limit_download: Option<u64>,
     caller: &Arc<Invocation>,
+    layout: Option<OutputLayout>,
 ) -> Result<Arc<dyn Objects>, CommandFailure> {
-    let watch = Box::new(OutageNotice(Arc::clone(caller)));
-    let place = impatient_objects(place, caller)?;
+    let watch = Box::new(OutageNotice {
+        caller: Arc::clone(caller),
+        layout,
+    });
+    let mut place = impatient_objects(place, caller)?;
+    if let Some(limit) = limit_download {
+        let caller = Arc::clone(caller);
+        let is_cancelled = Box::new(move || caller.signals.is_stopped());
+        place = Arc::new(RateLimitedReads::new(place, limit, is_cancelled));
+    }
     Ok(Arc::new(PersistentObjects::new(
         place,
         watch,

@@ -7,36 +7,41 @@ use vellum_backup::seal::Opener;
 use vellum_backup::session::Writer;
 
 use super::password::{self, PasswordVariables};
-use super::{KeyArgs, client_folders, given_opener, now_ms, object_store};
+use super::{AccessArgs, client_folders, given_opener, now_ms, object_store};
 use crate::command_context::CommandContext;
 use crate::failure::CommandFailure;
 
 /// The repository at `place`.
 pub(crate) fn open_repository(
     place: &str,
-    args: &KeyArgs,
+    access: &AccessArgs,
     session: &CommandContext,
 ) -> Result<Repository, CommandFailure> {
-    open_with(place, args, password::VARIABLES, session)
+    open_with(place, access, password::VARIABLES, session)
 }
 
 /// The same, with the password in other variables.
 pub(crate) fn open_with(
     place: &str,
-    args: &KeyArgs,
+    access: &AccessArgs,
     variables: PasswordVariables,
     session: &CommandContext,
 ) -> Result<Repository, CommandFailure> {
     let caller = &session.caller;
-    let objects = object_store(place, caller)?;
-    let rollback = if args.allow_rollback {
+    let objects = object_store(
+        place,
+        access.limit_download,
+        caller,
+        session.output.event_layout(),
+    )?;
+    let rollback = if access.key.allow_rollback {
         Rollback::Allowed
     } else {
         Rollback::Refused
     };
     let found = Repository::find(objects)?;
     let open = |opener: Option<&Opener>| found.open(opener, client_folders(caller), rollback);
-    let opener = given_opener(args, variables, caller)?;
+    let opener = given_opener(&access.key, variables, caller)?;
     let repository = match open(opener.as_ref()) {
         Err(BackupError::KeyNeeded { place }) => {
             let password =

@@ -7,10 +7,22 @@ use std::time::Duration;
 use vellum_backup::objects::{ObjectError, OutageWatch};
 
 use crate::invocation::Invocation;
-use crate::output::report;
+use crate::output::{OutputLayout, report};
 
-/// The caller, who is told.
-pub(super) struct OutageNotice(pub(super) Arc<Invocation>);
+/// The caller, and how it wants to be told.
+pub(super) struct OutageNotice {
+    pub(super) caller: Arc<Invocation>,
+    /// None for one who wants to hear of errors only.
+    pub(super) layout: Option<OutputLayout>,
+}
+
+impl OutageNotice {
+    fn tell(&self, text: &str) {
+        if let Some(layout) = self.layout {
+            report::print_event(&self.caller, layout, text);
+        }
+    }
+}
 
 impl OutageWatch for OutageNotice {
     fn place_failed(&self, place: &str, error: &ObjectError, limit: Duration) {
@@ -20,14 +32,14 @@ impl OutageWatch for OutageNotice {
             format!("{} min", limit.as_secs() / 60)
         };
         let text = format!("waiting for {place}, up to {limit}: {error}");
-        report::print_notice(&self.0, &text);
+        self.tell(&text);
     }
 
     fn place_answers(&self, place: &str) {
-        report::print_notice(&self.0, &format!("{place} answers again"));
+        self.tell(&format!("{place} answers again"));
     }
 
     fn is_cancelled(&self) -> bool {
-        self.0.signals.is_stopped()
+        self.caller.signals.is_stopped()
     }
 }

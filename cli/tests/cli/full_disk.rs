@@ -55,6 +55,52 @@ fn a_full_disk_loses_nothing_and_can_be_emptied() {
     assert_eq!(run.stdout, "all is well\n", "{run:?}");
 }
 
+/// A repository fills its disk: the push fails, what was pushed stays, and points go and give their
+/// space back. Half of each pack is needed still: it is written anew where there is room again.
+const REPOSITORY_SCRIPT: &str = r#"
+set -eu
+mount -t tmpfs -o size=96m tmpfs "$PWD/small"
+export VELLUM_STORE=$PWD/store VELLUM_REPOSITORY=$PWD/small/repo
+"$VELLUM" -q init
+"$VELLUM" -q import one.raw one
+"$VELLUM" -q backup init --no-encryption
+"$VELLUM" -q backup push one
+"$VELLUM" -q import two.raw one --update --snapshot second
+"$VELLUM" -q backup push one
+"$VELLUM" -q import large.raw large
+if "$VELLUM" backup push --all 2>stderr; then echo "there was room"; exit 1; fi
+grep -qi 'no space\|full' stderr || { cat stderr; exit 1; }
+cat /dev/zero >small/filler 2>/dev/null || true
+first=$("$VELLUM" backup list --json | tr '{' '\n' | grep '"kind":"image"' | head -n1 | cut -d'"' -f4)
+"$VELLUM" -q backup forget "$first"
+"$VELLUM" -q backup prune
+rm small/filler
+"$VELLUM" -q backup prune
+"$VELLUM" -q backup verify --read-data
+"$VELLUM" -q backup restore one@second again.raw
+cmp again.raw two.raw
+echo all is well
+"#;
+
+#[test]
+fn a_full_repository_can_be_emptied() {
+    let sandbox = Sandbox::empty();
+    // The halves of the two disks differ; what they have in common is in the first one's packs.
+    sandbox.random_file("one.raw", 32 << 20, 1);
+    let mut two = std::fs::read(sandbox.path("one.raw")).expect("it is there");
+    for at in (0..two.len()).step_by(256 << 10) {
+        let end = at + (128 << 10);
+        fastrand::Rng::with_seed(at as u64 + 2).fill(&mut two[at..end]);
+    }
+    std::fs::write(sandbox.path("two.raw"), two).expect("room");
+    sandbox.random_file("large.raw", 192 << 20, 3);
+    std::fs::create_dir(sandbox.path("small")).expect("room");
+    let Some(run) = with_mounts(&sandbox, &["sh", "-c", REPOSITORY_SCRIPT]) else {
+        return;
+    };
+    assert_eq!(run.stdout, "all is well\n", "{run:?}");
+}
+
 /// Runs `words` where file systems may be mounted that nobody else sees, if this machine allows it.
 fn with_mounts(sandbox: &Sandbox, words: &[&str]) -> Option<Run> {
     let allowed = Command::new("unshare")

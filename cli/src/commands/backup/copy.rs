@@ -11,7 +11,7 @@ use super::pull::chosen_points;
 use super::upload::UploadSummary;
 use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
-use crate::repository::{KeyArgs, address, opening, password, repo_args};
+use crate::repository::{AccessArgs, KeyArgs, address, opening, password, repo_args};
 use crate::size;
 
 /// Points that an error names at most; the others are counted.
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     from: SourceKeyArgs,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 /// What opens the repository that is read.
@@ -88,7 +88,7 @@ pub(super) fn run_backup_copy(
     }
     let source = opening::open_with(
         from,
-        &args.from.key_args(),
+        &args.from.access_args(args.access.limit_download),
         password::FROM_VARIABLES,
         session,
     )?;
@@ -97,7 +97,7 @@ pub(super) fn run_backup_copy(
     } else {
         Some(point_ids(&source, named.rest, session)?)
     };
-    let target = opening::open_repository(&named.place, &args.key, session)?;
+    let target = opening::open_repository(&named.place, &args.access, session)?;
     let request = CopyRequest {
         points,
         again: args.again,
@@ -163,11 +163,14 @@ fn damage_with_titles(error: BackupError, source: &Repository) -> CommandFailure
 }
 
 impl SourceKeyArgs {
-    fn key_args(&self) -> KeyArgs {
-        KeyArgs {
-            password_file: self.from_password_file.clone(),
-            key_file: self.from_key_file.clone(),
-            allow_rollback: self.from_allow_rollback,
+    fn access_args(&self, limit_download: Option<u64>) -> AccessArgs {
+        AccessArgs {
+            key: KeyArgs {
+                password_file: self.from_password_file.clone(),
+                key_file: self.from_key_file.clone(),
+                allow_rollback: self.from_allow_rollback,
+            },
+            limit_download,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::commands::diff::print_differences;
 use crate::failure::{CommandFailure, Outcome};
 use crate::output::Render;
 use crate::output::page::TextPage;
-use crate::repository::{KeyArgs, address, opening, repo_args};
+use crate::repository::{AccessArgs, address, opening, repo_args};
 
 /// Show the ranges in which two points differ, without reading data; exit code 1 if there are any,
 /// 2 if they cannot be compared
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long)]
     summary: bool,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 #[derive(Serialize)]
@@ -53,7 +53,7 @@ pub(super) fn run_backup_diff(
     let [first, second] = named.rest else {
         unreachable!("as many words were asked for")
     };
-    let repository = opening::open_repository(&named.place, &args.key, session)?;
+    let repository = opening::open_repository(&named.place, &args.access, session)?;
     let state = repository.state();
     let points = address::sort_points(&state);
     let find = |text: &str| {

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
-use vellum_backup::forget::{Decision, ForgetWish, forget, freed_len, plan};
+use vellum_backup::forget::{
+    Clock, Decision, ForgetWish, Grouping, PointFilter, RuleSource, RuleWish, forget, freed_len,
+    plan,
+};
 use vellum_backup::journal::State;
 
 use super::list::PointDescription;
@@ -16,7 +19,8 @@ use crate::failure::{CommandFailure, Outcome};
 use crate::output::Render;
 use crate::output::page::{TextPage, format_count};
 use crate::output::table::Column;
-use crate::repository::{self, KeyArgs, address, opening, repo_args};
+use crate::repository::point_filter::PointFilterArgs;
+use crate::repository::{self, AccessArgs, address, opening, repo_args};
 use crate::retention_args::KeepArgs;
 use crate::time_zone;
 
@@ -26,13 +30,14 @@ use crate::time_zone;
 Example:
   vellum backup forget /mnt/backup -n --keep-daily 7 --keep-weekly 4
   vellum backup forget /mnt/backup --keep-daily 7 --keep-weekly 4 --prune
+  vellum backup forget /mnt/backup --policy --prune
   vellum backup forget /mnt/backup web@monday
 
 Rules count the snapshots of each image and host. The states in which the image itself was pushed \
 are counted by themselves: --keep-last 2 keeps \
 two snapshots and two states, and who takes no snapshots keeps two states. Which is the newest is \
 decided by the order in which they came, not by \
-clocks.
+clocks. --policy forgets by the rules that the repository keeps (`backup policy`).
 What was forgotten is not pushed again (`backup push --again` does). What other points stand on \
 stays as long as they do. The space comes back with \
 `vellum backup prune`.")]
@@ -42,9 +47,20 @@ pub(crate) struct Args {
     words: Vec<String>,
     #[command(flatten)]
     keep: KeepArgs,
-    /// Only points of this machine
-    #[arg(long, value_name = "HOST", help_heading = "Options")]
-    host: Option<String>,
+    /// By the rules that the repository keeps
+    #[arg(long, conflicts_with = "keep", help_heading = "Options")]
+    policy: bool,
+    /// What rules count together: any of image, name (the image's), host; '' for all points
+    #[arg(
+        long,
+        value_name = "WHAT,…",
+        default_value = "image,host",
+        value_parser = parse_grouping,
+        help_heading = "Options"
+    )]
+    group_by: Grouping,
+    #[command(flatten)]
+    filter: PointFilterArgs,
     /// Only say what would go, what would stay, and why
     #[arg(short = 'n', long, help_heading = "Options")]
     dry_run: bool,
@@ -52,7 +68,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "dry_run", help_heading = "Options")]
     prune: bool,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 #[derive(Serialize)]
@@ -84,7 +100,7 @@ pub(super) fn run_backup_forget(
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
     let named = repo_args::at_least(&args.words, &session.caller)?;
-    let repository = opening::open_repository(&named.place, &args.key, session)?;
+    let repository = opening::open_repository(&named.place, &args.access, session)?;
     let zone = session.time_zone().clone();
     let wish = forget_wish(args, named.rest, &repository.state(), &zone)?;
     let planned = plan(&repository.state(), &wish)?;
@@ -130,15 +146,49 @@ pub(super) fn run_backup_forget(
     Ok(Outcome::Done)
 }
 
+/// The rules to forget by; none if points are named.
+fn rule_source(args: &Args, state: &State) -> Result<Option<RuleSource>, CommandFailure> {
+    let now_ms = repository::now_ms();
+    if args.policy {
+        if state.policies().next().is_none() {
+            return Err(CommandFailure::usage_error(
+                "the repository keeps no policy",
+                "vellum backup policy set REPO --keep-… makes one",
+            ));
+        }
+        return Ok(Some(RuleSource::Policies { now_ms }));
+    }
+    let rules = args.keep.retention_rules(now_ms)?;
+    Ok((!rules.is_empty()).then_some(RuleSource::Given(rules)))
+}
+
+/// `image,host` as a grouping.
+fn parse_grouping(text: &str) -> Result<Grouping, String> {
+    let mut grouping = Grouping {
+        image: false,
+        name: false,
+        host: false,
+    };
+    for word in text.split(',').filter(|word| !word.is_empty()) {
+        let part = match word {
+            "image" | "images" => &mut grouping.image,
+            "name" | "names" => &mut grouping.name,
+            "host" | "hosts" => &mut grouping.host,
+            _ => return Err(format!("{word:?} is none of image, name, host")),
+        };
+        *part = true;
+    }
+    Ok(grouping)
+}
+
 fn forget_wish(
     args: &Args,
     named: &[String],
     state: &State,
     zone: &TimeZone,
 ) -> Result<ForgetWish, CommandFailure> {
-    let rules = args.keep.retention_rules(repository::now_ms())?;
-    let points = address::of_host(address::sort_points(state), args.host.as_deref())?;
-    if !rules.is_empty() {
+    let points = args.filter.choose(address::sort_points(state))?;
+    if let Some(rules) = rule_source(args, state)? {
         let mut images = BTreeSet::new();
         for image in named {
             images.extend(
@@ -148,18 +198,22 @@ fn forget_wish(
             );
         }
         let zone = zone.clone();
-        let offset_s = Arc::new(move |moment_ms| time_zone::offset_s(&zone, moment_ms));
-        return Ok(ForgetWish::Rules {
+        return Ok(ForgetWish::Rules(RuleWish {
             rules,
-            images: Some(images).filter(|images| !images.is_empty()),
-            host: args.host.clone(),
-            offset_s: vellum_backup::forget::Clock(offset_s),
-        });
+            filter: PointFilter {
+                images: Some(images).filter(|images| !images.is_empty()),
+                ..args.filter.filter()?
+            },
+            grouping: args.group_by,
+            clock: Clock(Arc::new(move |moment_ms| {
+                time_zone::offset_s(&zone, moment_ms)
+            })),
+        }));
     }
     if named.is_empty() {
         return Err(CommandFailure::usage_error(
             "neither rules nor points say what is to be forgotten",
-            "add --keep-… rules, or name points",
+            "add --keep-… rules, --policy, or name points",
         ));
     }
     let find = |text: &String| Ok(address::find_whole(&points, text, zone)?.id.clone());

@@ -1,6 +1,8 @@
 //! `vellum backup info`: what is known of a repository, or of one point.
 
+use std::fmt::Write as _;
 use std::io;
+use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -11,10 +13,13 @@ use vellum_core::identity::ContentId;
 use super::ShownSession;
 use super::list::PointDescription;
 use crate::command_context::CommandContext;
+use crate::commands::report::file::write_report_file;
 use crate::failure::{CommandFailure, Outcome};
 use crate::output::Render;
 use crate::output::page::TextPage;
-use crate::repository::{KeyArgs, address, opening, repo_args};
+use crate::report::prometheus::escape_label;
+use crate::repository::milestones::{Milestones, ShownMilestones};
+use crate::repository::{AccessArgs, address, opening, repo_args};
 
 /// Tell what is in a repository and who is changing it, or what a point is
 #[derive(clap::Args)]
@@ -22,17 +27,28 @@ use crate::repository::{KeyArgs, address, opening, repo_args};
 Example:
   vellum backup info /mnt/backup
   vellum backup info /mnt/backup web@monday
+  vellum backup info /mnt/backup --prometheus=/var/lib/node_exporter/backup.prom
 
 JSON of a repository: repository, id, encrypted, chunk_size, images, points, machines, for each of \
-packs, indexes, maps and records the objects and bytes, bytes of all, and sessions with id, kind, \
-writer and time. Of a point: what `list` tells, same_as (names of points that show the same) and \
+packs, indexes, maps and records the objects and bytes, bytes of all, last (when this client last \
+pushed, verified, and verified all data), and sessions with id, kind, writer and time. Of a point: what `list` tells, same_as (names of points that show the same) and \
 chain (how many maps are read).")]
 pub(crate) struct Args {
     /// The repository, and the point if it is one that is asked for
     #[arg(value_names = ["REPO", "POINT"], num_args = 0..=2)]
     words: Vec<String>,
+    /// Write figures of the repository as Prometheus' text, to standard output or whole into a file
+    /// that may be there
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "-"
+    )]
+    prometheus: Option<PathBuf>,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 #[derive(Serialize)]
@@ -51,6 +67,8 @@ struct RepositoryInfo {
     records: ObjectAmount,
     copies: ObjectAmount,
     bytes: u64,
+    /// When this client last pushed, verified, and verified all data.
+    last: ShownMilestones,
     /// Sessions that are open now, or that ended without a word.
     sessions: Vec<ShownSession>,
 }
@@ -76,18 +94,26 @@ pub(super) fn run_backup_info(
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
     let named = repo_args::at_least(&args.words, &session.caller)?;
-    let repository = opening::open_repository(&named.place, &args.key, session)?;
-    match named.rest {
-        [] => session
+    let repository = opening::open_repository(&named.place, &args.access, session)?;
+    match (named.rest, &args.prometheus) {
+        ([], Some(file)) => {
+            let info = repository_info(&repository, session.time_zone())?;
+            let text = figures(&info, Milestones::of(&repository));
+            // Made again and again by a timer: the one before is to be replaced.
+            write_report_file(session, file, &text, true)?;
+        }
+        ([], None) => session
             .output
             .print_answer(&repository_info(&repository, session.time_zone())?)?,
-        [point] => session
-            .output
-            .print_answer(&point_info(&repository, point, session)?)?,
+        ([point], None) => {
+            session
+                .output
+                .print_answer(&point_info(&repository, point, session)?)?
+        }
         _ => {
             return Err(CommandFailure::usage_error(
-                "this tells of one point at a time",
-                "name one",
+                "this tells of the repository, or of one point",
+                "name one point at most, and none with --prometheus",
             ));
         }
     }
@@ -134,8 +160,50 @@ fn repository_info(
             .iter()
             .map(|amount| amount.bytes)
             .sum(),
+        last: Milestones::of(repository).shown(),
         sessions: super::shown_sessions(repository, zone)?,
     })
+}
+
+/// The figures as Prometheus' text; a time that never was is left out.
+fn figures(info: &RepositoryInfo, last: Milestones) -> String {
+    let seconds = |ms: Option<u64>| ms.map(|ms| ms / 1000);
+    let figures = [
+        ("points", "Points.", Some(info.points)),
+        ("images", "Images.", Some(info.images)),
+        ("bytes", "Bytes of all objects.", Some(info.bytes)),
+        (
+            "sessions",
+            "Sessions that are open, or ended without a word.",
+            Some(info.sessions.len() as u64),
+        ),
+        (
+            "last_push_timestamp_seconds",
+            "The last push from here that left nothing out.",
+            seconds(last.push_ms),
+        ),
+        (
+            "last_verify_timestamp_seconds",
+            "The last verification from here that found nothing wrong.",
+            seconds(last.verify_ms),
+        ),
+        (
+            "last_read_data_timestamp_seconds",
+            "The last verification from here that read all data, too.",
+            seconds(last.read_data_ms),
+        ),
+    ];
+    let label = escape_label(&info.repository);
+    let mut text = String::new();
+    for (name, what, value) in figures {
+        let Some(value) = value else { continue };
+        let name = format!("vellum_repository_{name}");
+        _ = writeln!(
+            text,
+            "# HELP {name} {what}\n# TYPE {name} gauge\n{name}{{repository=\"{label}\"}} {value}"
+        );
+    }
+    text
 }
 
 fn point_info(
@@ -185,6 +253,16 @@ impl Render for RepositoryInfo {
         }
         let size = page.format_size(self.bytes);
         page.write_field("in all", size)?;
+        let last = [
+            ("last push", self.last.push),
+            ("verified", self.last.verify),
+            ("data read", self.last.read_data),
+        ];
+        for (name, time) in last {
+            let never = || "never from here".to_owned();
+            let time = time.map_or_else(never, |time| page.format_time(time));
+            page.write_field(name, time)?;
+        }
         self.sessions
             .iter()
             .try_for_each(|session| page.write_field("session", &session.line))

@@ -62,7 +62,8 @@ pub(super) fn run_backup_init(
             "it is a power of two from 4K to 1M",
         )
     })?;
-    let objects = repository::object_store(&place, &session.caller)?;
+    let objects =
+        repository::object_store(&place, None, &session.caller, session.output.event_layout())?;
     let key = first_key(args, session)?;
     let folders = repository::client_folders(&session.caller);
     let made = Repository::init(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde::Serialize;
 use vellum_backup::error::BackupError;
-use vellum_backup::objects::{ObjectError, ObjectKind, ObjectName};
+use vellum_backup::objects::{ObjectError, ObjectId, ObjectKind, ObjectName};
 use vellum_backup::repository::Repository;
 use vellum_backup::seal::{KeyInfo, Opener, PasswordCost, create_key, key_info, unlock_any};
 
@@ -16,7 +16,7 @@ use crate::output::Render;
 use crate::output::page::TextPage;
 use crate::output::table::Column;
 use crate::output::time::Rfc3339Time;
-use crate::repository::{self, KeyArgs, address, opening, password, repo_args};
+use crate::repository::{self, AccessArgs, address, opening, password, repo_args};
 
 /// List, add and remove passwords and key files that open a repository
 #[derive(clap::Args)]
@@ -34,6 +34,13 @@ enum KeyVerb {
     #[command(visible_alias = "ls")]
     List(KeyListArgs),
     Add(KeyAddArgs),
+    /// Replace the password or key file that opens the repository here by another
+    #[command(after_help = "\
+Example:
+  vellum backup key passwd /mnt/backup --new-password-file new.txt
+
+Other keys stay. Without an option, it asks for a new password.")]
+    Passwd(KeyAddArgs),
     #[command(visible_alias = "rm")]
     Remove(KeyRemoveArgs),
 }
@@ -46,7 +53,7 @@ struct KeyListArgs {
     #[arg(value_name = "REPO")]
     words: Vec<String>,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 /// Let another password or key file open the repository too
@@ -71,7 +78,7 @@ struct KeyAddArgs {
     #[arg(long, default_value = "")]
     label: String,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 /// Make a key useless. What was read with it before may have been kept
@@ -82,7 +89,7 @@ struct KeyRemoveArgs {
     #[arg(value_names = ["REPO", "KEY"], num_args = 0..=2)]
     words: Vec<String>,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 #[derive(Serialize)]
@@ -112,13 +119,14 @@ pub(super) fn run_backup_key(
     match &args.verb {
         KeyVerb::List(args) => list_keys(args, session),
         KeyVerb::Add(args) => add_key(args, session),
+        KeyVerb::Passwd(args) => change_key(args, session),
         KeyVerb::Remove(args) => remove_key(args, session),
     }
 }
 
 fn list_keys(args: &KeyListArgs, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
     let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
-    let repository = opening::open_repository(&place, &args.key, session)?;
+    let repository = opening::open_repository(&place, &args.access, session)?;
     let keys = readable_keys(&repository)?
         .iter()
         .map(ShownKey::from_key)
@@ -128,18 +136,46 @@ fn list_keys(args: &KeyListArgs, session: &mut CommandContext) -> Result<Outcome
 }
 
 fn add_key(args: &KeyAddArgs, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
+    let (.., key) = put_new_key(args, session)?;
+    session.output.print_confirmation(&KeyChange {
+        action: "key add",
+        key,
+    })?;
+    Ok(Outcome::Done)
+}
+
+/// The key that opened the repository goes once the new one is there: a command that is stopped
+/// leaves both.
+fn change_key(args: &KeyAddArgs, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
+    let (repository, old, key) = put_new_key(args, session)?;
+    let deleted = repository
+        .objects()
+        .delete(&ObjectName::Key(old).to_string());
+    deleted.map_err(|error| repository.failed(error))?;
+    session.output.print_confirmation(&KeyChange {
+        action: "key passwd",
+        key,
+    })?;
+    Ok(Outcome::Done)
+}
+
+/// Puts a new key: the repository, the id of the key that opened it, and the new one.
+fn put_new_key(
+    args: &KeyAddArgs,
+    session: &CommandContext,
+) -> Result<(Repository, ObjectId, ShownKey), CommandFailure> {
     let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
     let caller = &session.caller;
-    let repository = opening::open_repository(&place, &args.key, session)?;
+    let repository = opening::open_repository(&place, &args.access, session)?;
     refuse_plain(&repository)?;
-    let old = repository::given_opener(&args.key, password::VARIABLES, caller)?;
+    let old = repository::given_opener(&args.access.key, password::VARIABLES, caller)?;
     let old = old.map_or_else(|| ask_opener("the present password", false, session), Ok)?;
     let new = new_opener(args, session)?;
     let fail = |source| BackupError::Key {
         place: repository.place(),
         source,
     };
-    let (_, secrets) =
+    let (old, secrets) =
         unlock_any(&**repository.objects(), repository.file(), &old).map_err(fail)?;
     let key = create_key(
         &secrets,
@@ -152,11 +188,7 @@ fn add_key(args: &KeyAddArgs, session: &mut CommandContext) -> Result<Outcome, C
     .map_err(fail)?;
     repository.put(&ObjectName::Key(key.id), &key.bytes)?;
     let key = ShownKey::from_key(&key_info(key.id, &key.bytes).map_err(fail)?);
-    session.output.print_confirmation(&KeyChange {
-        action: "key add",
-        key,
-    })?;
-    Ok(Outcome::Done)
+    Ok((repository, old, key))
 }
 
 fn new_opener(args: &KeyAddArgs, session: &CommandContext) -> Result<Opener, CommandFailure> {
@@ -206,7 +238,7 @@ fn remove_key(
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
     let named = repo_args::repository_and_words(&args.words, &["KEY"], &session.caller)?;
-    let repository = opening::open_repository(&named.place, &args.key, session)?;
+    let repository = opening::open_repository(&named.place, &args.access, session)?;
     let keys = readable_keys(&repository)?;
     let wanted = &named.rest[0];
     let found: Vec<&KeyInfo> = keys
@@ -314,10 +346,10 @@ impl Render for KeyListing {
 
 impl Render for KeyChange {
     fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
-        let done = if self.action == "key add" {
-            "added"
-        } else {
-            "removed"
+        let done = match self.action {
+            "key add" => "added",
+            "key passwd" => "the key that was given opens it no more; added",
+            _ => "removed",
         };
         page.write_line(format!(
             "{done} {} {}",

@@ -11,7 +11,8 @@ use crate::output::Render;
 use crate::output::page::TextPage;
 use crate::output::table::Column;
 use crate::output::time::Rfc3339Time;
-use crate::repository::{KeyArgs, address, opening, repo_args};
+use crate::repository::point_filter::PointFilterArgs;
+use crate::repository::{AccessArgs, address, opening, repo_args};
 
 /// List what can be restored: the points of all images, or of some
 #[derive(clap::Args)]
@@ -28,11 +29,10 @@ pub(crate) struct Args {
     /// The repository, and images if not all are wanted
     #[arg(value_name = "REPO] [IMAGE")]
     words: Vec<String>,
-    /// Only points of this machine
-    #[arg(long, value_name = "HOST")]
-    host: Option<String>,
     #[command(flatten)]
-    key: KeyArgs,
+    filter: PointFilterArgs,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// A point as answers describe it.
@@ -71,9 +71,9 @@ pub(super) fn run_backup_list(
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
     let named = repo_args::at_least(&args.words, &session.caller)?;
-    let repository = opening::open_repository(&named.place, &args.key, session)?;
+    let repository = opening::open_repository(&named.place, &args.access, session)?;
     let state = repository.state();
-    let points = address::of_host(address::sort_points(&state), args.host.as_deref())?;
+    let points = args.filter.choose(address::sort_points(&state))?;
     let mut wanted = points.clone();
     if !named.rest.is_empty() {
         wanted.clear();

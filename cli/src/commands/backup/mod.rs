@@ -8,6 +8,7 @@ mod init;
 mod key;
 mod list;
 mod mount;
+mod policy;
 mod prune;
 mod pull;
 mod push;
@@ -63,6 +64,7 @@ enum BackupVerb {
     Info(info::Args),
     Verify(verify::Args),
     Forget(forget::Args),
+    Policy(policy::Args),
     Prune(prune::Args),
     Copy(copy::Args),
     Mount(mount::Args),
@@ -91,8 +93,8 @@ impl Args {
         caller: &Invocation,
     ) -> Result<Option<Password>, CommandFailure> {
         let (words, key) = match &self.verb {
-            BackupVerb::Push(args) => (&args.words, &args.key),
-            BackupVerb::Pull(args) => (&args.words, &args.key),
+            BackupVerb::Push(args) => (&args.words, &args.access.key),
+            BackupVerb::Pull(args) => (&args.words, &args.access.key),
             _ => return Ok(None),
         };
         repository::ask_password(&repo_args::at_least(words, caller)?.place, key, caller)
@@ -114,6 +116,7 @@ pub(super) fn run_backup(
         BackupVerb::Info(args) => info::run_backup_info(args, session),
         BackupVerb::Verify(args) => verify::run_backup_verify(args, session),
         BackupVerb::Forget(args) => forget::run_backup_forget(args, session),
+        BackupVerb::Policy(args) => policy::run_backup_policy(args, session),
         BackupVerb::Prune(args) => prune::run_backup_prune(args, session),
         BackupVerb::Copy(args) => copy::run_backup_copy(args, session),
         BackupVerb::Mount(args) => mount::run_backup_mount(args, session),

@@ -9,7 +9,7 @@ use crate::failure::{CommandFailure, Outcome};
 use crate::interruptible_stream::PATIENCE;
 use crate::output::Render;
 use crate::output::page::TextPage;
-use crate::repository::{KeyArgs, repo_args};
+use crate::repository::{AccessArgs, repo_args};
 use crate::service::{self, Service};
 use crate::size;
 
@@ -29,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     cache_size: Option<u64>,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 #[derive(Serialize)]
@@ -46,7 +46,7 @@ pub(super) fn run_backup_mount(
     let named = repo_args::repository_and_words(&args.words, &["DIR"], &session.caller)?;
     let mut service = Service::of_repository(
         &named.place,
-        &args.key,
+        &args.access,
         service::cache_limits(args.cache_size, None),
         session,
     )?;

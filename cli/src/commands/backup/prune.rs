@@ -15,7 +15,7 @@ use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
 use crate::output::Render;
 use crate::output::page::{TextPage, format_count, format_percent};
-use crate::repository::{KeyArgs, address, opening, repo_args};
+use crate::repository::{AccessArgs, address, opening, repo_args};
 use crate::size;
 
 /// Give back the space of what was forgotten, and of what was never finished
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = size::parse_size)]
     repack_limit: Option<u64>,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 /// The result of a collection, or its forecast.
@@ -78,7 +78,7 @@ pub(super) fn run_backup_prune(
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
     let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
-    let repository = opening::open_repository(&place, &args.key, session)?;
+    let repository = opening::open_repository(&place, &args.access, session)?;
     let options = PruneOptions {
         max_unused_percent: args.max_unused,
         repack_limit: args.repack_limit,

@@ -17,7 +17,7 @@ use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
 use crate::output::page::{TextPage, format_count};
 use crate::output::{Render, time};
-use crate::repository::{KeyArgs, address, opening, repo_args};
+use crate::repository::{AccessArgs, address, opening, repo_args};
 
 /// Take images with their snapshots, and machines, back into the store: only what is not there
 #[derive(clap::Args)]
@@ -55,7 +55,7 @@ pub(crate) struct Args {
     #[arg(long)]
     update: bool,
     #[command(flatten)]
-    pub(super) key: KeyArgs,
+    pub(super) access: AccessArgs,
 }
 
 #[derive(Serialize)]
@@ -86,7 +86,7 @@ pub(super) fn run_backup_pull(
         ));
     }
     let store = session.open_to_write()?;
-    let repository = opening::open_repository(&named.place, &args.key, session)?;
+    let repository = opening::open_repository(&named.place, &args.access, session)?;
     let reader = Reader::new(&repository);
     let request = pull_request(args, named.rest, &reader, session)?;
     let meter = session.watch_bytes(&format!("pulling from {}", repository.place()));

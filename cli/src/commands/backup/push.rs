@@ -14,7 +14,8 @@ use crate::commands::import;
 use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
 use crate::output::page::format_count;
-use crate::repository::{KeyArgs, address, opening, repo_args};
+use crate::repository::milestones::Milestones;
+use crate::repository::{AccessArgs, address, opening, repo_args};
 use crate::size;
 use crate::source_format::FileArgs;
 use crate::time_zone;
@@ -65,7 +66,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "trust_others")]
     verify: bool,
     #[command(flatten)]
-    pub(super) key: KeyArgs,
+    pub(super) access: AccessArgs,
 }
 
 pub(super) fn run_backup_push(
@@ -74,7 +75,7 @@ pub(super) fn run_backup_push(
 ) -> Result<Outcome, CommandFailure> {
     let named = repo_args::at_least(&args.words, &session.caller)?;
     refuse_nothing(args, named.rest)?;
-    let (store, repository) = open_both(&named.place, &args.key, session)?;
+    let (store, repository) = open_both(&named.place, &args.access, session)?;
     if let Some(file) = &args.from_file {
         let [image] = named.rest else {
             return Err(CommandFailure::usage_error(
@@ -114,7 +115,11 @@ pub(super) fn run_backup_push(
     ))?;
     let told = tell_unreadable(&unreadable, &store, session);
     let others = healed.map_or(0, |healed| healed.points.len() - hit.len());
-    Ok(told.max(tell_hit(&hit, others, &repository, session)))
+    let outcome = told.max(tell_hit(&hit, others, &repository, session));
+    if outcome == Outcome::Done {
+        Milestones::reach(&repository, &[|last| &mut last.push_ms]);
+    }
+    Ok(outcome)
 }
 
 /// Warns of points that do not restore, since the repository lost what the store has not.
@@ -188,12 +193,12 @@ fn warn_of_clock(doubt: &ClockDoubt, session: &CommandContext) {
 /// The store and the repository, each opened while the other is: a password takes its time.
 fn open_both(
     place: &str,
-    key: &KeyArgs,
+    access: &AccessArgs,
     session: &CommandContext,
 ) -> Result<(Store, Repository), CommandFailure> {
     std::thread::scope(|scope| {
         let store = scope.spawn(|| session.open_to_serve());
-        let repository = opening::open_repository(place, key, session);
+        let repository = opening::open_repository(place, access, session);
         let store = store
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

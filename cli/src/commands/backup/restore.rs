@@ -22,7 +22,8 @@ use crate::failure::{CommandFailure, Outcome};
 use crate::file_exports::DeviceSource;
 use crate::output::page::TextPage;
 use crate::output::{Render, time};
-use crate::repository::{KeyArgs, address, opening, repo_args};
+use crate::repository::point_filter::PointFilterArgs;
+use crate::repository::{AccessArgs, address, opening, repo_args};
 
 /// Write a point to a file of any format or to standard output; no store is needed
 #[derive(clap::Args)]
@@ -44,11 +45,10 @@ pub(crate) struct Args {
     /// Replace a file that is there, or write over a block device
     #[arg(long)]
     force: bool,
-    /// Only look among the points of this machine
-    #[arg(long, value_name = "HOST")]
-    host: Option<String>,
     #[command(flatten)]
-    key: KeyArgs,
+    filter: PointFilterArgs,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 #[derive(Serialize)]
@@ -82,9 +82,9 @@ pub(super) fn run_backup_restore(
         unreachable!("as many words were asked for")
     };
     let (target, chosen) = DiskTarget::resolve_target(Path::new(file), &args.output, session)?;
-    let repository = opening::open_repository(&named.place, &args.key, session)?;
+    let repository = opening::open_repository(&named.place, &args.access, session)?;
     let state = repository.state();
-    let points = address::of_host(address::sort_points(&state), args.host.as_deref())?;
+    let points = args.filter.choose(address::sort_points(&state))?;
     let point = address::find_point(&points, point, session.time_zone())?;
     let content = ContentId::parse(&point.content).ok_or_else(|| no_content(&point.id))?;
     let name = address::point_title(point);

@@ -14,7 +14,7 @@ use crate::failure::{CommandFailure, Outcome};
 use crate::output::Render;
 use crate::output::page::TextPage;
 use crate::output::table::Column;
-use crate::repository::{KeyArgs, address, opening, repo_args};
+use crate::repository::{AccessArgs, address, opening, repo_args};
 
 /// Draw which point stands on which
 #[derive(clap::Args)]
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[arg(value_name = "REPO")]
     words: Vec<String>,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 /// A point, and what it stands on.
@@ -62,7 +62,7 @@ pub(super) fn run_backup_tree(
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
     let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
-    let repository = opening::open_repository(&place, &args.key, session)?;
+    let repository = opening::open_repository(&place, &args.access, session)?;
     let state = repository.state();
     let plants = point_nodes(&state);
     let line = |(plant, lead): (usize, String)| {

@@ -19,7 +19,8 @@ use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
 use crate::output::Render;
 use crate::output::page::{TextPage, format_count};
-use crate::repository::{KeyArgs, address, opening, repo_args};
+use crate::repository::milestones::Milestones;
+use crate::repository::{AccessArgs, address, opening, repo_args};
 
 /// Points that a line names at most; the others are counted.
 const POINTS_SHOWN_MAX: usize = 5;
@@ -58,7 +59,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "STORE", requires = "repair")]
     from: Option<PathBuf>,
     #[command(flatten)]
-    key: KeyArgs,
+    access: AccessArgs,
 }
 
 #[derive(Serialize)]
@@ -88,7 +89,7 @@ pub(super) fn run_backup_verify(
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
     let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
-    let repository = opening::open_repository(&place, &args.key, session)?;
+    let repository = opening::open_repository(&place, &args.access, session)?;
     let meter = session.watch_bytes(&format!("verifying {}", repository.place()));
     let mut report = verify(&repository, &args.verify_options(), &meter)?;
     note(&repository, &report, session)?;
@@ -101,6 +102,15 @@ pub(super) fn run_backup_verify(
     let verified = VerifySummary::new(&report, healed, &repository.state());
     session.output.print_summary(&verified)?;
     if verified.findings.iter().all(|found| found.mended) {
+        // A part of the data is not all of it.
+        if args.read_data && args.subset.is_none() {
+            Milestones::reach(
+                &repository,
+                &[|last| &mut last.verify_ms, |last| &mut last.read_data_ms],
+            );
+        } else {
+            Milestones::reach(&repository, &[|last| &mut last.verify_ms]);
+        }
         return Ok(Outcome::Done);
     }
     if args.from.is_none() && !report.damaged.is_empty() {

@@ -31,7 +31,7 @@ pub(super) fn check_free(
 }
 
 /// Writes `text` to `file` and confirms it, or to standard output.
-pub(super) fn write_report_file(
+pub(in crate::commands) fn write_report_file(
     session: &mut CommandContext,
     file: &Path,
     text: &str,

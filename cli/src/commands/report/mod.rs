@@ -1,7 +1,7 @@
 //! `vellum report`: where the space went, in tables, as JSON, CSV, Prometheus' text or a page; what
 //! deleting would free.
 
-mod file;
+pub(super) mod file;
 mod policy;
 mod reclaim;
 
@@ -41,12 +41,12 @@ const UNCOUNTED_MAX: usize = 20;
 #[command(group(
     ArgGroup::new("form")
         .args(["parts", "csv", "html", "pictures", "prometheus"])
-        .conflicts_with("policy")
+        .conflicts_with("keep")
 ))]
 #[command(group(
     ArgGroup::new("question")
         .args(["reclaim", "target"])
-        .conflicts_with_all(["form", "policy"])
+        .conflicts_with_all(["form", "keep"])
 ))]
 #[command(after_help = "\
 Example:
@@ -79,7 +79,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
     /// Replace a page or pictures that are there
-    #[arg(long, conflicts_with_all = ["csv", "parts", "prometheus", "question", "policy"])]
+    #[arg(long, conflicts_with_all = ["csv", "parts", "prometheus", "question", "keep"])]
     force: bool,
     /// Write Prometheus' text, to standard output or whole into a file that may be there
     #[arg(

@@ -7,6 +7,7 @@ mod faults;
 mod from;
 mod hostile;
 mod lost;
+mod policies;
 mod round_trip;
 mod stranger;
 
