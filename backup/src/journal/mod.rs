@@ -75,6 +75,8 @@
 mod crosswise_tests;
 mod ground;
 mod history;
+#[cfg(test)]
+mod protocol_model;
 mod state;
 mod status;
 #[cfg(test)]
