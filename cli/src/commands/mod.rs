@@ -17,6 +17,7 @@ mod import;
 mod info;
 mod init;
 mod list;
+mod list_shape;
 mod machine;
 mod man;
 mod map;

@@ -24,6 +24,7 @@ mod power_cuts;
 mod repair;
 mod report;
 mod sandbox;
+mod selections;
 mod served;
 mod server;
 mod skip_free;
