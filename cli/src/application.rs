@@ -15,6 +15,7 @@ use crate::deadline;
 use crate::failure::{CommandFailure, USAGE_CODE};
 use crate::invocation::Invocation;
 use crate::limits;
+use crate::lock_wait::LockWait;
 use crate::output::report;
 use crate::repository::password::PASSWORD_VARIABLE;
 use crate::signals::Signals;
@@ -65,7 +66,27 @@ pub(crate) fn execute_command(
     }
 }
 
+/// Tries the command until the store is free for it, if the caller wants to wait. A command that is
+/// told that the store is in use has done nothing yet.
 fn dispatch_command(
+    arguments: &Arguments,
+    caller: &Arc<Invocation>,
+    served: Option<Store>,
+) -> Result<u8, CommandFailure> {
+    let mut wait = LockWait::new(caller, &arguments.global);
+    let dir = arguments.global.store_folder(caller);
+    let is_forwarded = arguments.command.is_done_by_owner();
+    loop {
+        match attempt_command(arguments, caller, served.clone()) {
+            Err(failure) if served.is_none() => {
+                wait.await_release(failure, dir.as_deref(), is_forwarded)?;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn attempt_command(
     arguments: &Arguments,
     caller: &Arc<Invocation>,
     served: Option<Store>,

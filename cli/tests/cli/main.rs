@@ -29,4 +29,5 @@ mod served;
 mod server;
 mod skip_free;
 mod transcripts;
+mod waiting;
 mod written;
