@@ -60,15 +60,12 @@ pub(crate) enum Command {
     Init(init::Args),
     Import(import::Args),
     Export(export::Args),
-    #[command(alias = "createhd", alias = "createmedium")]
     Create(create::Args),
-    #[command(alias = "clonehd", alias = "clonemedium")]
     Clone(clone::Args),
     Snapshot(snapshot::Args),
     #[command(visible_alias = "ls")]
     List(list::Args),
     Tree(tree::Args),
-    #[command(alias = "showhdinfo", alias = "showmediuminfo")]
     Info(info::Args),
     Map(map::Args),
     Diff(diff::Args),
@@ -80,7 +77,6 @@ pub(crate) enum Command {
     #[command(visible_alias = "mv")]
     Rename(rename::Args),
     Resize(resize::Args),
-    #[command(alias = "modifyhd", alias = "modifymedium")]
     Modify(modify::Args),
     Reset(reset::Args),
     Machine(machine::Args),
