@@ -5,6 +5,7 @@ mod check;
 mod clone;
 mod commit;
 mod compare;
+mod complete_names;
 mod completions;
 mod confirm;
 mod convert;
@@ -100,6 +101,7 @@ pub(crate) enum Command {
     Nbd(nbd::Args),
     Mount(mount::Args),
     Completions(completions::Args),
+    CompleteNames(complete_names::Args),
     Man(man::Args),
 }
 
@@ -120,6 +122,7 @@ impl Command {
                     | Self::Convert(_)
                     | Self::Probe(_)
                     | Self::Completions(_)
+                    | Self::CompleteNames(_)
                     | Self::Man(_)
             ),
         };
@@ -217,6 +220,7 @@ pub(crate) fn run_command(
         Command::Nbd(args) => nbd::run_nbd(args, session),
         Command::Mount(args) => mount::run_mount(args, session),
         Command::Completions(args) => completions::run_completions(args, session),
+        Command::CompleteNames(args) => complete_names::run_complete_names(args, session),
         Command::Man(args) => man::run_man(args, session),
     }
 }

@@ -5,6 +5,7 @@ mod backup;
 mod bad_input;
 mod bucket;
 mod chains;
+mod completions;
 mod damage;
 mod delta;
 mod exit_codes;
