@@ -27,7 +27,7 @@ pub(crate) fn run_application() -> ExitCode {
     let Ok(caller) = Invocation::of_process(Signals::install_handlers()).map(Arc::new) else {
         return ExitCode::FAILURE;
     };
-    let arguments = match suggestion::parse_line(&caller.words) {
+    let arguments = match suggestion::parse_command_line(&caller.words) {
         Ok(arguments) => arguments,
         Err(misread) => return ExitCode::from(print_misunderstanding(&misread, &caller)),
     };

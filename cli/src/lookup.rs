@@ -41,7 +41,7 @@ pub(crate) fn find_snapshot(store: &Store, text: &str) -> Result<(ImageId, u64),
 
 /// The nodes that `text` names by whole names: one, or, as `IMAGE@FIRST..@LAST`, the snapshots from
 /// the first to the last, those two included.
-pub(crate) fn find_nodes(store: &Store, text: &str) -> Result<Vec<NodeRef>, CommandFailure> {
+pub(crate) fn nodes_in_range(store: &Store, text: &str) -> Result<Vec<NodeRef>, CommandFailure> {
     let Some((from, last)) = text.split_once("..@") else {
         return Ok(vec![store.find_whole(text)?]);
     };

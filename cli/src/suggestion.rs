@@ -1,6 +1,6 @@
-//! What a command line means that clap does not take: what it is in Vellum's words, run if it is the
-//! same and harmless, else told; or the corrections that may be offered, none of which destroys or
-//! overwrites.
+//! Command lines that clap does not take: read in Vellum's words, they are run if that is the same
+//! and harmless, else told. Of the corrections that clap offers, those that destroy or overwrite are
+//! taken out.
 //!
 //! clap offers verbs that are spelled alike, whatever they do: for `promote` it would offer
 //! `remove`. Nothing here leads to a verb of [`VERBS`] but a text that a person reads.
@@ -61,7 +61,7 @@ pub(crate) struct Misunderstanding {
 
 /// The arguments in `line`, the program's name first: in Vellum's words, or in others that mean the
 /// same and destroy nothing.
-pub(crate) fn parse_line(line: &[OsString]) -> Result<Arguments, Misunderstanding> {
+pub(crate) fn parse_command_line(line: &[OsString]) -> Result<Arguments, Misunderstanding> {
     let mut error = match Arguments::try_parse_from(line) {
         Ok(arguments) => return Ok(arguments),
         Err(error) if !error.use_stderr() => return Err(error.into()),
@@ -172,7 +172,7 @@ mod tests {
     fn told(line: &str) -> String {
         let words = std::iter::once("vellum").chain(line.split_whitespace());
         let words: Vec<OsString> = words.map(OsString::from).collect();
-        let told = parse_line(&words).err().expect("a mistake");
+        let told = parse_command_line(&words).err().expect("a mistake");
         told.error.render().to_string()
     }
 

@@ -68,7 +68,7 @@ pub(super) fn run_complete_names(
     Ok(Outcome::Done)
 }
 
-/// What the last of `words` is, if it is a name.
+/// The name that the last of `words` is, if it is one.
 fn wanted_name(words: &[String]) -> Option<WantedName<'_>> {
     let (prefix, before) = words.split_last()?;
     let mut root = Arguments::command();

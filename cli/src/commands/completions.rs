@@ -74,11 +74,11 @@ fn complete_names_too(script: &str, shell: Shell) -> String {
     match shell {
         Shell::Bash => {
             let script = script.replace("complete -F _vellum ", "complete -F _vellum_names ");
-            before(&script, "\nif [[ \"${BASH_VERSINFO", BASH_NAMES)
+            insert_before(&script, "\nif [[ \"${BASH_VERSINFO", BASH_NAMES)
         }
         Shell::Zsh => {
             let script = script.replace(":_default'", ":_vellum_names'");
-            before(&script, "\nif [ \"$funcstack", ZSH_NAMES)
+            insert_before(&script, "\nif [ \"$funcstack", ZSH_NAMES)
         }
         Shell::Fish => {
             // A line that ends so is of an option with a value of which clap knows nothing.
@@ -90,7 +90,7 @@ fn complete_names_too(script: &str, shell: Shell) -> String {
 }
 
 /// `script` with `text` put before the last place where `mark` is.
-fn before(script: &str, mark: &str, text: &str) -> String {
+fn insert_before(script: &str, mark: &str, text: &str) -> String {
     let at = script.rfind(mark).unwrap_or(script.len());
     format!("{}{text}{}", &script[..at], &script[at..])
 }

@@ -1,4 +1,4 @@
-//! Which images and snapshots `vellum list` shows, in which order, and which columns of each.
+//! The rows of `vellum list`, their order, and their columns.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -58,14 +58,14 @@ enum ListColumn {
     Name,
     /// The length of the disk
     Size,
-    /// What it adds to what it stands on
+    /// The bytes of its map that are not its parent's
     #[value(alias = "own")]
     Added,
     Mode,
     Snapshots,
     #[value(alias = "creation")]
     Created,
-    /// What it stands on
+    /// The image or snapshot that it stands on
     #[value(alias = "origin")]
     Parent,
     /// Pin and tags

@@ -101,7 +101,7 @@ pub(super) fn removal_targets(
 ) -> Result<Vec<NodeRef>, CommandFailure> {
     let mut nodes = Vec::new();
     for text in texts {
-        nodes.extend(crate::lookup::find_nodes(store, text)?);
+        nodes.extend(crate::lookup::nodes_in_range(store, text)?);
     }
     nodes.sort_unstable_by_key(|node| (matches!(node, NodeRef::Image(_)), *node));
     nodes.dedup();

@@ -269,7 +269,7 @@ impl ClientSlot<'_> {
             ));
         }
         let request = CommandRequest::decode_request(&body).map_err(|error| error.to_string())?;
-        let arguments = suggestion::parse_line(&request.words)
+        let arguments = suggestion::parse_command_line(&request.words)
             .ok()
             .filter(|arguments| arguments.command.is_done_by_owner());
         let arguments =

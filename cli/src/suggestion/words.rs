@@ -86,7 +86,7 @@ impl TableRow {
     }
 }
 
-/// What a row's placeholders stand for.
+/// The values of a row's placeholders.
 #[derive(Default)]
 struct BoundWords {
     values: Vec<(String, String)>,
@@ -96,8 +96,8 @@ struct BoundWords {
     global: Vec<String>,
 }
 
-/// What a row still expects.
-struct Expected<'r> {
+/// The tokens of a row that are not bound yet.
+struct UnboundTokens<'r> {
     /// Words in their order.
     words: Vec<&'r str>,
     options: Vec<&'r str>,
@@ -107,7 +107,7 @@ struct Expected<'r> {
 impl BoundWords {
     /// Binds a row's left side to `words`; none if they do not fit.
     fn bind_line(theirs: &str, words: &[&str]) -> Option<Self> {
-        let mut expected = Expected::from_row(theirs);
+        let mut expected = UnboundTokens::from_row(theirs);
         let mut bound = Self::default();
         let mut at = 0;
         while let Some(word) = words.get(at) {
@@ -123,7 +123,7 @@ impl BoundWords {
     }
 
     /// Takes an option, and returns of how many words it was.
-    fn take_option(&mut self, expected: &mut Expected<'_>, words: &[&str]) -> Option<usize> {
+    fn take_option(&mut self, expected: &mut UnboundTokens<'_>, words: &[&str]) -> Option<usize> {
         let (word, next) = (words[0], words.get(1).copied());
         let (name, inner) = word.split_once('=').unwrap_or((word, ""));
         for index in 0..expected.options.len() {
@@ -152,7 +152,7 @@ impl BoundWords {
     }
 
     /// Takes an option that the row does not name.
-    fn take_other_option(&mut self, expected: &Expected<'_>, words: &[&str]) -> Option<usize> {
+    fn take_other_option(&mut self, expected: &UnboundTokens<'_>, words: &[&str]) -> Option<usize> {
         let name = words[0].split('=').next().unwrap_or_default();
         let count = if GLOBAL_FLAGS.contains(&words[0]) || name == "--wait" {
             1
@@ -168,7 +168,7 @@ impl BoundWords {
         Some(count)
     }
 
-    fn take_word(&mut self, expected: &mut Expected<'_>, word: &str) -> Option<()> {
+    fn take_word(&mut self, expected: &mut UnboundTokens<'_>, word: &str) -> Option<()> {
         while !expected.words.is_empty() {
             let token = expected.words.remove(0);
             if self.bind_word(without_brackets(token), word) {
@@ -262,7 +262,7 @@ impl BoundWords {
         filled
     }
 
-    /// What a placeholder stands for.
+    /// The words that a placeholder stands for.
     fn words_of(&self, name: &str) -> Vec<String> {
         let bound = |name: &str| self.values.iter().find(|(known, _)| known == name);
         match name {
@@ -298,7 +298,7 @@ impl BoundWords {
     }
 }
 
-impl<'r> Expected<'r> {
+impl<'r> UnboundTokens<'r> {
     fn from_row(theirs: &'r str) -> Self {
         let tokens: Vec<&str> = theirs.split(' ').collect();
         let takes_rest = theirs.ends_with('…');

@@ -9,7 +9,7 @@ use vellum_store::StoreError;
 use super::*;
 use crate::arguments::Arguments;
 use crate::failure::CommandFailure;
-use crate::suggestion::{explain_failure, is_harmless, parse_line};
+use crate::suggestion::{explain_failure, is_harmless, parse_command_line};
 
 /// `=`: is run as this line. `~`: is refused, and the advice has these words. `?`: is a line of
 /// Vellum's own, whose words name nothing; then the advice has these words.
@@ -318,7 +318,7 @@ fn parses(words: &[String]) -> bool {
 
 /// The advice on a line that is refused.
 fn refusal(line: &str) -> Option<String> {
-    parse_line(&os_words(line))
+    parse_command_line(&os_words(line))
         .err()
         .and_then(|told| told.advice)
 }
@@ -326,7 +326,7 @@ fn refusal(line: &str) -> Option<String> {
 /// The advice on a line whose name is not there.
 fn advice_on_unknown(line: &str) -> Option<String> {
     assert!(
-        parse_line(&os_words(line)).is_ok(),
+        parse_command_line(&os_words(line)).is_ok(),
         "{line} is no line of ours"
     );
     let failure = StoreError::Lookup(LookupError::NoImage("x".to_owned()));
@@ -365,7 +365,7 @@ fn each_line_does_the_same_or_is_told_the_word_for_it() {
         if sign == '=' {
             let run = line_run(line).unwrap_or_else(|| panic!("{line} does nothing"));
             assert_eq!(run[1..].join(" "), expected, "{line}");
-            let parsed = parse_line(&os_words(line));
+            let parsed = parse_command_line(&os_words(line));
             let is_help = |told: &crate::suggestion::Misunderstanding| !told.error.use_stderr();
             assert!(
                 parsed.as_ref().err().is_none_or(is_help),
@@ -384,7 +384,7 @@ fn each_line_does_the_same_or_is_told_the_word_for_it() {
     assert!(listed_lines().count() >= 250);
 }
 
-/// Whoever types a word of another tool must not lose anything: what is run in its place is none of
+/// A word of another tool must not cost anything: what is run in its place is none of
 /// the verbs and options that destroy, and a deletion is told by its preview.
 #[test]
 fn no_foreign_line_is_run_as_a_deletion() {
@@ -393,7 +393,7 @@ fn no_foreign_line_is_run_as_a_deletion() {
         if parses(&own) {
             continue;
         }
-        let ran = parse_line(&os_words(line)).is_ok();
+        let ran = parse_command_line(&os_words(line)).is_ok();
         let run = line_run(line).filter(|_| ran).unwrap_or_default();
         assert!(
             run.iter().all(|word| is_harmless(word)),

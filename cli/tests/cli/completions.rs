@@ -1,4 +1,4 @@
-//! What shells complete: the names of a store's images, snapshots and machines, and nothing that a
+//! Completion by shells: the names of a store's images, snapshots and machines, and nothing that a
 //! shell would run.
 
 use std::process::{Command, Stdio};

@@ -48,7 +48,7 @@ fn a_range_of_snapshots_goes_after_a_preview_and_all_else_stays() {
     assert_eq!(sandbox.names(), ["child", "web"]);
 }
 
-/// What the preview says is what a collection then gives back.
+/// The figure of a preview is what is held by nothing else.
 #[test]
 fn a_preview_tells_the_bytes_that_are_given_back() {
     let sandbox = Sandbox::new();

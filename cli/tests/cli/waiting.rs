@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::sandbox::{Run, Sandbox, signal};
+use crate::sandbox::{PATIENCE, Run, Sandbox, signal};
 use crate::server::Served;
 
 /// Long enough that an import of it tells more of its progress than a pipe has room for.
@@ -92,4 +92,27 @@ fn a_served_store_is_free() {
     let run = sandbox.run(["create", "new", "1M", "--wait"]);
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
     server.stop();
+}
+
+/// A server may get the store before those who waited longer: then it does their commands.
+#[test]
+fn a_server_that_waited_too_does_the_others_commands() {
+    let (sandbox, holder) = held_store();
+    let server = start(&sandbox, "serve --wait -q");
+    let waiting: Vec<Child> = (0..4)
+        .map(|nth| start(&sandbox, &format!("create new{nth} 1M --wait=100 -q")))
+        .collect();
+    assert_eq!(finished(holder).code, Some(0));
+    for child in waiting {
+        let run = finished(child);
+        assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""), "{run:?}");
+    }
+    let begun = Instant::now();
+    while !sandbox.path("store/control").exists() {
+        assert!(begun.elapsed() < PATIENCE, "no server");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    signal(&server, Signal::TERM);
+    assert_eq!(finished(server).code, Some(0));
+    assert_eq!(sandbox.names().len(), 5);
 }
