@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
 use vellum_store::Store;
 
 use crate::arguments::{Arguments, asks_for_json};
@@ -15,10 +14,11 @@ use crate::deadline;
 use crate::failure::{CommandFailure, USAGE_CODE};
 use crate::invocation::Invocation;
 use crate::limits;
+use crate::lock_wait::LockWait;
 use crate::output::report;
 use crate::repository::password::PASSWORD_VARIABLE;
 use crate::signals::Signals;
-use crate::suggestion;
+use crate::suggestion::{self, Misunderstanding};
 
 /// Runs the command line.
 pub(crate) fn run_application() -> ExitCode {
@@ -27,12 +27,9 @@ pub(crate) fn run_application() -> ExitCode {
     let Ok(caller) = Invocation::of_process(Signals::install_handlers()).map(Arc::new) else {
         return ExitCode::FAILURE;
     };
-    let arguments = match Arguments::try_parse_from(&caller.words) {
+    let arguments = match suggestion::parse_command_line(&caller.words) {
         Ok(arguments) => arguments,
-        Err(mut error) => {
-            suggestion::make_harmless(&mut error);
-            return ExitCode::from(print_clap_error(&error, &caller));
-        }
+        Err(misread) => return ExitCode::from(print_misunderstanding(&misread, &caller)),
     };
     ExitCode::from(execute_command(&arguments, &caller, None))
 }
@@ -47,6 +44,7 @@ pub(crate) fn execute_command(
     match dispatch_command(arguments, caller, served) {
         Ok(code) => code,
         Err(failure) => {
+            let failure = suggestion::explain_failure(failure, &caller.words);
             let signal = caller.signals.received_signal();
             let code = if arguments.command.is_comparison() {
                 failure.code_of_comparison(signal)
@@ -65,7 +63,27 @@ pub(crate) fn execute_command(
     }
 }
 
+/// Tries the command until the store is free for it, if the caller wants to wait. A command that is
+/// told that the store is in use has done nothing yet.
 fn dispatch_command(
+    arguments: &Arguments,
+    caller: &Arc<Invocation>,
+    served: Option<Store>,
+) -> Result<u8, CommandFailure> {
+    let mut wait = LockWait::new(caller, &arguments.global);
+    let dir = arguments.global.store_folder(caller);
+    let is_forwarded = arguments.command.is_done_by_owner();
+    loop {
+        match attempt_command(arguments, caller, served.clone()) {
+            Err(failure) if served.is_none() => {
+                wait.await_release(failure, dir.as_deref(), is_forwarded)?;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn attempt_command(
     arguments: &Arguments,
     caller: &Arc<Invocation>,
     served: Option<Store>,
@@ -109,15 +127,16 @@ fn forward_command(
 }
 
 /// Shows help, the version, or what is wrong with the command line.
-fn print_clap_error(error: &clap::Error, caller: &Invocation) -> u8 {
-    if !error.use_stderr() {
+fn print_misunderstanding(misread: &Misunderstanding, caller: &Invocation) -> u8 {
+    if !misread.error.use_stderr() {
         // A print that fails has lost its reader.
-        let _ = error.print();
+        let _ = misread.error.print();
         return 0;
     }
     report::print_usage_error(
         caller,
-        &error.render().to_string(),
+        &misread.error.render().to_string(),
+        misread.advice.as_deref(),
         asks_for_json(&caller.words),
     );
     USAGE_CODE

@@ -23,8 +23,8 @@ Example:
 Exit codes:
   0 done, 1 failed (compare, diff: different), 2 wrong usage (compare, diff: not compared), \
 3 losses (check: leaks only),
-  4 damage (check, verify, copy), 10 no store or repository, 11 in use, 12 wrong key, \
-130 stopped by Ctrl-C";
+  4 damage (check, verify, copy), 10 no store or repository, 11 in use \
+(--wait waits), 12 wrong key, 130 stopped by Ctrl-C";
 
 /// Keeps disk images: every distinct piece once, every state of every disk
 #[derive(Parser)]

@@ -3,7 +3,7 @@
 //! under it, and the next command on this machine takes away what it leaves.
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use signal_hook::low_level;
@@ -16,8 +16,15 @@ const STOP_LIMIT: Duration = Duration::from_millis(1500);
 /// A shell adds the signal's number to this.
 const SIGNAL_CODE: i32 = 128;
 
+/// The watching thread's start: one is enough, however often the command is tried.
+static WATCHED: Once = Once::new();
+
 /// Ends this process that long after `caller` asked to stop, if it still runs then.
 pub(crate) fn watch(caller: &Arc<Invocation>) {
+    WATCHED.call_once(|| start_watching(caller));
+}
+
+fn start_watching(caller: &Arc<Invocation>) {
     let caller = Arc::clone(caller);
     let watching = std::thread::Builder::new().name("deadline".to_owned());
     // Without the thread the command stops as soon as it can.

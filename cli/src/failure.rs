@@ -128,6 +128,9 @@ impl CommandFailure {
     /// Advice on the next step.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
+            Self::Store(StoreError::InUse { .. }) => {
+                Some("--wait waits for it to end; listing and reading work meanwhile".to_owned())
+            }
             Self::Store(error) => error.hint(),
             Self::Backup(error) | Self::Damage(error) => error.hint().map(str::to_owned),
             Self::Usage { hint, .. } | Self::Hinted { hint, .. } => Some(hint.clone()),

@@ -39,6 +39,30 @@ pub(crate) fn find_snapshot(store: &Store, text: &str) -> Result<(ImageId, u64),
     only_snapshot(store.find_whole(text)?, text)
 }
 
+/// The nodes that `text` names by whole names: one, or, as `IMAGE@FIRST..@LAST`, the snapshots from
+/// the first to the last, those two included.
+pub(crate) fn nodes_in_range(store: &Store, text: &str) -> Result<Vec<NodeRef>, CommandFailure> {
+    let Some((from, last)) = text.split_once("..@") else {
+        return Ok(vec![store.find_whole(text)?]);
+    };
+    let (image, first) = find_snapshot(store, from)?;
+    let name = NodeSpec::parse(from).image;
+    let (_, last) = find_snapshot(store, &format!("{name}@{last}"))?;
+    if first > last {
+        return Err(CommandFailure::usage_error(
+            format!("{text}: the second snapshot is older than the first"),
+            "write the older one first",
+        ));
+    }
+    let tree = store.tree();
+    let inside = tree
+        .snapshots_of(image)
+        .filter(|snapshot| (first..=last).contains(&snapshot.serial));
+    Ok(inside
+        .map(|snapshot| NodeRef::Snapshot(image, snapshot.serial))
+        .collect())
+}
+
 /// The snapshot that `text` means, or begins: to look at.
 pub(crate) fn snapshot_to_read(
     store: &Store,

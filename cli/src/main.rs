@@ -25,6 +25,7 @@ mod healing;
 mod interruptible_stream;
 mod invocation;
 mod limits;
+mod lock_wait;
 mod lookup;
 mod maintenance_thread;
 mod output;

@@ -371,6 +371,14 @@ impl FromStr for CalendarSpan {
 }
 
 impl CalendarSpan {
+    /// The moment that is this long before `now_ms`, in milliseconds since 1970; 0 if it is earlier.
+    /// `offset_s` is the local clock's reading then, minus UTC, in seconds.
+    #[must_use]
+    pub fn before_ms(&self, now_ms: u64, offset_s: i32) -> u64 {
+        let earlier = LocalTime::new(now_ms, offset_s).earlier_by(self);
+        u64::try_from(earlier).unwrap_or(0)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let mut span = Self::default();
         let parts = text.split_inclusive(|character: char| !character.is_ascii_digit());

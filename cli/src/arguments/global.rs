@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use crate::failure::CommandFailure;
 use crate::invocation::Invocation;
+use crate::lock_wait::{self, WaitLimit};
 use crate::output::{OutputLayout, Units};
 
 /// Options of all verbs.
@@ -29,6 +30,18 @@ pub(crate) struct GlobalArgs {
         conflicts_with = "json"
     )]
     output: Option<OutputLayout>,
+    /// Wait while another process is changing the store: so many seconds, or as long as it takes
+    #[arg(
+        long,
+        hide_short_help = true,
+        global = true,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = lock_wait::FOREVER,
+        value_parser = lock_wait::parse_wait_limit
+    )]
+    pub(crate) wait: Option<WaitLimit>,
     /// Show progress even if standard error is no terminal
     #[arg(short, long, hide_short_help = true, global = true)]
     pub(crate) progress: bool,

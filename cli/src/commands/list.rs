@@ -5,6 +5,7 @@ use std::io;
 use serde::Serialize;
 use vellum_core::tree::{NodeRef, Tree};
 
+use super::list_shape::ListShapeArgs;
 use crate::command_context::CommandContext;
 use crate::description::NodeDescription;
 use crate::failure::{CommandFailure, Outcome};
@@ -16,13 +17,20 @@ use crate::output::table::Column;
 
 /// List images, or one image and its snapshots
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum list --snapshots")]
+#[command(after_help = "\
+Example:
+  vellum list --snapshots
+  vellum list web --older-than 30d --tag nightly
+  vellum list --snapshots -o name,size,added -s added
+  vellum list -H -o name,added")]
 pub(crate) struct Args {
     /// Only this image, and its snapshots
     image: Option<String>,
     /// Snapshots as well
     #[arg(long)]
     snapshots: bool,
+    #[command(flatten)]
+    shape: ListShapeArgs,
 }
 
 /// The answer is a list also in JSON.
@@ -30,15 +38,18 @@ pub(crate) struct Args {
 #[serde(transparent)]
 struct NodeListing {
     rows: Vec<NodeRow>,
+    #[serde(skip)]
+    shape: ListShapeArgs,
 }
 
+/// One image or snapshot of the list.
 #[derive(Serialize)]
-struct NodeRow {
+pub(super) struct NodeRow {
     #[serde(flatten)]
-    description: NodeDescription,
+    pub(super) description: NodeDescription,
     /// The number of an image's snapshots.
     #[serde(skip_serializing_if = "Option::is_none")]
-    snapshots: Option<u64>,
+    pub(super) snapshots: Option<u64>,
 }
 
 pub(super) fn run_list(
@@ -46,7 +57,7 @@ pub(super) fn run_list(
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
     let with_snapshots = args.snapshots || args.image.is_some();
-    list_nodes(session, args.image.as_deref(), |node| {
+    list_nodes(session, args.image.as_deref(), &args.shape, |node| {
         with_snapshots || matches!(node, NodeRef::Image(_))
     })
 }
@@ -55,20 +66,24 @@ pub(super) fn run_list(
 pub(super) fn list_snapshots(
     session: &mut CommandContext,
     image: Option<&str>,
+    shape: &ListShapeArgs,
 ) -> Result<Outcome, CommandFailure> {
-    list_nodes(session, image, |node| matches!(node, NodeRef::Snapshot(..)))
+    list_nodes(session, image, shape, |node| {
+        matches!(node, NodeRef::Snapshot(..))
+    })
 }
 
 fn list_nodes(
     session: &mut CommandContext,
     image: Option<&str>,
+    shape: &ListShapeArgs,
     wanted: impl Fn(NodeRef) -> bool,
 ) -> Result<Outcome, CommandFailure> {
     let store = session.open_to_read()?;
     let image = image
         .map(|image| lookup::image_to_read(&store, image))
         .transpose()?;
-    let listing = {
+    let mut listing = {
         // Not held while the answer goes out: its reader may be slow, and others change the tree.
         let tree = store.tree();
         let nodes = tree
@@ -76,8 +91,10 @@ fn list_nodes(
             .filter(|node| image.is_none_or(|image| node.image_id() == image) && wanted(*node));
         NodeListing {
             rows: node_rows(&tree, nodes),
+            shape: shape.clone(),
         }
     };
+    shape.shape_rows(&mut listing.rows, session);
     session.output.print_answer(&listing)?;
     Ok(Outcome::Done)
 }
@@ -102,6 +119,9 @@ fn node_rows(tree: &Tree, nodes: impl Iterator<Item = NodeRef>) -> Vec<NodeRow> 
 
 impl Render for NodeListing {
     fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        if !self.shape.has_usual_columns() {
+            return self.shape.render_rows(&self.rows, page);
+        }
         let columns = [
             Column::text_column("NAME"),
             Column::number_column("SIZE"),

@@ -5,6 +5,7 @@ mod check;
 mod clone;
 mod commit;
 mod compare;
+mod complete_names;
 mod completions;
 mod confirm;
 mod convert;
@@ -17,6 +18,7 @@ mod import;
 mod info;
 mod init;
 mod list;
+mod list_shape;
 mod machine;
 mod man;
 mod map;
@@ -59,15 +61,12 @@ pub(crate) enum Command {
     Init(init::Args),
     Import(import::Args),
     Export(export::Args),
-    #[command(alias = "createhd", alias = "createmedium")]
     Create(create::Args),
-    #[command(alias = "clonehd", alias = "clonemedium")]
     Clone(clone::Args),
     Snapshot(snapshot::Args),
     #[command(visible_alias = "ls")]
     List(list::Args),
     Tree(tree::Args),
-    #[command(alias = "showhdinfo", alias = "showmediuminfo")]
     Info(info::Args),
     Map(map::Args),
     Diff(diff::Args),
@@ -79,7 +78,6 @@ pub(crate) enum Command {
     #[command(visible_alias = "mv")]
     Rename(rename::Args),
     Resize(resize::Args),
-    #[command(alias = "modifyhd", alias = "modifymedium")]
     Modify(modify::Args),
     Reset(reset::Args),
     Machine(machine::Args),
@@ -103,6 +101,7 @@ pub(crate) enum Command {
     Nbd(nbd::Args),
     Mount(mount::Args),
     Completions(completions::Args),
+    CompleteNames(complete_names::Args),
     Man(man::Args),
 }
 
@@ -123,6 +122,7 @@ impl Command {
                     | Self::Convert(_)
                     | Self::Probe(_)
                     | Self::Completions(_)
+                    | Self::CompleteNames(_)
                     | Self::Man(_)
             ),
         };
@@ -220,6 +220,7 @@ pub(crate) fn run_command(
         Command::Nbd(args) => nbd::run_nbd(args, session),
         Command::Mount(args) => mount::run_mount(args, session),
         Command::Completions(args) => completions::run_completions(args, session),
+        Command::CompleteNames(args) => complete_names::run_complete_names(args, session),
         Command::Man(args) => man::run_man(args, session),
     }
 }

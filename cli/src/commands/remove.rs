@@ -6,6 +6,7 @@ use serde::Serialize;
 use vellum_core::tree::{NodeRef, Tree};
 use vellum_store::Store;
 
+use super::report;
 use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
 use crate::forest::NodeForest;
@@ -18,16 +19,18 @@ use crate::output::page::TextPage;
 Example:
   vellum rm web@monday old-test
   vellum rm -n web --with-snapshots
+  vellum rm -n web@monday..@friday
 
-What stands on a deleted image or snapshot stays as it is. `vellum gc` gives the space back.")]
+IMAGE@FIRST..@LAST is all snapshots from one to the other, those two included. What a preview frees \
+is counted by reading all maps. What stands on a deleted image or snapshot stays as it is. `vellum gc` gives the space back.")]
 pub(crate) struct Args {
     /// What is to go
-    #[arg(value_name = "IMAGE[@SNAPSHOT]", required = true)]
+    #[arg(value_name = "IMAGE[@SNAPSHOT[..@LAST]]", required = true)]
     nodes: Vec<String>,
     /// An image's snapshots too
     #[arg(long)]
     with_snapshots: bool,
-    /// Only say what would go and what would stay
+    /// Only say what would go, what would stay, and how much `vellum gc` would give back
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
@@ -46,6 +49,9 @@ struct RemovalSummary {
     deleted: Vec<String>,
     /// Their children, which stay.
     kept: Vec<String>,
+    /// Of a dry run: the bytes on disk that a collection would then give back, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    freed_bytes: Option<u64>,
 }
 
 pub(super) fn run_remove(
@@ -68,17 +74,17 @@ pub(super) fn remove_nodes(
         session.open_to_write()?
     };
     let nodes = removal_targets(&store, texts)?;
-    let removed = {
-        let tree = store.tree();
-        let plan = preview_removal(&tree, &nodes, with_snapshots)?;
-        RemovalSummary {
-            action: "delete",
-            dry_run,
-            deleted: node_names(&tree, &plan.gone),
-            kept: node_names(&tree, &plan.kept),
-        }
+    let plan = preview_removal(&store.tree(), &nodes, with_snapshots)?;
+    let mut removed = RemovalSummary {
+        action: "delete",
+        dry_run,
+        deleted: node_names(&store.tree(), &plan.gone),
+        kept: node_names(&store.tree(), &plan.kept),
+        freed_bytes: None,
     };
-    if !dry_run {
+    if dry_run {
+        removed.freed_bytes = report::freed_by(&store, &plan.gone, session)?;
+    } else {
         nodes
             .iter()
             .try_for_each(|node| delete_node(&store, *node, with_snapshots))?;
@@ -93,10 +99,10 @@ pub(super) fn removal_targets(
     store: &Store,
     texts: &[String],
 ) -> Result<Vec<NodeRef>, CommandFailure> {
-    let mut nodes: Vec<NodeRef> = texts
-        .iter()
-        .map(|text| store.find_whole(text))
-        .collect::<Result<_, _>>()?;
+    let mut nodes = Vec::new();
+    for text in texts {
+        nodes.extend(crate::lookup::nodes_in_range(store, text)?);
+    }
     nodes.sort_unstable_by_key(|node| (matches!(node, NodeRef::Image(_)), *node));
     nodes.dedup();
     let tree = store.tree();
@@ -188,6 +194,10 @@ impl Render for RemovalSummary {
         self.kept
             .iter()
             .try_for_each(|name| page.write_line(format!("{name} {stays}")))?;
+        if let Some(freed) = self.freed_bytes {
+            let freed = page.format_size(freed);
+            page.write_line(format!("vellum gc would then give back {freed}"))?;
+        }
         if self.dry_run {
             Ok(())
         } else {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use vellum_core::name::Name;
 use vellum_core::tree::{NodeRef, PresentState};
 
+use super::list_shape::ListShapeArgs;
 use super::{confirm, list, remove};
 use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
@@ -50,6 +51,8 @@ struct SnapshotTakeArgs {
 struct SnapshotListArgs {
     /// The image
     image: Option<String>,
+    #[command(flatten)]
+    shape: ListShapeArgs,
 }
 
 /// Make an image as a snapshot of it is. All snapshots stay, and what it was becomes one
@@ -75,12 +78,17 @@ struct SnapshotRestoreArgs {
 
 /// Delete snapshots, wherever they stand; what stands on them stays as it is
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum snapshot delete web@monday")]
+#[command(after_help = "\
+Example:
+  vellum snapshot delete web@monday
+  vellum snapshot delete -n web@monday..@friday
+
+IMAGE@FIRST..@LAST is all snapshots from one to the other, those two included.")]
 struct SnapshotDeleteArgs {
     /// The snapshots
-    #[arg(value_name = "IMAGE@SNAPSHOT", required = true)]
+    #[arg(value_name = "IMAGE@SNAPSHOT[..@LAST]", required = true)]
     snapshots: Vec<String>,
-    /// Only say what would go
+    /// Only say what would go, what would stay, and how much `vellum gc` would give back
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
@@ -91,7 +99,9 @@ pub(super) fn run_snapshot(
 ) -> Result<Outcome, CommandFailure> {
     match &args.verb {
         SnapshotVerb::Take(args) => take_snapshot(args, session),
-        SnapshotVerb::List(args) => list::list_snapshots(session, args.image.as_deref()),
+        SnapshotVerb::List(args) => {
+            list::list_snapshots(session, args.image.as_deref(), &args.shape)
+        }
         SnapshotVerb::Restore(args) => restore_snapshot(args, session),
         SnapshotVerb::Delete(args) => delete_snapshots(args, session),
     }

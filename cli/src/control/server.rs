@@ -10,7 +10,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use clap::Parser;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Pid;
 use vellum_store::{Store, disk_is_full};
@@ -22,6 +21,7 @@ use crate::arguments::Arguments;
 use crate::failure::CommandFailure;
 use crate::invocation::Invocation;
 use crate::signals::Signals;
+use crate::suggestion;
 
 /// Commands at once, and clients that may still become one. Each has two threads, and a request of
 /// 2 MiB at most.
@@ -269,7 +269,7 @@ impl ClientSlot<'_> {
             ));
         }
         let request = CommandRequest::decode_request(&body).map_err(|error| error.to_string())?;
-        let arguments = Arguments::try_parse_from(&request.words)
+        let arguments = suggestion::parse_command_line(&request.words)
             .ok()
             .filter(|arguments| arguments.command.is_done_by_owner());
         let arguments =

@@ -1,4 +1,4 @@
-//! Escapes text from outside for a terminal.
+//! Escapes text from outside for a terminal, and for a shell.
 
 use std::borrow::Cow;
 
@@ -17,6 +17,17 @@ pub(crate) fn escape_invisible(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// `word` as a shell takes it for one word.
+pub(crate) fn shell_word(word: &str) -> String {
+    let is_plain =
+        |character: char| character.is_alphanumeric() || "@._-+:,/=%".contains(character);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 fn is_active(character: char) -> bool {
@@ -46,6 +57,21 @@ mod tests {
             ("a\u{202e}b", "a\\u{202e}b"),
         ] {
             assert_eq!(escape_invisible(text), shown);
+        }
+    }
+
+    #[test]
+    fn a_name_is_one_word_and_runs_nothing() {
+        for (name, shown) in [
+            ("web@monday", "web@monday"),
+            ("a b", "'a b'"),
+            ("$(rm)", "'$(rm)'"),
+            ("it's", r"'it'\''s'"),
+            ("日本", "日本"),
+            ("/mnt/backup", "/mnt/backup"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(name), shown);
         }
     }
 }

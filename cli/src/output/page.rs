@@ -73,6 +73,12 @@ impl<'a> TextPage<'a> {
     pub(crate) fn format_size(&self, bytes: u64) -> String {
         self.units.format_bytes(bytes)
     }
+
+    /// Cells with a tab between them, for programs: no cell has one.
+    pub(crate) fn write_tabbed(&mut self, cells: &[String]) -> io::Result<()> {
+        let cells: Vec<_> = cells.iter().map(|cell| escape_invisible(cell)).collect();
+        writeln!(self.writer, "{}", cells.join("\t"))
+    }
 }
 
 /// A share in percent, `–` of nothing.

@@ -60,24 +60,34 @@ pub(crate) fn print_failure(
     }
 }
 
-/// Shows what is wrong with the command line, in clap's words.
-pub(crate) fn print_usage_error(caller: &Invocation, text: &str, json: bool) {
+/// Shows what is wrong with the command line: in clap's words, or, with advice, in a sentence of
+/// them and that.
+pub(crate) fn print_usage_error(caller: &Invocation, text: &str, advice: Option<&str>, json: bool) {
+    let message = text.split("\n\n").next().unwrap_or_default().trim();
+    let message = message.strip_prefix("error: ").unwrap_or(message);
     if json {
-        let message = text.split("\n\n").next().unwrap_or_default().trim();
-        let message = message.strip_prefix("error: ").unwrap_or(message);
         return show_json(
             caller,
             &ErrorMessage {
                 message_type: "error",
                 code: USAGE_CODE,
                 message,
-                hint: None,
+                hint: advice,
             },
         );
+    }
+    if let Some(advice) = advice {
+        print_labelled(caller, "error:", RED, &sentence_of(message));
+        return print_labelled(caller, "hint:", CYAN, advice);
     }
     for line in text.lines() {
         caller.print_error_line(&escape_invisible(line));
     }
+}
+
+/// A message in one line.
+fn sentence_of(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Writes a warning about a fault that does not end the command.

@@ -201,8 +201,30 @@ const OTHERS: Rows = &[
         &["a pipe goes by once", "to a file first"],
     ),
     ("init", &["not empty"]),
-    ("promote web2", &["unrecognized subcommand"]),
-    ("release web2", &["unrecognized subcommand"]),
+    (
+        "promote web2",
+        &["unrecognized subcommand", "vellum flatten web2"],
+    ),
+    ("release web2", &["vellum pin --off web2"]),
+    ("destroy web2", &["vellum rm -n web2"]),
+    ("destroy -nv web2@a%b", &["vellum rm -n web2@a..@b"]),
+    (
+        "rm web2@monday-evening%friday",
+        &["vellum rm -n web2@monday-evening..@friday"],
+    ),
+    ("list hdds", &["no image is called", "vellum list"]),
+    (
+        "snapshot -d friday web2",
+        &["vellum snapshot delete -n web2@friday"],
+    ),
+    ("snap rm web2@friday", &["vellum snapshot rm web2@friday"]),
+    ("rm web2@friday..@monday-evening", &["older than the first"]),
+    ("rm web2@monday-evening..@sunday", &["no snapshot called"]),
+    (
+        "rm web2@monday-evening..@fri",
+        &["did you mean web2@friday?"],
+    ),
+    ("rm web2@monday-evening..db", &["no snapshot called"]),
     ("machine delet vm10", &["unrecognized subcommand"]),
     (
         "import x.vdi new",

@@ -377,3 +377,18 @@ fn a_known_order_is_not_overruled_by_a_clock() {
     // The rule may keep a third, and there is no third day: the oldest is kept.
     check(0, 3, &[0, 1, 3]);
 }
+
+#[test]
+fn a_span_before_now_is_the_calendars() {
+    const DAY_MS: u64 = 86_400_000;
+    let now = 400 * DAY_MS;
+    for (span, expected) in [
+        ("1d", 399 * DAY_MS),
+        ("12h", 400 * DAY_MS - DAY_MS / 2),
+        ("1y", 35 * DAY_MS),
+        ("9999y", 0),
+    ] {
+        let span: CalendarSpan = span.parse().unwrap();
+        assert_eq!(span.before_ms(now, 0), expected, "{span}");
+    }
+}

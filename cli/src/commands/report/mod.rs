@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use clap::ArgGroup;
 use serde::Serialize;
 use vellum_core::tree::NodeRef;
-use vellum_store::Store;
 use vellum_store::report::{ReportOptions, SpaceReport, UncountedItem, UsageScan};
+use vellum_store::{Store, StoreError};
 
 use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
@@ -219,6 +219,27 @@ fn take_report(
 /// The store's figures, for questions about deleting.
 fn take_census(store: &Store, session: &CommandContext) -> Result<UsageScan, CommandFailure> {
     Ok(store.scan_usage(&session.watch_records("counting"))?)
+}
+
+/// The bytes on disk that a collection would give back after deleting exactly `gone`. None, with a
+/// warning, if not all could be counted.
+pub(super) fn freed_by(
+    store: &Store,
+    gone: &[NodeRef],
+    session: &CommandContext,
+) -> Result<Option<u64>, CommandFailure> {
+    let census = match store.scan_usage(&session.watch_records("counting")) {
+        Ok(census) => census,
+        Err(StoreError::Interrupted) => return Err(StoreError::Interrupted.into()),
+        Err(error) => {
+            session.print_warning(&format!("it cannot be told how much that frees: {error}"));
+            return Ok(None);
+        }
+    };
+    if tell_uncounted(census.uncounted_items(), session) != Outcome::Done {
+        return Ok(None);
+    }
+    Ok(Some(census.estimate_reclaim(gone).freed))
 }
 
 /// Gives the report the form that is wanted.

@@ -11,6 +11,7 @@ use crate::command_context::CommandContext;
 use crate::commands::remove;
 use crate::failure::{CommandFailure, Outcome};
 use crate::output::Render;
+use crate::output::escape::shell_word;
 use crate::output::page::{TextPage, format_count};
 use crate::output::table::Column;
 use crate::report::document::UncountedRecord;
@@ -161,34 +162,6 @@ impl Render for Deletion {
                 page.write_line(format!("next: vellum rm {}; vellum gc", names.join(" ")))
             }
             _ => page.write_line("next: `vellum rm` them, then `vellum gc`"),
-        }
-    }
-}
-
-/// `name` as a shell takes it for one word.
-fn shell_word(name: &str) -> String {
-    let is_plain = |character: char| character.is_alphanumeric() || "@._-+:,".contains(character);
-    if name.chars().all(is_plain) {
-        name.to_owned()
-    } else {
-        format!("'{}'", name.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_one_word_and_runs_nothing() {
-        for (name, shown) in [
-            ("web@monday", "web@monday"),
-            ("a b", "'a b'"),
-            ("$(rm)", "'$(rm)'"),
-            ("it's", r"'it'\''s'"),
-            ("日本", "日本"),
-        ] {
-            assert_eq!(shell_word(name), shown);
         }
     }
 }
