@@ -27,6 +27,7 @@ mod invocation;
 mod limits;
 mod lookup;
 mod maintenance_thread;
+mod manual_page;
 mod output;
 mod pace;
 mod picture;
