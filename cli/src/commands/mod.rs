@@ -42,6 +42,7 @@ mod source;
 mod stats;
 mod tag;
 mod tree;
+mod version;
 
 use std::io;
 
@@ -104,6 +105,7 @@ pub(crate) enum Command {
     Mount(mount::Args),
     Completions(completions::Args),
     Man(man::Args),
+    Version(version::Args),
 }
 
 impl Command {
@@ -124,6 +126,7 @@ impl Command {
                     | Self::Probe(_)
                     | Self::Completions(_)
                     | Self::Man(_)
+                    | Self::Version(_)
             ),
         };
         let is_owner = matches!(
@@ -221,6 +224,7 @@ pub(crate) fn run_command(
         Command::Mount(args) => mount::run_mount(args, session),
         Command::Completions(args) => completions::run_completions(args, session),
         Command::Man(args) => man::run_man(args, session),
+        Command::Version(args) => version::run_version(args, session),
     }
 }
 

@@ -7,6 +7,7 @@ mod bucket;
 mod chains;
 mod damage;
 mod delta;
+mod documents;
 mod exit_codes;
 mod files;
 mod foreign;
