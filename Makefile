@@ -13,8 +13,15 @@ to_read := python3-venv
 to_boot := qemu-system-x86 mmdebstrap e2fsprogs
 
 to_fill := e2fsprogs xfsprogs btrfs-progs python3
+to_package := dpkg-dev binutils python3
+to_test_package := mmdebstrap systemd-container
 
-.PHONY: help build test test-foreign lint soak defects mutants demo pictures boot-test full-disk bench fuzz-build fuzz-smoke packages python tools s3-server
+PREFIX ?= /usr/local
+VELLUM := $(CARGO_TARGET_DIR)/release/vellum
+# `vellum version` tells it.
+export VELLUM_COMMIT ?= $(shell git describe --always --dirty --abbrev=12 --match= 2>/dev/null)
+
+.PHONY: help build install uninstall deb test-package dist docs test test-foreign lint soak defects mutants demo pictures boot-test full-disk bench fuzz-build fuzz-smoke packages python tools s3-server
 .NOTPARALLEL:
 
 help: ## this list
@@ -22,6 +29,28 @@ help: ## this list
 
 build: packages ## the `vellum` command, in $CARGO_TARGET_DIR/release
 	cargo build --release --workspace
+
+install: ## the built command, manual pages, completions and systemd units, under PREFIX (/usr/local), in DESTDIR
+	dev/install $(VELLUM) '$(PREFIX)' '$(DESTDIR)'
+
+uninstall: ## take them away again; stores, settings and the service's user stay
+	dev/install --remove $(VELLUM) '$(PREFIX)' '$(DESTDIR)'
+
+deb: build ## a Debian package of the command, in $CARGO_TARGET_DIR
+	@dev/install-packages $(to_package)
+	@dev/package $(VELLUM) $(CARGO_TARGET_DIR)
+
+test-package: build ## that package in a Debian of its own, from its coming to its going; as root; CACHE=DIR keeps the Debian
+	@dev/install-packages $(to_package) $(to_test_package)
+	@dev/test-package $(if $(CACHE),'$(CACHE)')
+
+dist: packages ## a release, in $CARGO_TARGET_DIR/dist: tarball, Debian package, SBOM, checksums; builds all anew
+	@dev/install-packages $(to_package)
+	dev/dist $(CARGO_TARGET_DIR)/dist
+
+docs: build ## the book with its reference, as pages if mdbook is here; every link in the documents leads somewhere
+	@dev/check-links
+	@dev/make-book $(VELLUM) $(CARGO_TARGET_DIR)/book
 
 # The tests come last, so that cargo's summary is the last word.
 test: packages python s3-server fuzz-build ## every test, and that every fuzz target builds
@@ -34,6 +63,8 @@ test-foreign: packages ## disk files that nobody here made: FOREIGN=DIR is read 
 lint: packages tools ## format, clippy, which crates may be guests here, and that every seeded defect still fits
 	cargo fmt --check
 	dev/defects --fit
+	dev/check-units
+	dev/check-links
 	cargo clippy --release --workspace --all-targets --features vellum-fuzz/libfuzzer -- -D warnings
 	cargo deny check bans licenses sources
 

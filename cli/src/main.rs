@@ -28,6 +28,7 @@ mod limits;
 mod lock_wait;
 mod lookup;
 mod maintenance_thread;
+mod manual_page;
 mod output;
 mod pace;
 mod picture;

@@ -48,7 +48,7 @@ use crate::reserve::Reserve;
 use layout::{COMMITS, CONTROL, DATABASE, LOCK, MARKER, OWN_FILES, SUSPECTS, UNFINISHED_MARKER};
 
 /// The format that this program writes, and the newest that it reads.
-pub(crate) const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 /// Permissions of new files and folders.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;

@@ -103,6 +103,7 @@ pub use error::{Damage, StoreError};
 pub use export::{ExportReport, ExportTarget, Unreadable};
 pub use exports::StoreExports;
 pub use file_source::FileSource;
+pub use folder::FORMAT as STORE_FORMAT;
 pub use healing::{KnownDamage, SourceGuard};
 pub use image_file::{ImageFile, contained_disks};
 pub use image_input::ImageInput;

@@ -44,6 +44,7 @@ mod source;
 mod stats;
 mod tag;
 mod tree;
+mod version;
 
 use std::io;
 
@@ -103,6 +104,7 @@ pub(crate) enum Command {
     Completions(completions::Args),
     CompleteNames(complete_names::Args),
     Man(man::Args),
+    Version(version::Args),
 }
 
 impl Command {
@@ -124,6 +126,7 @@ impl Command {
                     | Self::Completions(_)
                     | Self::CompleteNames(_)
                     | Self::Man(_)
+                    | Self::Version(_)
             ),
         };
         let is_owner = matches!(
@@ -222,6 +225,7 @@ pub(crate) fn run_command(
         Command::Completions(args) => completions::run_completions(args, session),
         Command::CompleteNames(args) => complete_names::run_complete_names(args, session),
         Command::Man(args) => man::run_man(args, session),
+        Command::Version(args) => version::run_version(args, session),
     }
 }
 

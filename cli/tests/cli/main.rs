@@ -8,6 +8,7 @@ mod chains;
 mod completions;
 mod damage;
 mod delta;
+mod documents;
 mod exit_codes;
 mod files;
 mod foreign;

@@ -39,7 +39,7 @@ const LOOKING: [&str; 26] = [
     "backup key list",
 ];
 /// Verbs that take no name of what is there, or only look at one to make something new.
-const NAMELESS: [&str; 25] = [
+const NAMELESS: [&str; 26] = [
     "source add",
     "init",
     "create",
@@ -57,6 +57,7 @@ const NAMELESS: [&str; 25] = [
     "convert",
     "probe",
     "man",
+    "version",
     "machine create",
     "machine import",
     "backup init",

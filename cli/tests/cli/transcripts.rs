@@ -34,18 +34,30 @@ fn transcripts() {
     cases().case("tests/cmd/*.trycmd");
 }
 
-/// The README is run as printed, by a shell, in one folder. Numbers in what it shows (sizes, times)
-/// are examples; all words hold.
 #[test]
 fn readme_examples_run_as_printed() {
-    let readme =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))
-            .expect("the README is there");
+    run_as_printed("README.md");
+}
+
+#[test]
+fn no_page_of_the_book_has_a_command_that_does_not_run() {
+    for page in ["virtualbox", "libvirt", "proxmox", "backup", "ci"] {
+        run_as_printed(&format!("docs/book/howto/{page}.md"));
+    }
+}
+
+/// Runs a document of the project as printed, by a shell, in one folder. Numbers in what it shows
+/// (sizes, times) are examples; all words hold.
+fn run_as_printed(name: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
+    let document = std::fs::read_to_string(path).expect("the document is there");
+    let commands = for_a_shell(&document);
+    assert!(commands.contains("\n$ sh "), "{name} has no commands");
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let case = dir.path().join("readme.md");
-    std::fs::create_dir(dir.path().join("readme.out"))
+    let case = dir.path().join("document.md");
+    std::fs::create_dir(dir.path().join("document.out"))
         .expect("a folder that makes it run in a sandbox");
-    std::fs::write(&case, for_a_shell(&readme)).expect("room for the README");
+    std::fs::write(&case, commands).expect("room for the document");
     let folder = Path::new(VELLUM)
         .parent()
         .expect("the command is in a folder")
