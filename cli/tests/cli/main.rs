@@ -28,4 +28,5 @@ mod served;
 mod server;
 mod skip_free;
 mod transcripts;
+mod tree;
 mod written;
