@@ -1,19 +1,33 @@
 //! An image or snapshot as answers describe it.
 
 use serde::Serialize;
-use vellum_core::tree::{Mode, NodeRef, Tree};
+use vellum_core::tree::{Mode, NodeForest, NodeRef, Tree, TreeNode};
+use vellum_core::units::LayerId;
 
-use crate::forest::{NodeForest, TreeNode};
+use crate::forest::LineKind;
 use crate::output::time::Rfc3339Time;
+
+/// Images that the title of a shared base names.
+const SHARERS_MAX: usize = 3;
 
 /// An image or snapshot.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct NodeDescription {
-    /// `image` or `image@snapshot`; a deleted snapshot that others stand on has none.
+    /// `image` or `image@snapshot`; a base that several share has none.
     pub(crate) name: Option<String>,
+    /// A name for a shared base, which no image or snapshot can have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
+    /// `image`, `snapshot` or `base`.
     pub(crate) kind: &'static str,
-    /// Its parent's name.
+    /// Name or id of what it stands on.
     pub(crate) parent: Option<String>,
+    /// The same for people.
+    #[serde(skip)]
+    pub(crate) stands_on: Option<String>,
+    /// The images that share a base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) shared_by: Option<Vec<String>>,
     pub(crate) size: u64,
     /// Bytes of its map that are not its parent's, before deduplication and compression.
     pub(crate) own_bytes: u64,
@@ -30,12 +44,18 @@ impl NodeDescription {
     pub(crate) fn from_tree_node(tree: &Tree, forest: &NodeForest, plant: &TreeNode) -> Self {
         let parent = plant.parent.map(|parent| &forest.plants[parent]);
         let layer = tree.layer(plant.layer);
+        let key = |plant: &TreeNode| match plant.node {
+            Some(node) => tree.display_name(node),
+            None => base_id(plant.layer),
+        };
+        let is_base = plant.node.is_none();
         let mut description = Self {
             name: plant.node.map(|node| tree.display_name(node)),
-            kind: "deleted",
-            parent: parent
-                .and_then(|parent| parent.node)
-                .map(|node| tree.display_name(node)),
+            id: is_base.then(|| base_id(plant.layer)),
+            kind: "base",
+            parent: parent.map(key),
+            stands_on: parent.map(|parent| plant_title(tree, parent)),
+            shared_by: is_base.then(|| image_names(tree, plant).collect()),
             size: layer.map_or(0, |layer| layer.len),
             own_bytes: plant.own_chunks * tree.chunk_len().byte_len(),
             mode: None,
@@ -77,8 +97,19 @@ impl NodeDescription {
     }
 
     /// The name, for people.
-    pub(crate) fn display_title(&self) -> &str {
-        self.name.as_deref().unwrap_or("(deleted)")
+    pub(crate) fn display_title(&self) -> String {
+        let shared_by = self.shared_by.as_deref().unwrap_or_default();
+        self.name
+            .clone()
+            .unwrap_or_else(|| base_title(shared_by.iter()))
+    }
+
+    pub(crate) fn line_kind(&self) -> LineKind {
+        match self.kind {
+            "image" => LineKind::Image,
+            "snapshot" => LineKind::Snapshot,
+            _ => LineKind::Base,
+        }
     }
 
     /// Pin and tags, in one cell.
@@ -87,4 +118,34 @@ impl NodeDescription {
         let tags = self.tags.iter().map(|tag| format!("+{tag}"));
         pin.into_iter().chain(tags).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// A name for a base without one. No image's has a slash.
+pub(crate) fn base_id(layer: LayerId) -> String {
+    format!("layer/{layer}")
+}
+
+/// `shared base of web, web2`, of those who share it.
+pub(crate) fn base_title<S: AsRef<str>>(sharers: impl ExactSizeIterator<Item = S>) -> String {
+    let count = sharers.len();
+    let named: Vec<S> = sharers.take(SHARERS_MAX).collect();
+    let more = match count - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let names: Vec<&str> = named.iter().map(AsRef::as_ref).collect();
+    format!("shared base of {}{more}", names.join(", "))
+}
+
+/// The name of a plant, for people.
+pub(crate) fn plant_title(tree: &Tree, plant: &TreeNode) -> String {
+    match plant.node {
+        Some(node) => tree.display_name(node),
+        None => base_title(image_names(tree, plant)),
+    }
+}
+
+fn image_names(tree: &Tree, base: &TreeNode) -> impl ExactSizeIterator<Item = String> {
+    let images = base.sharers.iter();
+    images.map(|image| tree.display_name(NodeRef::Image(*image)))
 }

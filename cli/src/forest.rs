@@ -1,267 +1,191 @@
-//! The tree of images and snapshots as a person sees it: a layer without a name is shown as part of
-//! its child, or, if it has several children, as a deleted snapshot.
+//! The lines and signs of a drawn tree, in letters that the caller's terminal has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use vellum_core::outline::OutlineRow;
 
-use vellum_core::tree::{NodeRef, Tree};
-use vellum_core::units::LayerId;
+use crate::invocation::Invocation;
+use crate::output::table::RowLead;
 
-/// An image, a snapshot or a deleted one in the tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TreeNode {
-    /// Its image or snapshot; none for a deleted snapshot with several children.
-    pub(crate) node: Option<NodeRef>,
-    /// Its layer.
-    pub(crate) layer: LayerId,
-    /// Its parent.
-    pub(crate) parent: Option<usize>,
-    /// Its children, by layer.
-    pub(crate) children: Vec<usize>,
-    /// Chunk positions that it answers for and what it stands on does not.
-    pub(crate) own_chunks: u64,
+/// Lines that one hangs from and that are drawn as columns of their own; what hangs deeper stands
+/// in the last of them, so that names have room on a terminal.
+const LEVELS_MAX: usize = 10;
+
+/// The letters of a drawing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TreeLetters {
+    Unicode,
+    /// Of locales without the others.
+    Ascii,
 }
 
-/// All that can be seen, by layer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct NodeForest {
-    pub(crate) plants: Vec<TreeNode>,
+/// The kind of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LineKind {
+    Image,
+    Snapshot,
+    Base,
 }
 
-/// A plant on its way to paper.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TreeLine {
-    /// The lines and spaces before its name.
-    pub(crate) lead: String,
-    pub(crate) plant: usize,
-    /// True if it has no parent.
-    pub(crate) is_root: bool,
+/// True if a line hangs so deep that its column does not tell from what.
+pub(crate) fn is_beyond_columns(row: &OutlineRow) -> bool {
+    row.depth > LEVELS_MAX
 }
 
-impl NodeForest {
-    /// The forest of `tree`. Cost: each layer a few times.
-    pub(crate) fn from_tree(tree: &Tree) -> Self {
-        let seen = seen_layers(tree);
-        let mut forest = Self::default();
-        let mut tops = BTreeMap::new();
-        for (layer, nodes) in &seen {
-            let bottom = forest.plants.len();
-            forest.add_all(*layer, nodes);
-            tops.insert(*layer, (bottom, forest.plants.len() - 1));
-        }
-        for (layer, (bottom, _)) in &tops {
-            let hidden = tree
-                .chain_from(*layer)
-                .enumerate()
-                .take_while(|(depth, below)| *depth == 0 || !seen.contains_key(&below.id));
-            let (count, own_chunks) = hidden.fold((0, 0), |(count, chunks), (_, layer)| {
-                (count + 1, chunks + layer.chunks)
-            });
-            forest.plants[*bottom].own_chunks = own_chunks;
-            if let Some(below) = tree.chain_from(*layer).nth(count) {
-                forest.link_child(tops[&below.id].1, *bottom);
-            }
-        }
-        forest
-    }
-
-    /// Adds the names of one layer, each standing on the one before: they hold the same.
-    fn add_all(&mut self, layer: LayerId, nodes: &[NodeRef]) {
-        let names: Vec<Option<NodeRef>> = if nodes.is_empty() {
-            vec![None]
+impl TreeLetters {
+    /// Those of the locale that `LC_ALL`, else `LC_CTYPE`, else `LANG` names, as the C library has
+    /// it: without any of them it is one of ASCII.
+    pub(crate) fn of_caller(caller: &Invocation) -> Self {
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .into_iter()
+            .find_map(|name| caller.variable(name))
+            .map(|locale| locale.to_string_lossy().to_ascii_lowercase());
+        let is_unicode = |locale: String| locale.contains("utf-8") || locale.contains("utf8");
+        if locale.is_some_and(is_unicode) {
+            Self::Unicode
         } else {
-            nodes.iter().copied().map(Some).collect()
-        };
-        for (nth, node) in names.into_iter().enumerate() {
-            self.plants.push(TreeNode {
-                node,
-                layer,
-                parent: None,
-                children: Vec::new(),
-                own_chunks: 0,
-            });
-            let this = self.plants.len() - 1;
-            if nth > 0 {
-                self.link_child(this - 1, this);
-            }
+            Self::Ascii
         }
     }
 
-    fn link_child(&mut self, parent: usize, child: usize) {
-        self.plants[child].parent = Some(parent);
-        self.plants[parent].children.push(child);
+    /// The sign before a name. Images can be written, snapshots keep still, a base has no name.
+    fn sign(self, kind: LineKind) -> &'static str {
+        match (self, kind) {
+            (Self::Unicode, LineKind::Image) => "○ ",
+            (Self::Unicode, LineKind::Snapshot) => "● ",
+            (Self::Unicode, LineKind::Base) => "◌ ",
+            (Self::Ascii, LineKind::Image) => "o ",
+            (Self::Ascii, LineKind::Snapshot) => "* ",
+            (Self::Ascii, LineKind::Base) => ". ",
+        }
     }
 
-    /// The plant that is called `node`.
-    pub(crate) fn find_node(&self, node: NodeRef) -> Option<&TreeNode> {
-        self.plants.iter().find(|plant| plant.node == Some(node))
+    fn branch(self, is_last: bool) -> &'static str {
+        match (self, is_last) {
+            (Self::Unicode, false) => "├─",
+            (Self::Unicode, true) => "└─",
+            (Self::Ascii, false) => "|-",
+            (Self::Ascii, true) => "`-",
+        }
     }
 
-    /// All plants that are called something.
-    pub(crate) fn by_node(&self) -> BTreeMap<NodeRef, &TreeNode> {
-        self.plants
-            .iter()
-            .filter_map(|plant| Some((plant.node?, plant)))
-            .collect()
+    fn beside(self, is_last: bool) -> &'static str {
+        match (self, is_last) {
+            (_, true) => "  ",
+            (Self::Unicode, false) => "│ ",
+            (Self::Ascii, false) => "| ",
+        }
     }
 
-    /// The plants as a drawing. What an image stands on runs down in one column, so that a thousand
-    /// snapshots are no wider than one; side branches are indented.
-    pub(crate) fn drawn_lines(&self, tree: &Tree) -> Vec<TreeLine> {
-        let roots = (0..self.plants.len()).filter(|plant| self.plants[*plant].parent.is_none());
-        let mut waiting: Vec<(usize, String, String)> = roots
-            .map(|root| (root, String::new(), String::new()))
-            .collect();
-        waiting.reverse();
-        let mut lines = Vec::new();
-        while let Some((plant, lead, margin)) = waiting.pop() {
-            lines.push(TreeLine {
-                lead,
-                plant,
-                is_root: self.plants[plant].parent.is_none(),
-            });
-            let Some(trunk) = self.trunk_child(tree, plant) else {
-                continue;
+    /// What stands before the name in each of `rows`, which are of these kinds.
+    pub(crate) fn draw_leads(self, rows: &[(OutlineRow, LineKind)]) -> Vec<RowLead> {
+        let mut last_below = vec![0; rows.len()];
+        for (nth, (row, _)) in rows.iter().enumerate() {
+            if let Some(above) = row.hangs_from {
+                last_below[above] = nth;
+            }
+        }
+        let mut margins: Vec<String> = Vec::with_capacity(rows.len());
+        let mut leads = Vec::with_capacity(rows.len());
+        for (nth, (row, kind)) in rows.iter().enumerate() {
+            let (mut first, mut margin) = (String::new(), String::new());
+            if let Some(above) = row.hangs_from {
+                let is_last = last_below[above] == nth;
+                first = format!("{}{}", margins[above], self.branch(is_last));
+                margin.clone_from(&margins[above]);
+                if !is_beyond_columns(row) {
+                    margin.push_str(self.beside(is_last));
+                }
+            }
+            let carries = if last_below[nth] > nth {
+                self.beside(false)
+            } else {
+                "  "
             };
-            waiting.push((trunk, margin.clone(), margin.clone()));
-            let branches = self.plants[plant]
-                .children
-                .iter()
-                .rev()
-                .filter(|child| **child != trunk);
-            waiting.extend(
-                branches.map(|branch| (*branch, format!("{margin}├─"), format!("{margin}│ "))),
-            );
+            leads.push(RowLead {
+                first: first + self.sign(*kind),
+                further: format!("{margin}{carries}"),
+            });
+            margins.push(margin);
         }
-        lines
+        leads
     }
-
-    /// The child that goes on in the column of `plant`: of the same image, if one is, and the last
-    /// of those.
-    fn trunk_child(&self, tree: &Tree, plant: usize) -> Option<usize> {
-        let image = |plant: usize| self.plants[plant].node.map(NodeRef::image_id);
-        let top = |plant: usize| {
-            image(plant)
-                .and_then(|image| tree.image(image))
-                .map(|image| image.layer)
-        };
-        let children = &self.plants[plant].children;
-        let same = |child: &&usize| image(**child).is_some() && image(**child) == image(plant);
-        let current = |child: &&usize| top(**child) == Some(self.plants[**child].layer);
-        let mut of_image = children.iter().filter(same);
-        of_image
-            .clone()
-            .find(current)
-            .or_else(|| of_image.next_back())
-            .or_else(|| children.last())
-            .copied()
-    }
-}
-
-/// The layers that have names, those in the order of taking, and nameless ones that several named
-/// things stand on.
-fn seen_layers(tree: &Tree) -> BTreeMap<LayerId, Vec<NodeRef>> {
-    let mut seen: BTreeMap<LayerId, Vec<NodeRef>> = BTreeMap::new();
-    for node in tree.all_nodes() {
-        if let Some(layer) = tree.layer_of(node) {
-            seen.entry(layer.id).or_default().push(node);
-        }
-    }
-    let mut visited = BTreeSet::new();
-    let mut forks = BTreeSet::new();
-    for top in seen.keys() {
-        for layer in tree.chain_from(*top) {
-            if !visited.insert(layer.id) {
-                // Somebody came this way before, from another child or from a name.
-                forks.insert(layer.id);
-                break;
-            }
-        }
-    }
-    for fork in forks {
-        seen.entry(fork).or_default();
-    }
-    seen
 }
 
 #[cfg(test)]
 mod tests {
-    use vellum_core::name::Name;
-    use vellum_core::tree::{NodePlan, PlanError};
-    use vellum_core::units::ChunkLen;
+    use std::path::Path;
 
     use super::*;
 
-    fn name(text: &str) -> Name {
-        Name::new(text).expect("a valid name")
-    }
-
-    fn drawn(tree: &Tree) -> Vec<String> {
-        let forest = NodeForest::from_tree(tree);
-        let shown = |line: &TreeLine| match forest.plants[line.plant].node {
-            Some(node) => format!("{}{}", line.lead, tree.display_name(node)),
-            None => format!("{}?", line.lead),
-        };
-        forest.drawn_lines(tree).iter().map(shown).collect()
-    }
-
-    /// Image `web` with snapshot `a`, and image `side` on `a`.
-    fn grown() -> Tree {
-        let mut tree = Tree::new(ChunkLen::DEFAULT);
-        let web = apply(&mut tree, |tree| tree.plan_create(&name("web"), 1 << 20, 0));
-        let a = apply(&mut tree, |tree| {
-            tree.plan_snapshot(web.image_id(), &name("a"), 0)
-        });
-        apply(&mut tree, |tree| tree.plan_child(&name("side"), a, None, 0));
-        tree
-    }
-
-    fn apply(
-        tree: &mut Tree,
-        plan: impl FnOnce(&mut Tree) -> Result<NodePlan, PlanError>,
-    ) -> NodeRef {
-        let planned = plan(tree).expect("a possible wish");
-        tree.apply_edits(&planned.edits);
-        planned.node
-    }
-
-    #[test]
-    fn an_image_goes_on_in_the_column_of_its_snapshots() {
-        assert_eq!(drawn(&grown()), ["web@a", "├─side", "web"]);
-    }
-
-    #[test]
-    fn two_names_of_one_layer_are_both_drawn() {
-        let mut tree = grown();
-        let web = tree.image_named(&name("web")).expect("it is there").id;
-        apply(&mut tree, |tree| tree.plan_snapshot(web, &name("b"), 0));
-        assert_eq!(drawn(&tree), ["web@a", "web@b", "├─side", "web"]);
-    }
-
-    #[test]
-    fn a_deleted_snapshot_that_two_images_share_is_still_seen() {
-        let mut tree = grown();
-        let web = tree.image_named(&name("web")).expect("it is there").id;
-        let serial = tree
-            .snapshot_named(web, &name("a"))
-            .expect("it is there")
-            .serial;
-        let edits = tree.plan_delete_snapshot(web, serial).expect("not pinned");
-        tree.apply_edits(&edits);
-        assert_eq!(drawn(&tree), ["?", "├─web", "side"]);
-    }
-
-    #[test]
-    fn a_deep_tree_of_branches_needs_no_deep_stack() {
-        let mut tree = Tree::new(ChunkLen::DEFAULT);
-        let mut top = apply(&mut tree, |tree| tree.plan_create(&name("0"), 1 << 20, 0));
-        for nth in 1..2000 {
-            let base = apply(&mut tree, |tree| {
-                tree.plan_snapshot(top.image_id(), &name("s"), 0)
-            });
-            top = apply(&mut tree, |tree| {
-                tree.plan_child(&name(&nth.to_string()), base, None, 0)
-            });
+    fn row(nth: usize, hangs_from: Option<usize>, depth: usize) -> OutlineRow {
+        OutlineRow {
+            item: nth,
+            hangs_from,
+            stands_on: None,
+            depth,
+            stands_elsewhere: false,
         }
-        assert_eq!(drawn(&tree).len(), 2 * 2000 - 1);
+    }
+
+    fn drawn(letters: TreeLetters, rows: &[OutlineRow]) -> Vec<String> {
+        let kind = |row: &OutlineRow| match row.item {
+            0 => LineKind::Image,
+            1 => LineKind::Base,
+            _ => LineKind::Snapshot,
+        };
+        let rows: Vec<_> = rows.iter().map(|row| (*row, kind(row))).collect();
+        let leads = letters.draw_leads(&rows);
+        leads.into_iter().map(|lead| lead.first).collect()
+    }
+
+    #[test]
+    fn lines_lead_from_each_to_what_it_hangs_from() {
+        let rows = [
+            row(0, None, 0),
+            row(1, Some(0), 1),
+            row(2, Some(1), 2),
+            row(3, Some(0), 1),
+            row(4, Some(3), 2),
+            row(5, None, 0),
+        ];
+        assert_eq!(
+            drawn(TreeLetters::Unicode, &rows),
+            ["○ ", "├─◌ ", "│ └─● ", "└─● ", "  └─● ", "● "]
+        );
+        assert_eq!(
+            drawn(TreeLetters::Ascii, &rows),
+            ["o ", "|-. ", "| `-* ", "`-* ", "  `-* ", "* "]
+        );
+    }
+
+    #[test]
+    fn a_deep_tree_leaves_room_for_names() {
+        let rows: Vec<_> = (0..500)
+            .map(|nth: usize| (row(nth, nth.checked_sub(1), nth), LineKind::Image))
+            .collect();
+        let leads = TreeLetters::Unicode.draw_leads(&rows);
+        assert!(leads.iter().all(|lead| lead.first.chars().count() <= 24));
+    }
+
+    #[test]
+    fn the_locale_is_the_one_that_the_c_library_takes() {
+        for (variables, letters) in [
+            (&[][..], TreeLetters::Ascii),
+            (&[("LANG", "C.UTF-8")], TreeLetters::Unicode),
+            (&[("LANG", "de_DE.utf8")], TreeLetters::Unicode),
+            (&[("LANG", "de_DE")], TreeLetters::Ascii),
+            (&[("LANG", "C.UTF-8"), ("LC_ALL", "C")], TreeLetters::Ascii),
+            (
+                &[("LANG", "C"), ("LC_CTYPE", "C.UTF-8")],
+                TreeLetters::Unicode,
+            ),
+            (&[("LANG", "C.UTF-8"), ("LC_ALL", "")], TreeLetters::Unicode),
+        ] {
+            let mut caller = Invocation::in_folder(Path::new("/"));
+            let pairs = variables
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()));
+            caller.variables = pairs.collect();
+            assert_eq!(TreeLetters::of_caller(&caller), letters, "{variables:?}");
+        }
     }
 }

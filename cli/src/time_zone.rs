@@ -43,6 +43,20 @@ pub(crate) fn format_local_time(zone: &TimeZone, since_1970_ms: u64) -> Option<S
     )
 }
 
+/// A moment as that clock shows it, to the minute: `2026-11-22 21:04`.
+pub(crate) fn format_local_minute(zone: &TimeZone, since_1970_ms: u64) -> Option<String> {
+    let moment = whole_seconds(since_1970_ms)?;
+    let local = zone.to_datetime(moment);
+    Some(format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}",
+        local.year(),
+        local.month(),
+        local.day(),
+        local.hour(),
+        local.minute()
+    ))
+}
+
 /// The time to the second: nobody types more, and every text then has the same length.
 fn whole_seconds(since_1970_ms: u64) -> Option<Timestamp> {
     Timestamp::from_second(i64::try_from(since_1970_ms / 1000).ok()?).ok()

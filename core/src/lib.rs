@@ -12,6 +12,7 @@ pub mod id_set;
 pub mod identity;
 pub mod name;
 pub mod name_maker;
+pub mod outline;
 pub mod page;
 pub mod page_grid;
 pub mod positions;

@@ -18,6 +18,7 @@
 
 pub(crate) mod slots;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
@@ -288,6 +289,15 @@ impl Store {
             .iter()
             .any(|disk| disk.disk.image() == image)
             || self.inner.slots.lock_bases().contains_key(&image)
+    }
+
+    /// The images that somebody has attached, or writes to through others.
+    #[must_use]
+    pub fn attached_images(&self) -> BTreeSet<ImageId> {
+        let disks = self.inner.slots.attached_disks();
+        let images = disks.iter().map(|disk| disk.disk.image());
+        let bases: Vec<ImageId> = self.inner.slots.lock_bases().keys().copied().collect();
+        images.chain(bases).collect()
     }
 
     /// The time when the content of the disk that is attached as `image` last changed, in

@@ -442,7 +442,7 @@ impl World {
                 let places =
                     found[entry.start as usize..].chunks_exact_mut(self.chunk_len as usize);
                 for (nth, place) in (0..entry.len.div_ceil(self.chunk_len)).zip(places) {
-                    let id = first.advance_by(nth);
+                    let id = first.advance_by(if entry.is_repeat { 0 } else { nth });
                     place.copy_from_slice(
                         self.store()
                             .inner

@@ -84,6 +84,14 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Compressed bytes of the chunks that were new when each layer was written, as far as that was
+    /// noted. Cost: reads the usage history, which is bounded.
+    pub fn added_bytes(&self) -> Result<HashMap<LayerId, u64>, StoreError> {
+        Ok(self.journal_now().read_entries()?.added_by_layer())
+    }
+}
+
 impl UsageHistoryView<'_> {
     /// Every entry; from the copies if the records cannot be read.
     pub(crate) fn read_entries(self) -> Result<UsageEntries, StoreError> {

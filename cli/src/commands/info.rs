@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use serde::Serialize;
-use vellum_core::tree::NodeRef;
+use vellum_core::tree::{NodeForest, NodeRef};
 use vellum_store::Store;
 
 use crate::command_context::CommandContext;
@@ -12,7 +12,6 @@ use crate::description::NodeDescription;
 use crate::disk_argument::{DiskArgument, is_file_word};
 use crate::failure::{CommandFailure, Outcome};
 use crate::file_facts::FileFacts;
-use crate::forest::NodeForest;
 use crate::output::Render;
 use crate::output::page::TextPage;
 use crate::source_format::FileArgs;
@@ -106,10 +105,7 @@ fn node_info(store: &Store, node: NodeRef) -> Option<NodeInfo> {
         .machines()
         .machines_using(node.image_id())
         .filter(|_| matches!(node, NodeRef::Image(_)));
-    let children = plant
-        .children
-        .iter()
-        .filter_map(|child| forest.plants[*child].node);
+    let children = forest.nodes_above(plant);
     Some(NodeInfo {
         description: NodeDescription::from_tree_node(&tree, &forest, plant),
         origin: origin
@@ -124,7 +120,10 @@ fn node_info(store: &Store, node: NodeRef) -> Option<NodeInfo> {
         snapshots: snapshots
             .map(|snapshot| snapshot.name.to_string())
             .collect(),
-        children: children.map(|child| tree.display_name(child)).collect(),
+        children: children
+            .into_iter()
+            .map(|child| tree.display_name(child))
+            .collect(),
     })
 }
 
@@ -145,7 +144,7 @@ impl Render for NodeInfo {
             ("mode", description.mode),
             ("autoreset", autoreset),
             ("created", created.as_deref()),
-            ("stands on", description.parent.as_deref()),
+            ("stands on", description.stands_on.as_deref()),
             ("holds writes to", self.scratch_of.as_deref()),
             ("imported from", self.source_format.as_deref()),
         ];

@@ -3,13 +3,12 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_core::tree::{NodeRef, Tree};
+use vellum_core::tree::{NodeForest, NodeRef, Tree};
 
 use super::list_shape::ListShapeArgs;
 use crate::command_context::CommandContext;
 use crate::description::NodeDescription;
 use crate::failure::{CommandFailure, Outcome};
-use crate::forest::NodeForest;
 use crate::lookup;
 use crate::output::Render;
 use crate::output::page::TextPage;
@@ -125,16 +124,16 @@ impl Render for NodeListing {
         let columns = [
             Column::text_column("NAME"),
             Column::number_column("SIZE"),
-            Column::number_column("OWN DATA"),
-            Column::text_column("MODE"),
-            Column::number_column("SNAPSHOTS"),
-            Column::text_column("CREATED"),
-            Column::text_column("MARKS"),
+            Column::number_column("OWN DATA").giving_way(3),
+            Column::text_column("MODE").as_whole().giving_way(4),
+            Column::number_column("SNAPSHOTS").giving_way(1),
+            Column::text_column("CREATED").as_whole().giving_way(2),
+            Column::text_column("MARKS").as_prose(),
         ];
         let row = |row: &NodeRow| {
             let description = &row.description;
             vec![
-                description.display_title().to_owned(),
+                description.display_title(),
                 page.format_size(description.size),
                 page.format_size(description.own_bytes),
                 description.mode.unwrap_or_default().to_owned(),
@@ -143,7 +142,7 @@ impl Render for NodeListing {
                     .unwrap_or_default(),
                 description
                     .created
-                    .map(|created| page.format_time(created))
+                    .map(|created| page.format_minute(created))
                     .unwrap_or_default(),
                 description.pin_and_tags(),
             ]

@@ -12,8 +12,8 @@ use vellum_store::{Compression, MapEntry, Store, StoreError};
 use crate::command_context::CommandContext;
 use crate::disk_argument::{DiskArgument, is_file_word};
 use crate::failure::{CommandFailure, Outcome};
-use crate::output::EntryStream;
 use crate::output::table::Column;
+use crate::output::{EntryStream, OutputLayout};
 use crate::source_format::{self, FileArgs};
 
 /// Chunks whose names are asked for at once.
@@ -27,8 +27,8 @@ const RANGES: [Column; 5] = [
 ];
 const CHUNKS: [Column; 3] = [
     Column::number_column("START").with_width(14),
-    Column::number_column("LENGTH").with_width(7),
-    Column::text_column("BLAKE3"),
+    Column::number_column("LENGTH").with_width(7).giving_way(1),
+    Column::text_column("BLAKE3").with_width(64).as_whole(),
 ];
 
 /// Show which layer supplies each range, in bytes; of a file, which ranges it has
@@ -63,9 +63,21 @@ struct MapRange {
     compressed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     layer: Option<u64>,
-    /// The first chunk's id.
+    /// The first chunk's id. The others follow it, unless it is repeated.
     #[serde(skip_serializing_if = "Option::is_none")]
     chunk: Option<u64>,
+    /// True if all of the range is that one chunk, again and again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    repeated: bool,
+}
+
+/// What people are shown: a range goes on while layer and kind stay, whichever chunks are in it.
+struct RangeJoiner<'a> {
+    names: HashMap<LayerId, String>,
+    compressed: bool,
+    is_for_people: bool,
+    pending: Option<MapEntry>,
+    entries: EntryStream<'a>,
 }
 
 #[derive(Serialize)]
@@ -83,18 +95,23 @@ pub(super) fn run_map(
         return map_file(args, session);
     };
     let signals = session.signals.clone();
-    let names = layer_names(&store.tree());
-    let compressed = store.parameters().compression != Compression::None;
-    let mut entries = session
-        .output
-        .begin_entries(if args.hashes { &CHUNKS } else { &RANGES });
+    let is_for_people = session.output.layout == OutputLayout::Human;
+    let mut ranges = RangeJoiner {
+        names: layer_names(&store.tree()),
+        compressed: store.parameters().compression != Compression::None,
+        is_for_people,
+        pending: None,
+        entries: session
+            .output
+            .begin_entries(if args.hashes { &CHUNKS } else { &RANGES }),
+    };
     let mut shown = Ok(());
     let mapped = store.map(node, &mut |entry| {
         signals.fail_if_stopped()?;
         shown = if args.hashes {
-            show_chunks(&store, &mut entries, entry)
+            show_chunks(&store, &mut ranges.entries, entry)
         } else {
-            show_range(&mut entries, entry, &names, compressed)
+            ranges.add_range(entry)
         };
         // The store hears only that nobody wants more; the reason is in `shown`.
         if shown.is_err() {
@@ -105,7 +122,8 @@ pub(super) fn run_map(
     });
     shown?;
     mapped?;
-    entries.finish_entries()?;
+    ranges.show_pending()?;
+    ranges.entries.finish_entries()?;
     Ok(Outcome::Done)
 }
 
@@ -137,6 +155,7 @@ fn map_file(args: &Args, session: &mut CommandContext) -> Result<Outcome, Comman
             compressed: false,
             layer: None,
             chunk: None,
+            repeated: false,
         };
         let word = match kind {
             ExtentKind::Data => "data",
@@ -181,6 +200,29 @@ impl Args {
     }
 }
 
+impl RangeJoiner<'_> {
+    fn add_range(&mut self, entry: MapEntry) -> Result<(), CommandFailure> {
+        if let Some(pending) = &mut self.pending
+            && self.is_for_people
+            && pending.layer == entry.layer
+            && pending.first.is_some() == entry.first.is_some()
+        {
+            pending.len += entry.len;
+            return Ok(());
+        }
+        self.show_pending()?;
+        self.pending = Some(entry);
+        Ok(())
+    }
+
+    fn show_pending(&mut self) -> Result<(), CommandFailure> {
+        let Some(entry) = self.pending.take() else {
+            return Ok(());
+        };
+        show_range(&mut self.entries, entry, &self.names, self.compressed)
+    }
+}
+
 fn show_range(
     entries: &mut EntryStream,
     entry: MapEntry,
@@ -198,6 +240,7 @@ fn show_range(
         compressed: is_data && compressed,
         layer: entry.layer.map(|(_, layer)| layer.0),
         chunk: entry.first.map(|chunk| chunk.0),
+        repeated: entry.is_repeat,
     };
     let from = entry.layer.map(|(_, layer)| {
         names
@@ -231,7 +274,13 @@ fn show_chunks(
     let count = chunk_len.count_for(entry.len).0;
     let mut done = 0;
     while done < count {
-        let hashes = store.chunk_hashes(ChunkId(first.0 + done), (count - done).min(HASHES_MAX))?;
+        let wanted = (count - done).min(HASHES_MAX);
+        let hashes = if entry.is_repeat {
+            let one = store.chunk_hashes(first, 1)?;
+            one.repeat(wanted as usize)
+        } else {
+            store.chunk_hashes(ChunkId(first.0 + done), wanted)?
+        };
         for (nth, hash) in (done..).zip(&hashes) {
             let start = entry.start + nth * chunk_len.byte_len();
             let chunk = ChunkRow {

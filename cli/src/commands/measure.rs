@@ -457,7 +457,7 @@ impl Render for MeasureSummary {
             page.format_size(self.logical_bytes),
             page.format_size(self.nonzero_bytes),
         );
-        page.write_line(format!(
+        page.write_prose(format!(
             "{}, {logical}: {data} not zero, all read and hashed",
             format_count(self.files, "disk")
         ))?;
@@ -472,22 +472,22 @@ impl Render for MeasureSummary {
         };
         page.write_line("")?;
         page.write_line(format!(
-            "recommended, about {} on disk: {}",
-            page.format_size(advice.disk_bytes),
-            advice.command
+            "recommended, about {} on disk:",
+            page.format_size(advice.disk_bytes)
         ))?;
+        page.write_line(format!("  {}", advice.command))?;
         advice
             .reasons
             .iter()
-            .try_for_each(|reason| page.write_line(format!("  {reason}")))?;
+            .try_for_each(|reason| page.write_prose(format!("  {reason}")))?;
         if let Some(parity) = self.parity.first() {
             let (share, more) = (parity.percent, page.format_size(parity.disk_bytes));
-            page.write_line(format!(
+            page.write_prose(format!(
                 "  --parity {share}%: takes about {more} more, and heals damaged and lost files"
             ))?;
         }
         if let Some(kept_back) = self.kept_back_bytes {
-            page.write_line(format!(
+            page.write_prose(format!(
                 "  a new store keeps {} back besides, so that a full disk can be emptied",
                 page.format_size(kept_back)
             ))?;
@@ -504,15 +504,19 @@ impl MeasureSummary {
             .any(|length| length.in_store_bytes.is_some());
         let mut columns = vec![
             Column::text_column("CHUNK"),
-            Column::number_column("SAME PLACE"),
-            Column::number_column("BY CONTENT"),
+            Column::number_column("SAME PLACE").giving_way(4),
+            Column::number_column("BY CONTENT").giving_way(5),
         ];
         columns.extend(with_store.then(|| Column::number_column("IN STORE")));
-        columns.extend(
-            ["UNIQUE", "COMPRESSED", "METADATA", "ON DISK", "±", "MEMORY"]
-                .map(Column::number_column),
-        );
-        columns.push(Column::text_column("NOTE"));
+        columns.extend([
+            Column::number_column("UNIQUE").giving_way(6),
+            Column::number_column("COMPRESSED").giving_way(3),
+            Column::number_column("METADATA").giving_way(1),
+            Column::number_column("ON DISK"),
+            Column::number_column("±"),
+            Column::number_column("MEMORY").giving_way(2),
+            Column::text_column("NOTE").as_prose(),
+        ]);
         let row = |length: &ShownLength| {
             let mut cells = vec![
                 page.format_size(length.chunk_size),
@@ -561,7 +565,7 @@ impl MeasureSummary {
         } else {
             format!(", ± {reach} or less")
         };
-        page.write_line(format!(
+        page.write_prose(format!(
             "on disk with chunks of {}, by frame and compression{range}",
             page.format_size(self.compressions[0].chunk_size)
         ))?;
@@ -573,7 +577,10 @@ impl MeasureSummary {
             .map(|way| way.compression.as_str())
             .collect();
         let columns: Vec<Column> = std::iter::once(Column::text_column("FRAME"))
-            .chain(ways.iter().map(|_| Column::number_column("")))
+            .chain((1..=ways.len()).rev().map(|rank| {
+                // The slowest gives way first.
+                Column::number_column("").giving_way(u8::try_from(rank).unwrap_or(u8::MAX))
+            }))
             .collect();
         let title = std::iter::once("FRAME".to_owned())
             .chain(ways.iter().map(|way| (*way).to_owned()))

@@ -3,13 +3,12 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_core::tree::{NodeRef, Tree};
+use vellum_core::tree::{NodeForest, NodeRef, Tree};
 use vellum_store::Store;
 
 use super::report;
 use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
-use crate::forest::NodeForest;
 use crate::output::Render;
 use crate::output::page::TextPage;
 
@@ -158,17 +157,14 @@ fn node_names(tree: &Tree, nodes: &[NodeRef]) -> Vec<String> {
     nodes.iter().map(|node| tree.display_name(*node)).collect()
 }
 
-/// The direct children of `gone` that are not among it.
+/// What stands on `gone` and is not among it.
 fn standing_on(tree: &Tree, gone: &[NodeRef]) -> Vec<NodeRef> {
     let forest = NodeForest::from_tree(tree);
     let above = gone
         .iter()
         .filter_map(|node| forest.find_node(*node))
-        .flat_map(|plant| &plant.children);
-    let mut kept: Vec<NodeRef> = above
-        .filter_map(|child| forest.plants[*child].node)
-        .filter(|node| !gone.contains(node))
-        .collect();
+        .flat_map(|plant| forest.nodes_above(plant));
+    let mut kept: Vec<NodeRef> = above.filter(|node| !gone.contains(node)).collect();
     kept.sort_unstable();
     kept.dedup();
     kept

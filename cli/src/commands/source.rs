@@ -414,7 +414,7 @@ impl Render for SourceListing {
             let columns = [
                 Column::text_column("KIND"),
                 Column::text_column("PLACE"),
-                Column::text_column("NOTES"),
+                Column::text_column("NOTES").as_prose(),
             ];
             let row = |shown: &ShownSource| {
                 vec![

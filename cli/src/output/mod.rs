@@ -10,17 +10,20 @@ mod screen;
 pub(crate) mod table;
 pub(crate) mod time;
 mod units;
+pub(crate) mod width;
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 
 use clap::ValueEnum;
 use jiff::tz::TimeZone;
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 use crate::failure::CommandFailure;
 use crate::invocation::Stream;
 use page::TextPage;
-use table::Column;
+use table::{Column, TableLayout};
+use width::PageWidth;
 
 pub(crate) use units::Units;
 
@@ -50,6 +53,7 @@ pub(crate) struct Output {
     /// The time zone in which people are shown times.
     pub(crate) zone: TimeZone,
     writer: BufWriter<Stream>,
+    width: PageWidth,
 }
 
 /// A message among others on a stream of JSON lines.
@@ -74,12 +78,14 @@ impl Output {
             quiet,
             zone,
             writer: BufWriter::new(stream.clone()),
+            width: page_width(stream),
         }
     }
 
     /// Sends answers to `stream` from now on: the usual one carries an image.
     pub(crate) fn divert_to(&mut self, stream: &Stream) {
         self.writer = BufWriter::new(stream.clone());
+        self.width = page_width(stream);
     }
 
     /// Shows what has a form already.
@@ -91,7 +97,8 @@ impl Output {
     pub(crate) fn print_answer<T: Render>(&mut self, answer: &T) -> Result<(), CommandFailure> {
         match self.layout {
             OutputLayout::Human => {
-                answer.render_page(&mut TextPage::new(&mut self.writer, self.units, &self.zone))?;
+                let (writer, zone) = (&mut self.writer, &self.zone);
+                answer.render_page(&mut TextPage::new(writer, self.units, zone, self.width))?;
             }
             OutputLayout::Json => json_line(&mut self.writer, answer)?,
             OutputLayout::JsonPretty => {
@@ -136,10 +143,11 @@ impl Output {
 
     /// Begins an answer of many entries, which are shown as they come: lines with columns, or a
     /// JSON array.
-    pub(crate) fn begin_entries<'a>(&'a mut self, columns: &'a [Column]) -> EntryStream<'a> {
+    pub(crate) fn begin_entries(&mut self, columns: &[Column]) -> EntryStream<'_> {
+        let layout = TableLayout::fit_stream(columns, self.width);
         EntryStream {
             output: self,
-            columns,
+            layout,
             count: 0,
         }
     }
@@ -153,7 +161,7 @@ impl Output {
 /// An answer of many entries.
 pub(crate) struct EntryStream<'a> {
     output: &'a mut Output,
-    columns: &'a [Column],
+    layout: TableLayout,
     count: u64,
 }
 
@@ -175,9 +183,9 @@ impl EntryStream<'_> {
             return Ok(());
         }
         if first {
-            table::write_header(writer, self.columns)?;
+            self.layout.write_header(writer)?;
         }
-        Ok(table::write_row(writer, self.columns, cells)?)
+        Ok(self.layout.write_row(writer, None, cells)?)
     }
 
     /// Ends the answer; says how many entries there were.
@@ -187,6 +195,23 @@ impl EntryStream<'_> {
             self.output.writer.write_all(end)?;
         }
         Ok(self.count)
+    }
+}
+
+/// The width of the terminal that `stream` is, or of a page.
+fn page_width(stream: &Stream) -> PageWidth {
+    let file = stream.file();
+    if !file.is_terminal() {
+        return PageWidth::USUAL;
+    }
+    let told = tcgetwinsize(file).map_or(0, |size| usize::from(size.ws_col));
+    PageWidth {
+        columns: if told == 0 {
+            PageWidth::USUAL.columns
+        } else {
+            told
+        },
+        is_terminal: true,
     }
 }
 

@@ -5,9 +5,10 @@ use std::io::{self, Write};
 use jiff::tz::TimeZone;
 
 use super::escape::escape_invisible;
-use super::table::{self, Column};
+use super::table::{Column, RowLead, TableLayout};
 use super::time::{self, Rfc3339Time};
 use super::units::Units;
+use super::width::{PageWidth, fold_text};
 use crate::time_zone;
 
 /// Room for the names of fields, so that their values stand below each other.
@@ -18,14 +19,21 @@ pub(crate) struct TextPage<'a> {
     writer: &'a mut dyn Write,
     units: Units,
     zone: &'a TimeZone,
+    width: PageWidth,
 }
 
 impl<'a> TextPage<'a> {
-    pub(crate) fn new(writer: &'a mut dyn Write, units: Units, zone: &'a TimeZone) -> Self {
+    pub(crate) fn new(
+        writer: &'a mut dyn Write,
+        units: Units,
+        zone: &'a TimeZone,
+        width: PageWidth,
+    ) -> Self {
         Self {
             writer,
             units,
             zone,
+            width,
         }
     }
 
@@ -34,10 +42,31 @@ impl<'a> TextPage<'a> {
         writeln!(self.writer, "{}", escape_invisible(text.as_ref()))
     }
 
-    /// A name and its value.
+    /// A sentence that on a terminal goes on in further lines, indented as its first one is.
+    pub(crate) fn write_prose(&mut self, text: impl AsRef<str>) -> io::Result<()> {
+        let text = text.as_ref();
+        let indent = text.len() - text.trim_start().len();
+        self.write_folded(&text[..indent], &" ".repeat(indent + 2), &text[indent..])
+    }
+
+    /// A name and its value, which on a terminal goes on in further lines.
     pub(crate) fn write_field(&mut self, name: &str, value: impl AsRef<str>) -> io::Result<()> {
-        let label = format!("{name}:");
-        self.write_line(format!("{label:FIELD_WIDTH$} {}", value.as_ref()))
+        let label = format!("{:FIELD_WIDTH$} ", format!("{name}:"));
+        let further = " ".repeat(label.len());
+        self.write_folded(&label, &further, value.as_ref())
+    }
+
+    fn write_folded(&mut self, first: &str, further: &str, text: &str) -> io::Result<()> {
+        let text = escape_invisible(text);
+        if !self.width.is_terminal {
+            return self.write_line(format!("{first}{text}"));
+        }
+        let room = self.width.columns.saturating_sub(further.len());
+        let lines = fold_text(&text, room.max(1), true);
+        lines.iter().enumerate().try_for_each(|(nth, line)| {
+            let lead = if nth == 0 { first } else { further };
+            writeln!(self.writer, "{}", format!("{lead}{line}").trim_end())
+        })
     }
 
     /// Rows below a header; columns are as wide as what stands in them.
@@ -46,9 +75,21 @@ impl<'a> TextPage<'a> {
         columns: &[Column],
         rows: &[Vec<String>],
     ) -> io::Result<()> {
-        let columns = table::fit_columns(columns, rows);
-        table::write_header(self.writer, &columns)?;
-        self.write_rows(&columns, rows)
+        self.write_tree_table(columns, &[], rows)
+    }
+
+    /// The same, with lines before the first cell of each row.
+    pub(crate) fn write_tree_table(
+        &mut self,
+        columns: &[Column],
+        leads: &[RowLead],
+        rows: &[Vec<String>],
+    ) -> io::Result<()> {
+        let layout = TableLayout::fit_rows(columns, leads, rows, self.width);
+        layout.write_header(self.writer)?;
+        rows.iter()
+            .enumerate()
+            .try_for_each(|(nth, row)| layout.write_row(self.writer, leads.get(nth), row))
     }
 
     /// Rows without a header; columns are as wide as what stands in them.
@@ -57,15 +98,22 @@ impl<'a> TextPage<'a> {
         columns: &[Column],
         rows: &[Vec<String>],
     ) -> io::Result<()> {
-        let columns = table::fit_columns(columns, rows);
+        let layout = TableLayout::fit_rows(columns, &[], rows, self.width);
         rows.iter()
-            .try_for_each(|row| table::write_row(self.writer, &columns, row))
+            .try_for_each(|row| layout.write_row(self.writer, None, row))
     }
 
     /// `moment` as the person's clock shows it.
     pub(crate) fn format_time(&self, moment: Rfc3339Time) -> String {
         let since_1970_ms = moment.since_1970_ms;
         time_zone::format_local_time(self.zone, since_1970_ms)
+            .unwrap_or_else(|| time::format_utc(since_1970_ms))
+    }
+
+    /// The same to the minute, for tables.
+    pub(crate) fn format_minute(&self, moment: Rfc3339Time) -> String {
+        let since_1970_ms = moment.since_1970_ms;
+        time_zone::format_local_minute(self.zone, since_1970_ms)
             .unwrap_or_else(|| time::format_utc(since_1970_ms))
     }
 

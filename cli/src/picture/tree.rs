@@ -1,17 +1,16 @@
-//! A picture of the image tree: the origin of each image, which of them are written to, and the
-//! bytes that each holds alone and with others.
-//!
-//! An image stays in the column of its snapshots, so that a thousand of them are no wider than one;
-//! an image that was made from one of them leaves the column to the right.
+//! A picture of the image tree: the same lines as those of the text, from top to bottom, and the
+//! bytes that each image and snapshot holds alone and with others.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
-use vellum_store::report::NodeUsage;
+use vellum_core::outline::OutlineRow;
+use vellum_store::report::{NodeUsage, SpaceReport};
 
 use super::folding::{self, FoldedRow};
 use super::number_of;
 use super::svg::{HorizontalPosition, Picture, Shapes, percent_of};
 use crate::output::Units;
+use crate::report::labels::item_title;
 
 /// Images and snapshots that are drawn one by one: about three screens.
 const SHOWN_MAX: usize = 48;
@@ -37,24 +36,30 @@ const LEGEND: [(&str, &str); 4] = [
     ("others", "with other images"),
 ];
 
-/// A node in the tree, in the order of drawing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct NodePosition {
-    node: usize,
-    depth: usize,
-    /// True if it goes on in the column of its parent.
-    is_trunk: bool,
+/// The tree while it is drawn: a report, the lines of it that are wanted, and their rows.
+struct DrawnTree<'a> {
+    report: &'a SpaceReport,
+    lines: &'a [OutlineRow],
+    units: Units,
+    /// The bytes of the node that holds most.
+    most: u64,
 }
 
-/// The picture of `nodes`, which are parents before children.
-pub(crate) fn draw_node_tree(nodes: &[NodeUsage], units: Units) -> Picture {
-    let places = node_positions(nodes);
-    let weights: Vec<_> = places
+/// The picture of `lines`, which are all lines of the report's outline or a tree of them.
+pub(crate) fn draw_node_tree(report: &SpaceReport, lines: Range<usize>, units: Units) -> Picture {
+    let tree = DrawnTree {
+        report,
+        lines: &report.outline[lines.clone()],
+        units,
+        most: report.nodes.iter().map(held_bytes).max().unwrap_or(0),
+    };
+    let weights: Vec<_> = tree
+        .lines
         .iter()
-        .map(|place| node_weight(&nodes[place.node]))
+        .map(|line| tree.line_weight(line))
         .collect();
     let rows = folding::folded_rows(&weights, SHOWN_MAX);
-    let tops = row_tops(&rows, &places, FIRST_TOP);
+    let tops = row_tops(&rows, tree.lines.len(), FIRST_TOP);
     let mut shapes = Shapes::default();
     shapes.add_legend(0, &LEGEND);
     shapes.add_text(
@@ -63,28 +68,20 @@ pub(crate) fn draw_node_tree(nodes: &[NodeUsage], units: Units) -> Picture {
         FIRST_TOP - 8,
         "deleting it frees",
     );
-    draw_links(&mut shapes, nodes, &places, &tops);
-    let most = nodes.iter().map(held_bytes).max().unwrap_or(0);
+    tree.draw_links(&mut shapes, lines.start, &tops);
     let mut bottom = FIRST_TOP;
     for row in &rows {
         bottom += match *row {
-            FoldedRow::One(nth) => show_node(
-                &mut shapes,
-                &nodes[places[nth].node],
-                places[nth],
-                bottom,
-                most,
-                units,
-            ),
+            FoldedRow::One(nth) => tree.show_line(&mut shapes, &tree.lines[nth], bottom),
             FoldedRow::Folded(start, end) => {
-                show_folded(&mut shapes, nodes, &places[start..end], bottom, units)
+                tree.show_folded(&mut shapes, &tree.lines[start..end], bottom)
             }
         };
     }
     Picture {
         id: "tree".to_owned(),
         title: "Image tree".to_owned(),
-        description: describe_tree(nodes, &rows),
+        description: tree.describe(&rows),
         height: bottom,
         shapes,
     }
@@ -92,39 +89,6 @@ pub(crate) fn draw_node_tree(nodes: &[NodeUsage], units: Units) -> Picture {
 
 /// Below the legend and the headings.
 const FIRST_TOP: u32 = 68;
-
-fn describe_tree(nodes: &[NodeUsage], rows: &[FoldedRow]) -> String {
-    let snapshots = nodes.iter().filter(|node| node.is_snapshot).count();
-    let shown = rows
-        .iter()
-        .filter(|row| matches!(row, FoldedRow::One(_)))
-        .count();
-    let counts = format!(
-        "{} and {}",
-        number_of(nodes.len() - snapshots, "image"),
-        number_of(snapshots, "snapshot")
-    );
-    let folded = match nodes.len() - shown {
-        0 => String::new(),
-        folded => format!(" {folded} of them are folded into lines of their own."),
-    };
-    format!(
-        "{counts}: a line goes from each to what was made from it, and a bar shows the stored \
-         bytes that it holds.{folded}"
-    )
-}
-
-/// Images before snapshots; among them what holds most alone, then what is longest in the list.
-fn node_weight(node: &NodeUsage) -> (bool, u64) {
-    (
-        !node.is_snapshot,
-        if node.is_snapshot {
-            node.exclusive
-        } else {
-            held_bytes(node)
-        },
-    )
-}
 
 fn held_bytes(node: &NodeUsage) -> u64 {
     [
@@ -136,69 +100,9 @@ fn held_bytes(node: &NodeUsage) -> u64 {
     .fold(node.exclusive, |sum, more| sum.saturating_add(*more))
 }
 
-/// The nodes in the order of drawing.
-fn node_positions(nodes: &[NodeUsage]) -> Vec<NodePosition> {
-    let mut children: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
-    for (nth, node) in nodes.iter().enumerate() {
-        // A node that does not stand before it in the list cannot be its parent: no circle,
-        // whatever the figures say.
-        children
-            .entry(node.parent.filter(|parent| *parent < nth))
-            .or_default()
-            .push(nth);
-    }
-    let roots = children.remove(&None).unwrap_or_default();
-    let mut waiting: Vec<NodePosition> = roots
-        .into_iter()
-        .rev()
-        .map(|node| NodePosition {
-            node,
-            depth: 0,
-            is_trunk: false,
-        })
-        .collect();
-    let mut places = Vec::with_capacity(nodes.len());
-    while let Some(place) = waiting.pop() {
-        places.push(place);
-        let Some(children) = children.remove(&Some(place.node)) else {
-            continue;
-        };
-        let trunk = trunk_child(nodes, place.node, &children);
-        waiting.extend(trunk.map(|node| NodePosition {
-            node,
-            depth: place.depth,
-            is_trunk: true,
-        }));
-        let branches = children
-            .into_iter()
-            .rev()
-            .filter(|child| Some(*child) != trunk);
-        waiting.extend(branches.map(|node| NodePosition {
-            node,
-            depth: place.depth + 1,
-            is_trunk: false,
-        }));
-    }
-    places
-}
-
-/// The child that goes on in the column: the last of the same image, else the last of all.
-fn trunk_child(nodes: &[NodeUsage], parent: usize, children: &[usize]) -> Option<usize> {
-    let image = |node: usize| image_of(&nodes[node].name);
-    let same = children
-        .iter()
-        .rev()
-        .find(|child| image(**child) == image(parent));
-    same.or(children.last()).copied()
-}
-
-fn image_of(name: &str) -> &str {
-    name.split_once('@').map_or(name, |(image, _)| image)
-}
-
-/// The top of each place's row, by place.
-fn row_tops(rows: &[FoldedRow], places: &[NodePosition], first: u32) -> Vec<(u32, u32)> {
-    let mut tops = vec![(0, 0); places.len()];
+/// Top and height of the row that each of `count` lines is in.
+fn row_tops(rows: &[FoldedRow], count: usize, first: u32) -> Vec<(u32, u32)> {
+    let mut tops = vec![(0, 0); count];
     let mut top = first;
     for row in rows {
         let (range, height) = match *row {
@@ -211,95 +115,162 @@ fn row_tops(rows: &[FoldedRow], places: &[NodePosition], first: u32) -> Vec<(u32
     tops
 }
 
-/// Lines from each thing to what it was made from, under everything else.
-fn draw_links(
-    shapes: &mut Shapes,
-    nodes: &[NodeUsage],
-    places: &[NodePosition],
-    tops: &[(u32, u32)],
-) {
-    let mut place_of = vec![0; nodes.len()];
-    places
-        .iter()
-        .enumerate()
-        .for_each(|(nth, place)| place_of[place.node] = nth);
-    let middle = |nth: usize| tops[nth].0 + if tops[nth].1 == NODE_HEIGHT { 12 } else { 13 };
-    let mut drawn = None;
-    for (nth, place) in places.iter().enumerate() {
-        let Some(parent) = nodes[place.node]
-            .parent
-            .filter(|parent| *parent < place.node)
-        else {
-            continue;
+impl DrawnTree<'_> {
+    fn node(&self, line: &OutlineRow) -> Option<&NodeUsage> {
+        self.report.nodes.get(line.item)
+    }
+
+    /// Images before snapshots and bases; among them what holds most alone, then what is longest
+    /// in the list.
+    fn line_weight(&self, line: &OutlineRow) -> (bool, u64) {
+        let Some(node) = self.node(line) else {
+            return (false, 0);
         };
-        let parent = place_of[parent];
-        let (from, to) = (
-            (column_x(places[parent].depth), middle(parent)),
-            (column_x(place.depth), middle(nth)),
-        );
-        // Those in one folded row share their lines.
-        if from == to || drawn.replace((from, to)) == Some((from, to)) {
-            continue;
-        }
-        shapes.add_line("link", from, (from.0, to.1));
-        if !place.is_trunk {
+        let held = if node.is_snapshot {
+            node.exclusive
+        } else {
+            held_bytes(node)
+        };
+        (!node.is_snapshot, held)
+    }
+
+    /// `2 images, 3 snapshots` among `lines`, of each kind that is there.
+    fn count_kinds(&self, lines: &[OutlineRow]) -> String {
+        let count = |wanted: &dyn Fn(Option<&NodeUsage>) -> bool| {
+            lines.iter().filter(|line| wanted(self.node(line))).count()
+        };
+        let kinds = [
+            (
+                count(&|node| node.is_some_and(|node| !node.is_snapshot)),
+                "image",
+            ),
+            (
+                count(&|node| node.is_some_and(|node| node.is_snapshot)),
+                "snapshot",
+            ),
+            (count(&|node| node.is_none()), "shared base"),
+        ];
+        let there = kinds.into_iter().filter(|(count, _)| *count > 0);
+        there
+            .map(|(count, kind)| number_of(count, kind))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
+    fn describe(&self, rows: &[FoldedRow]) -> String {
+        let shown = rows
+            .iter()
+            .filter(|row| matches!(row, FoldedRow::One(_)))
+            .count();
+        let folded = match self.lines.len() - shown {
+            0 => String::new(),
+            folded => format!(" {folded} of them are folded into lines of their own."),
+        };
+        format!(
+            "{}: below each image hang its snapshots, and below those what was made from them; a \
+             bar shows the stored bytes that each holds.{folded}",
+            self.count_kinds(self.lines)
+        )
+    }
+
+    /// Draws lines from each to what it hangs from, under everything else. The first of the lines
+    /// that are drawn is the report's line `start`.
+    fn draw_links(&self, shapes: &mut Shapes, start: usize, tops: &[(u32, u32)]) {
+        let middle = |nth: usize| tops[nth].0 + if tops[nth].1 == NODE_HEIGHT { 12 } else { 13 };
+        let mut drawn = None;
+        for (nth, line) in self.lines.iter().enumerate() {
+            let Some(above) = line.hangs_from.and_then(|above| above.checked_sub(start)) else {
+                continue;
+            };
+            let (from, to) = (
+                (column_x(self.lines[above].depth), middle(above)),
+                (column_x(line.depth), middle(nth)),
+            );
+            // Those in one folded row share their lines.
+            if from == to || drawn.replace((from, to)) == Some((from, to)) {
+                continue;
+            }
+            shapes.add_line("link", from, (from.0, to.1));
             shapes.add_line("link", (from.0, to.1), to);
         }
+    }
+
+    fn show_line(&self, shapes: &mut Shapes, line: &OutlineRow, top: u32) -> u32 {
+        let (x, taken) = (column_x(line.depth), 2 * line.depth.min(DEPTH_MAX));
+        let node = self.node(line);
+        let knot = match node {
+            Some(node) if !node.is_snapshot => "knot",
+            Some(_) => "knot still",
+            None => "knot folded",
+        };
+        shapes.add_circle(knot, x, top + 12, if node.is_some() { 5 } else { 4 });
+        shapes.add_name(
+            "",
+            HorizontalPosition::at_pixels(x + 12),
+            top + 16,
+            NAME_COLUMNS - taken,
+            &item_title(self.report, line.item),
+        );
+        shapes.add_name(
+            "quiet",
+            HorizontalPosition::at_pixels(x + 12),
+            top + 32,
+            DETAIL_COLUMNS - taken,
+            &self.detail(line),
+        );
+        if let Some(node) = node {
+            let freed = self.units.format_bytes(node.exclusive);
+            shapes.add_text("end", HorizontalPosition::END, top + 16, &freed);
+            draw_bars(shapes, node, top + 23, self.most, self.units);
+        }
+        NODE_HEIGHT
+    }
+
+    /// Kind and length, and what it stands on where the drawing does not show that.
+    fn detail(&self, line: &OutlineRow) -> String {
+        let (kind, len) = match self.node(line) {
+            Some(node) if node.is_snapshot => ("snapshot", node.logical),
+            Some(node) => (node.mode, node.logical),
+            None => {
+                let base = self.report.bases.get(line.item - self.report.nodes.len());
+                ("no name", base.map_or(0, |base| base.logical))
+            }
+        };
+        let below = line
+            .stands_on
+            .and_then(|below| self.report.outline.get(below));
+        let on = below
+            .filter(|_| line.stands_elsewhere)
+            .map(|below| format!(", on {}", item_title(self.report, below.item)));
+        format!(
+            "{kind}, {}{}",
+            self.units.format_bytes(len),
+            on.unwrap_or_default()
+        )
+    }
+
+    fn show_folded(&self, shapes: &mut Shapes, folded: &[OutlineRow], top: u32) -> u32 {
+        let x = column_x(folded.iter().map(|line| line.depth).min().unwrap_or(0));
+        let alone = folded
+            .iter()
+            .filter_map(|line| self.node(line))
+            .fold(0_u64, |sum, node| sum.saturating_add(node.exclusive));
+        shapes.add_circle("knot folded", x, top + 13, 4);
+        shapes.add_text(
+            "quiet",
+            HorizontalPosition::at_pixels(x + 12),
+            top + 17,
+            &format!("{} more", self.count_kinds(folded)),
+        );
+        let alone = self.units.format_bytes(alone);
+        shapes.add_text("quiet end", HorizontalPosition::END, top + 17, &alone);
+        FOLDED_HEIGHT
     }
 }
 
 fn column_x(depth: usize) -> i32 {
     let depth = i32::try_from(depth.min(DEPTH_MAX)).expect("it is small");
     MARGIN + STEP * depth
-}
-
-fn show_node(
-    shapes: &mut Shapes,
-    node: &NodeUsage,
-    place: NodePosition,
-    top: u32,
-    most: u64,
-    units: Units,
-) -> u32 {
-    let (x, taken) = (column_x(place.depth), 2 * place.depth.min(DEPTH_MAX));
-    shapes.add_circle(
-        if node.is_snapshot {
-            "knot still"
-        } else {
-            "knot"
-        },
-        x,
-        top + 12,
-        5,
-    );
-    shapes.add_name(
-        "",
-        HorizontalPosition::at_pixels(x + 12),
-        top + 16,
-        NAME_COLUMNS - taken,
-        &node.name,
-    );
-    shapes.add_text(
-        "end",
-        HorizontalPosition::END,
-        top + 16,
-        &units.format_bytes(node.exclusive),
-    );
-    let kind = if node.is_snapshot {
-        "snapshot"
-    } else {
-        node.mode
-    };
-    let detail = format!("{kind}, {}", units.format_bytes(node.logical));
-    shapes.add_name(
-        "quiet",
-        HorizontalPosition::at_pixels(x + 12),
-        top + 32,
-        DETAIL_COLUMNS - taken,
-        &detail,
-    );
-    draw_bars(shapes, node, top + 23, most, units);
-    NODE_HEIGHT
 }
 
 /// Draws the bytes that a node holds, in the four ways of holding, to the scale of the node that
@@ -337,81 +308,64 @@ fn draw_bars(shapes: &mut Shapes, node: &NodeUsage, top: u32, most: u64, units: 
     }
 }
 
-fn show_folded(
-    shapes: &mut Shapes,
-    nodes: &[NodeUsage],
-    folded: &[NodePosition],
-    top: u32,
-    units: Units,
-) -> u32 {
-    let x = column_x(folded.iter().map(|place| place.depth).min().unwrap_or(0));
-    let snapshots = folded
-        .iter()
-        .filter(|place| nodes[place.node].is_snapshot)
-        .count();
-    let images = folded.len() - snapshots;
-    let counts = [(snapshots, "snapshot"), (images, "image")]
-        .into_iter()
-        .filter(|(count, _)| *count > 0);
-    let counts: Vec<String> = counts.map(|(count, what)| number_of(count, what)).collect();
-    let alone = folded.iter().fold(0_u64, |sum, place| {
-        sum.saturating_add(nodes[place.node].exclusive)
-    });
-    shapes.add_circle("knot folded", x, top + 13, 4);
-    shapes.add_text(
-        "quiet",
-        HorizontalPosition::at_pixels(x + 12),
-        top + 17,
-        &format!("{} more", counts.join(", ")),
-    );
-    shapes.add_text(
-        "quiet end",
-        HorizontalPosition::END,
-        top + 17,
-        &units.format_bytes(alone),
-    );
-    FOLDED_HEIGHT
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::report::sample;
 
-    fn drawn(nodes: &[NodeUsage]) -> Vec<String> {
-        node_positions(nodes)
-            .iter()
-            .map(|place| format!("{}{}", "  ".repeat(place.depth), nodes[place.node].name))
+    fn drawn(report: &SpaceReport) -> Vec<String> {
+        let title = |line: &OutlineRow| item_title(report, line.item);
+        let lines = report.outline.iter();
+        lines
+            .map(|line| format!("{}{}", "  ".repeat(line.depth), title(line)))
             .collect()
     }
 
+    fn draw_all(report: &SpaceReport) -> Picture {
+        draw_node_tree(report, 0..report.outline.len(), Units::Iec)
+    }
+
     #[test]
-    fn an_image_goes_on_in_the_column_of_its_snapshots() {
-        let nodes = sample::sample_nodes(&[
+    fn an_image_carries_its_snapshots_and_they_what_was_made_from_them() {
+        let report = sample::report_of(&[
             ("web@a", None),
             ("side", Some(0)),
             ("web@b", Some(0)),
             ("web", Some(2)),
             ("alone", None),
         ]);
-        assert_eq!(drawn(&nodes), ["web@a", "  side", "web@b", "web", "alone"]);
+        assert_eq!(
+            drawn(&report),
+            ["web", "  web@a", "    side", "  web@b", "alone"]
+        );
+    }
+
+    /// Names in a picture stand in their lines' columns, so the links can be read back from it.
+    #[test]
+    fn a_part_is_drawn_like_the_whole() {
+        let report = sample::report_of(&[
+            ("alone", None),
+            ("web@a", None),
+            ("web", Some(1)),
+            ("side", Some(1)),
+        ]);
+        let picture = draw_node_tree(&report, 1..4, Units::Iec).standalone_svg();
+        assert!(!picture.contains("alone,"), "{picture}");
+        assert!(picture.contains("2 images, 1 snapshot"), "{picture}");
+        assert_eq!(picture.matches("class=\"link\"").count(), 4, "{picture}");
     }
 
     #[test]
     fn a_parent_that_is_none_draws_no_circle() {
-        let nodes = sample::sample_nodes(&[("a", Some(1)), ("b", Some(1)), ("c", Some(99))]);
-        assert_eq!(drawn(&nodes), ["a", "b", "c"]);
-        assert!(
-            draw_node_tree(&nodes, Units::Iec)
-                .standalone_svg()
-                .contains("3 images and 0 snapshots")
-        );
+        let report = sample::report_of(&[("a", Some(1)), ("b", Some(1)), ("c", Some(99))]);
+        assert_eq!(report.outline.len(), 3);
+        assert!(draw_all(&report).standalone_svg().contains("3 images"));
     }
 
     #[test]
     fn ten_thousand_snapshots_are_no_larger_than_what_is_looked_at() {
         let report = sample::large_report(10_000);
-        let picture = draw_node_tree(&report.nodes, Units::Iec);
+        let picture = draw_all(&report);
         assert!(picture.height < 100 * NODE_HEIGHT, "{}", picture.height);
         assert!(
             picture.standalone_svg().len() < 100 << 10,

@@ -1,13 +1,16 @@
 //! A report as one JSON document: every size in bytes, every name stable. New fields may come, old
 //! ones stay.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use vellum_store::report::{
     AttributionRow, ChangeStrip, Growth, GuestFreeSpace, HistogramBucket, NodeUsage, Overlap,
-    SharedChunk, SpaceReport, StoreTotals, UncountedItem,
+    SharedBase, SharedChunk, SpaceReport, StoreTotals, UncountedItem,
 };
 
-use super::{ReportPart, holders};
+use super::{ReportPart, holders, labels};
+use crate::description::base_id;
 use crate::output::page::ratio_of;
 use crate::output::time::format_utc;
 
@@ -22,6 +25,9 @@ pub(crate) struct Document<'a> {
     totals: Option<TotalsRecord>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nodes: Option<Vec<NodeRecord<'a>>>,
+    /// What several of them stand on although it has no name: with the nodes, if there is any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bases: Vec<BaseRecord<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attribution: Option<Vec<AttributionRecord<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,7 +71,8 @@ struct TotalsRecord {
 struct NodeRecord<'a> {
     name: &'a str,
     kind: &'static str,
-    parent: Option<&'a str>,
+    /// Name or, of a base, id of what it stands on.
+    parent: Option<Cow<'a, str>>,
     mode: &'static str,
     created: String,
     own_layers: u64,
@@ -77,6 +84,15 @@ struct NodeRecord<'a> {
     shared_lineage_bytes: u64,
     shared_siblings_bytes: u64,
     shared_others_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct BaseRecord<'a> {
+    id: String,
+    parent: Option<Cow<'a, str>>,
+    shared_by: &'a [String],
+    logical_bytes: u64,
+    added_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -181,10 +197,17 @@ impl<'a> Document<'a> {
             taken: format_utc(report.taken_ms),
             totals: asked(ReportPart::Totals).map(|report| TotalsRecord::new(&report.totals)),
             nodes: asked(ReportPart::Nodes).map(|report| {
-                report
-                    .nodes
-                    .iter()
-                    .map(|node| NodeRecord::new(node, &report.nodes))
+                let parents = labels::item_parents(report);
+                let nodes = report.nodes.iter().zip(parents);
+                nodes
+                    .map(|(node, parent)| NodeRecord::new(node, parent))
+                    .collect()
+            }),
+            bases: asked(ReportPart::Nodes).map_or_else(Vec::new, |report| {
+                let parents = labels::item_parents(report).into_iter();
+                let bases = report.bases.iter().zip(parents.skip(report.nodes.len()));
+                bases
+                    .map(|(base, parent)| BaseRecord::new(base, parent))
                     .collect()
             }),
             attribution: asked(ReportPart::Attribution).map(|report| {
@@ -239,7 +262,7 @@ impl TotalsRecord {
 }
 
 impl<'a> NodeRecord<'a> {
-    fn new(node: &'a NodeUsage, nodes: &'a [NodeUsage]) -> Self {
+    fn new(node: &'a NodeUsage, parent: Option<Cow<'a, str>>) -> Self {
         Self {
             name: &node.name,
             kind: if node.is_snapshot {
@@ -247,10 +270,7 @@ impl<'a> NodeRecord<'a> {
             } else {
                 "image"
             },
-            parent: node
-                .parent
-                .and_then(|parent| nodes.get(parent))
-                .map(|parent| parent.name.as_str()),
+            parent,
             mode: node.mode,
             created: format_utc(node.created_ms),
             own_layers: node.own_layers,
@@ -262,6 +282,18 @@ impl<'a> NodeRecord<'a> {
             shared_lineage_bytes: node.shared_lineage,
             shared_siblings_bytes: node.shared_siblings,
             shared_others_bytes: node.shared_others,
+        }
+    }
+}
+
+impl<'a> BaseRecord<'a> {
+    fn new(base: &'a SharedBase, parent: Option<Cow<'a, str>>) -> Self {
+        Self {
+            id: base_id(base.layer),
+            parent,
+            shared_by: &base.shared_by,
+            logical_bytes: base.logical,
+            added_bytes: base.added,
         }
     }
 }

@@ -455,8 +455,9 @@ mod tests {
         for (name, page) in pages() {
             std::fs::write(folder.join(format!("{name}.html")), page).expect("room");
         }
-        let tree =
-            crate::picture::tree::draw_node_tree(&sample::hostile_report().nodes, Units::Iec);
+        let report = sample::hostile_report();
+        let lines = 0..report.outline.len();
+        let tree = crate::picture::tree::draw_node_tree(&report, lines, Units::Iec);
         std::fs::write(folder.join("tree.svg"), tree.standalone_svg()).expect("room");
     }
 }

@@ -5,7 +5,7 @@ pub(crate) mod csv;
 pub(crate) mod document;
 mod holders;
 pub(crate) mod html;
-mod labels;
+pub(crate) mod labels;
 pub(crate) mod pictures;
 pub(crate) mod prometheus;
 #[cfg(test)]

@@ -26,7 +26,8 @@ const COMPRESSIBILITY: HistogramLabels = HistogramLabels {
 pub(crate) fn of_part(report: &SpaceReport, part: ReportPart, units: Units) -> Vec<Picture> {
     match part {
         ReportPart::Nodes if !report.nodes.is_empty() => {
-            vec![tree::draw_node_tree(&report.nodes, units)]
+            let lines = 0..report.outline.len();
+            vec![tree::draw_node_tree(report, lines, units)]
         }
         ReportPart::Attribution if !report.attribution.is_empty() => {
             vec![attribution::draw_attribution(

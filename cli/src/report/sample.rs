@@ -1,7 +1,10 @@
 //! Reports for tests: everything that is rendered, in one that has hostile names, one that is
 //! empty, and one that is large.
 
+use std::collections::BTreeMap;
+
 use vellum_core::hash::ChunkHash;
+use vellum_core::outline::{OutlineItem, OutlineRow, arrange_outline};
 use vellum_store::report::{
     AttributionRow, ChangeStep, ChangeStrip, Growth, GuestFreeSpace, HistogramBucket, Holder,
     NodeUsage, Overlap, SharedChunk, SpaceReport, StoreTotals, UncountedItem,
@@ -74,7 +77,7 @@ fn sample_node(nth: u64, name: &str, parent: Option<usize>) -> NodeUsage {
 
 /// A small store without surprises.
 pub(crate) fn usual_report() -> SpaceReport {
-    filled_report(sample_nodes(&USUAL))
+    report_of(&USUAL)
 }
 
 /// The same with one image of each hostile name.
@@ -94,7 +97,12 @@ pub(crate) fn hostile_report() -> SpaceReport {
         .iter()
         .map(|(name, parent)| (name.as_str(), *parent))
         .collect();
-    filled_report(sample_nodes(&named))
+    report_of(&named)
+}
+
+/// A report of nodes with these names and parents.
+pub(crate) fn report_of(named: &[(&str, Option<usize>)]) -> SpaceReport {
+    filled_report(sample_nodes(named))
 }
 
 /// A hundred images with a hundredth of `count` states each.
@@ -140,6 +148,8 @@ fn filled_report(nodes: Vec<NodeUsage>) -> SpaceReport {
             metadata: 9 << 20,
             dead: 77 << 20,
         },
+        bases: Vec::new(),
+        outline: sample_outline(&nodes),
         attribution,
         overlap: sample_overlap(&images),
         references: sample_buckets(&[0, 630_000, 200_000, 100_000, 30_000, 4_000, 500, 60, 7]),
@@ -163,6 +173,25 @@ fn filled_report(nodes: Vec<NodeUsage>) -> SpaceReport {
         }],
         nodes,
     }
+}
+
+fn sample_outline(nodes: &[NodeUsage]) -> Vec<OutlineRow> {
+    let mut images = BTreeMap::new();
+    let item = |(nth, node): (usize, &NodeUsage)| {
+        // Of hostile names the whole is the image, as far as it is one.
+        let image = node.name.split('@').next().unwrap_or_default().to_owned();
+        let next = images.len() as u64;
+        OutlineItem {
+            image: Some(*images.entry(image).or_insert(next)),
+            is_image: !node.is_snapshot,
+            stands_on: node.parent.filter(|parent| *parent < nodes.len()),
+            age: (nth as u64, 0),
+            block_age: nth as u64,
+            made_from: None,
+        }
+    };
+    let items: Vec<OutlineItem> = nodes.iter().enumerate().map(item).collect();
+    arrange_outline(&items)
 }
 
 fn sample_attribution(nodes: &[NodeUsage]) -> Vec<AttributionRow> {

@@ -29,6 +29,10 @@ pub(crate) struct SheetColumn {
     /// The title for people; a column without one is for programs only.
     pub(crate) title: Option<&'static str>,
     pub(crate) is_number: bool,
+    /// True if its text may go on in further lines.
+    is_prose: bool,
+    /// Its rank among columns that give way on a narrow page; zero never does.
+    rank: u8,
 }
 
 /// A figure or a text.
@@ -62,14 +66,16 @@ impl SheetColumn {
             key,
             title: Some(title),
             is_number: false,
+            is_prose: false,
+            rank: 0,
         }
     }
 
     pub(crate) const fn number_column(key: &'static str, title: &'static str) -> Self {
         Self {
             key,
-            title: Some(title),
             is_number: true,
+            ..Self::text_column(key, title)
         }
     }
 
@@ -78,8 +84,31 @@ impl SheetColumn {
         Self {
             key,
             title: None,
-            is_number: false,
+            ..Self::text_column(key, "")
         }
+    }
+
+    pub(crate) const fn as_prose(self) -> Self {
+        Self {
+            is_prose: true,
+            ..self
+        }
+    }
+
+    pub(crate) const fn giving_way(self, rank: u8) -> Self {
+        Self { rank, ..self }
+    }
+
+    /// The column of a table for people.
+    fn table_column(&self, title: &'static str) -> Column {
+        let column = if self.is_number {
+            Column::number_column(title)
+        } else if self.is_prose {
+            Column::text_column(title).as_prose()
+        } else {
+            Column::text_column(title)
+        };
+        column.giving_way(self.rank)
     }
 }
 
@@ -163,16 +192,10 @@ impl Sheet {
         }
         let columns: Vec<Column> = self
             .visible_columns()
-            .map(|(_, head, title)| {
-                if head.is_number {
-                    Column::number_column(title)
-                } else {
-                    Column::text_column(title)
-                }
-            })
+            .map(|(_, head, title)| head.table_column(title))
             .collect();
         let shown = |cell: &Cell| match cell {
-            Cell::Moment(since_1970_ms) => page.format_time(Rfc3339Time::new(*since_1970_ms)),
+            Cell::Moment(since_1970_ms) => page.format_minute(Rfc3339Time::new(*since_1970_ms)),
             cell => cell.display_text(units),
         };
         let cells = |row: &Vec<Cell>| {
@@ -184,9 +207,9 @@ impl Sheet {
         page.write_table(&columns, &rows)?;
         self.left_out_note()
             .into_iter()
-            .try_for_each(|rest| page.write_line(rest))?;
+            .try_for_each(|rest| page.write_prose(rest))?;
         self.advice
             .iter()
-            .try_for_each(|advice| page.write_line(format!("next: {advice}")))
+            .try_for_each(|advice| page.write_prose(format!("next: {advice}")))
     }
 }

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use vellum_store::report::{ChangeStrip, HistogramBucket, NodeUsage, SpaceReport, StoreTotals};
+use vellum_store::report::{
+    ChangeStrip, HistogramBucket, NodeUsage, SharedBase, SpaceReport, StoreTotals,
+};
 
 use super::sheet::{Cell, RowLimit, Sheet, SheetColumn};
 use super::{ReportPart, holders, labels};
+use crate::description::base_title;
 use crate::output::page;
 
 /// Hex digits of a chunk's name that tell it from others, for people.
 const HASH_DIGITS: usize = 16;
+/// Columns of the table of nodes.
+const NODE_COLUMNS: usize = 14;
 
 /// The table of `part`.
 pub(crate) fn part_sheet(report: &SpaceReport, part: ReportPart, extent: RowLimit) -> Sheet {
@@ -40,7 +45,7 @@ fn totals_sheet(totals: &StoreTotals) -> Sheet {
             SheetColumn::hidden_column("figure"),
             SheetColumn::text_column("name", "FIGURE"),
             SheetColumn::number_column("value", "VALUE"),
-            SheetColumn::text_column("meaning", "MEANS"),
+            SheetColumn::text_column("meaning", "MEANS").as_prose(),
         ],
         rows: figures
             .map(|(key, name, cell, meaning)| {
@@ -158,10 +163,17 @@ fn total_ratios(totals: &StoreTotals) -> [TotalFigure; 3] {
 }
 
 fn nodes_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
-    let (chosen, left_out) = extent
-        .choose_rows(report.nodes.iter().collect(), |node: &&NodeUsage| {
-            node.exclusive
-        });
+    let parents = labels::item_parents(report);
+    let nodes = report.nodes.iter().zip(&parents).collect();
+    let (chosen, left_out) = extent.choose_rows(nodes, |(node, _)| node.exclusive);
+    let nodes = chosen
+        .into_iter()
+        .map(|(node, parent)| node_cells(node, parent.as_deref()));
+    let bases = report.bases.iter().zip(&parents[report.nodes.len()..]);
+    let (bases, bases_left_out) = extent.choose_rows(bases.collect(), |(base, _)| base.added);
+    let bases = bases
+        .into_iter()
+        .map(|(base, parent)| base_cells(base, parent.as_deref()));
     Sheet {
         part: ReportPart::Nodes,
         heads: vec![
@@ -171,28 +183,35 @@ fn nodes_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
             SheetColumn::hidden_column("mode"),
             SheetColumn::hidden_column("created"),
             SheetColumn::hidden_column("own_layers"),
-            SheetColumn::number_column("logical_bytes", "SIZE"),
-            SheetColumn::number_column("nonzero_bytes", "NOT ZERO"),
-            SheetColumn::number_column("added_bytes", "ADDED"),
+            SheetColumn::number_column("logical_bytes", "SIZE").giving_way(4),
+            SheetColumn::number_column("nonzero_bytes", "NOT ZERO").giving_way(1),
+            SheetColumn::number_column("added_bytes", "ADDED").giving_way(6),
             SheetColumn::number_column("exclusive_bytes", "ALONE"),
             SheetColumn::hidden_column("exclusive_chunks"),
-            SheetColumn::number_column("shared_lineage_bytes", "LINEAGE"),
-            SheetColumn::number_column("shared_siblings_bytes", "SIBLINGS"),
-            SheetColumn::number_column("shared_others_bytes", "OTHERS"),
+            SheetColumn::number_column("shared_lineage_bytes", "LINEAGE").giving_way(3),
+            SheetColumn::number_column("shared_siblings_bytes", "SIBLINGS").giving_way(2),
+            SheetColumn::number_column("shared_others_bytes", "OTHERS").giving_way(5),
         ],
-        rows: chosen
-            .into_iter()
-            .map(|node| node_cells(report, node))
-            .collect(),
-        left_out,
+        rows: nodes.chain(bases).collect(),
+        left_out: left_out + bases_left_out,
         advice: (report.nodes.len() > 1).then(|| {
             "`vellum report --reclaim NAME…` tells what deleting several frees together".to_owned()
         }),
     }
 }
 
-fn node_cells(report: &SpaceReport, node: &NodeUsage) -> Vec<Cell> {
-    let parent = node.parent.and_then(|parent| report.nodes.get(parent));
+/// A base holds nothing that nodes do not hold; that it was added is counted once, here.
+fn base_cells(base: &SharedBase, parent: Option<&str>) -> Vec<Cell> {
+    let mut cells = vec![Cell::Nothing; NODE_COLUMNS];
+    cells[0] = Cell::Text(base_title(base.shared_by.iter()));
+    cells[1] = Cell::text_cell("base");
+    cells[2] = parent.map_or(Cell::Nothing, Cell::text_cell);
+    cells[6] = Cell::Bytes(base.logical);
+    cells[8] = base.added.map_or(Cell::Nothing, Cell::Bytes);
+    cells
+}
+
+fn node_cells(node: &NodeUsage, parent: Option<&str>) -> Vec<Cell> {
     vec![
         Cell::text_cell(&node.name),
         Cell::text_cell(if node.is_snapshot {
@@ -200,7 +219,7 @@ fn node_cells(report: &SpaceReport, node: &NodeUsage) -> Vec<Cell> {
         } else {
             "image"
         }),
-        parent.map_or(Cell::Nothing, |parent| Cell::text_cell(&parent.name)),
+        parent.map_or(Cell::Nothing, Cell::text_cell),
         Cell::text_cell(node.mode),
         Cell::Moment(node.created_ms),
         Cell::Count(node.own_layers),
@@ -232,11 +251,11 @@ fn attribution_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
         part: ReportPart::Attribution,
         heads: vec![
             SheetColumn::text_column("kind", "KIND"),
-            SheetColumn::text_column("holder", "HOLDER"),
-            SheetColumn::number_column("holders", "HOLDERS"),
-            SheetColumn::number_column("chunks", "CHUNKS"),
+            SheetColumn::text_column("holder", "HOLDER").as_prose(),
+            SheetColumn::number_column("holders", "HOLDERS").giving_way(1),
+            SheetColumn::number_column("chunks", "CHUNKS").giving_way(2),
             SheetColumn::number_column("bytes", "BYTES"),
-            SheetColumn::number_column("share", "OF THE DISK"),
+            SheetColumn::number_column("share", "OF THE DISK").giving_way(3),
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,
@@ -269,8 +288,8 @@ fn overlap_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
             SheetColumn::text_column("image", "IMAGE"),
             SheetColumn::text_column("other", "AND"),
             SheetColumn::number_column("bytes", "BOTH HOLD"),
-            SheetColumn::number_column("share_of_image", "OF THE FIRST"),
-            SheetColumn::number_column("share_of_other", "OF THE SECOND"),
+            SheetColumn::number_column("share_of_image", "OF THE FIRST").giving_way(2),
+            SheetColumn::number_column("share_of_other", "OF THE SECOND").giving_way(1),
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,
@@ -337,9 +356,9 @@ fn shared_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
             SheetColumn::text_column("chunk", "CHUNK"),
             SheetColumn::hidden_column("hash"),
             SheetColumn::number_column("references", "REFERENCES"),
-            SheetColumn::number_column("holders", "HOLDERS"),
+            SheetColumn::number_column("holders", "HOLDERS").giving_way(1),
             SheetColumn::text_column("example", "FOR EXAMPLE IN"),
-            SheetColumn::number_column("offset", "AT BYTE"),
+            SheetColumn::number_column("offset", "AT BYTE").giving_way(2),
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,
@@ -368,10 +387,10 @@ fn growth_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
             SheetColumn::text_column("at", "WHEN"),
             SheetColumn::text_column("operation", "WHAT"),
             SheetColumn::text_column("image", "IMAGE"),
-            SheetColumn::number_column("chunks", "NEW CHUNKS"),
-            SheetColumn::number_column("plain_bytes", "BYTES"),
+            SheetColumn::number_column("chunks", "NEW CHUNKS").giving_way(2),
+            SheetColumn::number_column("plain_bytes", "BYTES").giving_way(3),
             SheetColumn::number_column("compressed_bytes", "COMPRESSED"),
-            SheetColumn::number_column("freed_bytes", "GIVEN BACK"),
+            SheetColumn::number_column("freed_bytes", "GIVEN BACK").giving_way(1),
         ],
         rows: chosen.into_iter().map(row).collect(),
         left_out,
@@ -405,7 +424,7 @@ fn changes_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
         heads: vec![
             SheetColumn::text_column("image", "IMAGE"),
             SheetColumn::number_column("start", "FROM BYTE"),
-            SheetColumn::number_column("length", "LENGTH"),
+            SheetColumn::number_column("length", "LENGTH").giving_way(2),
             SheetColumn::number_column("changed_bytes", "CHANGED"),
             SheetColumn::number_column("changed_steps", "IN STEPS"),
             SheetColumn::number_column("steps", "OF"),
@@ -468,10 +487,10 @@ fn droppable_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
         part: ReportPart::Droppable,
         heads: vec![
             SheetColumn::text_column("image", "IMAGE"),
-            SheetColumn::number_column("partition", "PARTITION"),
+            SheetColumn::number_column("partition", "PARTITION").giving_way(1),
             SheetColumn::text_column("kind", "KIND"),
             SheetColumn::hidden_column("start"),
-            SheetColumn::number_column("length", "LENGTH"),
+            SheetColumn::number_column("length", "LENGTH").giving_way(2),
             SheetColumn::number_column("free_bytes", "FREE"),
             SheetColumn::number_column("held_bytes", "HELD"),
         ],

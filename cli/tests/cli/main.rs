@@ -31,5 +31,6 @@ mod served;
 mod server;
 mod skip_free;
 mod transcripts;
+mod tree;
 mod waiting;
 mod written;

@@ -18,7 +18,9 @@ fn cases() -> trycmd::TestCases {
         .env("VELLUM_STORE", "store")
         .env("VELLUM_UNITS", "")
         .env("VELLUM_COMPRESSION", "")
-        .env("COLUMNS", "100");
+        .env("COLUMNS", "100")
+        // Trees are drawn with letters that the locale has.
+        .env("LC_ALL", "C.UTF-8");
     // Files remembered of repositories go into the examples' own folder; their password is in a
     // file there.
     cases

@@ -6,6 +6,9 @@
 
 mod attach;
 mod chain_update;
+mod forest;
+#[cfg(test)]
+mod forest_tests;
 mod keep;
 mod lookup;
 mod machine;
@@ -31,6 +34,7 @@ use crate::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, Mach
 
 pub use attach::{ATTACHMENTS_MAX, Attachment};
 pub use chain_update::ChainUpdate;
+pub use forest::{NodeForest, TreeNode};
 pub use keep::PresentState;
 pub use lookup::{LookupError, NodeRef};
 pub use machine::{

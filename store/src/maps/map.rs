@@ -22,6 +22,8 @@ pub struct MapEntry {
     pub layer: Option<(u32, LayerId)>,
     /// The first chunk; `None` reads as zeros.
     pub first: Option<ChunkId>,
+    /// True if every position shows that chunk; else each shows the one after the last.
+    pub is_repeat: bool,
 }
 
 /// Consecutive positions with one answer.
@@ -30,9 +32,11 @@ struct MapExtent {
     positions: Range<u64>,
     layer: Option<(u32, LayerId)>,
     first: Option<ChunkId>,
+    is_repeat: bool,
 }
 
-/// Joins answers that go on where the last one ended, and hands them out in bytes.
+/// Joins answers that go on where the last one ended, or repeat its one chunk, and hands them out
+/// in bytes.
 struct MapExtentJoiner<'v> {
     chunk_len: ChunkLen,
     disk_len: u64,
@@ -69,6 +73,7 @@ impl Store {
                 positions: at..start,
                 layer: None,
                 first: None,
+                is_repeat: false,
             })?;
             at = page_start(PageIndex(index.0 + 1)).0.min(end);
             for answer in self.page_extents(&disk, index, (at - start) as u16)? {
@@ -79,6 +84,7 @@ impl Store {
             positions: at..end,
             layer: None,
             first: None,
+            is_repeat: false,
         })?;
         out.flush_pending()
     }
@@ -113,11 +119,13 @@ impl Store {
                             positions,
                             layer: Some((depth, layer.id)),
                             first: None,
+                            is_repeat: false,
                         }),
                         PageEntry::Chunk(id) => answers.push(MapExtent {
                             positions,
                             layer: Some((depth, layer.id)),
                             first: Some(id),
+                            is_repeat: false,
                         }),
                     }
                 }
@@ -133,6 +141,7 @@ impl Store {
                 positions: place(start, end),
                 layer: None,
                 first: None,
+                is_repeat: false,
             }));
             open = open
                 .into_iter()
@@ -147,9 +156,29 @@ impl Store {
             positions: place(start, end),
             layer: None,
             first: None,
+            is_repeat: false,
         }));
         answers.sort_unstable_by_key(|answer| answer.positions.start);
         Ok(answers)
+    }
+}
+
+impl MapExtent {
+    fn is_one(&self) -> bool {
+        self.positions.end - self.positions.start == 1
+    }
+
+    /// True if `next` shows the chunks after these, or zeros after zeros.
+    fn goes_on_in(&self, next: &Self) -> bool {
+        let len = self.positions.end - self.positions.start;
+        let follows = self.first.map(|id| id.advance_by(len)) == next.first;
+        self.layer == next.layer && follows && !self.is_repeat
+    }
+
+    /// True if `next` shows the one chunk again that all of these show.
+    fn is_repeated_by(&self, next: &Self) -> bool {
+        let is_same = self.layer == next.layer && self.first.is_some() && self.first == next.first;
+        is_same && (self.is_repeat || self.is_one()) && next.is_one()
     }
 }
 
@@ -159,10 +188,10 @@ impl MapExtentJoiner<'_> {
             return Ok(());
         }
         if let Some(pending) = &mut self.pending {
-            let len = pending.positions.end - pending.positions.start;
-            let goes_on = pending.first.map(|id| id.advance_by(len)) == answer.first;
-            if pending.layer == answer.layer && goes_on {
+            let (goes_on, repeats) = (pending.goes_on_in(&answer), pending.is_repeated_by(&answer));
+            if goes_on || repeats {
                 pending.positions.end = answer.positions.end;
+                pending.is_repeat = repeats;
                 return Ok(());
             }
         }
@@ -186,6 +215,7 @@ impl MapExtentJoiner<'_> {
             len: end - start,
             layer: answer.layer,
             first: answer.first,
+            is_repeat: answer.is_repeat,
         })
     }
 }

@@ -149,6 +149,49 @@ mod tests {
     }
 
     #[test]
+    fn one_chunk_again_and_again_is_one_range() {
+        let (_dir, store) = new_store(4096);
+        let image = store.create_image(&name("a"), 4000 * 4096).expect("create");
+        let mut noise = vec![0; 3 * 4096];
+        fastrand::Rng::with_seed(5).fill(&mut noise);
+        let live = store.open_live(image.image_id()).expect("nobody writes");
+        // Past the end of the first page.
+        for (bytes, chunk) in [
+            (&vec![7; 2000 * 4096], 0),
+            (&noise, 2000),
+            (&vec![7; 4096], 2003),
+            (&vec![7; 4096], 3000),
+            (&noise, 3001),
+        ] {
+            live.write_at(bytes, chunk * 4096).expect("there is room");
+            live.flush().expect("there is room");
+        }
+        drop(live);
+        let mut found = Vec::new();
+        let visit = &mut |entry: MapEntry| {
+            found.push((
+                entry.start / 4096,
+                entry.len / 4096,
+                entry.first.map(|chunk| chunk.0),
+                entry.is_repeat,
+            ));
+            Ok(())
+        };
+        store.map(image, visit).expect("map");
+        assert_eq!(
+            found,
+            [
+                (0, 2000, Some(0), true),
+                (2000, 3, Some(1), false),
+                (2003, 1, Some(0), false),
+                (2004, 996, None, false),
+                (3000, 4, Some(0), false),
+                (3004, 996, None, false),
+            ]
+        );
+    }
+
+    #[test]
     fn two_ids_for_one_name_are_no_difference_and_names_are_found_in_runs() {
         let (_dir, store) = new_store(4096);
         let [a, b] = ["a", "b"].map(|text| {

@@ -176,23 +176,28 @@ impl LayerTree {
             .map(|at| self.layers[at].layer.id)
     }
 
-    /// The layers between node `number` and the node that it stands on: what was written from that
-    /// one's making to its own. None if both stand on the same layer.
+    /// The layers between node `number` and what it stands on, a node or a base that it shares: what
+    /// was written from that one's making to its own. None if both stand on the same layer.
     pub(super) fn made_layers(&self, number: u32) -> impl Iterator<Item = LayerId> + '_ {
         let node = &self.nodes[number as usize];
         let is_first = node
             .parent
             .is_none_or(|below| self.nodes[below as usize].layer != node.layer);
+        self.unshared_from(is_first.then_some(node.layer))
+    }
+
+    /// The layers from place `top` down to the first that has a name or carries something else.
+    pub(super) fn unshared_from(&self, top: Option<usize>) -> impl Iterator<Item = LayerId> + '_ {
         let is_named = |at: usize| {
-            self.layers[at]
-                .nodes
-                .clone()
-                .next()
-                .is_some_and(|first| self.nodes[first as usize].layer == at)
+            let first = self.layers[at].nodes.clone().next();
+            first.is_some_and(|first| self.nodes[first as usize].layer == at)
         };
-        let below = move |at: &usize| self.layers[*at].parent.filter(|parent| !is_named(*parent));
-        std::iter::successors(is_first.then_some(node.layer), below)
-            .map(|at| self.layers[at].layer.id)
+        let below = move |at: &usize| {
+            let nodes = &self.layers[*at].nodes;
+            let parent = self.layers[*at].parent?;
+            (!is_named(parent) && self.layers[parent].nodes == *nodes).then_some(parent)
+        };
+        std::iter::successors(top, below).map(|at| self.layers[at].layer.id)
     }
 
     /// The layers that have something to say, or to hide, on each page: in page order, stretches of

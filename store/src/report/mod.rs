@@ -30,6 +30,9 @@ mod tests;
 mod usage;
 mod usage_scan;
 
+use vellum_core::outline::OutlineRow;
+use vellum_core::units::LayerId;
+
 pub use retention_preview::RetentionRow;
 pub use usage_scan::UsageScan;
 
@@ -58,6 +61,11 @@ pub struct SpaceReport {
     /// Every image and snapshot, in depth-first order of what they are made from: parents before
     /// children, and what stands on a node right after it.
     pub nodes: Vec<NodeUsage>,
+    /// Bases that several nodes share although they have no name.
+    pub bases: Vec<SharedBase>,
+    /// The lines of a drawing of nodes and bases: an item is the index of a node, or, past those,
+    /// of a base.
+    pub outline: Vec<OutlineRow>,
     /// Every stored byte in exactly one row; the rows add up to `totals.on_disk`.
     pub attribution: Vec<AttributionRow>,
     /// Overlap of images (with their snapshots).
@@ -131,8 +139,8 @@ pub struct NodeUsage {
     pub logical: u64,
     /// Of that: bytes that are not zero.
     pub non_zero: u64,
-    /// Compressed bytes of the chunks that were new when the layers between it and its parent were
-    /// written, if that was recorded.
+    /// Compressed bytes of the chunks that were new when the layers between it and its parent, or
+    /// a base that it shares, were written, if that was recorded.
     pub added: Option<u64>,
     /// Compressed bytes of the chunks that only it holds: deleting it frees them.
     pub exclusive: u64,
@@ -145,6 +153,20 @@ pub struct NodeUsage {
     pub shared_siblings: u64,
     /// Compressed bytes that it holds together with anybody else.
     pub shared_others: u64,
+}
+
+/// A base without a name, of which several nodes are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedBase {
+    /// Its layer.
+    pub layer: LayerId,
+    /// The names of the images that share it, the oldest first.
+    pub shared_by: Vec<String>,
+    /// Its length.
+    pub logical: u64,
+    /// Compressed bytes of the chunks that were new when its layers were written, if that was
+    /// recorded: they are in no node's [`NodeUsage::added`].
+    pub added: Option<u64>,
 }
 
 /// Holder of the bytes in a row of attribution.

@@ -587,6 +587,50 @@ fn what_happens_after_the_moment_is_in_no_part_of_a_report() {
     assert_eq!(gone, ["disk@one", "other"], "it did meddle");
 }
 
+/// A base without a name was counted once for each clone that stands on it.
+#[test]
+fn what_a_shared_base_added_is_counted_once() {
+    let (_dir, store) = new_store(4096);
+    let image = store
+        .create_image(&name("web"), 1 << 20)
+        .expect("a free name")
+        .image_id();
+    fill(&store.open_live(image).expect("nobody writes"), 1);
+    let NodeRef::Snapshot(_, serial) = store.take_snapshot(image, &name("a")).expect("free") else {
+        panic!("it is no snapshot");
+    };
+    for (seed, text) in (2..).zip(["one", "two"]) {
+        let child = store
+            .create_child(&name(text), NodeRef::Snapshot(image, serial), None)
+            .expect("a free name");
+        fill(
+            &store.open_live(child.image_id()).expect("nobody writes"),
+            seed,
+        );
+    }
+    let added = || {
+        let report = report(&store, &census(&store));
+        let nodes: u64 = report.nodes.iter().filter_map(|node| node.added).sum();
+        let bases: u64 = report.bases.iter().filter_map(|base| base.added).sum();
+        let grown: u64 = report.growth.iter().map(|growth| growth.compressed).sum();
+        (nodes, bases, grown)
+    };
+    let (nodes, bases, grown) = added();
+    assert_eq!((nodes, bases), (grown, 0));
+    store.delete_snapshot(image, serial).expect("not pinned");
+    let (nodes, bases, _) = added();
+    assert!(bases > 900_000, "{bases}");
+    assert_eq!(nodes + bases, grown);
+    store.delete_image(image, false).expect("it is unused");
+    collect(&store);
+    let (nodes, bases, _) = added();
+    assert_eq!(nodes + bases, grown);
+    let report = report(&store, &census(&store));
+    assert_eq!(report.bases[0].shared_by, ["one", "two"]);
+    let items: BTreeSet<usize> = report.outline.iter().map(|row| row.item).collect();
+    assert_eq!(items, BTreeSet::from([0, 1, 2]));
+}
+
 /// Bytes of the files that hold chunks and maps.
 fn table_bytes(store: &Store) -> u64 {
     let families = [

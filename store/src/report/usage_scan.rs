@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use vellum_core::tree::{NodeRef, Tree};
+use vellum_core::outline::OutlineRow;
+use vellum_core::tree::{NodeForest, NodeRef, Tree, TreeNode};
 use vellum_core::units::{ImageId, LayerId};
 
 use super::attribution::{
@@ -16,8 +17,8 @@ use super::scan_point_in_time::ScanPointInTime;
 use super::sets::NodeSetId;
 use super::usage::{PayloadUsage, UsageSums};
 use super::{
-    NodeUsage, Overlap, ReportOptions, SharedChunk, SpaceReport, StoreTotals, UncountedItem,
-    change_map, guest_free_space,
+    NodeUsage, Overlap, ReportOptions, SharedBase, SharedChunk, SpaceReport, StoreTotals,
+    UncountedItem, change_map, guest_free_space,
 };
 use crate::error::StoreError;
 use crate::store::Store;
@@ -99,6 +100,15 @@ impl Store {
     }
 }
 
+/// Bytes that were added by these layers, if any of that was recorded.
+fn bytes_added(
+    layers: impl Iterator<Item = LayerId>,
+    by_layer: &HashMap<LayerId, u64>,
+) -> Option<u64> {
+    let recorded = layers.filter_map(|layer| by_layer.get(&layer));
+    recorded.fold(None, |sum, added| Some(sum.unwrap_or(0) + added))
+}
+
 impl UsageScan {
     /// Everything that is known, as far as `options` ask for it. `still` is of the census's moment.
     pub(super) fn build_report(
@@ -133,9 +143,12 @@ impl UsageScan {
             .most_shared
             .iter()
             .take(options.most_shared_max);
+        let shown = NodeForest::from_tree(&self.tree);
         Ok(SpaceReport {
             taken_ms: self.taken_ms,
             totals: self.store_totals(),
+            bases: self.shared_bases(&shown, &added),
+            outline: self.outline(&shown),
             nodes: (0..self.forest.nodes.len() as u32)
                 .map(|number| self.node_usage(number, &added))
                 .collect(),
@@ -172,14 +185,44 @@ impl UsageScan {
         Ok(found)
     }
 
-    /// Bytes that were added after the node below `number` was made, up to its own making, if any
-    /// of that was recorded.
-    fn bytes_added(&self, number: u32, by_layer: &HashMap<LayerId, u64>) -> Option<u64> {
-        let recorded = self
-            .forest
-            .made_layers(number)
-            .filter_map(|layer| by_layer.get(&layer));
-        recorded.fold(None, |sum, added| Some(sum.unwrap_or(0) + added))
+    fn shared_bases(&self, shown: &NodeForest, added: &HashMap<LayerId, u64>) -> Vec<SharedBase> {
+        let bases = shown.plants.iter().filter(|plant| plant.node.is_none());
+        let layers = self.forest.layers.iter().enumerate();
+        let place_of: HashMap<LayerId, usize> =
+            layers.map(|(place, spot)| (spot.layer.id, place)).collect();
+        let layers_of = |base: &TreeNode| {
+            let top = place_of.get(&base.layer).copied();
+            self.forest.unshared_from(top)
+        };
+        let image_name = |image: &ImageId| self.tree.display_name(NodeRef::Image(*image));
+        let base = |plant: &TreeNode| SharedBase {
+            layer: plant.layer,
+            shared_by: plant.sharers.iter().map(image_name).collect(),
+            logical: self.tree.layer(plant.layer).map_or(0, |layer| layer.len),
+            added: bytes_added(layers_of(plant), added),
+        };
+        bases.map(base).collect()
+    }
+
+    /// The lines of a drawing, with nodes by number and bases after them.
+    fn outline(&self, shown: &NodeForest) -> Vec<OutlineRow> {
+        let mut next_base = self.forest.nodes.len();
+        let mut number = |plant: &TreeNode| {
+            let named = plant.node.and_then(|node| self.node_number(node));
+            named.map_or_else(
+                || {
+                    next_base += 1;
+                    next_base - 1
+                },
+                |number| number as usize,
+            )
+        };
+        let numbers: Vec<usize> = shown.plants.iter().map(&mut number).collect();
+        let mut rows = shown.outline(&self.tree);
+        for row in &mut rows {
+            row.item = numbers[row.item];
+        }
+        rows
     }
 
     /// The sizes of the whole store.
@@ -278,7 +321,7 @@ impl UsageScan {
             created_ms: self.created_ms(number),
             logical: self.len(number),
             non_zero: self.seen_bytes(number).0,
-            added: self.bytes_added(number, added),
+            added: bytes_added(self.forest.made_layers(number), added),
             exclusive: usage.exclusive.bytes,
             exclusive_chunks: usage.exclusive.chunks,
             shared_lineage: usage.lineage,

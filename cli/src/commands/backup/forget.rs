@@ -239,10 +239,10 @@ impl Render for ForgetSummary {
     fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let columns = [
             Column::text_column("NAME"),
-            Column::text_column("ID"),
-            Column::text_column("TIME"),
-            Column::number_column("SIZE"),
-            Column::text_column("STAYS AS"),
+            Column::text_column("ID").as_whole(),
+            Column::text_column("TIME").as_whole().giving_way(2),
+            Column::number_column("SIZE").giving_way(1),
+            Column::text_column("STAYS AS").as_prose(),
         ];
         let row = |decided: &ForgetDecision| {
             let point = &decided.point;
@@ -254,7 +254,7 @@ impl Render for ForgetSummary {
             vec![
                 point.name.clone(),
                 point.short_id(),
-                page.format_time(point.time),
+                page.format_minute(point.time),
                 page.format_size(point.size),
                 why,
             ]

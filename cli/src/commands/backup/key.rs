@@ -326,16 +326,16 @@ impl ShownKey {
 impl Render for KeyListing {
     fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let columns = [
-            Column::text_column("ID"),
-            Column::text_column("KIND"),
-            Column::text_column("CREATED"),
+            Column::text_column("ID").as_whole(),
+            Column::text_column("KIND").as_whole(),
+            Column::text_column("CREATED").as_whole().giving_way(1),
             Column::text_column("LABEL"),
         ];
         let row = |key: &ShownKey| {
             vec![
                 address::short_id(&key.id).to_owned(),
                 key.kind.to_owned(),
-                page.format_time(key.created),
+                page.format_minute(key.created),
                 key.label.clone(),
             ]
         };

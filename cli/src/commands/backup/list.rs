@@ -116,10 +116,6 @@ impl PointDescription {
         }
     }
 
-    pub(super) fn is_snapshot(&self) -> bool {
-        self.kind == "snapshot"
-    }
-
     pub(super) fn short_id(&self) -> String {
         address::short_id(&self.id).to_owned()
     }
@@ -137,12 +133,12 @@ impl PointDescription {
 impl Render for PointListing {
     fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let columns = [
-            Column::text_column("ID"),
+            Column::text_column("ID").as_whole(),
             Column::text_column("NAME"),
-            Column::text_column("HOST"),
-            Column::number_column("SIZE"),
-            Column::text_column("TIME"),
-            Column::text_column("MARKS"),
+            Column::text_column("HOST").giving_way(2),
+            Column::number_column("SIZE").giving_way(1),
+            Column::text_column("TIME").as_whole().giving_way(3),
+            Column::text_column("MARKS").as_prose(),
         ];
         let row = |point: &PointDescription| {
             vec![
@@ -150,7 +146,7 @@ impl Render for PointListing {
                 point.name.clone(),
                 point.host.clone().unwrap_or_default(),
                 page.format_size(point.size),
-                page.format_time(point.time),
+                page.format_minute(point.time),
                 point.pin_and_tags(),
             ]
         };

@@ -1,4 +1,4 @@
-//! `vellum backup tree`: which point stands on which.
+//! `vellum backup tree`: the points of a repository, drawn as `vellum tree` draws a store.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,10 +7,12 @@ use serde::Serialize;
 use vellum_backup::journal::State;
 use vellum_backup::record::Point;
 use vellum_core::identity::ContentId;
+use vellum_core::outline::{OutlineItem, OutlineRow, arrange_outline};
 
 use super::list::PointDescription;
 use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
+use crate::forest::{self, LineKind, TreeLetters};
 use crate::output::Render;
 use crate::output::page::TextPage;
 use crate::output::table::Column;
@@ -22,9 +24,9 @@ use crate::repository::{AccessArgs, address, opening, repo_args};
 Example:
   vellum backup tree /mnt/backup
 
-Each line stands on the one above it in its column, an indented one on the line its branch leaves. \
-◆ and ◇ begin a tree; ◆ and ● are snapshots, ◇ and ○ images. JSON of each point: what `list` \
-tells, and parent, the id of the point that it stands on.")]
+Below the newest state of an image (○) hang its snapshots and earlier states (●), the oldest first, \
+and below each what was made from it. STANDS ON tells what the drawing does not show. JSON of each \
+point: what `list` tells, and parent, the id of the point that it stands on.")]
 pub(crate) struct Args {
     /// The repository
     #[arg(value_name = "REPO")]
@@ -37,13 +39,14 @@ pub(crate) struct Args {
 struct PointNode<'a> {
     point: &'a Point,
     parent: Option<usize>,
-    children: Vec<usize>,
 }
 
 #[derive(Serialize)]
 #[serde(transparent)]
 struct PointTreeDrawing {
     lines: Vec<PointLine>,
+    #[serde(skip)]
+    letters: TreeLetters,
 }
 
 #[derive(Serialize)]
@@ -52,9 +55,13 @@ struct PointLine {
     point: PointDescription,
     /// The id of the point that it stands on.
     parent: Option<String>,
-    /// The lines and spaces before the name.
+    /// The name of that point, if the drawing does not show it.
     #[serde(skip)]
-    lead: String,
+    stands_on: Option<String>,
+    #[serde(skip)]
+    row: OutlineRow,
+    #[serde(skip)]
+    kind: LineKind,
 }
 
 pub(super) fn run_backup_tree(
@@ -65,17 +72,57 @@ pub(super) fn run_backup_tree(
     let repository = opening::open_repository(&place, &args.access, session)?;
     let state = repository.state();
     let plants = point_nodes(&state);
-    let line = |(plant, lead): (usize, String)| {
-        let PointNode { point, parent, .. } = &plants[plant];
+    let items = outline_items(&plants);
+    let rows = arrange_outline(&items);
+    let line = |row: &OutlineRow| {
+        let PointNode { point, parent } = &plants[row.item];
+        let parent = parent.map(|parent| plants[parent].point);
+        let shown = row.stands_elsewhere || forest::is_beyond_columns(row);
+        let below = parent.map_or_else(|| "nothing".to_owned(), address::point_title);
         PointLine {
             point: PointDescription::from_point(point),
-            parent: parent.map(|parent| plants[parent].point.id.clone()),
-            lead,
+            parent: parent.map(|parent| parent.id.clone()),
+            stands_on: shown.then_some(below),
+            row: *row,
+            kind: if items[row.item].is_image {
+                LineKind::Image
+            } else {
+                LineKind::Snapshot
+            },
         }
     };
-    let lines = tree_lines(&plants).into_iter().map(line).collect();
-    session.output.print_answer(&PointTreeDrawing { lines })?;
+    let lines = rows.iter().map(line).collect();
+    let letters = TreeLetters::of_caller(&session.caller);
+    session
+        .output
+        .print_answer(&PointTreeDrawing { lines, letters })?;
     Ok(Outcome::Done)
+}
+
+/// The points as a drawing takes them: the newest state of an image, on each host that pushed it,
+/// is what the others of it hang from.
+fn outline_items(plants: &[PointNode<'_>]) -> Vec<OutlineItem> {
+    let key = |point: &Point| (point.host.clone(), point.image.clone());
+    let (mut numbers, mut newest) = (BTreeMap::new(), BTreeMap::new());
+    for (plant, PointNode { point, .. }) in plants.iter().enumerate() {
+        let next = numbers.len() as u64;
+        numbers.entry(key(point)).or_insert(next);
+        if point.snapshot.is_none() {
+            let state = newest.entry(key(point)).or_insert((point.time_ms, plant));
+            *state = (*state).max((point.time_ms, plant));
+        }
+    }
+    let item = |(plant, PointNode { point, parent }): (usize, &PointNode)| OutlineItem {
+        image: numbers.get(&key(point)).copied(),
+        is_image: newest
+            .get(&key(point))
+            .is_some_and(|state| state.1 == plant),
+        stands_on: *parent,
+        age: (point.time_ms, plant as u64),
+        block_age: point.time_ms,
+        made_from: None,
+    };
+    plants.iter().enumerate().map(item).collect()
 }
 
 /// All points. Of those that show the same, the first is the oldest snapshot, and the others stand
@@ -91,7 +138,6 @@ fn point_nodes(state: &State) -> Vec<PointNode<'_>> {
         .map(|point| PointNode {
             point,
             parent: None,
-            children: Vec::new(),
         })
         .collect();
     for same in of_content.values_mut() {
@@ -106,11 +152,6 @@ fn point_nodes(state: &State) -> Vec<PointNode<'_>> {
                 .find(|other| points[**other].image == points[*plant].image)
                 .or(same.first())
                 .copied();
-        }
-    }
-    for plant in 0..plants.len() {
-        if let Some(parent) = plants[plant].parent {
-            plants[parent].children.push(plant);
         }
     }
     plants
@@ -136,63 +177,34 @@ fn parent_point(
         .copied()
 }
 
-/// The plants with what stands before their names. What an image stands on runs down in one column;
-/// side branches are indented.
-fn tree_lines(plants: &[PointNode<'_>]) -> Vec<(usize, String)> {
-    let roots = (0..plants.len())
-        .rev()
-        .filter(|plant| plants[*plant].parent.is_none());
-    let mut waiting: Vec<(usize, String, String)> = roots
-        .map(|root| (root, String::new(), String::new()))
-        .collect();
-    let mut lines = Vec::new();
-    while let Some((plant, lead, margin)) = waiting.pop() {
-        lines.push((plant, lead));
-        let children = &plants[plant].children;
-        let same = |child: &&usize| plants[**child].point.image == plants[plant].point.image;
-        let Some(trunk) = children
-            .iter()
-            .rev()
-            .find(same)
-            .or(children.last())
-            .copied()
-        else {
-            continue;
-        };
-        waiting.push((trunk, margin.clone(), margin.clone()));
-        let branches = children.iter().rev().filter(|child| **child != trunk);
-        waiting
-            .extend(branches.map(|branch| (*branch, format!("{margin}├─"), format!("{margin}│ "))));
-    }
-    lines
-}
-
 impl Render for PointTreeDrawing {
     fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
         let columns = [
             Column::text_column("NAME"),
-            Column::number_column("SIZE"),
-            Column::text_column("ID"),
-            Column::text_column("TIME"),
-            Column::text_column("MARKS"),
+            Column::number_column("SIZE").giving_way(1),
+            Column::text_column("ID").as_whole(),
+            Column::text_column("TIME").as_whole().giving_way(2),
+            Column::text_column("STANDS ON"),
+            Column::text_column("MARKS").as_prose(),
         ];
         let row = |line: &PointLine| {
-            let sign = match (line.point.is_snapshot(), line.parent.is_none()) {
-                (true, true) => '◆',
-                (true, false) => '●',
-                (false, true) => '◇',
-                (false, false) => '○',
-            };
             let point = &line.point;
             vec![
-                format!("{}{sign} {}", line.lead, point.name),
+                point.name.clone(),
                 page.format_size(point.size),
                 point.short_id(),
-                page.format_time(point.time),
+                page.format_minute(point.time),
+                line.stands_on.clone().unwrap_or_default(),
                 point.pin_and_tags(),
             ]
         };
+        let drawn: Vec<_> = self
+            .lines
+            .iter()
+            .map(|line| (line.row, line.kind))
+            .collect();
+        let leads = self.letters.draw_leads(&drawn);
         let rows: Vec<_> = self.lines.iter().map(row).collect();
-        page.write_table(&columns, &rows)
+        page.write_tree_table(&columns, &leads, &rows)
     }
 }

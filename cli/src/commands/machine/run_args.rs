@@ -272,6 +272,7 @@ impl Render for DomainElements {
 mod tests {
     use super::*;
     use crate::output::Units;
+    use crate::output::width::PageWidth;
 
     const NASTY: &str = r#"it's "a", $(b) `c` & <d> \ *"#;
 
@@ -308,6 +309,7 @@ mod tests {
                 &mut shown,
                 Units::Iec,
                 &jiff::tz::TimeZone::UTC,
+                PageWidth::USUAL,
             ))
             .expect("memory takes it");
         let script = format!(

@@ -214,7 +214,7 @@ impl Render for MachineListing {
             Column::text_column("NAME"),
             Column::number_column("DISKS"),
             Column::number_column("SIZE"),
-            Column::text_column("CREATED"),
+            Column::text_column("CREATED").as_whole().giving_way(1),
         ];
         let row = |row: &ShownMachine| {
             let size = row.disks.iter().map(|disk| disk.size).sum();
@@ -222,7 +222,7 @@ impl Render for MachineListing {
                 row.name.clone(),
                 row.disks.len().to_string(),
                 page.format_size(size),
-                page.format_time(row.created),
+                page.format_minute(row.created),
             ]
         };
         let rows: Vec<_> = self.rows.iter().map(row).collect();

@@ -6,11 +6,13 @@ mod policy;
 mod reclaim;
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::ArgGroup;
 use serde::Serialize;
-use vellum_core::tree::NodeRef;
+use vellum_core::outline::{OutlineRow, tree_around};
+use vellum_core::tree::{NodeRef, PlanError};
 use vellum_store::report::{ReportOptions, SpaceReport, UncountedItem, UsageScan};
 use vellum_store::{Store, StoreError};
 
@@ -311,9 +313,10 @@ fn tell_uncounted(losses: &[UncountedItem], session: &CommandContext) -> Outcome
     Outcome::Losses
 }
 
-/// Draws the store's tree into `file`, for `vellum tree`.
+/// Draws the store's tree, or the one in which `node` is, into `file`, for `vellum tree`.
 pub(super) fn tree_file(
     file: &Path,
+    node: Option<&str>,
     overwrite: bool,
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
@@ -326,9 +329,30 @@ pub(super) fn tree_file(
         file_systems: false,
     };
     let report = take_report(&store, &options, session)?;
-    let picture = picture::tree::draw_node_tree(&report.nodes, session.output.units);
+    let lines = wanted_lines(&store, &report, node)?;
+    let picture = picture::tree::draw_node_tree(&report, lines, session.output.units);
     file::write_report_file(session, file, &picture.standalone_svg(), overwrite)?;
     Ok(tell_uncounted(&report.uncounted, session))
+}
+
+/// The lines of the report's outline that are drawn for `node`.
+fn wanted_lines(
+    store: &Store,
+    report: &SpaceReport,
+    node: Option<&str>,
+) -> Result<Range<usize>, CommandFailure> {
+    let rows = &report.outline;
+    let Some(node) = node else {
+        return Ok(0..rows.len());
+    };
+    let node = store.find_node(node)?;
+    let name = store.tree().display_name(node);
+    let is_it = |row: &OutlineRow| {
+        let found = report.nodes.get(row.item);
+        found.is_some_and(|found| found.name == name)
+    };
+    let row = rows.iter().position(is_it).ok_or(PlanError::Gone)?;
+    Ok(tree_around(rows, row))
 }
 
 /// True if `vellum rm` refuses to delete a node: then no deletion of it is proposed.

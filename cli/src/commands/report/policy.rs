@@ -129,9 +129,9 @@ impl Render for Forecast {
         page.write_table(
             &[
                 Column::text_column("SNAPSHOT"),
-                Column::text_column("TAKEN"),
-                Column::text_column("VERDICT"),
-                Column::text_column("WHY"),
+                Column::text_column("TAKEN").as_whole().giving_way(1),
+                Column::text_column("VERDICT").as_whole(),
+                Column::text_column("WHY").as_prose(),
             ],
             &rows,
         )?;
