@@ -151,9 +151,12 @@ impl ListColumn {
 
     fn cell(self, row: &NodeRow, is_plain: bool, page: &TextPage) -> String {
         let node = &row.description;
-        let size = |bytes: u64| match is_plain {
-            true => bytes.to_string(),
-            false => page.format_size(bytes),
+        let size = |bytes: u64| {
+            if is_plain {
+                bytes.to_string()
+            } else {
+                page.format_size(bytes)
+            }
         };
         match self {
             Self::Name => node.name.clone().unwrap_or_default(),
