@@ -128,12 +128,12 @@ pub(crate) fn base_id(layer: LayerId) -> String {
 /// `shared base of web, web2`, of those who share it.
 pub(crate) fn base_title<S: AsRef<str>>(sharers: impl ExactSizeIterator<Item = S>) -> String {
     let count = sharers.len();
-    let named: Vec<S> = sharers.take(SHARERS_MAX).collect();
-    let more = match count - named.len() {
+    let first: Vec<S> = sharers.take(SHARERS_MAX).collect();
+    let more = match count - first.len() {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let names: Vec<&str> = named.iter().map(AsRef::as_ref).collect();
+    let names: Vec<&str> = first.iter().map(AsRef::as_ref).collect();
     format!("shared base of {}{more}", names.join(", "))
 }
 

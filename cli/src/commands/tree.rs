@@ -28,9 +28,9 @@ Example:
   vellum tree web@monday
   vellum tree --svg tree.svg
 
-Below an image (○) hang its snapshots (●) in the order of taking, and below each what was made from \
-it. What several still share although it has no name, or none any more, is a base (◌) in the place \
-where it was made. STANDS ON tells of an image with snapshots on which of them its present state \
+Below an image (○) hang its snapshots (●) in the order of taking, and below each what was made \
+from it. What several still share although it has no name, or none any more, is a base (◌) in \
+the place where it was made. STANDS ON tells of an image with snapshots on which of them its present state \
 stands; of others what the drawing does not show: a snapshot that is not made from the one before \
 it. ADDED is what was new in it, after compression. Locales without UTF-8 get o, * and a dot.
 

@@ -11,7 +11,7 @@ use crate::sandbox::{Sandbox, VELLUM, copy_folder};
 /// What makes a tree of 31 nodes: servers on a golden image, one of them copied while it runs, and
 /// a database that went back to an earlier state.
 const GROWTH: [&str; 32] = [
-    "create golden 64M",
+    "create golden 64K",
     "snapshot take golden@v1",
     "create web -b golden@v1",
     "snapshot take web@s1",
@@ -29,7 +29,7 @@ const GROWTH: [&str; 32] = [
     "snapshot take golden@v2",
     "create build -b golden@v2",
     "create live -b golden",
-    "create db 64M",
+    "create db 64K",
     "snapshot take db@d1",
     "snapshot take db@d2",
     "create db-copy -b db@d2",
@@ -38,7 +38,7 @@ const GROWTH: [&str; 32] = [
     "create report -b db@d3",
     "snapshot take db@d4",
     "snapshot take report@r1",
-    "create alone 1M",
+    "create alone 64K",
     "snapshot take alone@one",
     "snapshot take alone@two",
     "create last -b alone@one",
@@ -56,8 +56,16 @@ struct Line {
 
 fn grown() -> Sandbox {
     let sandbox = Sandbox::new();
-    for line in GROWTH {
-        sandbox.succeed(line.split(' ').chain(["-q"]));
+    for (seed, line) in (0..).zip(GROWTH) {
+        if let Some(snapshot) = line.strip_prefix("snapshot take ") {
+            // Of another state than the one before.
+            let (image, snapshot) = snapshot.split_once('@').expect("a snapshot's name");
+            sandbox.random_file("disk.raw", 64 << 10, seed);
+            let update = ["import", "disk.raw", image, "--update", "-q", "--snapshot"];
+            sandbox.succeed(update.into_iter().chain([snapshot]));
+        } else {
+            sandbox.succeed(line.split(' ').chain(["-q"]));
+        }
     }
     sandbox
 }
@@ -281,7 +289,7 @@ fn a_name_shows_its_own_tree_in_all_forms() {
         .position(|name| name == "db")
         .expect("it is there");
     for node in ["db", "db@d2", "db-copy", "report@r1"] {
-        assert_eq!(names(&[node]), all[start..start + 9], "{node}");
+        assert_eq!(names(&[node]), all[start..start + 8], "{node}");
         let picture = words(&sandbox, &["tree", node, "--svg", "-"]);
         assert!(
             picture.contains("db-copy") && !picture.contains("alone@one"),

@@ -7,8 +7,8 @@ use super::*;
 use crate::outline::OutlineRow;
 use crate::units::{ChunkLen, PageIndex};
 
-/// A line of a drawing by what it is: layer, image in whose block it is, and name. A shared base has
-/// none, and stands in the place of a deleted snapshot of the same layer.
+/// A line of a drawing by what it is: layer, image in whose block it is, and name. A shared base
+/// has none, and stands in the place of a deleted snapshot of the same layer.
 type Place = (LayerId, Option<ImageId>, Option<NodeRef>);
 
 fn name(text: &str) -> Name {

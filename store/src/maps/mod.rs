@@ -181,8 +181,9 @@ mod tests {
         assert_eq!(
             found,
             [
-                (0, 2000, Some(0), true),
-                (2000, 3, Some(1), false),
+                // The last of them begins a run of ids that follow each other.
+                (0, 1999, Some(0), true),
+                (1999, 4, Some(0), false),
                 (2003, 1, Some(0), false),
                 (2004, 996, None, false),
                 (3000, 4, Some(0), false),

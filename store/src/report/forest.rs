@@ -176,8 +176,8 @@ impl LayerTree {
             .map(|at| self.layers[at].layer.id)
     }
 
-    /// The layers between node `number` and what it stands on, a node or a base that it shares: what
-    /// was written from that one's making to its own. None if both stand on the same layer.
+    /// The layers between node `number` and what it stands on, a node or a base that it shares:
+    /// what was written from that one's making to its own. None if both stand on the same layer.
     pub(super) fn made_layers(&self, number: u32) -> impl Iterator<Item = LayerId> + '_ {
         let node = &self.nodes[number as usize];
         let is_first = node

@@ -24,8 +24,9 @@ use crate::repository::{AccessArgs, address, opening, repo_args};
 Example:
   vellum backup tree /mnt/backup
 
-Below the newest state of an image (○) hang its snapshots and earlier states (●), the oldest first, \
-and below each what was made from it. STANDS ON tells what the drawing does not show. JSON of each \
+Below the newest state of an image (○) hang its snapshots and earlier states (●), the oldest \
+first, and below each what was made from it. \
+STANDS ON tells what the drawing does not show. JSON of each \
 point: what `list` tells, and parent, the id of the point that it stands on.")]
 pub(crate) struct Args {
     /// The repository
