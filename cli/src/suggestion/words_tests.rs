@@ -193,7 +193,7 @@ restore web@monday ~ vellum snapshot restore web@monday
 restore x y z ~ vellum backup restore REPO POINT FILE
 export latest out.raw ? vellum export IMAGE@latest out.raw
 info latest ? vellum info IMAGE@latest
-key passwd ~ vellum backup key add REPO
+key passwd ~ vellum backup key passwd REPO
 key list ~ vellum backup key list REPO
 rebuild-index ~ vellum backup verify REPO --repair
 repair index ~ vellum backup verify REPO --repair
@@ -225,8 +225,8 @@ backup compact /mnt/b ~ vellum backup prune -n /mnt/b
 backup unlock /mnt/b ~ vellum backup info /mnt/b
 backup break-lock ~ vellum backup info
 backup find /mnt/b x ~ vellum backup list /mnt/b
-backup key passwd /mnt/b ~ vellum backup key add /mnt/b
-backup change-passphrase /mnt/b ~ vellum backup key add /mnt/b
+backup key change-passphrase /mnt/b ~ vellum backup key passwd /mnt/b
+backup change-passphrase /mnt/b ~ vellum backup key passwd /mnt/b
 backup rebuild-index /mnt/b ~ vellum backup verify /mnt/b --repair
 backup umount /mnt/x ~ fusermount3 -u /mnt/x
 backup serve /mnt/b ~ vellum serve --from /mnt/b
