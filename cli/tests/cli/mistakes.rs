@@ -10,7 +10,7 @@ use std::process::Stdio;
 use crate::sandbox::{Run, Sandbox};
 
 /// Verbs that only look: they take shortened names.
-const LOOKING: [&str; 26] = [
+const LOOKING: [&str; 27] = [
     "source list",
     "list",
     "tree",
@@ -31,6 +31,7 @@ const LOOKING: [&str; 26] = [
     "machine run-args",
     "machine export",
     "backup list",
+    "backup policy list",
     "backup tree",
     "backup diff",
     "backup info",
@@ -39,7 +40,7 @@ const LOOKING: [&str; 26] = [
     "backup key list",
 ];
 /// Verbs that take no name of what is there, or only look at one to make something new.
-const NAMELESS: [&str; 26] = [
+const NAMELESS: [&str; 27] = [
     "source add",
     "init",
     "create",
@@ -65,6 +66,7 @@ const NAMELESS: [&str; 26] = [
     "backup mount",
     "backup copy",
     "backup key add",
+    "backup key passwd",
     "import",
 ];
 
@@ -161,6 +163,11 @@ const SHORTENED: Rows = &[
     ("backup pull repo web --as again", &["did you mean web2 ("]),
     ("backup pull repo web2@mon --as again", &["no point"]),
     ("backup key remove repo 0", &["no key"]),
+    (
+        "backup policy set repo web --keep-last 1",
+        &["did you mean web2?"],
+    ),
+    ("backup policy remove repo web", &["did you mean web2?"]),
     ("backup prune repo --fence 0", &["no session"]),
     ("source remove rep", &["rep"]),
 ];
