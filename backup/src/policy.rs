@@ -31,7 +31,7 @@ impl Policy {
         ];
         let mut keep: BTreeMap<String, String> = limits
             .into_iter()
-            .filter(|(_, limit)| *limit != KeepLimit::Nothing)
+            .filter(|(_, limit)| !matches!(limit, KeepLimit::Nothing | KeepLimit::Newest(0)))
             .map(|(name, limit)| (name.to_owned(), limit.to_string()))
             .collect();
         if let Some(within) = rules.within {

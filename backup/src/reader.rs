@@ -207,7 +207,10 @@ impl<'r> Reader<'r> {
     /// cache.
     pub fn load_indexes(&self) -> Result<(), BackupError> {
         let load = || crate::prune::refresh(self.repository, &self.catalog);
-        let is_missing = |error: &BackupError| matches!(error, BackupError::Objects { source, .. } if source.kind == ObjectErrorKind::Missing);
+        let is_missing = |error: &BackupError| match error {
+            BackupError::Objects { source, .. } => source.kind == ObjectErrorKind::Missing,
+            _ => false,
+        };
         let mut done = load();
         if done.as_ref().is_err_and(is_missing) {
             // A collection took it away since the journal was read.

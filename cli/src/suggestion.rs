@@ -1,6 +1,6 @@
 //! Command lines that clap does not take: read in Vellum's words, they are run if that is the same
-//! and harmless, else told. Of the corrections that clap offers, those that destroy or overwrite are
-//! taken out.
+//! and harmless, else told. Of the corrections that clap offers, those that destroy or overwrite
+//! are taken out.
 //!
 //! clap offers verbs that are spelled alike, whatever they do: for `promote` it would offer
 //! `remove`. Nothing here leads to a verb of [`VERBS`] but a text that a person reads.
@@ -95,8 +95,8 @@ pub(crate) fn parse_command_line(line: &[OsString]) -> Result<Arguments, Misunde
     Err(error.into())
 }
 
-/// Adds to `failure` what `line` is in Vellum's words, if it named what is not there and other tools
-/// have words for it.
+/// Adds to `failure` what `line` is in Vellum's words, if it named what is not there and other
+/// tools have words for it.
 pub(crate) fn explain_failure(failure: CommandFailure, line: &[OsString]) -> CommandFailure {
     let is_unknown = matches!(
         failure,

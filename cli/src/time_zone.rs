@@ -28,6 +28,9 @@ pub(crate) fn zone_of_caller(caller: &Invocation) -> TimeZone {
         .unwrap_or(TimeZone::UTC)
 }
 
+/// The length of a time up to its minute: `2026-11-22T21:04`.
+const MINUTE_LEN: usize = 16;
+
 /// The local clock minus UTC, in seconds. A time beyond the calendar counts as UTC.
 pub(crate) fn offset_s(zone: &TimeZone, since_1970_ms: u64) -> i32 {
     whole_seconds(since_1970_ms).map_or(0, |moment| zone.to_offset(moment).seconds())
@@ -43,18 +46,12 @@ pub(crate) fn format_local_time(zone: &TimeZone, since_1970_ms: u64) -> Option<S
     )
 }
 
-/// A moment as that clock shows it, to the minute: `2026-11-22 21:04`.
+/// The same to the minute: `2026-11-22T21:04+01:00`.
 pub(crate) fn format_local_minute(zone: &TimeZone, since_1970_ms: u64) -> Option<String> {
-    let moment = whole_seconds(since_1970_ms)?;
-    let local = zone.to_datetime(moment);
-    Some(format!(
-        "{:04}-{:02}-{:02} {:02}:{:02}",
-        local.year(),
-        local.month(),
-        local.day(),
-        local.hour(),
-        local.minute()
-    ))
+    let local = format_local_time(zone, since_1970_ms)?;
+    let (minute, rest) = local.split_at_checked(MINUTE_LEN)?;
+    let offset = rest.find(['+', '-']).map_or("", |at| &rest[at..]);
+    Some(format!("{minute}{offset}"))
 }
 
 /// The time to the second: nobody types more, and every text then has the same length.

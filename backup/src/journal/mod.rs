@@ -76,7 +76,7 @@ mod crosswise_tests;
 mod ground;
 mod history;
 #[cfg(test)]
-mod protocol_model;
+mod protocol_tests;
 mod state;
 mod status;
 #[cfg(test)]

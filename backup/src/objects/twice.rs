@@ -160,8 +160,8 @@ impl Twice {
     }
 }
 
-/// The first of [`ASK_TRIES`] answers that opens; the last one's error, if none does. A request that
-/// fails is not repeated here: [`super::persistence`] does that.
+/// The first of [`ASK_TRIES`] answers that opens; the last one's error, if none does. A request
+/// that fails is not repeated here: [`super::persistence`] does that.
 pub(crate) fn first_opened<T, E>(
     ask: impl Fn() -> Result<Vec<u8>, ObjectError>,
     open: impl Fn(Vec<u8>) -> Result<T, E>,

@@ -351,5 +351,4 @@ fn placeholder_len(pattern: &str) -> usize {
 }
 
 #[cfg(test)]
-#[path = "words_tests.rs"]
 mod tests;

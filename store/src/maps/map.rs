@@ -100,6 +100,12 @@ impl Store {
         let bytes = disk.chunk_len().offset_of(first)..disk.len();
         let (mut open, mut answers) = (vec![(0, end)], Vec::new());
         let place = |start: u16, end: u16| first.0 + u64::from(start)..first.0 + u64::from(end);
+        let extent = |positions, layer, first| MapExtent {
+            positions,
+            layer,
+            first,
+            is_repeat: false,
+        };
         for (depth, layer) in (0..).zip(disk.chain()) {
             if layer.pages.contains(index) {
                 let own = self
@@ -113,20 +119,11 @@ impl Store {
                     .flat_map(|(start, end)| own.runs_in(*start, *end))
                 {
                     let positions = place(run.start, run.end_position());
+                    let from = Some((depth, layer.id));
                     match run.slot {
                         PageEntry::Absent => still_open.push((run.start, run.end_position())),
-                        PageEntry::Zero => answers.push(MapExtent {
-                            positions,
-                            layer: Some((depth, layer.id)),
-                            first: None,
-                            is_repeat: false,
-                        }),
-                        PageEntry::Chunk(id) => answers.push(MapExtent {
-                            positions,
-                            layer: Some((depth, layer.id)),
-                            first: Some(id),
-                            is_repeat: false,
-                        }),
+                        PageEntry::Zero => answers.push(extent(positions, from, None)),
+                        PageEntry::Chunk(id) => answers.push(extent(positions, from, Some(id))),
                     }
                 }
                 open = still_open;
@@ -137,12 +134,7 @@ impl Store {
                 .iter()
                 .map(|(start, end)| (*start.max(&visible), *end))
                 .filter(|(start, end)| start < end);
-            answers.extend(hidden.map(|(start, end)| MapExtent {
-                positions: place(start, end),
-                layer: None,
-                first: None,
-                is_repeat: false,
-            }));
+            answers.extend(hidden.map(|(start, end)| extent(place(start, end), None, None)));
             open = open
                 .into_iter()
                 .map(|(start, end)| (start, end.min(visible)))
@@ -152,12 +144,8 @@ impl Store {
                 break;
             }
         }
-        answers.extend(open.into_iter().map(|(start, end)| MapExtent {
-            positions: place(start, end),
-            layer: None,
-            first: None,
-            is_repeat: false,
-        }));
+        let unsupplied = open.into_iter();
+        answers.extend(unsupplied.map(|(start, end)| extent(place(start, end), None, None)));
         answers.sort_unstable_by_key(|answer| answer.positions.start);
         Ok(answers)
     }

@@ -31,8 +31,9 @@ Example:
 
 JSON of a repository: repository, id, encrypted, chunk_size, images, points, machines, for each of \
 packs, indexes, maps and records the objects and bytes, bytes of all, last (when this client last \
-pushed, verified, and verified all data), and sessions with id, kind, writer and time. Of a point: what `list` tells, same_as (names of points that show the same) and \
-chain (how many maps are read).")]
+pushed, verified, and verified all data), and sessions with id, kind, writer and time. Of a \
+point: what `list` tells, same_as (names of points that show the same) and chain (how many maps \
+are read).")]
 pub(crate) struct Args {
     /// The repository, and the point if it is one that is asked for
     #[arg(value_names = ["REPO", "POINT"], num_args = 0..=2)]

@@ -63,7 +63,8 @@ Example:
   vellum backup policy set /mnt/backup --keep-daily 7 --keep-weekly 4
   vellum backup policy set /mnt/backup --tag gold --keep-monthly unlimited
 
-It takes the place of the one that was there. Nothing is forgotten before `backup forget --policy`.")]
+It takes the place of the one that was there. Nothing is forgotten before `backup forget \
+--policy`.")]
 struct PolicySetArgs {
     #[command(flatten)]
     scope: PolicyScopeArgs,

@@ -789,7 +789,7 @@ fn no_order_of_requests_loses_a_point_or_leaves_what_is_dead() {
     search(&[BESIDE, collects], 1, None);
 }
 
-/// Minutes: `cargo test … -- --ignored protocol_model`.
+/// Minutes: `cargo test … -- --ignored protocol_tests`.
 #[test]
 #[ignore = "ten million states take minutes"]
 fn ten_million_orders_lose_nothing() {
