@@ -278,8 +278,8 @@ impl World {
             return state.is_fenced(&session(actor));
         }
         let first = 1 + actor * SLOTS;
-        let own = (first..first + SLOTS).rev();
-        let last = own.filter_map(|slot| self.records.get(&slot)).next();
+        let mut own = (first..first + SLOTS).rev();
+        let last = own.find_map(|slot| self.records.get(&slot));
         let last = last.expect("it was put").name;
         let is_undecided = state.undecided().any(|other| other == session(actor));
         let counts = state.status(&last) == Some(Status::Counts) && !is_undecided;
@@ -398,23 +398,13 @@ fn collect(world: &mut World, me: u8, jobs: &[Job], fences: bool) {
             2
         }
         2 => {
-            list_sessions(world, me);
-            let open = world.actor(me).open;
-            let fenced = if fences { open } else { 0 };
-            world.actor(me).fenced = fenced;
-            let collects = |nth: u8| matches!(jobs[usize::from(nth)], Job::Collect(_));
-            let others = (0..jobs.len() as u8).filter(|nth| open & !fenced & bit(*nth) != 0);
-            if others.into_iter().any(collects) {
+            if meets_another(world, me, jobs, fences) {
                 return world.end(me, Life::Refused);
             }
             if to_fence(world, me).is_empty() { 8 } else { 3 }
         }
-        3 | 5 => {
-            let fenced = fences_of(world, me, step == 5);
-            let record = Record {
-                fenced,
-                ..Record::default()
-            };
+        3 | 5 | 10 | 18 | 22 => {
+            let record = record_of_step(world, me, step);
             world.put(me, record);
             step + 1
         }
@@ -436,14 +426,6 @@ fn collect(world: &mut World, me: u8, jobs: &[Job], fences: bool) {
         9 | 21 if world.is_fenced(me, false) => return world.end(me, Life::Refused),
         9 | 21 if sweeps_of(world, me).is_empty() => step + 4,
         9 | 21 => step + 1,
-        10 | 22 => {
-            let record = Record {
-                sweeps: sweeps_of(world, me),
-                ..Record::default()
-            };
-            world.put(me, record);
-            step + 1
-        }
         12 | 24 => {
             world.objects &= !numbers_of(world.seen(me).swept());
             step + 1
@@ -469,14 +451,44 @@ fn collect(world: &mut World, me: u8, jobs: &[Job], fences: bool) {
             list_sessions(world, me);
             if world.actor(me).open == 0 { 20 } else { 18 }
         }
-        18 => {
-            let record = waiting(world, me);
-            world.put(me, record);
-            19
-        }
         _ => return world.end(me, Life::Done),
     };
     world.actor(me).step = next;
+}
+
+/// Lists the sessions, and chooses those to fence; true if another collection is open that is not
+/// one of them.
+fn meets_another(world: &mut World, me: u8, jobs: &[Job], fences: bool) -> bool {
+    list_sessions(world, me);
+    let open = world.actor(me).open;
+    let chosen = if fences { open } else { 0 };
+    world.actor(me).fenced = chosen;
+    let collects = |nth: u8| matches!(jobs[usize::from(nth)], Job::Collect(_));
+    let mut others = (0..jobs.len() as u8).filter(|nth| open & !chosen & bit(*nth) != 0);
+    others.any(collects)
+}
+
+/// The record that a collection puts in a step, but for its mark.
+fn record_of_step(world: &World, me: u8, step: u8) -> Record {
+    match step {
+        3 | 5 => fencing(world, me, step == 5),
+        18 => waiting(world, me),
+        _ => sweeping(world, me),
+    }
+}
+
+fn fencing(world: &World, me: u8, decided: bool) -> Record {
+    Record {
+        fenced: fences_of(world, me, decided),
+        ..Record::default()
+    }
+}
+
+fn sweeping(world: &World, me: u8) -> Record {
+    Record {
+        sweeps: sweeps_of(world, me),
+        ..Record::default()
+    }
 }
 
 fn list_sessions(world: &mut World, me: u8) {

@@ -75,12 +75,12 @@ impl UnindexedPacks {
     pub(super) fn note(&mut self, sealer: &Sealer, pack: &PackEntry, names: &NamesBySegment) {
         let Some(file) = &mut self.file else { return };
         let index = index_of(vec![pack.clone()], names.clone());
-        let Ok(sealed) = sealer.seal(SealedKind::Index, &index.encode()) else {
+        let Ok(object) = sealer.seal(SealedKind::Index, &index.encode()) else {
             return;
         };
-        let mut note = (sealed.bytes.len() as u32).to_le_bytes().to_vec();
-        note.extend_from_slice(&sealed.id.0);
-        note.extend_from_slice(&sealed.bytes);
+        let mut note = (object.bytes.len() as u32).to_le_bytes().to_vec();
+        note.extend_from_slice(&object.id.0);
+        note.extend_from_slice(&object.bytes);
         // A note that is cut off hides those behind it.
         if file.write_all(&note).is_err() {
             self.file = None;
@@ -116,8 +116,8 @@ pub(crate) fn index_noted_packs(
 ) -> Result<(), BackupError> {
     let repository = reader.repository();
     let mut notes = UnindexedPacks::open(repository, origin);
-    let mut noted = notes.noted(repository.sealer());
-    if noted.is_empty() {
+    let mut indexes = notes.noted(repository.sealer());
+    if indexes.is_empty() {
         notes.clear();
         return Ok(());
     }
@@ -128,9 +128,9 @@ pub(crate) fn index_noted_packs(
         let name = ObjectName::Pack(pack.id);
         listed.contains(&name) && !state.is_condemned(&name) && named.insert(pack.id)
     };
-    noted.retain(|index| index.packs.iter().all(&mut is_usable));
-    if !noted.is_empty() {
-        let index = merge(noted);
+    indexes.retain(|index| index.packs.iter().all(&mut is_usable));
+    if !indexes.is_empty() {
+        let index = merge(indexes);
         let runs = found_chunks(reader, origin, &index)?;
         let (id, _) = put_index(repository, &index)?;
         known.add(id, &index, &runs);
@@ -208,10 +208,10 @@ fn decode_notes(mut bytes: &[u8], sealer: &Sealer) -> Vec<IndexObject> {
     let mut next = || {
         let (len, rest) = bytes.split_first_chunk::<4>()?;
         let (id, rest) = rest.split_first_chunk::<OBJECT_ID_LEN>()?;
-        let (sealed, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        let (object, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
         bytes = rest;
         let plain = sealer
-            .open(SealedKind::Index, &ObjectId(*id), sealed)
+            .open(SealedKind::Index, &ObjectId(*id), object)
             .ok()?;
         IndexObject::decode(&plain).ok()
     };

@@ -358,9 +358,9 @@ impl Telling<'_, '_> {
             chunks,
         } in put.named
         {
-            let named = chunks.iter().zip(first.0 as u32..);
-            let named = named.map(|((_, name), ordinal)| (ordinal, *name));
-            names.entry(segment).or_default().extend(named);
+            let numbered = chunks.iter().zip(first.0 as u32..);
+            let numbered = numbered.map(|((_, name), ordinal)| (ordinal, *name));
+            names.entry(segment).or_default().extend(numbered);
             let runs = chunks
                 .chunk_by(|a, b| a.0.advance_by(1) == b.0)
                 .scan(first, |to, run| {

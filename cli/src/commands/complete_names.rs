@@ -54,16 +54,16 @@ pub(super) fn run_complete_names(
     let Some(wanted) = wanted_name(&args.words) else {
         return Ok(Outcome::Done);
     };
-    let named = wanted.store.map(PathBuf::from);
-    let dir = named.map_or_else(|| session.store_dir().map(PathBuf::from), Ok);
+    let given = wanted.store.map(PathBuf::from);
+    let dir = given.map_or_else(|| session.store_dir().map(PathBuf::from), Ok);
     let store = dir
         .ok()
         .and_then(|dir| Store::open_dir(&dir, Access::ReadOnly, "").ok());
     if let Some(store) = store {
         let mut names = matching_names(&store.tree(), &wanted);
         names.truncate(NAMES_MAX);
-        let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
-        session.output.print_verbatim(lines.as_bytes())?;
+        names.push(String::new());
+        session.output.print_verbatim(names.join("\n").as_bytes())?;
     }
     Ok(Outcome::Done)
 }

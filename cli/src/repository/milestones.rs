@@ -13,6 +13,10 @@ const FILE: &str = "last.json";
 
 /// Times, in milliseconds since 1970 by this machine's clock; none if it never was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "a time's unit stands in its name"
+)]
 pub(crate) struct Milestones {
     /// The last push that left nothing out, also one that had nothing to send.
     #[serde(default)]

@@ -127,16 +127,18 @@ fn read_parents(lines: &[Line]) -> Vec<(String, Option<String>)> {
         } else {
             Some(nth)
         };
-        let members = (0..lines.len()).filter(|other| is_member(*other) && hangs(*other) == head);
+        let mut members =
+            (0..lines.len()).filter(|other| is_member(*other) && hangs(*other) == head);
         let before = if is_member(nth) {
-            members.filter(|other| *other < nth).last()
+            members.rfind(|other| *other < nth)
         } else if line.sign == '○' {
-            members.last()
+            members.next_back()
         } else {
             None
         };
-        let held = || hangs(head?);
-        before.or_else(held).map(|at| lines[at].name.clone())
+        before
+            .or_else(|| hangs(head?))
+            .map(|at| lines[at].name.clone())
     };
     (0..lines.len())
         .map(|nth| (lines[nth].name.clone(), parent(nth)))

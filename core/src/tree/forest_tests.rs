@@ -47,13 +47,13 @@ fn delete(tree: &mut Tree, node: NodeRef) {
 /// drawing does not say so.
 fn drawn(tree: &Tree) -> Vec<String> {
     let forest = NodeForest::from_tree(tree);
-    let title = |place: usize| match forest.plants[place].node {
-        Some(node) => tree.display_name(node),
-        None => {
-            let images = forest.plants[place].sharers.iter();
-            let names = images.map(|image| tree.display_name(NodeRef::Image(*image)));
-            format!("({})", names.collect::<Vec<_>>().join(" "))
+    let title = |place: usize| {
+        if let Some(node) = forest.plants[place].node {
+            return tree.display_name(node);
         }
+        let images = forest.plants[place].sharers.iter();
+        let names = images.map(|image| tree.display_name(NodeRef::Image(*image)));
+        format!("({})", names.collect::<Vec<_>>().join(" "))
     };
     let rows = forest.outline(tree);
     let shown = |row: &OutlineRow| {
@@ -272,8 +272,7 @@ fn check_lines(forest: &NodeForest, rows: &[OutlineRow]) {
         } else {
             row.hangs_from.map(|above| &rows[above])
         };
-        let held = || head?.hangs_from.map(|above| rows[above].item);
-        let says = before.or_else(held);
+        let says = before.or_else(|| head?.hangs_from.map(|above| rows[above].item));
         assert_eq!(
             row.stands_elsewhere,
             says != plant.parent,

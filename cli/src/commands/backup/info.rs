@@ -109,7 +109,7 @@ pub(super) fn run_backup_info(
         ([point], None) => {
             session
                 .output
-                .print_answer(&point_info(&repository, point, session)?)?
+                .print_answer(&point_info(&repository, point, session)?)?;
         }
         _ => {
             return Err(CommandFailure::usage_error(
