@@ -776,43 +776,35 @@ const BESIDE: Job = Job::Push(PushPlan {
     shared: Some(1),
 });
 
-/// Searches all states; how many there are.
-fn search(jobs: &[Job], deaths: u8, depth: Option<usize>) -> usize {
+/// Searches all states.
+fn search(jobs: &[Job], deaths: u8) {
     let protocol = Protocol {
         jobs: jobs.to_vec(),
         deaths,
     };
-    let mut checker = protocol.checker().threads(2);
-    if let Some(depth) = depth {
-        checker = checker.target_max_depth(depth);
-    }
-    let checker = checker.spawn_bfs().join();
+    let checker = protocol.checker().threads(2).spawn_bfs().join();
     checker.assert_properties();
     let count = checker.unique_state_count();
     println!("{jobs:?}, {deaths} deaths: {count} states");
-    count
 }
 
 #[test]
 fn no_order_of_requests_loses_a_point_or_leaves_what_is_dead() {
     let collects = Job::Collect(false);
-    search(&[AGAIN, collects], 1, None);
-    search(&[ABOVE, collects], 1, None);
-    search(&[BESIDE, collects], 1, None);
+    search(&[AGAIN, collects], 1);
+    search(&[ABOVE, collects], 1);
+    search(&[BESIDE, collects], 1);
 }
 
-/// Minutes: `cargo test … -- --ignored protocol_tests`.
+/// Much longer: `cargo test --release --workspace --lib -- --ignored protocol_tests`. The first search
+/// alone is of 529,445 states.
 #[test]
-#[ignore = "ten million states take minutes"]
-fn ten_million_orders_lose_nothing() {
+#[ignore = "minutes to hours"]
+fn no_order_of_the_requests_of_three_sessions_loses_anything() {
     let (collects, fences) = (Job::Collect(false), Job::Collect(true));
-    let all = [
-        search(&[AGAIN, ABOVE, collects], 1, None),
-        search(&[ABOVE, BESIDE, collects], 1, None),
-        search(&[AGAIN, fences, collects], 1, None),
-        search(&[BESIDE, fences, fences], 1, None),
-        search(&[AGAIN, Job::Forget(1), collects], 1, None),
-    ];
-    let count: usize = all.iter().sum();
-    assert!(count >= 10_000_000, "{count}");
+    search(&[AGAIN, ABOVE, collects], 1);
+    search(&[ABOVE, BESIDE, collects], 1);
+    search(&[AGAIN, Job::Forget(1), collects], 1);
+    search(&[AGAIN, fences, collects], 1);
+    search(&[BESIDE, fences, fences], 1);
 }
