@@ -357,7 +357,8 @@ pub struct PolicyScope {
 /// The objects and contents that a collection condemned.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Mark {
-    /// The mark's name: the session of the collection, and a number.
+    /// The mark's name: the session of the collection, the counter of its record, and a number. It
+    /// never comes twice.
     pub id: String,
     /// Objects, by name.
     pub objects: Vec<String>,

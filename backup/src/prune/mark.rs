@@ -62,7 +62,10 @@ impl Collection<'_> {
             .indexes
             .extend(plan.indexes.iter().map(ToString::to_string));
         if !is_idle {
-            let marks = named(&self.session.id().to_string(), &plan.condemned);
+            // No name comes twice, also if this session marks again: who waits for a mark, and that
+            // it was swept, is said by its name.
+            let name = format!("{}-{}", self.session.id(), state.next_counter());
+            let marks = named(&name, &plan.condemned);
             record.marks.extend(marks);
         }
         let parts = record.into_parts(PART_LEN);
