@@ -39,7 +39,7 @@ use crate::translation::Translation;
 const OBJECT_ID_LEN: usize = 32;
 const MAGIC: &[u8; 8] = b"VlmKnow3";
 /// Names that are looked for together by one thread.
-pub(crate) const NAMES_TOGETHER: usize = 4096;
+const NAMES_TOGETHER: usize = 4096;
 /// The longest file that is read: at 6 bytes a run or so, of some hundred million runs.
 const FILE_LEN_MAX: u64 = 1 << 30;
 
@@ -179,17 +179,9 @@ impl Known {
             .index(&id)
             .map_err(|error| reader.told(error))?;
         let chunks: Vec<(ChunkHash, ChunkId)> = self.chunks(reader, &index);
-        let find = |some: &[(ChunkHash, ChunkId)]| {
-            let names: Vec<ChunkHash> = some.iter().map(|(name, _)| *name).collect();
-            origin.find(&names)
-        };
-        let found: Vec<Vec<Option<ChunkId>>> = chunks
-            .par_chunks(NAMES_TOGETHER)
-            .map(find)
-            .collect::<Result<_, _>>()?;
-        for (own, (_, there)) in found.into_iter().flatten().zip(&chunks) {
-            if let Some(own) = own.filter(|own| self.sure.get(*own, 1).is_none()) {
-                self.unsure.insert(own, *there, 1);
+        for (own, there) in find_in_origin(origin, &chunks)? {
+            if self.sure.get(own, 1).is_none() {
+                self.unsure.insert(own, there, 1);
             }
         }
         self.note_packs(&index);
@@ -502,6 +494,26 @@ impl Known {
         bytes.expect_end()?;
         Ok(known)
     }
+}
+
+/// Those of `chunks`, which are names and addresses, that `origin` has: its ids, and the addresses.
+/// On all cores.
+pub(crate) fn find_in_origin(
+    origin: &dyn Origin,
+    chunks: &[(ChunkHash, ChunkId)],
+) -> Result<Vec<(ChunkId, ChunkId)>, BackupError> {
+    let find = |some: &[(ChunkHash, ChunkId)]| {
+        let names: Vec<ChunkHash> = some.iter().map(|(name, _)| *name).collect();
+        origin.find(&names)
+    };
+    let found: Vec<Vec<Option<ChunkId>>> = chunks
+        .par_chunks(NAMES_TOGETHER)
+        .map(find)
+        .collect::<Result<_, _>>()?;
+    let pairs = found.into_iter().flatten().zip(chunks);
+    Ok(pairs
+        .filter_map(|(own, (_, there))| Some((own?, *there)))
+        .collect())
 }
 
 /// Index objects that may be built on.

@@ -75,6 +75,19 @@ struct Actor {
     fenced: u16,
 }
 
+impl Actor {
+    fn new() -> Self {
+        Self {
+            step: 0,
+            life: Life::Works,
+            seen: 0,
+            open: 0,
+            listed: 0,
+            fenced: 0,
+        }
+    }
+}
+
 /// A record that was put.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Put {
@@ -186,18 +199,7 @@ impl World {
             deleted: 0,
             objects: FIRST_OBJECTS,
             sessions: 0,
-            actors: protocol
-                .jobs
-                .iter()
-                .map(|_| Actor {
-                    step: 0,
-                    life: Life::Works,
-                    seen: 0,
-                    open: 0,
-                    listed: 0,
-                    fenced: 0,
-                })
-                .collect(),
+            actors: protocol.jobs.iter().map(|_| Actor::new()).collect(),
             deaths_left: protocol.deaths,
         };
         let record = Record {
@@ -677,14 +679,7 @@ impl Protocol {
         for _ in 0..3 {
             let me = jobs.len() as u8;
             jobs.push(Job::Collect(true));
-            world.actors.push(Actor {
-                step: 0,
-                life: Life::Works,
-                seen: 0,
-                open: 0,
-                listed: 0,
-                fenced: 0,
-            });
+            world.actors.push(Actor::new());
             while world.actor(me).life == Life::Works {
                 collect(&mut world, me, &jobs, true);
             }

@@ -25,7 +25,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 
-use rayon::prelude::{ParallelIterator, ParallelSlice};
 use vellum_core::hash::ChunkHash;
 use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
@@ -33,7 +32,7 @@ use vellum_core::units::ChunkId;
 use crate::error::BackupError;
 use crate::format::{IndexObject, PackEntry, SegmentEntry, address};
 use crate::journal::State;
-use crate::known::{Known, NAMES_TOGETHER, Origin};
+use crate::known::{Known, Origin, find_in_origin};
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::reader::Reader;
 use crate::repository::Repository;
@@ -189,18 +188,8 @@ fn found_chunks(
         let named = segment.chunks();
         chunks.extend(named.map(|(ordinal, name)| (*name, address(number, ordinal))));
     }
-    let find = |some: &[(ChunkHash, ChunkId)]| {
-        let names: Vec<ChunkHash> = some.iter().map(|(name, _)| *name).collect();
-        origin.find(&names)
-    };
-    let found: Vec<Vec<Option<ChunkId>>> = chunks
-        .par_chunks(NAMES_TOGETHER)
-        .map(find)
-        .collect::<Result<_, _>>()?;
-    let pairs = found.into_iter().flatten().zip(&chunks);
-    Ok(pairs
-        .filter_map(|(own, (_, there))| Some((own?, *there, 1)))
-        .collect())
+    let found = find_in_origin(origin, &chunks)?.into_iter();
+    Ok(found.map(|(own, there)| (own, there, 1)).collect())
 }
 
 /// The notes up to the first that is not whole.
