@@ -7,7 +7,7 @@ use vellum_store::Unwatched;
 
 use super::*;
 use crate::forget::{ForgetWish, forget};
-use crate::objects::memory::{Effect, Memory};
+use crate::objects::memory::{Effect, Fault, Memory, Request};
 use crate::objects::{ObjectError, ObjectErrorKind, Objects};
 use crate::testing::pusher::{Base, Disk, init, open, push, restore, writer};
 use crate::testing::seed;
@@ -734,4 +734,58 @@ fn many_generations_leave_a_repository_as_few_do() {
         late.maps <= early.maps + early.maps / 5 + 1,
         "{early:?} {late:?}"
     );
+}
+
+/// A collection that finds no room at one of its puts begins again without moving, and then moves
+/// what there is room for: what it condemns then has a mark of its own, so nothing is left over.
+#[test]
+fn a_collection_that_finds_no_room_once_leaves_nothing_to_the_next() {
+    let mut done = 0;
+    for nth in 0.. {
+        let memory = Memory::new();
+        let repository = init(Arc::new(memory.clone()));
+        let promises = Promises::default();
+        let disks: Vec<Disk> = (0..6_u16)
+            .map(|image| (0..6).map(|at| (at, image * 6 + at + 1)).collect())
+            .collect();
+        for (serial, disk) in (0..).zip(&disks) {
+            let image = format!("image-{serial}");
+            let mut both = disk.clone();
+            both.extend(disks[0].iter().map(|(at, fill)| (at + 8, *fill)));
+            let id = push(&repository, &image, serial, serial, &both, Base::None);
+            promises.make(id.expect("a push"), both);
+        }
+        for serial in 0..3 {
+            let id = crate::testing::pusher::point_id(&format!("image-{serial}"), serial);
+            promises.give_up(&id);
+            forget(&repository, &ForgetWish::Points(vec![id]), writer()).expect("it is there");
+        }
+        // Requests and faults are each client's own, objects are everybody's.
+        let full = Arc::new(memory.clone());
+        full.fail(Fault {
+            request: Some(Request::Put),
+            after: nth,
+            effect: Effect::Refused(ObjectErrorKind::Full),
+        });
+        let collect = |memory: Arc<Memory>| {
+            let repository = open(memory).expect("it opens");
+            prune(&repository, &options(FenceWish::None), writer(), &Unwatched)
+        };
+        let outcome = collect(full.clone());
+        let puts = full.take_log().into_iter();
+        let puts = puts.filter(|(request, _)| *request == Request::Put).count();
+        promises.check(&memory);
+        if puts as u64 <= nth {
+            break;
+        }
+        if outcome.is_err() {
+            continue;
+        }
+        done += 1;
+        let next = collect(Arc::new(memory.clone())).expect("there is room");
+        let left = (next.condemned.count, next.swept.count, next.freed_len);
+        assert_eq!(left, (0, 0, 0), "after no room at put {nth}");
+        promises.check(&memory);
+    }
+    assert!(done > 0, "no collection went on");
 }
