@@ -736,46 +736,60 @@ fn many_generations_leave_a_repository_as_few_do() {
     );
 }
 
+/// A repository of six images that share chunks, three of which are forgotten.
+fn half_forgotten(promises: &Promises) -> Memory {
+    let memory = Memory::new();
+    let repository = init(Arc::new(memory.clone()));
+    let disk = |image: u16| -> Disk { (0..6).map(|at| (at, image * 6 + at + 1)).collect() };
+    for image in 0..6 {
+        let (serial, name) = (u64::from(image), format!("image-{image}"));
+        let mut both = disk(image);
+        both.extend(disk(0).iter().map(|(at, fill)| (at + 8, *fill)));
+        let id = push(&repository, &name, serial, serial, &both, Base::None).expect("a push");
+        if image < 3 {
+            forget(&repository, &ForgetWish::Points(vec![id]), writer()).expect("it is there");
+        } else {
+            promises.make(id, both);
+        }
+    }
+    memory
+}
+
+/// A client of `memory` whose put with this number finds no room.
+fn full_once(memory: &Memory, nth: u64) -> Arc<Memory> {
+    // Requests and faults are each client's own, objects are everybody's.
+    let full = Arc::new(memory.clone());
+    full.fail(Fault {
+        request: Some(Request::Put),
+        after: nth,
+        effect: Effect::Refused(ObjectErrorKind::Full),
+    });
+    full
+}
+
+fn count_puts(memory: &Memory) -> u64 {
+    let asked = memory.take_log().into_iter();
+    asked
+        .filter(|(request, _)| *request == Request::Put)
+        .count() as u64
+}
+
 /// A collection that finds no room at one of its puts begins again without moving, and then moves
-/// what there is room for: what it condemns then has a mark of its own, so nothing is left over.
+/// what there is room for: nothing is left over.
 #[test]
 fn a_collection_that_finds_no_room_once_leaves_nothing_to_the_next() {
     let mut done = 0;
     for nth in 0.. {
-        let memory = Memory::new();
-        let repository = init(Arc::new(memory.clone()));
         let promises = Promises::default();
-        let disks: Vec<Disk> = (0..6_u16)
-            .map(|image| (0..6).map(|at| (at, image * 6 + at + 1)).collect())
-            .collect();
-        for (serial, disk) in (0..).zip(&disks) {
-            let image = format!("image-{serial}");
-            let mut both = disk.clone();
-            both.extend(disks[0].iter().map(|(at, fill)| (at + 8, *fill)));
-            let id = push(&repository, &image, serial, serial, &both, Base::None);
-            promises.make(id.expect("a push"), both);
-        }
-        for serial in 0..3 {
-            let id = crate::testing::pusher::point_id(&format!("image-{serial}"), serial);
-            promises.give_up(&id);
-            forget(&repository, &ForgetWish::Points(vec![id]), writer()).expect("it is there");
-        }
-        // Requests and faults are each client's own, objects are everybody's.
-        let full = Arc::new(memory.clone());
-        full.fail(Fault {
-            request: Some(Request::Put),
-            after: nth,
-            effect: Effect::Refused(ObjectErrorKind::Full),
-        });
+        let memory = half_forgotten(&promises);
         let collect = |memory: Arc<Memory>| {
             let repository = open(memory).expect("it opens");
             prune(&repository, &options(FenceWish::None), writer(), &Unwatched)
         };
+        let full = full_once(&memory, nth);
         let outcome = collect(full.clone());
-        let puts = full.take_log().into_iter();
-        let puts = puts.filter(|(request, _)| *request == Request::Put).count();
         promises.check(&memory);
-        if puts as u64 <= nth {
+        if count_puts(&full) <= nth {
             break;
         }
         if outcome.is_err() {
@@ -788,4 +802,35 @@ fn a_collection_that_finds_no_room_once_leaves_nothing_to_the_next() {
         promises.check(&memory);
     }
     assert!(done > 0, "no collection went on");
+}
+
+/// Who waits for a mark is said by its name. A session that began after the first mark of a
+/// collection may not have seen its second: that has a name, and waits, of its own.
+#[test]
+fn a_collection_that_marks_twice_gives_each_mark_its_name_and_its_waits() {
+    let mut twice = 0;
+    for nth in 0.. {
+        let promises = Promises::default();
+        let memory = half_forgotten(&promises);
+        let repository = open(Arc::new(memory.clone())).expect("it opens");
+        let waited = Session::begin(&repository, SessionKind::Push, writer()).expect("a session");
+        let full = full_once(&memory, nth);
+        let collecting = open(full.clone()).expect("it opens");
+        let outcome = prune(&collecting, &options(FenceWish::None), writer(), &Unwatched);
+        if count_puts(&full) <= nth {
+            break;
+        }
+        if outcome.is_err() {
+            continue;
+        }
+        let state = repository.refresh().expect("it is read");
+        let of_objects = |mark: &&MarkState| !mark.objects.is_empty();
+        let marks: Vec<&MarkState> = state.marks().values().filter(of_objects).collect();
+        // One whose wait found no room goes once nobody is open.
+        assert!(marks.iter().all(|mark| mark.waits.len() < 2), "{marks:?}");
+        twice += u64::from(marks.len() > 1);
+        waited.end().expect("it ends");
+        promises.check(&memory);
+    }
+    assert!(twice > 0, "no collection marked twice");
 }
