@@ -179,7 +179,7 @@ impl GcSummary {
             page.format_size(deep.bytes_after),
             format_count(deep.frames, "frame"),
         );
-        if deep.frames == 0 {
+        if deep.frames == 0 && !deep.lacks_room {
             return page.write_line("nothing would be smaller compressed together");
         }
         if self.dry_run {

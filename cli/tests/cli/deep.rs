@@ -1,6 +1,7 @@
 //! Tests of `gc --deep`: what is alike takes less, disks stay as they are, and everything that comes
 //! after works on it as before.
 
+use crate::full_disk::with_mounts;
 use crate::sandbox::{Sandbox, client_line};
 
 /// A store of disks whose blocks are alike, some of them shifted.
@@ -75,6 +76,45 @@ fn all_that_comes_after_works_on_it() {
     sandbox.succeed(["import", "one.raw", "one", "--snapshot", "a"]);
     deep(&sandbox, &[]);
     assert_disks(&sandbox, &["one", "three"]);
+}
+
+/// File systems with more and less room beside the store. Where there is little, a part is done
+/// after the other; where there is next to none, nothing is; and the store is never larger after it
+/// than by what its reserve grows.
+const SCARCE_SCRIPT: &str = r#"
+set -eu
+for size in 400 128 100 84; do
+  mount -t tmpfs -o size=${size}m tmpfs "$PWD/small"
+  export VELLUM_STORE=$PWD/small/store
+  "$VELLUM" -q init
+  "$VELLUM" -q import disk.raw disk
+  before=$(du -sk "$VELLUM_STORE" | cut -f1)
+  "$VELLUM" gc --deep --level 3 >said
+  after=$(du -sk "$VELLUM_STORE" | cut -f1)
+  [ "$after" -le $((before + 8192)) ] || { echo "$size: $before KiB and then $after:"; cat said; exit 1; }
+  if [ $size = 400 ]; then
+    [ "$after" -le $((before * 3 / 4)) ] || { echo "$size: $before KiB and then $after:"; cat said; exit 1; }
+  fi
+  "$VELLUM" -q check --read-data
+  "$VELLUM" -q export disk - | cmp - disk.raw
+  umount "$PWD/small"
+done
+echo all is well
+"#;
+
+#[test]
+fn where_room_is_scarce_it_takes_no_more_than_before() {
+    let sandbox = Sandbox::empty();
+    std::fs::create_dir(sandbox.path("small")).expect("room");
+    // Twice the same noise, shifted: half of it goes.
+    let noise = sandbox.random_file("noise", 24 << 20, 1);
+    let noise = std::fs::read(noise).expect("just written");
+    let disk = [&noise[..], &[7; 512], &noise, &[0; 512]].concat();
+    std::fs::write(sandbox.path("disk.raw"), disk).expect("room");
+    let Some(run) = with_mounts(&sandbox, &["sh", "-c", SCARCE_SCRIPT]) else {
+        return;
+    };
+    assert_eq!(run.stdout, "all is well\n", "{run:?}");
 }
 
 #[test]

@@ -6,9 +6,11 @@
 //! come since. Left alone are frames that were read lately (they are in memory), small ones (they
 //! will become part of others), damaged ones, and such as neither compress nor have their like.
 //!
-//! **Space.** The old payloads go when the ranges that they are in are compacted, at the end; where
-//! room is scarce, in between. If there is none for the next blocks, the run ends and says so: what
-//! it did stays.
+//! **Space.** The old payloads go when the files that they are in are compacted, at the end. While
+//! they are there the store is larger than before, so a window is no longer than what there is room
+//! for, and where that makes several of one, each gives back what it left before the next begins:
+//! frames of neighbouring ids lie in the same files, so little else is in these. If there is no room
+//! for a window that is worth it, the run ends and says so: what it did stays.
 
 use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use vellum_core::frame::{
@@ -35,6 +37,11 @@ use crate::watch::{Progress, Watch, go_on};
 const BLOCK_LEN: u32 = 2 << 20;
 /// Frames that are ordered together.
 const WINDOW_FRAMES: usize = 1 << 21;
+/// Compressed bytes of a window at most, in parts of the free space: it is written anew beside
+/// them, and what is left of the files that it was in is, too.
+const WINDOWS_PER_ROOM: u64 = 3;
+/// Compressed bytes that a window has room for at least.
+const WINDOW_LEN_MIN: u64 = 4 << 20;
 /// Blocks that are compressed and then written together, for each core.
 const BLOCKS_PER_CORE: usize = 4;
 /// Parts in a hundred that a block must save to be made.
@@ -81,6 +88,15 @@ struct SolidPlan {
     next: Option<ChunkId>,
 }
 
+/// Frames of a window, while it is looked through.
+#[derive(Default)]
+struct WindowFrames {
+    candidates: Vec<Candidate>,
+    forest: LikenessForest,
+    /// Their compressed bytes.
+    stored_len: u64,
+}
+
 /// A block that is ready to be written.
 struct EncodedSolid {
     number: SolidNumber,
@@ -108,7 +124,11 @@ pub(in crate::collect) fn regroup_frames(
     let mut report = DeepReport::default();
     let mut next = Some(ChunkId(0));
     while let Some(from) = next {
-        let plan = SolidPlan::plan_window(store, from, collection.horizon, watch)?;
+        let Some(window_len) = window_len(store) else {
+            report.lacks_room = true;
+            break;
+        };
+        let plan = SolidPlan::plan_window(store, from, collection.horizon, window_len, watch)?;
         next = plan.next;
         let (mut done, total) = (0, plan.blocks.len() as u64);
         let per_batch = rayon::current_num_threads() * BLOCKS_PER_CORE;
@@ -133,12 +153,27 @@ pub(in crate::collect) fn regroup_frames(
             }
             done += blocks.len() as u64;
         }
+        if let Some(end) = next {
+            store.inner.database.flush_bulk(collection.generation)?;
+            tight::give_back(store, &(from..end), watch)?;
+        }
     }
     store
         .inner
         .database
         .flush_bulk(collection.generation)
         .map(|()| report)
+}
+
+/// Compressed bytes that the next window may have; `None` if there is room for too few.
+fn window_len(store: &Store) -> Option<u64> {
+    let inner = &store.inner;
+    let taken = inner.database.unflushed_len() + inner.sizes.import_margin;
+    // If the file system does not say how full it is, writing finds it out.
+    let free = inner.reserve.free_bytes().unwrap_or(u64::MAX);
+    let room = free.saturating_sub(taken);
+    let len = room / WINDOWS_PER_ROOM;
+    (len >= WINDOW_LEN_MIN).then_some(len)
 }
 
 /// Result that [`regroup_frames`] would have: some blocks of each window are compressed, and stand
@@ -152,7 +187,7 @@ pub(in crate::collect) fn forecast_regrouping(
     let mut report = DeepReport::default();
     let mut next = Some(ChunkId(0));
     while let Some(from) = next {
-        let plan = SolidPlan::plan_window(store, from, horizon, watch)?;
+        let plan = SolidPlan::plan_window(store, from, horizon, u64::MAX, watch)?;
         next = plan.next;
         let count = plan.blocks.len();
         let step = count.div_ceil(FORECAST_BLOCKS).max(1);
@@ -180,16 +215,21 @@ impl DeepReport {
 }
 
 impl SolidPlan {
-    /// Looks at the frames from `from` on, up to a window of them, and plans their blocks.
+    /// Looks at the frames from `from` on, up to a window of them that has `window_len` compressed
+    /// bytes, and plans their blocks.
     fn plan_window(
         store: &Store,
         from: ChunkId,
         horizon: ChunkId,
+        window_len: u64,
         watch: &dyn Watch,
     ) -> Result<Self, StoreError> {
-        let (mut candidates, mut forest) = (Vec::new(), LikenessForest::default());
+        let mut window = WindowFrames::default();
         let mut next = Some(from);
-        while let Some(from) = next.filter(|_| candidates.len() < WINDOW_FRAMES) {
+        let is_full = |window: &WindowFrames| {
+            window.candidates.len() >= WINDOW_FRAMES || window.stored_len >= window_len
+        };
+        while let Some(from) = next.filter(|_| !is_full(&window)) {
             go_on(watch)?;
             watch.report_progress(Progress {
                 done: from.0,
@@ -197,24 +237,28 @@ impl SolidPlan {
             });
             let group = HeaderGroup::read_group(store, from, horizon)?;
             next = group.next;
-            let headers: Vec<FrameHeader> = group
+            let mut headers: Vec<FrameHeader> = group
                 .entries
                 .into_iter()
                 .filter_map(Result::ok)
                 .map(|(header, _)| header)
                 .filter(|header| is_candidate(store, header))
                 .collect();
-            let described: Vec<Result<_, StoreError>> = headers
-                .into_par_iter()
-                .map(|header| describe_frame(store, header))
-                .collect();
-            for described in described {
-                if let Some((candidate, features)) = described? {
-                    forest.push_frame(&features);
-                    candidates.push(candidate);
-                }
+            let mut stored_len = window.stored_len;
+            let behind = headers.iter().position(|header| {
+                let is_behind = stored_len >= window_len;
+                stored_len += u64::from(header.payload_len);
+                is_behind
+            });
+            if let Some(count) = behind {
+                next = Some(headers[count].first_id());
+                headers.truncate(count);
             }
+            window.add_frames(store, headers)?;
         }
+        let WindowFrames {
+            candidates, forest, ..
+        } = window;
         let has_likes = forest.has_likes();
         let order = forest
             .walk_order()
@@ -225,6 +269,28 @@ impl SolidPlan {
             .map(|at| candidates[at]);
         let blocks = cut_blocks(chosen);
         Ok(Self { blocks, next })
+    }
+}
+
+impl WindowFrames {
+    /// Reads and describes the frames of `headers`.
+    fn add_frames(&mut self, store: &Store, headers: Vec<FrameHeader>) -> Result<(), StoreError> {
+        let described: Vec<Result<_, StoreError>> = headers
+            .into_par_iter()
+            .map(|header| {
+                let stored_len = header.payload_len;
+                describe_frame(store, header).map(|described| (stored_len, described))
+            })
+            .collect();
+        for described in described {
+            let (stored_len, described) = described?;
+            self.stored_len += u64::from(stored_len);
+            if let Some((candidate, features)) = described {
+                self.forest.push_frame(&features);
+                self.candidates.push(candidate);
+            }
+        }
+        Ok(())
     }
 }
 
