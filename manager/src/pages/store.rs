@@ -1,0 +1,95 @@
+//! The store: what it is, its figures, and the repositories that it is pushed to.
+
+use maud::{Markup, html};
+
+use super::{show_messages, show_time};
+use crate::operations::{NodeKind, Operations, RepositoryFacts, StoreFacts, StoreUsage, TreeLine};
+
+/// The facts that are told at once, without counting.
+pub(crate) fn overview_pane(facts: &StoreFacts, lines: &[TreeLine], told: Markup) -> Markup {
+    let count = |kind| lines.iter().filter(|line| line.kind == kind).count();
+    let in_use = lines.iter().filter(|line| line.is_attached).count();
+    html! {
+        (told)
+        h1 { "The store" }
+        dl.facts {
+            dt { "folder" } dd { (facts.folder) }
+            dt { "images" } dd { (count(NodeKind::Image)) }
+            dt { "snapshots" } dd { (count(NodeKind::Snapshot)) }
+            dt { "in use" } dd { (in_use) }
+            dt { "guests" } dd { span #guest-rate { "0" } " requests/s" }
+            dt { "vellum" } dd { (facts.version) }
+        }
+        @if let Some(reason) = &facts.read_only_reason { p.warning { "Nothing can be changed here: " (reason) } }
+        @else {
+            div.actions role="group" aria-label="Actions" {
+                @for action in crate::actions::ACTIONS {
+                    @if action.subject == crate::actions::Subject::Store {
+                        a.button href={ "/act?do=" (action.key) } data-letter=[action.letter] data-pane { (action.title) }
+                    }
+                }
+            }
+        }
+        section.lazy aria-label="Figures" data-lazy="/figures" {
+            h2 { "Figures" }
+            p { a href="/figures" { "Count them" } }
+        }
+    }
+}
+
+/// The figures and pictures of the store.
+pub(crate) fn figures_part(usage: &StoreUsage, operations: &dyn Operations) -> Markup {
+    html! {
+        h2 { "Figures" }
+        dl.facts {
+            @for (name, value) in &usage.totals { dt { (name) } dd { (value) } }
+            dt { "dead" } dd { (operations.format_bytes(usage.dead_bytes)) ", which giving space back frees" }
+        }
+        @for (nth, (title, _)) in usage.pictures.iter().enumerate() {
+            figure {
+                figcaption { (title) }
+                img src={ "/picture?nth=" (nth) } alt=(title) loading="lazy";
+            }
+        }
+    }
+}
+
+/// The repositories that this store knows.
+pub(crate) fn backups_pane(repositories: &[RepositoryFacts]) -> Markup {
+    html! {
+        h1 { "Backups" }
+        @if repositories.is_empty() {
+            p { "This store knows of no repository. Name one when the manager starts:" }
+            p.command { code { "VELLUM_REPOSITORY=/mnt/backup vellum manager" } }
+        }
+        @for repository in repositories {
+            section aria-label=(repository.place) {
+                h2 { (repository.place) }
+                dl.facts {
+                    dt { "last push" } dd { (moment_or_never(repository.pushed_ms)) }
+                    dt { "last verified" } dd { (moment_or_never(repository.verified_ms)) }
+                    dt { "last data read" } dd { (moment_or_never(repository.read_ms)) }
+                }
+                div.messages { (show_messages(&repository.messages)) }
+                @if !repository.points.is_empty() {
+                    table.list {
+                        thead { tr { th { "Point" } th { "Taken" } th { "In the store" } } }
+                        tbody {
+                            @for point in &repository.points {
+                                tr {
+                                    td { (point.name) }
+                                    td { (show_time(point.taken_ms)) }
+                                    td { @if point.is_local { "yes" } @else { "no" } }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn moment_or_never(moment: Option<u64>) -> Markup {
+    moment.map_or_else(|| html! { "never from here" }, show_time)
+}
