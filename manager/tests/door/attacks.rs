@@ -546,7 +546,8 @@ fn with_length(request: &str) -> String {
     let Some((before, len)) = head.split_once(form) else {
         return request.to_owned();
     };
-    if len.parse::<usize>().is_ok_and(|len| len < 1 << 20) {
+    let is_plain = len.bytes().all(|digit| digit.is_ascii_digit());
+    if is_plain && len.parse::<usize>().is_ok_and(|len| len < 1 << 20) {
         format!("{before}{form}{}\r\n\r\n{body}", body.len())
     } else {
         request.to_owned()
