@@ -72,6 +72,11 @@ impl CommandContext {
         })
     }
 
+    /// True if this process has the store open for others.
+    pub(crate) fn is_served(&self) -> bool {
+        self.served.is_some()
+    }
+
     /// The folder of the store, which need not be there.
     pub(crate) fn store_dir(&self) -> Result<&Path, CommandFailure> {
         let missing = || {

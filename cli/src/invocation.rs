@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::process::Pid;
 
 use crate::interruptible_stream::InterruptibleStream;
+use crate::output::progress::ProgressEar;
 use crate::signals::Signals;
 
 /// One who asks.
@@ -24,6 +25,8 @@ pub(crate) struct Invocation {
     pub(crate) streams: StandardStreams,
     /// The signals that the caller was sent; the command reacts to them.
     pub(crate) signals: Signals,
+    /// Takes the progress of long work in place of the streams.
+    pub(crate) progress_ear: Option<ProgressEar>,
     folder: WorkingFolder,
 }
 
@@ -65,6 +68,7 @@ impl Invocation {
             variables: std::env::vars_os().collect(),
             streams,
             signals,
+            progress_ear: None,
             folder: WorkingFolder::Own,
         })
     }
@@ -84,11 +88,20 @@ impl Invocation {
             variables,
             streams,
             signals,
+            progress_ear: None,
             folder: WorkingFolder::Other {
                 path,
                 _descriptor: folder,
                 pid,
             },
+        }
+    }
+
+    /// The same caller, who follows progress with `ear`.
+    pub(crate) fn with_progress_ear(self, ear: ProgressEar) -> Self {
+        Self {
+            progress_ear: Some(ear),
+            ..self
         }
     }
 

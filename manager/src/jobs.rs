@@ -25,7 +25,7 @@ pub(crate) struct Job {
     pub(crate) title: String,
     pub(crate) words: Vec<String>,
     pub(crate) began_ms: u64,
-    pub(crate) watch: CommandWatch,
+    pub(crate) watch: Arc<CommandWatch>,
     /// The whole name of what is looked at next.
     pub(crate) next: Option<String>,
     /// The file that it makes for the browser.
@@ -137,7 +137,7 @@ impl JobTable {
                 title: order.title,
                 words: order.words,
                 began_ms: now_ms(),
-                watch: CommandWatch::default(),
+                watch: Arc::default(),
                 next: order.next,
                 download: order.download,
                 end: Mutex::default(),

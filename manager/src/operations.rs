@@ -3,7 +3,7 @@
 //! data.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A store as the manager sees it.
 pub trait Operations: Send + Sync + 'static {
@@ -42,7 +42,7 @@ pub trait Operations: Send + Sync + 'static {
         &self,
         words: &[String],
         output: CommandSink,
-        watch: &CommandWatch,
+        watch: &Arc<CommandWatch>,
     ) -> CommandEnd;
 
     /// `bytes` as the command line says them.
@@ -169,8 +169,8 @@ pub struct ChangedCells {
 /// The holdings of a store and its nodes.
 #[derive(Clone, Debug, Default)]
 pub struct StoreUsage {
-    /// The figures of the whole store: a name and a text each.
-    pub totals: Vec<(&'static str, String)>,
+    /// The figures of the whole store: a name, a text and a meaning each.
+    pub totals: Vec<(String, String, String)>,
     /// Bytes on disk that belong to nothing any more.
     pub dead_bytes: u64,
     /// The holdings of each image and snapshot.

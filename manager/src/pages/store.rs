@@ -42,8 +42,13 @@ pub(crate) fn figures_part(usage: &StoreUsage, operations: &dyn Operations) -> M
     html! {
         h2 { "Figures" }
         dl.facts {
-            @for (name, value) in &usage.totals { dt { (name) } dd { (value) } }
-            dt { "dead" } dd { (operations.format_bytes(usage.dead_bytes)) ", which giving space back frees" }
+            @for (name, value, meaning) in &usage.totals {
+                dt { (name) }
+                dd { (value) " " span.quiet { (meaning) } }
+            }
+        }
+        @if usage.dead_bytes > 0 {
+            p { (operations.format_bytes(usage.dead_bytes)) " belong to nothing any more; giving space back frees them." }
         }
         @for (nth, (title, _)) in usage.pictures.iter().enumerate() {
             figure {

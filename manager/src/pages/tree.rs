@@ -5,6 +5,7 @@ use std::ops::Range;
 use maud::{Markup, html};
 
 use super::{node_address, query_value, show_time};
+use crate::actions::ACTIONS;
 use crate::operations::{NodeKind, Operations, TreeLine};
 use crate::tree_view::{ShownLine, TreeOrder, TreeWish};
 
@@ -72,11 +73,12 @@ impl TreePart<'_> {
                 div.scroll #tree-scroll tabindex="-1" {
                     table #tree-table role="treegrid" aria-label="Images and snapshots"
                         aria-rowcount=(self.shown.len() + 1) aria-multiselectable="true"
-                        data-total=(self.shown.len()) data-from=(self.window.start) {
+                        data-total=(self.shown.len()) data-from=(self.window.start)
+                        data-letters=(action_letters(self.is_read_only)) {
                         (self.render_head())
-                        tbody.space #space-above role="presentation" {}
+                        tbody.space #space-above aria-hidden="true" {}
                         tbody #tree-lines { (self.render_lines()) }
-                        tbody.space #space-below role="presentation" {}
+                        tbody.space #space-below aria-hidden="true" {}
                     }
                 }
                 (self.render_pager())
@@ -236,6 +238,16 @@ fn render_name(line: &TreeLine, shown: ShownLine) -> Markup {
         (render_marks(line))
         @if shown.depth > DEPTH_MAX { span.quiet { " level " (shown.depth + 1) } }
     }
+}
+
+/// The keys that begin an action: each with the action, and `store` if that needs no line.
+fn action_letters(is_read_only: bool) -> String {
+    let usable = ACTIONS.iter().filter(|_| !is_read_only);
+    let pairs = usable.filter_map(|action| {
+        let subject = if action.fits_store() { "store" } else { "node" };
+        Some(format!("{}={}:{subject}", action.letter?, action.key))
+    });
+    pairs.collect::<Vec<_>>().join(" ")
 }
 
 /// Marks behind a name: what is not as usual.

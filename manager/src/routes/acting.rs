@@ -14,7 +14,7 @@ use super::{FormPairs, RouteContext, first_value, read_form, refusal, refusal_pa
 use crate::actions::{ActionInput, ActionSpec, FieldKind, PlannedAction, find_action};
 use crate::files::{existing_path, new_path};
 use crate::jobs::{Job, JobAftermath, JobOrder};
-use crate::operations::{CommandSink, CommandWatch, Operations};
+use crate::operations::{CommandSink, Operations};
 use crate::pages::actions::{FormPlaces, PlanPreview, action_form, plan_pane};
 use crate::pages::node_address;
 use crate::state::ManagerState;
@@ -76,6 +76,16 @@ async fn form_answer(context: &RouteContext, headers: &HeaderMap, pairs: FormPai
             let message = "nothing is selected";
             let hint = Some("select images or snapshots in the tree first");
             refusal_page(context, headers, StatusCode::BAD_REQUEST, message, hint).await
+        }
+        Ok(action)
+            if !input
+                .nodes
+                .iter()
+                .all(|node| action.fits_node(node.contains('@'))) =>
+        {
+            let message = format!("\"{}\" is not for this", action.title);
+            let status = StatusCode::BAD_REQUEST;
+            refusal_page(context, headers, status, &message, None).await
         }
         Ok(action) => form_page(context, headers, action, &input, None).await,
         Err(fault) => {
@@ -216,7 +226,7 @@ pub(super) async fn show_plan(
 }
 
 fn run_preview(operations: &dyn Operations, words: &[String]) -> PlanPreview {
-    let end = operations.run_command(words, CommandSink::Kept, &CommandWatch::default());
+    let end = operations.run_command(words, CommandSink::Kept, &Arc::default());
     PlanPreview {
         is_fine: end.code == 0,
         output: end.output,

@@ -170,7 +170,9 @@ pub(crate) fn refusal(status: StatusCode, reason: &str) -> Response {
 fn with_guard_headers(mut answer: Response) -> Response {
     let headers = answer.headers_mut();
     let mut put = |name: HeaderName, value: &'static str| {
-        headers.insert(name, HeaderValue::from_static(value));
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
     };
     put(CONTENT_SECURITY_POLICY, CONTENT_POLICY);
     put(X_CONTENT_TYPE_OPTIONS, "nosniff");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
-use axum::http::header::{CONTENT_TYPE, HeaderName};
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
@@ -23,6 +23,10 @@ use crate::tree_view::{TreeWish, place_window};
 const FIRST_LINES: usize = 100;
 /// Cells of a strip: on a desk each is some pixels wide.
 const STRIP_CELLS: usize = 192;
+
+/// A picture has its colours in itself, and nothing else.
+const PICTURE_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'";
 
 type PageQuery = Query<FormPairs>;
 
@@ -290,7 +294,13 @@ pub(super) async fn show_picture(
         .unwrap_or(usize::MAX);
     match run_blocking(move || state.store_usage()).await {
         Ok(Ok(usage)) => match usage.pictures.get(nth) {
-            Some((_, svg)) => ([(CONTENT_TYPE, "image/svg+xml")], svg.clone()).into_response(),
+            Some((_, svg)) => {
+                let headers = [
+                    (CONTENT_TYPE, "image/svg+xml"),
+                    (CONTENT_SECURITY_POLICY, PICTURE_POLICY),
+                ];
+                (headers, svg.clone()).into_response()
+            }
             None => refusal(StatusCode::NOT_FOUND, "there is no such picture"),
         },
         Ok(Err(fault)) => refusal(StatusCode::CONFLICT, &fault.message),

@@ -166,7 +166,7 @@ impl Operations for FakeStore {
             with_others: 4,
         };
         Ok(StoreUsage {
-            totals: vec![("unique", HOSTILE.to_owned())],
+            totals: vec![(HOSTILE.to_owned(), HOSTILE.to_owned(), HOSTILE.to_owned())],
             dead_bytes: 0,
             nodes: vec![holding("web"), holding(HOSTILE)],
             pictures: vec![(HOSTILE.to_owned(), "<svg/>".to_owned())],
@@ -186,7 +186,7 @@ impl Operations for FakeStore {
         &self,
         words: &[String],
         output: CommandSink,
-        watch: &CommandWatch,
+        watch: &Arc<CommandWatch>,
     ) -> CommandEnd {
         let mut commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         commands.push(words.to_vec());
