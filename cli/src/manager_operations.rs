@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vellum_core::difference::Difference;
@@ -42,6 +43,21 @@ pub(crate) struct StoreOperations {
     pub(crate) endpoints: Vec<(Endpoint, bool)>,
 }
 
+/// `path` from the root, or as it is where the process has no folder any more.
+fn absolute_path(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The snapshots of an image, by their own names.
+fn snapshot_links(image: &str, snapshots: &[String]) -> Vec<NodeLink> {
+    let snapshots = snapshots.iter().take(LINKS_MAX);
+    let link = |snapshot: &String| NodeLink {
+        title: snapshot.clone(),
+        name: Some(format!("{image}@{snapshot}")),
+    };
+    snapshots.map(link).collect()
+}
+
 fn fault_of(error: impl Into<CommandFailure>) -> OperationFault {
     let failure = error.into();
     OperationFault {
@@ -53,7 +69,7 @@ fn fault_of(error: impl Into<CommandFailure>) -> OperationFault {
 impl Operations for StoreOperations {
     fn store_facts(&self) -> StoreFacts {
         StoreFacts {
-            folder: self.store.dir().display().to_string(),
+            folder: absolute_path(self.store.dir()).display().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             read_only_reason: (!self.store.is_writable())
                 .then(|| "the store can only be read".to_owned()),
@@ -89,14 +105,11 @@ impl Operations for StoreOperations {
         let parent = |plant: &TreeNode| plant.parent.map(|parent| &forest.plants[parent]);
         let chain = std::iter::successors(plant.and_then(parent), |plant| parent(plant));
         let chain = chain.take(LINKS_MAX).map(link).collect();
-        let named = |names: &[String]| {
-            let names = names.iter().take(LINKS_MAX);
-            let link = |name: &String| NodeLink {
-                title: name.clone(),
-                name: Some(name.clone()),
-            };
-            names.map(link).collect()
-        };
+        let children = info.children.iter().take(LINKS_MAX);
+        let children = children.map(|name| NodeLink {
+            title: name.clone(),
+            name: Some(name.clone()),
+        });
         let is_attached = matches!(node, NodeRef::Image(image)
             if self.store.attached_images().contains(&image));
         let description = &info.description;
@@ -104,8 +117,8 @@ impl Operations for StoreOperations {
             name: tree.display_name(node),
             is_snapshot: matches!(node, NodeRef::Snapshot(..)),
             chain,
-            children: named(&info.children),
-            snapshots: named(&info.snapshots),
+            children: children.collect(),
+            snapshots: snapshot_links(&tree.display_name(node), &info.snapshots),
             fields: info.manager_fields(self.units),
             tags: description.tags.clone(),
             is_pinned: description.pinned,
@@ -137,6 +150,7 @@ impl Operations for StoreOperations {
         let cell_len = cell_len.next_multiple_of(chunk_len).max(chunk_len);
         let mut changed = ChangedCells {
             from,
+            len,
             cell_len,
             cells: vec![0; len.div_ceil(cell_len) as usize],
         };

@@ -160,6 +160,8 @@ pub struct ExportPlace {
 pub struct ChangedCells {
     /// The name of the first.
     pub from: String,
+    /// The length of the longer one.
+    pub len: u64,
     /// The bytes of disk that one cell stands for.
     pub cell_len: u64,
     /// The bytes that differ in each.

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::gate::GateNames;
 use crate::jobs::JobTable;
@@ -14,6 +16,9 @@ use crate::uploads::UploadSpool;
 /// Branches that are remembered as closed: more than a person closes one by one, and as many as a
 /// large tree has.
 const CLOSED_MAX: usize = 100_000;
+
+/// The longest counting that is done without being asked for, in milliseconds.
+const QUICK_MS: u64 = 500;
 
 /// The state of all requests.
 pub(crate) struct ManagerState {
@@ -30,6 +35,8 @@ pub(crate) struct ManagerState {
     closed: Mutex<BTreeSet<String>>,
     tree: Mutex<Option<(u64, Arc<Vec<TreeLine>>)>>,
     usage: Mutex<Option<(u64, Arc<StoreUsage>)>>,
+    /// The time that counting took last, in milliseconds.
+    usage_ms: AtomicU64,
 }
 
 /// The parts that are chosen when the manager starts.
@@ -57,6 +64,7 @@ impl ManagerState {
             closed: Mutex::default(),
             tree: Mutex::default(),
             usage: Mutex::default(),
+            usage_ms: AtomicU64::new(0),
         }
     }
 
@@ -85,9 +93,17 @@ impl ManagerState {
         if let Some((_, usage)) = usage.as_ref().filter(|(at, _)| *at == number) {
             return Ok(Arc::clone(usage));
         }
+        let begun = Instant::now();
         let counted = Arc::new(self.operations.count_usage()?);
+        let took_ms = begun.elapsed().as_millis() as u64;
+        self.usage_ms.store(took_ms, Ordering::Relaxed);
         *usage = Some((number, Arc::clone(&counted)));
         Ok(counted)
+    }
+
+    /// True if counting is quick enough to be done whenever somebody looks; unknown is tried.
+    pub(crate) fn counts_quickly(&self) -> bool {
+        self.usage_ms.load(Ordering::Relaxed) <= QUICK_MS
     }
 
     /// The keys of closed branches.

@@ -231,6 +231,11 @@
       refreshHead();
       scroll.scrollTop = 0;
       loadRows(0);
+    } else if (link && 'into' in link.dataset) {
+      event.preventDefault();
+      const part = link.closest('.lazy');
+      part.dataset.lazy = link.getAttribute('href');
+      loadLazy(part);
     } else if (link && 'pane' in link.dataset) {
       event.preventDefault();
       go(link.href);

@@ -179,7 +179,7 @@ pub(crate) fn plan_pane(
             form method="post" action="/run" data-pane {
                 (hidden_input(action, input))
                 div.buttons {
-                    button.primary class=[action.is_destructive.then_some("grave")] type="submit"
+                    button.primary.grave[action.is_destructive] type="submit"
                         { (action.title) }
                 }
             }

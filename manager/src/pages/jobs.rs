@@ -121,7 +121,7 @@ pub(crate) fn told_answer(job: &Job) -> Markup {
     let Some(end) = end else { return html! {} };
     let (class, _) = end_word(&end);
     html! {
-        div.told class=(class) role="status" {
+        div class={ "told " (class) } role="status" {
             @for line in end.end.output.lines() { p { (line) } }
             (show_messages(&end.end.messages))
         }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{node_address, query_value, show_time};
-use crate::actions::{ACTIONS, ActionSpec, FORMATS, Subject};
+use crate::actions::{ACTIONS, ActionSpec, FORMATS};
 use crate::operations::{ChangedCells, NodeFacts, NodeHolding, NodeLink, Operations};
 
 /// Names of a list that are shown at once.
@@ -11,12 +11,21 @@ const LINKS_MAX: usize = 200;
 /// Degrees of change, from nothing to all.
 const LEVELS: f64 = 5.0;
 
+/// The viewer's choices for a node's page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NodeView {
+    pub(crate) is_read_only: bool,
+    /// True if what it holds is counted without being asked for.
+    pub(crate) counts_quickly: bool,
+}
+
 pub(crate) fn node_pane(
     facts: &NodeFacts,
     operations: &dyn Operations,
-    is_read_only: bool,
+    view: NodeView,
     told: Markup,
 ) -> Markup {
+    let address = |path: &str| format!("{path}?name={}", query_value(&facts.name));
     let kind = if facts.is_snapshot {
         "Snapshot"
     } else {
@@ -27,18 +36,12 @@ pub(crate) fn node_pane(
         (told)
         p.kind { (kind) @if facts.is_attached { " " span.mark.live { "in use" } } }
         h1 data-node=(facts.name) { (facts.name) }
-        @if !is_read_only { (action_buttons(facts)) }
+        @if !view.is_read_only { (action_buttons(facts)) }
         section aria-label="Facts" { (facts_list(facts, operations)) }
         (chain_section(facts))
-        section.lazy aria-label="What it holds" data-lazy={ "/holding?name=" (query_value(&facts.name)) } {
-            h2 { "What it holds" }
-            p { a href={ "/holding?name=" (query_value(&facts.name)) } { "Count it" } }
-        }
+        (lazy_section("What it holds", "Count it", &address("/holding"), view.counts_quickly))
         @if !facts.chain.is_empty() {
-            section.lazy aria-label="Where it changed" data-lazy={ "/strip?name=" (query_value(&facts.name)) } {
-                h2 { "Where it changed" }
-                p { a href={ "/strip?name=" (query_value(&facts.name)) } { "Compare it with what it stands on" } }
-            }
+            (lazy_section("Where it changed", "Compare it with what it stands on", &address("/strip"), true))
         }
         (exports_section(facts))
         (download_section(facts))
@@ -46,14 +49,32 @@ pub(crate) fn node_pane(
     }
 }
 
+/// A part that is counted when it is looked at, or asked for: a link to a page of its own, which a
+/// script shows in its place.
+pub(crate) fn lazy_section(title: &str, wish: &str, address: &str, is_quick: bool) -> Markup {
+    html! {
+        section.lazy aria-label=(title) data-lazy=[is_quick.then_some(address)] {
+            h2 { (title) }
+            p { a href=(address) data-into { (wish) } }
+        }
+    }
+}
+
+/// True if the action means something for this node.
+fn suits_node(action: &ActionSpec, facts: &NodeFacts) -> bool {
+    match action.key {
+        "reset" => facts.mode == Some("immutable"),
+        "commit" => facts.fields.iter().any(|(name, _)| *name == "commits to"),
+        _ => !action.fits_store() && action.fits_node(facts.is_snapshot),
+    }
+}
+
 fn action_buttons(facts: &NodeFacts) -> Markup {
-    let fits = |action: &&ActionSpec| {
-        action.subject != Subject::Store && action.fits_node(facts.is_snapshot)
-    };
+    let fits = |action: &&ActionSpec| suits_node(action, facts);
     html! {
         div.actions role="group" aria-label="Actions" {
             @for action in ACTIONS.iter().filter(fits) {
-                a.button class=[action.is_destructive.then_some("grave")]
+                a.button.grave[action.is_destructive]
                     href={ "/act?do=" (action.key) "&node=" (query_value(&facts.name)) }
                     data-letter=[action.letter] data-pane { (action.title) }
             }
@@ -192,7 +213,7 @@ pub(crate) fn holding_part(holding: &NodeHolding, operations: &dyn Operations) -
             }
             dl.legend {
                 @for (class, words, bytes) in parts {
-                    dt { span.swatch class=(class) {} (operations.format_bytes(bytes)) }
+                    dt { span class={ "swatch " (class) } {} (operations.format_bytes(bytes)) }
                     dd { (words) }
                 }
             }
@@ -208,7 +229,6 @@ pub(crate) fn strip_part(changed: &ChangedCells, operations: &dyn Operations) ->
         .iter()
         .fold(0_u64, |sum, cell| sum.saturating_add(*cell));
     let count = changed.cells.len().max(1);
-    let len = changed.cell_len.saturating_mul(changed.cells.len() as u64);
     html! {
         svg.strip viewBox={ "0 0 " (count) " 8" } preserveAspectRatio="none" role="img"
             aria-label={ "Where it differs from " (changed.from) } {
@@ -217,7 +237,7 @@ pub(crate) fn strip_part(changed: &ChangedCells, operations: &dyn Operations) ->
                 rect class={ "heat-" (run.0) } x=(start) y="0" width=(run.1) height="8" {}
             }
         }
-        p.scale.quiet { span { "0" } span { (operations.format_bytes(len)) } }
+        p.scale.quiet { span { "0" } span { (operations.format_bytes(changed.len)) } }
         p {
             @if sum == 0 { "It is as " (changed.from) " is." }
             @else { (operations.format_bytes(sum)) " differ from " (changed.from) ", to the chunk." }
@@ -250,6 +270,7 @@ mod tests {
     fn any_change_shows_and_all_of_it_is_darkest() {
         let changed = ChangedCells {
             from: String::new(),
+            len: 7 << 20,
             cell_len: 1 << 20,
             cells: vec![0, 1, 1 << 20, u64::MAX, 0, 0, 5],
         };

@@ -2,11 +2,17 @@
 
 use maud::{Markup, html};
 
+use super::node::lazy_section;
 use super::{show_messages, show_time};
 use crate::operations::{NodeKind, Operations, RepositoryFacts, StoreFacts, StoreUsage, TreeLine};
 
 /// The facts that are told at once, without counting.
-pub(crate) fn overview_pane(facts: &StoreFacts, lines: &[TreeLine], told: Markup) -> Markup {
+pub(crate) fn overview_pane(
+    facts: &StoreFacts,
+    lines: &[TreeLine],
+    is_counted: bool,
+    told: Markup,
+) -> Markup {
     let count = |kind| lines.iter().filter(|line| line.kind == kind).count();
     let in_use = lines.iter().filter(|line| line.is_attached).count();
     html! {
@@ -30,10 +36,7 @@ pub(crate) fn overview_pane(facts: &StoreFacts, lines: &[TreeLine], told: Markup
                 }
             }
         }
-        section.lazy aria-label="Figures" data-lazy="/figures" {
-            h2 { "Figures" }
-            p { a href="/figures" { "Count them" } }
-        }
+        (lazy_section("Figures", "Count them", "/figures", is_counted))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
@@ -15,6 +15,7 @@ use super::{
 use crate::events::open_stream;
 use crate::files::{existing_path, list_folder};
 use crate::operations::OperationFault;
+use crate::pages::node::NodeView;
 use crate::pages::{self, PageFrame, tree::TreePart};
 use crate::state::ManagerState;
 use crate::tree_view::{TreeWish, place_window};
@@ -119,12 +120,16 @@ fn tree_markup(
 /// The store's page.
 pub(super) async fn show_store(
     State(context): State<RouteContext>,
+    uri: Uri,
     headers: HeaderMap,
     Query(query): PageQuery,
 ) -> Response {
     let state = Arc::clone(&context.state);
     let told = told_job(&state, &query);
-    let pane = move || pages::store::overview_pane(&state.facts, &state.tree_lines(), told);
+    // The first page of all comes at once, whatever the store has.
+    let is_counted = uri.path() == "/store" && state.counts_quickly();
+    let pane =
+        move || pages::store::overview_pane(&state.facts, &state.tree_lines(), is_counted, told);
     match run_blocking(pane).await {
         Ok(pane) => frame_with(&context, &headers, "Store", pane, None, query).await,
         Err(fault) => fault,
@@ -153,7 +158,10 @@ pub(super) async fn show_node(
         Ok(pages::node::node_pane(
             &facts,
             operations,
-            state.is_read_only(),
+            NodeView {
+                is_read_only: state.is_read_only(),
+                counts_quickly: state.counts_quickly(),
+            },
             told,
         ))
     };

@@ -152,6 +152,7 @@ impl Operations for FakeStore {
     fn changed_cells(&self, from: &str, _: &str, _: usize) -> Result<ChangedCells, OperationFault> {
         Ok(ChangedCells {
             from: from.to_owned(),
+            len: 10_000,
             cell_len: 4096,
             cells: vec![0, 4096, 1],
         })
