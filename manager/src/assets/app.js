@@ -52,15 +52,27 @@
     if (selectedKey) params.set('selected', selectedKey);
     return '/rows?' + params;
   }
-  async function loadRows(first, around) {
+  // One load at a time; of several wishes that come meanwhile, the last counts.
+  let wished = null;
+  function loadRows(first, around) {
+    wished = {first, around};
+    return loading ??= (async () => {
+      while (wished) {
+        const {first, around} = wished;
+        wished = null;
+        await loadWindow(first, around);
+      }
+      loading = null;
+    })();
+  }
+  async function loadWindow(first, around) {
     const count = Math.max(100, 3 * Math.ceil(scroll.clientHeight / rowHeight));
-    const mark = loading = {};
     let answer, html;
     try {
       answer = await ask(rowsAddress(Math.max(0, first), count, around));
       html = await answer.text();
     } catch { return; }
-    if (mark !== loading || !answer.ok) return;
+    if (!answer.ok) return;
     const had = lines.contains(document.activeElement) || document.activeElement === scroll;
     lines.innerHTML = html;
     from = Number(answer.headers.get('x-vellum-from'));
@@ -70,7 +82,7 @@
     table.setAttribute('aria-rowcount', total + 1);
     placeRows();
     if (around) reveal(around);
-    if (had && activeKey) rowOf(activeKey)?.focus({preventScroll: true});
+    if (had) (rowOf(activeKey) || scroll).focus({preventScroll: true});
   }
   function space(id, count) {
     const part = $(id);
@@ -113,8 +125,10 @@
     });
   });
   async function showIndex(index) {
-    index = Math.max(0, Math.min(total - 1, index));
-    if (index < from || index >= from + rows().length) {
+    // Another load may come between, and bring other lines.
+    for (let tries = 0; tries < 5; tries++) {
+      index = Math.max(0, Math.min(total - 1, index));
+      if (index >= from && index < from + rows().length) break;
       await loadRows(index - Math.ceil(scroll.clientHeight / rowHeight));
       scroll.scrollTop = index * rowHeight;
     }
@@ -148,7 +162,10 @@
   }
 
   // The pane: any page of this server, without its frame.
+  let paneMark = null, going = 0;
   async function go(address, options = {}) {
+    const mark = paneMark = {};
+    going++;
     let answer, html;
     pane.setAttribute('aria-busy', 'true');
     try {
@@ -157,7 +174,11 @@
     } catch {
       say('The server does not answer.');
       return;
-    } finally { pane.removeAttribute('aria-busy'); }
+    } finally {
+      going--;
+      pane.removeAttribute('aria-busy');
+    }
+    if (mark !== paneMark) return;
     const place = new URL(answer.url);
     if (!options.stay) history.pushState(null, '', place.pathname + place.search);
     const title = answer.headers.get('x-vellum-title');
@@ -199,14 +220,15 @@
   }
   const refreshPane = async () => {
     const isReading = ['/', '/store', '/node'].includes(location.pathname);
-    if (!isReading || pane.contains(document.activeElement) && document.activeElement.matches('input, select')) return;
-    const place = new URL(location.href);
+    if (!isReading || going || pane.contains(document.activeElement) && document.activeElement.matches('input, select')) return;
+    const place = new URL(location.href), mark = paneMark;
     place.searchParams.delete('told');
     try {
       const answer = await ask(place, {headers: {'x-vellum-part': 'pane'}});
-      if (!answer.ok) { if (answer.status === 404) setPane(await answer.text(), place, false); return; }
       const told = pane.querySelector('.told'), html = await answer.text();
-      if (location.href.split('told')[0].startsWith(place.href.split('told')[0].slice(0, 20))) setPane(html, place, false);
+      // Somebody went elsewhere meanwhile; or it was not to be had, which is shown only if it has gone.
+      if (mark !== paneMark || !answer.ok && answer.status !== 404) return;
+      setPane(html, place, false);
       if (told) pane.querySelector('h1')?.before(told);
     } catch { /* The news tell that the server is gone. */ }
   };
@@ -314,7 +336,7 @@
     scroll.scrollTop = 0;
     loadRows(0);
   }
-  $('search').addEventListener('input', () => { clearTimeout(typing); typing = setTimeout(search, 120); });
+  for (const kind of ['input', 'change']) $('search').addEventListener(kind, () => { clearTimeout(typing); typing = setTimeout(search, 120); });
   addEventListener('popstate', () => go(location.href, {stay: true}));
 
   // Keys.
@@ -332,7 +354,7 @@
       if (event.target.id === 'search' && event.key === 'ArrowDown' && rows()[0]) { event.preventDefault(); focusRow(rows()[0]); }
       return;
     }
-    if (event.target.closest('#tree-table') && treeKey(event)) { event.preventDefault(); return; }
+    if (event.target.closest('#tree-scroll') && treeKey(event)) { event.preventDefault(); return; }
     const pages = {'?': '/keys', j: '/jobs', o: '/store'};
     if (event.key === '/') { event.preventDefault(); $('search').focus(); $('search').select(); }
     else if (pages[event.key]) go(pages[event.key]);
@@ -348,6 +370,10 @@
   });
   function treeKey(event) {
     const row = event.target.closest('tr[data-key]');
+    if (!row && event.key.startsWith('Arrow') && event.target === scroll) {
+      showIndex(Math.ceil(scroll.scrollTop / rowHeight));
+      return true;
+    }
     if (!row) return false;
     const index = from + rows().indexOf(row), screen = Math.max(1, Math.floor(scroll.clientHeight / rowHeight) - 2);
     const moves = {ArrowDown: 1, ArrowUp: -1, PageDown: screen, PageUp: -screen};
