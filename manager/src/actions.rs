@@ -18,6 +18,8 @@ pub(crate) enum Subject {
     /// Several of them.
     Nodes,
     Store,
+    /// The repository that the store is pushed to.
+    Repository,
 }
 
 /// The kind of a field of a form.
@@ -160,6 +162,13 @@ pub(crate) const FORMATS: &[(&str, &str)] = &[
     ("vmdk", "VMDK (VMware)"),
     ("vhdx", "VHDX (Hyper-V)"),
     ("vhd", "VHD (older Hyper-V, Azure)"),
+];
+
+const KEEP_FIELDS: &[ActionField] = &[
+    optional(text("last", "Keep the newest", "a number of snapshots")),
+    optional(text("daily", "of each of so many days", "")),
+    optional(text("weekly", "of each of so many weeks", "")),
+    optional(text("monthly", "of each of so many months", "")),
 ];
 
 /// All actions, in the order of their buttons.
@@ -357,6 +366,55 @@ pub(crate) const ACTIONS: &[ActionSpec] = &[
         letter: None,
         is_destructive: false,
     },
+    ActionSpec {
+        key: "keep",
+        title: "Retention preview",
+        subject: Subject::Store,
+        meaning: "Tells which snapshots such rules would let go, and what that would free.",
+        fields: KEEP_FIELDS,
+        letter: None,
+        is_destructive: false,
+    },
+    ActionSpec {
+        key: "push",
+        title: "Push everything",
+        subject: Subject::Repository,
+        meaning: "Sends all images and machines, and sends only what is new.",
+        fields: &[],
+        letter: None,
+        is_destructive: false,
+    },
+    ActionSpec {
+        key: "pull",
+        title: "Pull a point",
+        subject: Subject::Repository,
+        meaning: "Brings a point back into the store.",
+        fields: &[text(
+            "point",
+            "Point",
+            "IMAGE, IMAGE@SNAPSHOT or the beginning of its id",
+        )],
+        letter: None,
+        is_destructive: false,
+    },
+    ActionSpec {
+        key: "verify",
+        title: "Verify",
+        subject: Subject::Repository,
+        meaning: "Looks whether everything in the repository is what it must be.",
+        fields: &[check("read_data", "Read all data as well")],
+        letter: None,
+        is_destructive: false,
+    },
+    ActionSpec {
+        key: "forget",
+        title: "Forget points",
+        subject: Subject::Repository,
+        meaning: "Lets points of the repository go, and keeps those that a rule keeps.",
+        fields: KEEP_FIELDS,
+        letter: None,
+        is_destructive: true,
+    },
 ];
 
 /// The action of this key.
@@ -368,12 +426,15 @@ pub(crate) fn find_action(key: &str) -> Result<&'static ActionSpec, InputFault> 
 impl ActionSpec {
     /// True if it is done to the store as a whole.
     pub(crate) fn fits_store(&self) -> bool {
-        self.subject == Subject::Store
+        matches!(self.subject, Subject::Store | Subject::Repository)
     }
 
     /// True if its answer is read, and not only seen.
     pub(crate) fn has_long_answer(&self) -> bool {
-        self.key == "check"
+        matches!(
+            self.key,
+            "check" | "keep" | "push" | "pull" | "verify" | "forget"
+        )
     }
 
     /// True if it can be done to an image, or to a snapshot.
@@ -382,7 +443,7 @@ impl ActionSpec {
             Subject::Image => !is_snapshot,
             Subject::Snapshot => is_snapshot,
             Subject::Node | Subject::Nodes => true,
-            Subject::Store => false,
+            Subject::Store | Subject::Repository => false,
         }
     }
 
@@ -454,6 +515,14 @@ impl ActionSpec {
                 let words = own(&["check"]).into_iter();
                 words.chain(option("read_data", "--read-data")).collect()
             }
+            "keep" => self.keep_words(input, &["report"])?,
+            "forget" => self.keep_words(input, &["backup", "forget"])?,
+            "push" => own(&["backup", "push", "--all"]),
+            "pull" => own(&["backup", "pull", &self.field(input, "point")?]),
+            "verify" => {
+                let words = own(&["backup", "verify"]).into_iter();
+                words.chain(option("read_data", "--read-data")).collect()
+            }
             // All that needs nothing but the name of an image.
             verb => own(&[verb, node]),
         })
@@ -461,12 +530,14 @@ impl ActionSpec {
 
     /// The command line that tells the effects of `words` without having any, if there is one.
     fn preview_words(&self, words: &[String]) -> Option<Vec<String>> {
-        let (verb, rest) = words.split_first()?;
-        let has_preview = matches!(self.key, "delete" | "gc");
-        has_preview.then(|| {
-            let preview = [verb.clone(), "-n".to_owned()];
-            preview.into_iter().chain(rest.iter().cloned()).collect()
-        })
+        let verb_len = match self.key {
+            "delete" | "gc" => 1,
+            "forget" => 2,
+            _ => return None,
+        };
+        let mut preview = words.to_vec();
+        preview.insert(verb_len, "-n".to_owned());
+        Some(preview)
     }
 
     /// The name of what is looked at next, if it is not what it was done to; empty for nothing.
@@ -500,7 +571,7 @@ impl ActionSpec {
                 && !node.contains('\0')
         };
         let fits = match self.subject {
-            Subject::Store => nodes.is_empty(),
+            Subject::Store | Subject::Repository => nodes.is_empty(),
             Subject::Nodes => !nodes.is_empty(),
             _ => nodes.len() == 1 && nodes.iter().all(|node| self.fits_node(node.contains('@'))),
         };
@@ -591,6 +662,20 @@ impl ActionSpec {
         Ok(words)
     }
 
+    fn keep_words(&self, input: &ActionInput, verb: &[&str]) -> Result<Vec<String>, InputFault> {
+        let mut words: Vec<String> = verb.iter().map(|word| (*word).to_owned()).collect();
+        for field in KEEP_FIELDS {
+            let count = self.field(input, field.key)?;
+            if !count.is_empty() {
+                words.push(format!("--keep-{}={count}", field.key));
+            }
+        }
+        if words.len() == verb.len() {
+            return Err(InputFault::Missing("a rule"));
+        }
+        Ok(words)
+    }
+
     fn mode_words(&self, input: &ActionInput, node: &str) -> Result<Vec<String>, InputFault> {
         let mode = format!("--type={}", self.field(input, "mode")?);
         let autoreset = self.field(input, "autoreset")?;
@@ -649,6 +734,10 @@ impl ActionSpec {
                 "reads and verifies all data; changes nothing".to_owned()
             }
             "check" => "reads all records; changes nothing".to_owned(),
+            "keep" => "counts; changes nothing".to_owned(),
+            "push" => "sends to the repository what it has not got".to_owned(),
+            "pull" => format!("brings {} into the store", field("point")),
+            "verify" => "reads the repository; changes nothing".to_owned(),
             _ => return Vec::new(),
         };
         vec![sentence]
@@ -793,6 +882,31 @@ mod tests {
                 "import /srv/a.vdi a --snapshot=s --update",
             ),
             ("gc", &[], &[], "gc"),
+            (
+                "keep",
+                &[],
+                &[("daily", "7"), ("last", "2")],
+                "report --keep-last=2 --keep-daily=7",
+            ),
+            ("push", &[], &[], "backup push --all"),
+            (
+                "pull",
+                &[],
+                &[("point", "web@monday")],
+                "backup pull web@monday",
+            ),
+            (
+                "verify",
+                &[],
+                &[("read_data", "on")],
+                "backup verify --read-data",
+            ),
+            (
+                "forget",
+                &[],
+                &[("weekly", "4")],
+                "backup forget --keep-weekly=4",
+            ),
             ("check", &[], &[("read_data", "on")], "check --read-data"),
         ];
         for (key, nodes, fields, words) in rows {
@@ -813,6 +927,9 @@ mod tests {
             ("create", &[], &[("name", "--size"), ("size", "1G")]),
             ("create", &[], &[("name", "a"), ("size", "-b")]),
             ("create", &["web"], &[("name", "a"), ("size", "1G")]),
+            ("forget", &[], &[]),
+            ("forget", &[], &[("last", "--prune")]),
+            ("pull", &[], &[("point", "--force")]),
             ("import", &[], &[("source", "-"), ("name", "a")]),
             ("resize", &["web"], &[("size", "--shrink")]),
             ("resize", &["web"], &[("size", "-b")]),

@@ -212,11 +212,10 @@ fn deletion_frees_what_was_told(browser: &BrowserDriver, sandbox: &Sandbox) {
 /// `1.5 MiB` in bytes.
 fn bytes_of(text: &str) -> u64 {
     let (number, unit) = text.trim().split_once(' ').expect("a number and a unit");
-    let power = ["B", "KiB", "MiB", "GiB"]
-        .iter()
-        .position(|known| *known == unit);
+    let factors = [("B", 1.0), ("KiB", 1024.0), ("MiB", 1_048_576.0)];
+    let factor = factors.iter().find(|(known, _)| *known == unit);
     let number: f64 = number.parse().expect("a number");
-    (number * 1024_f64.powi(power.expect("a unit") as i32)) as u64
+    (number * factor.expect("a unit").1) as u64
 }
 
 fn upload_is_stored(browser: &BrowserDriver, sandbox: &Sandbox) {

@@ -73,7 +73,10 @@ impl BrowserDriver {
                 },
             }}}),
         );
-        browser.session = answer["sessionId"].as_str().expect("a session").to_owned();
+        answer["sessionId"]
+            .as_str()
+            .expect("a session")
+            .clone_into(&mut browser.session);
         browser
     }
 

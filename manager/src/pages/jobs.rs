@@ -69,11 +69,15 @@ pub(crate) fn job_pane(job: &Job, next: Option<&str>) -> Markup {
         h1 { (job.title) }
         div data-live={ "jobs/" (job.number) } { (job_body(job)) }
         p.command { code { (job.command_line()) } }
-        @if let Some(next) = next {
+        @if let Some(next) = next.filter(|_| has_done(job)) {
             p { a href=(node_address(next)) data-pane { "Show " (next) } }
         }
         p { a href="/jobs" data-pane { "All jobs" } }
     }
+}
+
+fn has_done(job: &Job) -> bool {
+    job.job_end().is_some_and(|end| end.end.code == 0)
 }
 
 /// The part of a job's page that changes by itself.

@@ -127,7 +127,7 @@ pub(crate) fn node_address(name: &str) -> String {
 /// Messages as the command line writes them: each line with the class of its label.
 pub(crate) fn show_messages(messages: &str) -> Markup {
     html! {
-        @for line in messages.lines().filter(|line| !line.is_empty()) {
+        @for line in messages.lines().filter(|line| !is_for_terminals(line)) {
             @let (class, text) = match line.split_once(": ") {
                 Some(("error", text)) => ("error", text),
                 Some(("hint", text)) => ("hint", text),
@@ -140,6 +140,11 @@ pub(crate) fn show_messages(messages: &str) -> Markup {
             }
         }
     }
+}
+
+/// True for lines that lead to help on the command line.
+fn is_for_terminals(line: &str) -> bool {
+    line.is_empty() || line.starts_with("For more information") || line.starts_with("Usage: ")
 }
 
 /// A pane that says why something was refused.

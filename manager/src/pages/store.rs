@@ -4,6 +4,7 @@ use maud::{Markup, html};
 
 use super::node::lazy_section;
 use super::{show_messages, show_time};
+use crate::actions::{ACTIONS, Subject};
 use crate::operations::{NodeKind, Operations, RepositoryFacts, StoreFacts, StoreUsage, TreeLine};
 
 /// The facts that are told at once, without counting.
@@ -28,13 +29,7 @@ pub(crate) fn overview_pane(
         }
         @if let Some(reason) = &facts.read_only_reason { p.warning { "Nothing can be changed here: " (reason) } }
         @else {
-            div.actions role="group" aria-label="Actions" {
-                @for action in crate::actions::ACTIONS {
-                    @if action.subject == crate::actions::Subject::Store {
-                        a.button href={ "/act?do=" (action.key) } data-letter=[action.letter] data-pane { (action.title) }
-                    }
-                }
-            }
+            (subject_buttons(Subject::Store))
         }
         (lazy_section("Figures", "Count them", "/figures", is_counted))
     }
@@ -63,7 +58,7 @@ pub(crate) fn figures_part(usage: &StoreUsage, operations: &dyn Operations) -> M
 }
 
 /// The repositories that this store knows.
-pub(crate) fn backups_pane(repositories: &[RepositoryFacts]) -> Markup {
+pub(crate) fn backups_pane(repositories: &[RepositoryFacts], is_read_only: bool) -> Markup {
     html! {
         h1 { "Backups" }
         @if repositories.is_empty() {
@@ -73,6 +68,7 @@ pub(crate) fn backups_pane(repositories: &[RepositoryFacts]) -> Markup {
         @for repository in repositories {
             section aria-label=(repository.place) {
                 h2 { (repository.place) }
+                @if !is_read_only { (subject_buttons(Subject::Repository)) }
                 dl.facts {
                     dt { "last push" } dd { (moment_or_never(repository.pushed_ms)) }
                     dt { "last verified" } dd { (moment_or_never(repository.verified_ms)) }
@@ -93,6 +89,18 @@ pub(crate) fn backups_pane(repositories: &[RepositoryFacts]) -> Markup {
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+/// The buttons of all actions on `subject`.
+fn subject_buttons(subject: Subject) -> Markup {
+    html! {
+        div.actions role="group" aria-label="Actions" {
+            @for action in ACTIONS.iter().filter(|action| action.subject == subject) {
+                a.button.grave[action.is_destructive] href={ "/act?do=" (action.key) }
+                    data-letter=[action.letter] data-pane { (action.title) }
             }
         }
     }

@@ -335,8 +335,10 @@ pub(super) async fn show_backups(
     headers: HeaderMap,
 ) -> Response {
     lazy_answer(context, headers, "Backups", |state| {
+        let repositories = state.operations.known_repositories();
         Ok(pages::store::backups_pane(
-            &state.operations.known_repositories(),
+            &repositories,
+            state.is_read_only(),
         ))
     })
     .await
