@@ -103,6 +103,31 @@ fn every_width_is_readable_in_light_and_dark() {
     }
 }
 
+/// The picture of the README, of the demo's store: `make pictures` draws it.
+#[test]
+#[ignore = "needs a browser: make pictures"]
+fn the_picture_of_the_readme() {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let (Some(store), Some(file)) = (variable("VELLUM_PICTURE_STORE"), variable("VELLUM_PICTURE"))
+    else {
+        println!("skipped: VELLUM_PICTURE_STORE names no store, or VELLUM_PICTURE no file");
+        return;
+    };
+    let sandbox = Sandbox::empty();
+    // The folder is called as a person's would be.
+    let store = store.display().to_string();
+    let words = ["manager", "--listen", "0", "--store", &store];
+    let page = ServedPage::start_page(&sandbox, &words);
+    let browser = signed_in(&sandbox, &page);
+    browser.set_view(1280, 800, false);
+    browser.open_address(&format!("{}/node?name=web%40v2", page.origin));
+    browser.await_text("#pane", "Deleting it alone frees");
+    browser.await_text("#pane", "differ from");
+    browser.run_script("document.querySelector('.store').textContent = '/srv/images'");
+    std::thread::sleep(Duration::from_millis(300));
+    browser.write_screenshot(&file);
+}
+
 #[test]
 #[ignore = "needs a browser: make test-browser"]
 fn ten_thousand_nodes_are_painted_at_once_and_a_change_within_a_second() {
@@ -138,6 +163,7 @@ fn ten_thousand_nodes_are_painted_at_once_and_a_change_within_a_second() {
         std::thread::sleep(Duration::from_millis(5));
     }
     let shown = done.elapsed();
+    // The words of `make bench`.
     println!(
         "10,000 nodes: first byte {:.0} ms, first paint {:.0} ms later, {:.0} bytes, {} bytes of \
          memory more, a change after {} ms",
