@@ -310,7 +310,7 @@ fn progress_frequency(caller: &Invocation) -> Result<Option<f64>, CommandFailure
 }
 
 /// The command line, short and harmless: it is kept in a file and shown to others.
-fn command_line(words: &[OsString]) -> String {
+pub(crate) fn command_line(words: &[OsString]) -> String {
     let words = words
         .iter()
         .skip(1)

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use rustix::process::Pid;
 
+use crate::control::ServedCommands;
 use crate::interruptible_stream::InterruptibleStream;
 use crate::output::progress::ProgressEar;
 use crate::signals::Signals;
@@ -27,6 +28,8 @@ pub(crate) struct Invocation {
     pub(crate) signals: Signals,
     /// Takes the progress of long work in place of the streams.
     pub(crate) progress_ear: Option<ProgressEar>,
+    /// The commands that the process runs for callers, if this is one of them.
+    pub(crate) served_commands: Option<ServedCommands>,
     folder: WorkingFolder,
 }
 
@@ -69,6 +72,7 @@ impl Invocation {
             streams,
             signals,
             progress_ear: None,
+            served_commands: None,
             folder: WorkingFolder::Own,
         })
     }
@@ -89,11 +93,20 @@ impl Invocation {
             streams,
             signals,
             progress_ear: None,
+            served_commands: None,
             folder: WorkingFolder::Other {
                 path,
                 _descriptor: folder,
                 pid,
             },
+        }
+    }
+
+    /// The same caller, beside others whose commands this process runs.
+    pub(crate) fn with_served_commands(self, commands: ServedCommands) -> Self {
+        Self {
+            served_commands: Some(commands),
+            ..self
         }
     }
 

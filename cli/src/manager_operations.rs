@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vellum_core::difference::Difference;
-use vellum_core::tree::{NodeForest, NodeRef, TreeNode};
+use vellum_core::tree::{NodeForest, NodeRef, TreeNode, VirtualMachine};
 use vellum_manager::{
-    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, NodeFacts,
-    NodeHolding, NodeLink, OperationFault, Operations, RepositoryFacts, StoreFacts, StoreUsage,
-    TreeLine,
+    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, MachineFacts,
+    NodeFacts, NodeHolding, NodeLink, OperationFault, Operations, RepositoryFacts, ShellCommand,
+    StoreFacts, StoreUsage, TreeLine,
 };
 use vellum_store::report::{NodeUsage, ReportOptions};
 use vellum_store::{Store, Unwatched};
 
 use crate::captured_run::run_captured;
 use crate::commands::{info, machine, tree};
+use crate::control::ServedCommands;
 use crate::description::plant_title;
 use crate::endpoint::Endpoint;
 use crate::failure::CommandFailure;
@@ -41,6 +42,8 @@ pub(crate) struct StoreOperations {
     pub(crate) variables: BTreeMap<OsString, OsString>,
     /// Where NBD clients connect, and whether under TLS.
     pub(crate) endpoints: Vec<(Endpoint, bool)>,
+    /// The commands that this process runs for shells.
+    pub(crate) commands: Option<ServedCommands>,
 }
 
 /// `path` from the root, or as it is where the process has no folder any more.
@@ -190,6 +193,38 @@ impl Operations for StoreOperations {
             nodes: report.nodes.iter().map(node_holding).collect(),
             pictures: pictures.collect(),
         })
+    }
+
+    fn machine_facts(&self) -> Vec<MachineFacts> {
+        let tree = self.store.tree();
+        let machines = tree.machines();
+        let facts = |machine: &VirtualMachine| MachineFacts {
+            name: machine.name.to_string(),
+            disks: machine
+                .disks
+                .iter()
+                .map(|disk| tree.display_name(NodeRef::Image(*disk)))
+                .collect(),
+            is_running: machine.started_ms.is_some(),
+            snapshots: machines
+                .snapshots_of(machine.id)
+                .map(|snapshot| {
+                    (
+                        machines.snapshot_display_name(snapshot),
+                        snapshot.created_ms,
+                    )
+                })
+                .collect(),
+        };
+        machines.iter().map(facts).collect()
+    }
+
+    fn shell_commands(&self) -> Vec<ShellCommand> {
+        let commands = self.commands.as_ref().map(ServedCommands::list_commands);
+        let commands = commands.unwrap_or_default().into_iter();
+        commands
+            .map(|(line, began_ms)| ShellCommand { line, began_ms })
+            .collect()
     }
 
     fn known_repositories(&self) -> Vec<RepositoryFacts> {

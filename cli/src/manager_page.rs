@@ -14,6 +14,7 @@ use vellum_manager::{ManagerError, ManagerOptions, ManagerServer};
 use vellum_store::Store;
 
 use crate::command_context::CommandContext;
+use crate::control::ServedCommands;
 use crate::endpoint::{Endpoint, HostPort, LOOPBACK};
 use crate::failure::CommandFailure;
 use crate::invocation::Invocation;
@@ -81,6 +82,7 @@ impl ManagerPage {
     pub(crate) fn start_page(
         store: &Store,
         endpoints: Vec<(Endpoint, bool)>,
+        commands: Option<ServedCommands>,
         choice: &ManagerChoice<'_>,
         session: &CommandContext,
     ) -> Result<Self, CommandFailure> {
@@ -98,6 +100,7 @@ impl ManagerPage {
             units: session.output.units,
             variables: caller.variables.clone(),
             endpoints,
+            commands,
         });
         let start = |address: SocketAddr| {
             let heard = Arc::clone(&caller);

@@ -271,7 +271,9 @@ impl Service {
                 "leave out --manager, or the files and --from",
             )
         })?;
-        let page = ManagerPage::start_page(store, endpoints, choice, session)?;
+        let keeping = self.owned.as_ref().and_then(|owned| owned.keeping.as_ref());
+        let commands = keeping.map(|keeping| keeping.control.served_commands());
+        let page = ManagerPage::start_page(store, endpoints, commands, choice, session)?;
         Ok(self.manager.insert(page))
     }
 

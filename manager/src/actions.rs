@@ -18,6 +18,8 @@ pub(crate) enum Subject {
     /// Several of them.
     Nodes,
     Store,
+    Machine,
+    MachineSnapshot,
     /// The repository that the store is pushed to.
     Repository,
 }
@@ -326,6 +328,36 @@ pub(crate) const ACTIONS: &[ActionSpec] = &[
         is_destructive: true,
     },
     ActionSpec {
+        key: "machine-snapshot",
+        title: "Snapshot of all disks",
+        subject: Subject::Machine,
+        meaning: "Keeps the present state of all of the machine's disks, of one moment.",
+        fields: &[text("name", "Name of the snapshot", "")],
+        letter: None,
+        is_destructive: false,
+    },
+    ActionSpec {
+        key: "machine-restore",
+        title: "Go back",
+        subject: Subject::MachineSnapshot,
+        meaning: "Makes the machine's disks as this snapshot has them. All snapshots stay.",
+        fields: &[
+            of_kind(text("keep", "The machine's present state", ""), KEEPING),
+            optional(text("save", "Name of that snapshot", "")),
+        ],
+        letter: None,
+        is_destructive: true,
+    },
+    ActionSpec {
+        key: "machine-delete",
+        title: "Delete snapshot",
+        subject: Subject::MachineSnapshot,
+        meaning: "Deletes the machine's snapshot, and those of its images that belong to it.",
+        fields: &[],
+        letter: None,
+        is_destructive: true,
+    },
+    ActionSpec {
         key: "create",
         title: "New image",
         subject: Subject::Store,
@@ -429,6 +461,11 @@ impl ActionSpec {
         matches!(self.subject, Subject::Store | Subject::Repository)
     }
 
+    /// True if it is done to a machine, whose names are not those of images.
+    pub(crate) fn fits_machine(&self) -> bool {
+        matches!(self.subject, Subject::Machine | Subject::MachineSnapshot)
+    }
+
     /// True if its answer is read, and not only seen.
     pub(crate) fn has_long_answer(&self) -> bool {
         matches!(
@@ -440,8 +477,8 @@ impl ActionSpec {
     /// True if it can be done to an image, or to a snapshot.
     pub(crate) fn fits_node(&self, is_snapshot: bool) -> bool {
         match self.subject {
-            Subject::Image => !is_snapshot,
-            Subject::Snapshot => is_snapshot,
+            Subject::Image | Subject::Machine => !is_snapshot,
+            Subject::Snapshot | Subject::MachineSnapshot => is_snapshot,
             Subject::Node | Subject::Nodes => true,
             Subject::Store | Subject::Repository => false,
         }
@@ -484,7 +521,15 @@ impl ActionSpec {
                 let words = words.chain(size.map(str::to_owned));
                 words.chain(own(&["-b", node])).collect()
             }
-            "restore" => self.restore_words(input, node)?,
+            "restore" => self.restore_words(input, &["snapshot", "restore", node])?,
+            "machine-restore" => {
+                self.restore_words(input, &["machine", "snapshot", "restore", node])?
+            }
+            "machine-snapshot" => {
+                let snapshot = format!("{node}@{}", name()?);
+                own(&["machine", "snapshot", "take", &snapshot])
+            }
+            "machine-delete" => own(&["machine", "snapshot", "delete", node]),
             "rename" => own(&["rename", node, &name()?]),
             "tag" => self.tag_words(input, node)?,
             "pin" => {
@@ -554,7 +599,9 @@ impl ActionSpec {
             "restore" => Some(image.to_owned()),
             "rename" if node.contains('@') => Some(format!("{image}@{}", name()?)),
             "rename" => Some(name()?),
-            "delete" => Some(String::new()),
+            "delete" | "machine-snapshot" | "machine-restore" | "machine-delete" => {
+                Some(String::new())
+            }
             _ => None,
         })
     }
@@ -633,7 +680,11 @@ impl ActionSpec {
         }
     }
 
-    fn restore_words(&self, input: &ActionInput, node: &str) -> Result<Vec<String>, InputFault> {
+    fn restore_words(
+        &self,
+        input: &ActionInput,
+        words: &[&str],
+    ) -> Result<Vec<String>, InputFault> {
         let option = match self.field(input, "keep")?.as_str() {
             "discard" => Some("--discard".to_owned()),
             "save" => {
@@ -645,8 +696,8 @@ impl ActionSpec {
             }
             _ => None,
         };
-        let words = ["snapshot", "restore", node].map(str::to_owned);
-        Ok(words.into_iter().chain(option).collect())
+        let words = words.iter().map(|word| (*word).to_owned());
+        Ok(words.chain(option).collect())
     }
 
     fn tag_words(&self, input: &ActionInput, node: &str) -> Result<Vec<String>, InputFault> {
@@ -709,7 +760,14 @@ impl ActionSpec {
                 field("name")
             ),
             "child" => format!("makes {}, which starts as {node} is", field("name")),
-            "restore" => match field("keep") {
+            "machine-snapshot" => {
+                format!(
+                    "keeps all disks of {node} as they are now as {node}@{}",
+                    field("name")
+                )
+            }
+            "machine-delete" => format!("{node} is gone then"),
+            "restore" | "machine-restore" => match field("keep") {
                 "discard" => format!("makes {image} as {node}; what it is now is gone then"),
                 "save" => format!(
                     "makes {image} as {node}; what it is now stays as {image}@{}",
@@ -857,6 +915,24 @@ mod tests {
                 &["web"],
                 &[("with_snapshots", "on")],
                 "rm --with-snapshots web",
+            ),
+            (
+                "machine-snapshot",
+                &["vm"],
+                &[("name", "s")],
+                "machine snapshot take vm@s",
+            ),
+            (
+                "machine-restore",
+                &["vm@s"],
+                &[("keep", "discard")],
+                "machine snapshot restore vm@s --discard",
+            ),
+            (
+                "machine-delete",
+                &["vm@s"],
+                &[],
+                "machine snapshot delete vm@s",
             ),
             (
                 "create",

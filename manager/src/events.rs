@@ -84,13 +84,17 @@ fn look_for_news(state: &ManagerState, sender: &watch::Sender<Pulse>, is_over: &
             .iter()
             .filter_map(|job| job.watch.last_progress())
             .fold(0_u64, |sum, note| sum.wrapping_add(note.done));
+        let shells = state.operations.shell_commands();
+        let began = shells.iter().map(|command| command.began_ms);
+        let shells = began.fold(shells.len() as u64, u64::wrapping_add);
         let pulse = Pulse {
             tree: state.operations.change_number(),
             jobs: state
                 .jobs
                 .change_count()
                 .wrapping_mul(1 << 48)
-                .wrapping_add(steps),
+                .wrapping_add(steps)
+                .wrapping_add(shells.wrapping_mul(31)),
             running: running.len(),
             guest_rate,
         };

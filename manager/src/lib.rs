@@ -32,8 +32,8 @@ mod tree_view;
 mod uploads;
 
 pub use operations::{
-    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, NodeFacts,
-    NodeHolding, NodeKind, NodeLink, OperationFault, Operations, ProgressNote, RepositoryFacts,
-    StoreFacts, StoreUsage, TreeLine,
+    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, MachineFacts,
+    NodeFacts, NodeHolding, NodeKind, NodeLink, OperationFault, Operations, ProgressNote,
+    RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
 };
 pub use server::{ManagerError, ManagerOptions, ManagerServer};

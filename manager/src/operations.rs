@@ -34,6 +34,12 @@ pub trait Operations: Send + Sync + 'static {
     /// The store's figures and what each node holds. All maps are read: slow in a large store.
     fn count_usage(&self) -> Result<StoreUsage, OperationFault>;
 
+    /// The machines, and their snapshots.
+    fn machine_facts(&self) -> Vec<MachineFacts>;
+
+    /// The command lines of shells that this process runs for them now.
+    fn shell_commands(&self) -> Vec<ShellCommand>;
+
     /// The repositories that are known, and what was pushed to them. May ask other machines: slow.
     fn known_repositories(&self) -> Vec<RepositoryFacts>;
 
@@ -194,6 +200,28 @@ pub struct NodeHolding {
     pub with_siblings: u64,
     /// With other images.
     pub with_others: u64,
+}
+
+/// A machine: images that change as one.
+#[derive(Clone, Debug, Default)]
+pub struct MachineFacts {
+    /// The name.
+    pub name: String,
+    /// The names of its disks.
+    pub disks: Vec<String>,
+    /// True if it was switched on.
+    pub is_running: bool,
+    /// Its snapshots, the oldest first: the whole name, and the time in milliseconds since 1970.
+    pub snapshots: Vec<(String, u64)>,
+}
+
+/// A command that somebody runs in a shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShellCommand {
+    /// The command line.
+    pub line: String,
+    /// The time of its beginning, in milliseconds since 1970.
+    pub began_ms: u64,
 }
 
 /// A repository that is known here.

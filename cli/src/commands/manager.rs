@@ -70,7 +70,8 @@ pub(super) fn run_manager(
             .map_err(|error| CommandFailure::io_error("find the store's folder", error))?;
         let endpoint = socket.exists().then_some((Endpoint::Unix(socket), false));
         let endpoints = endpoint.into_iter().collect();
-        let page = ManagerPage::start_page(&store, endpoints, &choice, session)?;
+        let commands = session.caller.served_commands.clone();
+        let page = ManagerPage::start_page(&store, endpoints, commands, &choice, session)?;
         drop(store);
         session
             .output

@@ -385,6 +385,7 @@ fn nothing_keeps_a_screen_reader_out() {
             "/act?do=mode&node=web",
             "/jobs",
             "/backups",
+            "/machines",
             "/keys",
             "/compare?from=web%40monday&to=web",
         ] {

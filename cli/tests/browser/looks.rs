@@ -86,6 +86,8 @@ fn every_width_is_readable_in_light_and_dark() {
                     ("snapshot", "/node?name=machine-0000%40day-3"),
                     ("form", "/act?do=import"),
                     ("keys", "/keys"),
+                    ("machines", "/machines"),
+                    ("jobs", "/jobs"),
                 ] {
                     browser.open_address(&format!("{}{path}", page.origin));
                     browser.run_script("return document.querySelector('#pane h1').textContent");

@@ -161,55 +161,76 @@ fn sandbox_with_tree() -> Sandbox {
     sandbox
 }
 
+/// Forms, a part of their plan, and of the page that tells how it went.
+const ACTIONS: &[(&str, &str, &str)] = &[
+    ("do=snapshot&node=web&name=now", "keeps web", "took web@now"),
+    (
+        "do=child&node=web%40now&name=kid",
+        "starts as web@now",
+        "created kid",
+    ),
+    (
+        "do=rename&node=kid&name=child",
+        "calls kid",
+        "kid is child now",
+    ),
+    ("do=tag&node=web&add=a+b", "vellum tag web", "web: a, b"),
+    ("do=tag&node=web&remove=a", "--remove=a", "web: b"),
+    ("do=pin&node=web%40now", "vellum pin web@now", "told done"),
+    ("do=pin&node=web%40now&off=on", "--off", "told done"),
+    ("do=resize&node=child&size=%2B1M", "+1M", "told done"),
+    ("do=mode&node=child&mode=readonly", "readonly", "told done"),
+    ("do=mode&node=child&mode=normal", "normal", "told done"),
+    ("do=flatten&node=child", "stands on nothing", "told done"),
+    (
+        "do=restore&node=web%40monday&keep=save&save=kept",
+        "stays as web@kept",
+        "web is as web@monday now",
+    ),
+    (
+        "do=delete&node=web%40monday",
+        "would delete web@monday",
+        "deleted web@monday",
+    ),
+    (
+        "do=delete&node=web%40now&node=child",
+        "would delete child",
+        "deleted child",
+    ),
+    (
+        "do=machine-snapshot&node=vm&name=s",
+        "all disks of vm",
+        "took vm@s",
+    ),
+    (
+        "do=machine-restore&node=vm%40s&keep=discard",
+        "what it is now is gone then",
+        "told done",
+    ),
+    (
+        "do=machine-delete&node=vm%40s",
+        "vm@s is gone then",
+        "told done",
+    ),
+    ("do=create&name=fresh&size=4M", "of 4M", "created fresh"),
+    ("do=gc", "would be given back", "the store took"),
+    ("do=check&read_data=on", "verifies all data", "state done"),
+    ("do=keep&last=1", "counts", "state done"),
+];
+
 #[test]
 fn every_action_does_what_its_command_line_does() {
     let sandbox = sandbox_with_tree();
     std::fs::create_dir(sandbox.path("files")).expect("room");
     let files = sandbox.path("files").canonicalize().expect("it is there");
     sandbox.random_file("files/new.raw", 1 << 20, 3);
+    sandbox.succeed(["create", "disk", "1M", "--quiet"]);
+    sandbox.succeed(["machine", "create", "vm", "--quiet"]);
+    sandbox.succeed(["machine", "add-disk", "vm", "disk", "--quiet"]);
     let words = ["manager", "--listen", "0", "--files", "files"];
     let client = ManagerClient::open_page(&sandbox, &words);
     let files = files.display();
-    for (form, planned, told) in [
-        ("do=snapshot&node=web&name=now", "keeps web", "took web@now"),
-        (
-            "do=child&node=web%40now&name=kid",
-            "starts as web@now",
-            "created kid",
-        ),
-        (
-            "do=rename&node=kid&name=child",
-            "calls kid",
-            "kid is child now",
-        ),
-        ("do=tag&node=web&add=a+b", "vellum tag web", "web: a, b"),
-        ("do=tag&node=web&remove=a", "--remove=a", "web: b"),
-        ("do=pin&node=web%40now", "vellum pin web@now", "told done"),
-        ("do=pin&node=web%40now&off=on", "--off", "told done"),
-        ("do=resize&node=child&size=%2B1M", "+1M", "told done"),
-        ("do=mode&node=child&mode=readonly", "readonly", "told done"),
-        ("do=mode&node=child&mode=normal", "normal", "told done"),
-        ("do=flatten&node=child", "stands on nothing", "told done"),
-        (
-            "do=restore&node=web%40monday&keep=save&save=kept",
-            "stays as web@kept",
-            "web is as web@monday now",
-        ),
-        (
-            "do=delete&node=web%40monday",
-            "would delete web@monday",
-            "deleted web@monday",
-        ),
-        (
-            "do=delete&node=web%40now&node=child",
-            "would delete child",
-            "deleted child",
-        ),
-        ("do=create&name=fresh&size=4M", "of 4M", "created fresh"),
-        ("do=gc", "would be given back", "the store took"),
-        ("do=check&read_data=on", "verifies all data", "state done"),
-        ("do=keep&last=1", "counts", "state done"),
-    ] {
+    for (form, planned, told) in ACTIONS {
         let (plan, page) = client.act(form);
         assert!(plan.contains(planned), "{form}: {plan}");
         assert!(page.contains(told), "{form}: {page}");
@@ -219,6 +240,7 @@ fn every_action_does_what_its_command_line_does() {
     let export = format!("do=export&node=new%40first&file={files}/out.vdi&format=vdi");
     assert!(client.act(&export).1.contains("exported new@first"));
     let names = [
+        "disk",
         "fresh",
         "new",
         "new@first",
@@ -299,6 +321,16 @@ fn beside_a_server_the_page_is_the_servers_and_ends_with_who_asked() {
     );
     let (head, _) = beside.post("/run", "do=delete&node=trial");
     assert!(head.contains(" 403 "), "{head}");
+    assert!(
+        server
+            .get("/jobs")
+            .contains("vellum ui --listen 0 --read-only")
+    );
+    assert!(
+        beside
+            .get("/jobs")
+            .contains("vellum ui --listen 0 --read-only")
+    );
     server.act("do=snapshot&node=web&name=seen");
     assert!(beside.get("/rows").contains("web@seen"));
     assert_eq!(beside.stop().code, Some(0));

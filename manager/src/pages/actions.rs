@@ -27,7 +27,7 @@ pub(crate) fn action_form(
     fault: Option<&str>,
 ) -> Markup {
     html! {
-        (way_back(input))
+        (way_back(action, input))
         h1 { (action.title) }
         (subject_list(input))
         p { (action.meaning) }
@@ -41,10 +41,11 @@ pub(crate) fn action_form(
     }
 }
 
-fn way_back(input: &ActionInput) -> Markup {
+fn way_back(action: &ActionSpec, input: &ActionInput) -> Markup {
     html! {
         p.back {
             @match input.nodes.as_slice() {
+                _ if action.fits_machine() => a href="/machines" data-pane { "‹ Machines" },
                 [node] => a href=(node_address(node)) data-pane { "‹ " (node) },
                 _ => a href="/" data-pane { "‹ Tree" },
             }
@@ -165,7 +166,7 @@ pub(crate) fn plan_pane(
 ) -> Markup {
     let is_possible = preview.is_none_or(|preview| preview.is_fine);
     html! {
-        (way_back(input))
+        (way_back(action, input))
         h1 { (action.title) }
         div.plan {
             @for sentence in &planned.sentences { p { (sentence) } }

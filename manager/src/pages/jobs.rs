@@ -6,6 +6,7 @@ use maud::{Markup, html};
 
 use super::{node_address, show_messages, show_time};
 use crate::jobs::{Job, JobEnd};
+use crate::operations::ShellCommand;
 
 /// The end of a job in a word.
 fn end_word(end: &JobEnd) -> (&'static str, &'static str) {
@@ -17,17 +18,29 @@ fn end_word(end: &JobEnd) -> (&'static str, &'static str) {
     }
 }
 
-pub(crate) fn jobs_pane(jobs: &[Arc<Job>]) -> Markup {
+pub(crate) fn jobs_pane(jobs: &[Arc<Job>], shells: &[ShellCommand]) -> Markup {
     html! {
         h1 { "Jobs" }
-        div data-live="jobs" { (jobs_table(jobs)) }
+        div data-live="jobs" { (jobs_table(jobs, shells)) }
         p.quiet { "Jobs of this page, until the manager ends." }
     }
 }
 
 /// The part of the page that changes by itself.
-pub(crate) fn jobs_table(jobs: &[Arc<Job>]) -> Markup {
+pub(crate) fn jobs_table(jobs: &[Arc<Job>], shells: &[ShellCommand]) -> Markup {
     html! {
+        @if !shells.is_empty() {
+            h2 { "In shells, now" }
+            table.list {
+                thead { tr { th { "Command" } th { "Began" } } }
+                tbody {
+                    @for command in shells {
+                        tr { td { code { (command.line) } } td { (show_time(command.began_ms)) } }
+                    }
+                }
+            }
+            h2 { "Of this page" }
+        }
         @if jobs.is_empty() { p { "Nothing was done yet." } }
         @else {
             table.list {

@@ -6,6 +6,7 @@ pub(crate) mod compare;
 pub(crate) mod folder;
 pub(crate) mod jobs;
 pub(crate) mod keys;
+pub(crate) mod machines;
 pub(crate) mod node;
 pub(crate) mod sign_in;
 pub(crate) mod store;
@@ -44,6 +45,7 @@ impl PageFrame<'_> {
                     @if self.facts.read_only_reason.is_some() { span.badge { "read only" } }
                     nav aria-label="Pages" {
                         a href="/store" data-pane { "Store" }
+                        a href="/machines" data-pane { "Machines" }
                         a href="/backups" data-pane { "Backups" }
                         a href="/jobs" data-pane {
                             "Jobs" span.count #running hidden[self.running == 0] { (self.running) }

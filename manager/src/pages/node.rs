@@ -65,7 +65,10 @@ fn suits_node(action: &ActionSpec, facts: &NodeFacts) -> bool {
     match action.key {
         "reset" => facts.mode == Some("immutable"),
         "commit" => facts.fields.iter().any(|(name, _)| *name == "commits to"),
-        _ => !action.fits_store() && action.fits_node(facts.is_snapshot),
+        _ => {
+            let is_for_nodes = !action.fits_store() && !action.fits_machine();
+            is_for_nodes && action.fits_node(facts.is_snapshot)
+        }
     }
 }
 

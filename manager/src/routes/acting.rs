@@ -113,12 +113,18 @@ async fn form_page(
         upload_limit: state.operations.format_bytes(state.spool.limit()),
     };
     let pane = action_form(action, input, &places, fault);
-    let selected = input.nodes.first().map(String::as_str);
+    let selected = selected_node(action, input);
     let mut answer = framed_answer(context, headers, action.title, pane, selected).await;
     if fault.is_some() {
         *answer.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
     }
     answer
+}
+
+/// The node that is shown as the chosen one in the tree.
+fn selected_node<'i>(action: &ActionSpec, input: &'i ActionInput) -> Option<&'i str> {
+    let first = input.nodes.first().map(String::as_str);
+    first.filter(|_| !action.fits_machine())
 }
 
 async fn read_only_refusal(context: &RouteContext, headers: &HeaderMap) -> Option<Response> {
@@ -218,7 +224,7 @@ pub(super) async fn show_plan(
     match preview.await {
         Ok(preview) => {
             let pane = plan_pane(ready.action, &ready.input, &ready.planned, preview.as_ref());
-            let selected = ready.input.nodes.first().map(String::as_str);
+            let selected = selected_node(ready.action, &ready.input);
             framed_answer(&context, &headers, ready.action.title, pane, selected).await
         }
         Err(fault) => fault,
@@ -260,7 +266,7 @@ pub(super) async fn run_action(
     });
     match begun.await {
         Ok(Ok((job, Some(end)))) if end.end.code == 0 && !action.has_long_answer() => {
-            see_other(&told_address(next.as_deref(), &job))
+            see_other(&told_address(action, next.as_deref(), &job))
         }
         Ok(Ok((job, _))) => see_other(&format!("/jobs/{}", job.number)),
         Ok(Err(refused)) => {
@@ -272,8 +278,9 @@ pub(super) async fn run_action(
     }
 }
 
-fn told_address(next: Option<&str>, job: &Job) -> String {
+fn told_address(action: &ActionSpec, next: Option<&str>, job: &Job) -> String {
     match next {
+        _ if action.fits_machine() => format!("/machines?told={}", job.number),
         Some(name) => format!("{}&told={}", node_address(name), job.number),
         None => format!("/?told={}", job.number),
     }

@@ -71,6 +71,7 @@ pub(crate) fn build_routes(state: Arc<ManagerState>, pulse: watch::Receiver<Puls
         .route("/picture", get(reading::show_picture))
         .route("/compare", get(reading::show_comparison))
         .route("/backups", get(reading::show_backups))
+        .route("/machines", get(reading::show_machines))
         .route("/folder", get(reading::show_folder))
         .route("/keys", get(reading::show_keys))
         .route("/jobs", get(reading::show_jobs))

@@ -344,6 +344,22 @@ pub(super) async fn show_backups(
     .await
 }
 
+pub(super) async fn show_machines(
+    State(context): State<RouteContext>,
+    headers: HeaderMap,
+    Query(query): PageQuery,
+) -> Response {
+    lazy_answer(context, headers, "Machines", move |state| {
+        let (machines, told) = (state.operations.machine_facts(), told_job(state, &query));
+        Ok(pages::machines::machines_pane(
+            &machines,
+            state.is_read_only(),
+            told,
+        ))
+    })
+    .await
+}
+
 pub(super) async fn show_folder(
     State(context): State<RouteContext>,
     headers: HeaderMap,
@@ -375,14 +391,15 @@ pub(super) async fn show_jobs(
     Query(query): PageQuery,
 ) -> Response {
     let jobs = context.state.jobs.list_jobs();
+    let shells = context.state.operations.shell_commands();
     if first_value(&query, "live") == "on" {
-        return html_answer(pages::jobs::jobs_table(&jobs));
+        return html_answer(pages::jobs::jobs_table(&jobs, &shells));
     }
     framed_answer(
         &context,
         &headers,
         "Jobs",
-        pages::jobs::jobs_pane(&jobs),
+        pages::jobs::jobs_pane(&jobs, &shells),
         None,
     )
     .await

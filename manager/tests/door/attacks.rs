@@ -611,6 +611,7 @@ fn a_stranger_gets_the_sign_in_page_and_nothing_else() {
         "/picture?nth=0",
         "/compare?from=web&to=web",
         "/backups",
+        "/machines",
         "/folder?path=/",
         "/keys",
         "/jobs",

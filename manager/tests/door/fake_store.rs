@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vellum_manager::{
-    ChangedCells, CommandEnd, CommandSink, CommandWatch, ManagerOptions, ManagerServer, NodeFacts,
-    NodeHolding, NodeKind, NodeLink, OperationFault, Operations, RepositoryFacts, StoreFacts,
-    StoreUsage, TreeLine,
+    ChangedCells, CommandEnd, CommandSink, CommandWatch, MachineFacts, ManagerOptions,
+    ManagerServer, NodeFacts, NodeHolding, NodeKind, NodeLink, OperationFault, Operations,
+    RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
 };
 
 /// A text that does harm wherever it is not escaped.
@@ -172,6 +172,22 @@ impl Operations for FakeStore {
             nodes: vec![holding("web"), holding(HOSTILE)],
             pictures: vec![(HOSTILE.to_owned(), "<svg/>".to_owned())],
         })
+    }
+
+    fn machine_facts(&self) -> Vec<MachineFacts> {
+        vec![MachineFacts {
+            name: HOSTILE.to_owned(),
+            disks: vec![HOSTILE.to_owned()],
+            is_running: true,
+            snapshots: vec![(HOSTILE.to_owned(), 0)],
+        }]
+    }
+
+    fn shell_commands(&self) -> Vec<ShellCommand> {
+        vec![ShellCommand {
+            line: HOSTILE.to_owned(),
+            began_ms: 0,
+        }]
     }
 
     fn known_repositories(&self) -> Vec<RepositoryFacts> {

@@ -30,6 +30,8 @@ fn markup_in_any_field_is_text() {
         "/figures".to_owned(),
         format!("/compare?from={hostile}&to={hostile}"),
         "/backups".to_owned(),
+        "/machines".to_owned(),
+        format!("/machines?told={hostile}"),
         format!("/folder?path={hostile}"),
         format!("/act?do=delete&node={hostile}"),
         format!("/act?do=import&source={hostile}&name={hostile}"),
