@@ -61,7 +61,7 @@ test-browser: packages ## the manager in a real browser, some minutes; SCREENSHO
 	@dev/install-packages $(to_browse)
 	@dev/install-axe $(CARGO_TARGET_DIR)/tools
 	cargo test --release --workspace --test browser --no-run
-	VELLUM_AXE=$(wildcard $(CARGO_TARGET_DIR)/tools/axe.min.js) $(if $(SCREENSHOTS),VELLUM_SCREENSHOTS='$(abspath $(SCREENSHOTS))') \
+	VELLUM_AXE='$(CARGO_TARGET_DIR)/tools/axe.min.js' $(if $(SCREENSHOTS),VELLUM_SCREENSHOTS='$(abspath $(SCREENSHOTS))') \
 	  timeout 6m cargo test --release --workspace --test browser -- --ignored --test-threads 1
 
 test-foreign: packages ## disk files that nobody here made: FOREIGN=DIR is read whole, beside qemu-img; a table of what was found

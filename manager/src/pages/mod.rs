@@ -40,7 +40,7 @@ impl PageFrame<'_> {
             body class=(class) {
                 a.skip href="#pane" { "Skip to the details" }
                 header.bar {
-                    a.brand href="/" data-pane { (brand_sign()) "Vellum" }
+                    a.brand href="/" aria-label="Vellum" data-pane { (brand_sign()) span { "Vellum" } }
                     span.store title="the store's folder" { (self.facts.folder) }
                     @if self.facts.read_only_reason.is_some() { span.badge { "read only" } }
                     nav aria-label="Pages" {
@@ -56,7 +56,7 @@ impl PageFrame<'_> {
                 p #link-state role="status" aria-live="polite" hidden {}
                 div.panes {
                     section.tree #tree aria-label="Images and snapshots" { (self.tree) }
-                    main.pane #pane tabindex="-1" { (self.pane) }
+                    main.pane #pane tabindex="0" aria-label="Details" { (self.pane) }
                 }
                 p #said.unseen role="status" aria-live="polite" {}
             }
