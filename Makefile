@@ -10,6 +10,7 @@ to_build := g++ clang libclang-dev
 to_make_disks := e2fsprogs qemu-utils xfsprogs btrfs-progs fdisk strace ntfs-3g dosfstools mtools exfatprogs exfat-fuse lvm2
 to_be_clients := fuse3 libnbd-bin gnutls-bin
 to_read := python3-venv
+to_browse := chromium chromium-driver
 to_boot := qemu-system-x86 mmdebstrap e2fsprogs
 
 to_fill := e2fsprogs xfsprogs btrfs-progs python3
@@ -21,7 +22,7 @@ VELLUM := $(CARGO_TARGET_DIR)/release/vellum
 # `vellum version` tells it.
 export VELLUM_COMMIT ?= $(shell git describe --always --dirty --abbrev=12 --match= 2>/dev/null)
 
-.PHONY: help build install uninstall deb test-package dist docs test test-foreign lint soak defects mutants demo pictures boot-test full-disk bench fuzz-build fuzz-smoke packages python tools s3-server
+.PHONY: help build install uninstall deb test-package dist docs test test-browser test-foreign lint soak defects mutants demo pictures boot-test full-disk bench fuzz-build fuzz-smoke packages python tools s3-server
 .NOTPARALLEL:
 
 help: ## this list
@@ -56,6 +57,13 @@ docs: build ## the book with its reference, as pages if mdbook is here; every li
 test: packages python s3-server fuzz-build ## every test, and that every fuzz target builds
 	cargo test --release --workspace --no-fail-fast
 
+test-browser: packages ## the manager in a real browser, some minutes; SCREENSHOTS=DIR keeps pictures of it at every width
+	@dev/install-packages $(to_browse)
+	@dev/install-axe $(CARGO_TARGET_DIR)/tools
+	cargo test --release --workspace --test browser --no-run
+	VELLUM_AXE='$(CARGO_TARGET_DIR)/tools/axe.min.js' $(if $(SCREENSHOTS),VELLUM_SCREENSHOTS='$(abspath $(SCREENSHOTS))') \
+	  timeout 6m cargo test --release --workspace --test browser -- --ignored --test-threads 1
+
 test-foreign: packages ## disk files that nobody here made: FOREIGN=DIR is read whole, beside qemu-img; a table of what was found
 	$(if $(FOREIGN),,$(error FOREIGN=DIR names a folder of disk files))
 	VELLUM_FOREIGN='$(abspath $(FOREIGN))' cargo test --release --workspace --test it --test cli -- --nocapture --test-threads 1 foreign
@@ -82,7 +90,9 @@ demo: build ## the main job in under a minute; IMAGE=disk.raw uses a copy of you
 	@dev/demo $(if $(IMAGE),'$(IMAGE)')
 
 pictures: build ## the README's pictures, drawn anew from the demo's store
-	@mkdir -p docs && PICTURES=$(CURDIR)/docs dev/demo
+	@dev/install-packages $(to_browse)
+	@mkdir -p docs && PICTURES=$(CURDIR)/docs \
+	  DRAW_MANAGER="cargo test --manifest-path $(CURDIR)/Cargo.toml --release --workspace --test browser -- --ignored --exact looks::the_picture_of_the_readme" dev/demo
 
 boot-test: build ## real guests run from a store, minutes; CACHE=DIR keeps their Debian
 	@dev/install-packages $(to_boot)
@@ -96,6 +106,9 @@ bench: build ## the hot paths, a large report, a repository after 200 generation
 	cargo bench --workspace
 	$(CARGO_TARGET_DIR)/release/vellum-report
 	$(CARGO_TARGET_DIR)/release/vellum-generations
+	@dev/install-packages $(to_browse)
+	cargo test --release --workspace --test browser -- --ignored --nocapture --exact looks::ten_thousand_nodes_are_painted_at_once_and_a_change_within_a_second
+	dev/bench-manager
 	$(if $(CORPUS),$(CARGO_TARGET_DIR)/release/vellum-reclaim '$(CORPUS)')
 	$(if $(CORPUS),$(CARGO_TARGET_DIR)/release/vellum-measure '$(CORPUS)')
 	dev/bench-guests

@@ -127,7 +127,7 @@ fn forward_command(
 }
 
 /// Shows help, the version, or what is wrong with the command line.
-fn print_misunderstanding(misread: &Misunderstanding, caller: &Invocation) -> u8 {
+pub(crate) fn print_misunderstanding(misread: &Misunderstanding, caller: &Invocation) -> u8 {
     if !misread.error.use_stderr() {
         // A print that fails has lost its reader.
         let _ = misread.error.print();

@@ -72,6 +72,11 @@ impl CommandContext {
         })
     }
 
+    /// True if this process has the store open for others.
+    pub(crate) fn is_served(&self) -> bool {
+        self.served.is_some()
+    }
+
     /// The folder of the store, which need not be there.
     pub(crate) fn store_dir(&self) -> Result<&Path, CommandFailure> {
         let missing = || {
@@ -305,7 +310,7 @@ fn progress_frequency(caller: &Invocation) -> Result<Option<f64>, CommandFailure
 }
 
 /// The command line, short and harmless: it is kept in a file and shown to others.
-fn command_line(words: &[OsString]) -> String {
+pub(crate) fn command_line(words: &[OsString]) -> String {
     let words = words
         .iter()
         .skip(1)

@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use rustix::process::Pid;
 
+use crate::control::ServedCommands;
 use crate::interruptible_stream::InterruptibleStream;
+use crate::output::progress::ProgressEar;
 use crate::signals::Signals;
 
 /// One who asks.
@@ -24,6 +26,10 @@ pub(crate) struct Invocation {
     pub(crate) streams: StandardStreams,
     /// The signals that the caller was sent; the command reacts to them.
     pub(crate) signals: Signals,
+    /// Takes the progress of long work in place of the streams.
+    pub(crate) progress_ear: Option<ProgressEar>,
+    /// The commands that the process runs for callers, if this is one of them.
+    pub(crate) served_commands: Option<ServedCommands>,
     folder: WorkingFolder,
 }
 
@@ -65,6 +71,8 @@ impl Invocation {
             variables: std::env::vars_os().collect(),
             streams,
             signals,
+            progress_ear: None,
+            served_commands: None,
             folder: WorkingFolder::Own,
         })
     }
@@ -84,11 +92,29 @@ impl Invocation {
             variables,
             streams,
             signals,
+            progress_ear: None,
+            served_commands: None,
             folder: WorkingFolder::Other {
                 path,
                 _descriptor: folder,
                 pid,
             },
+        }
+    }
+
+    /// The same caller, beside others whose commands this process runs.
+    pub(crate) fn with_served_commands(self, commands: ServedCommands) -> Self {
+        Self {
+            served_commands: Some(commands),
+            ..self
+        }
+    }
+
+    /// The same caller, who follows progress with `ear`.
+    pub(crate) fn with_progress_ear(self, ear: ProgressEar) -> Self {
+        Self {
+            progress_ear: Some(ear),
+            ..self
         }
     }
 

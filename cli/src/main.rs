@@ -6,6 +6,7 @@
 
 mod application;
 mod arguments;
+mod captured_run;
 mod chain_files;
 mod chains;
 mod command_context;
@@ -28,6 +29,8 @@ mod limits;
 mod lock_wait;
 mod lookup;
 mod maintenance_thread;
+mod manager_operations;
+mod manager_page;
 mod manual_page;
 mod output;
 mod pace;

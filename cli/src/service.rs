@@ -19,6 +19,7 @@ use crate::endpoint::{Endpoint, HostPort};
 use crate::failure::{CommandFailure, Outcome};
 use crate::file_exports::FileExports;
 use crate::maintenance_thread::MaintenanceThread;
+use crate::manager_page::{ManagerChoice, ManagerPage};
 use crate::output::Render;
 use crate::repository::{AccessArgs, opening};
 use crate::scrubber::{ScrubArgs, Scrubber};
@@ -75,6 +76,7 @@ pub(crate) struct Service {
     board: Arc<ChangeBoard>,
     nbd: Option<nbd::NbdServer>,
     mount: Option<Mount>,
+    manager: Option<ManagerPage>,
 }
 
 /// A store that this process owns.
@@ -127,6 +129,7 @@ impl Service {
             board: Arc::default(),
             nbd: None,
             mount: None,
+            manager: None,
         })
     }
 
@@ -163,6 +166,7 @@ impl Service {
             board: Arc::default(),
             nbd: None,
             mount: None,
+            manager: None,
         })
     }
 
@@ -174,6 +178,7 @@ impl Service {
             board: Arc::default(),
             nbd: None,
             mount: None,
+            manager: None,
         }
     }
 
@@ -253,6 +258,25 @@ impl Service {
         Ok(self.mount.insert(mount))
     }
 
+    /// Shows the store, which NBD clients reach at `endpoints`, in browsers.
+    pub(crate) fn offer_manager(
+        &mut self,
+        endpoints: Vec<(Endpoint, bool)>,
+        choice: &ManagerChoice<'_>,
+        session: &CommandContext,
+    ) -> Result<&ManagerPage, CommandFailure> {
+        let store = self.served_store().ok_or_else(|| {
+            CommandFailure::usage_error(
+                "the manager shows a store, and none is served here",
+                "leave out --manager, or the files and --from",
+            )
+        })?;
+        let keeping = self.owned.as_ref().and_then(|owned| owned.keeping.as_ref());
+        let commands = keeping.map(|keeping| keeping.control.served_commands());
+        let page = ManagerPage::start_page(store, endpoints, commands, choice, session)?;
+        Ok(self.manager.insert(page))
+    }
+
     /// Gives `answer` and serves until a stop is asked for, or `is_over`, which waits for a moment,
     /// returns true.
     pub(crate) fn run_until(
@@ -286,7 +310,10 @@ impl Service {
 
     /// Ends all of it in half a minute at most. What does not end in time is left behind, as a
     /// crash would leave it.
-    fn stop_all(self, session: &CommandContext) {
+    fn stop_all(mut self, session: &CommandContext) {
+        if let Some(false) = self.manager.take().map(ManagerPage::stop_page) {
+            session.print_warning("a job did not stop in time, and was left behind");
+        }
         let tender = self.owned.and_then(|owned| owned.keeping).map(|keeping| {
             if !keeping.control.stop_within(GRACE) {
                 session.print_warning("a command did not stop in time, and was left behind");

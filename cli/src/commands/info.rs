@@ -12,8 +12,8 @@ use crate::description::NodeDescription;
 use crate::disk_argument::{DiskArgument, is_file_word};
 use crate::failure::{CommandFailure, Outcome};
 use crate::file_facts::FileFacts;
-use crate::output::Render;
 use crate::output::page::TextPage;
+use crate::output::{Render, Units};
 use crate::source_format::FileArgs;
 
 /// Tell what is known of an image or snapshot, or of a disk's file of any format
@@ -35,9 +35,9 @@ pub(crate) struct Args {
 }
 
 #[derive(Serialize)]
-struct NodeInfo {
+pub(crate) struct NodeInfo {
     #[serde(flatten)]
-    description: NodeDescription,
+    pub(crate) description: NodeDescription,
     /// The image that `commit` would change.
     #[serde(skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
@@ -53,9 +53,9 @@ struct NodeInfo {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     machines: Vec<String>,
     /// Its snapshots, in the order of taking.
-    snapshots: Vec<String>,
+    pub(crate) snapshots: Vec<String>,
     /// Its children.
-    children: Vec<String>,
+    pub(crate) children: Vec<String>,
 }
 
 pub(super) fn run_info(
@@ -79,7 +79,8 @@ impl Args {
     }
 }
 
-fn node_info(store: &Store, node: NodeRef) -> Option<NodeInfo> {
+/// All that is known of `node`; none if it has gone.
+pub(crate) fn node_info(store: &Store, node: NodeRef) -> Option<NodeInfo> {
     let tree = store.tree();
     let forest = NodeForest::from_tree(&tree);
     let plant = forest.find_node(node)?;
@@ -125,6 +126,31 @@ fn node_info(store: &Store, node: NodeRef) -> Option<NodeInfo> {
             .map(|child| tree.display_name(child))
             .collect(),
     })
+}
+
+impl NodeInfo {
+    /// The facts that a page shows as text, named as they are here.
+    pub(crate) fn manager_fields(&self, units: Units) -> Vec<(&'static str, String)> {
+        let description = &self.description;
+        let autoreset = description
+            .autoreset
+            .map(|autoreset| if autoreset { "on" } else { "off" }.to_owned());
+        let machines = self.machines.join(", ");
+        let optional = [
+            ("own data", Some(units.format_bytes(description.own_bytes))),
+            ("mode", description.mode.map(str::to_owned)),
+            ("autoreset", autoreset),
+            ("stands on", description.stands_on.clone()),
+            ("holds writes to", self.scratch_of.clone()),
+            ("imported from", self.source_format.clone()),
+            ("commits to", self.origin.clone()),
+            ("layers", Some(self.layers.to_string())),
+            ("machines", Some(machines).filter(|names| !names.is_empty())),
+        ];
+        let told = optional.into_iter();
+        told.filter_map(|(name, value)| Some((name, value?)))
+            .collect()
+    }
 }
 
 impl Render for NodeInfo {

@@ -15,12 +15,13 @@ mod export;
 mod flatten;
 mod gc;
 mod import;
-mod info;
+pub(crate) mod info;
 mod init;
 mod list;
 mod list_shape;
-mod machine;
+pub(crate) mod machine;
 mod man;
+mod manager;
 mod map;
 mod measure;
 mod modify;
@@ -43,7 +44,7 @@ mod snapshot;
 mod source;
 mod stats;
 mod tag;
-mod tree;
+pub(crate) mod tree;
 mod version;
 
 use std::io;
@@ -99,6 +100,8 @@ pub(crate) enum Command {
     Measure(measure::Args),
     Report(report::Args),
     Serve(serve::Args),
+    #[command(visible_alias = "ui")]
+    Manager(manager::Args),
     Nbd(nbd::Args),
     Mount(mount::Args),
     Completions(completions::Args),
@@ -220,6 +223,7 @@ pub(crate) fn run_command(
         Command::Measure(args) => measure::run_measure(args, session),
         Command::Report(args) => report::run_report(args, session),
         Command::Serve(args) => serve::run_serve(args, session),
+        Command::Manager(args) => manager::run_manager(args, session),
         Command::Nbd(args) => nbd::run_nbd(args, session),
         Command::Mount(args) => mount::run_mount(args, session),
         Command::Completions(args) => completions::run_completions(args, session),

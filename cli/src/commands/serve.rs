@@ -11,6 +11,7 @@ use crate::endpoint::{Endpoint, HostPort};
 use crate::failure::{CommandFailure, Outcome};
 use crate::file_exports::FileExports;
 use crate::interruptible_stream::PATIENCE;
+use crate::manager_page::ManagerChoice;
 use crate::output::Render;
 use crate::output::page::{TextPage, format_count};
 use crate::scrubber::ScrubArgs;
@@ -21,6 +22,8 @@ use crate::source_format::FileArgs;
 const SOCKET: &str = "nbd.sock";
 /// Stands for any name.
 const ANY: &str = "IMAGE";
+/// The manager listens here, unless told otherwise.
+const USUAL_PLACE: &str = "127.0.0.1:10880";
 
 /// Offer all images and snapshots over NBD (and as files) until stopped; all other commands work
 /// meanwhile
@@ -59,6 +62,20 @@ pub(crate) struct Args {
     /// Show images and snapshots as files in this empty folder too
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
+    /// Show the store in a browser too, as `vellum manager` does [default: 127.0.0.1:10880]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = USUAL_PLACE,
+        value_parser = HostPort::parse_host_port,
+        conflicts_with_all = ["files", "from"]
+    )]
+    manager: Option<HostPort>,
+    /// A folder below which the manager may import from and export to; can be given again
+    #[arg(long, value_name = "DIR", requires = "manager")]
+    manager_files: Vec<PathBuf>,
     /// Let other users at these files
     #[arg(long, requires = "mount")]
     allow_other: bool,
@@ -75,6 +92,9 @@ struct ServeSummary {
     /// The folder with the files.
     #[serde(skip_serializing_if = "Option::is_none")]
     folder: Option<String>,
+    /// The URL that opens the manager's page once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manager: Option<String>,
 }
 
 pub(super) fn run_serve(
@@ -89,6 +109,7 @@ pub(super) fn run_serve(
         .map(|folder| service.mount_folder(folder, args.allow_other, session))
         .transpose()?;
     let folder = folder.map(|mount| mount.folder().display().to_string());
+    let manager = start_manager(args, &mut service, &endpoints, session)?;
     let exports = service
         .exports
         .list_exports()
@@ -120,6 +141,7 @@ pub(super) fn run_serve(
             snapshots,
             uris,
             folder,
+            manager,
         },
         session.signals.clone(),
     );
@@ -142,6 +164,28 @@ fn service_of(args: &Args, session: &CommandContext) -> Result<Service, CommandF
         ));
     }
     Ok(Service::of_files(FileExports::new(files)))
+}
+
+/// Shows the store in browsers, if that is wanted; the URL.
+fn start_manager(
+    args: &Args,
+    service: &mut Service,
+    endpoints: &[Endpoint],
+    session: &CommandContext,
+) -> Result<Option<String>, CommandFailure> {
+    let Some(place) = &args.manager else {
+        return Ok(None);
+    };
+    let tls = args.nbd.has_tls();
+    let endpoints = endpoints.iter().map(|endpoint| (endpoint.clone(), tls));
+    let choice = ManagerChoice {
+        place: Some(place),
+        is_read_only: false,
+        files: &args.manager_files,
+        upload_limit: None,
+    };
+    let page = service.offer_manager(endpoints.collect(), &choice, session)?;
+    Ok(Some(page.opening_url()))
 }
 
 /// Listens where the person, or systemd, says.
@@ -195,6 +239,9 @@ impl Render for ServeSummary {
             .try_for_each(|uri| page.write_line(format!("NBD: {uri}")))?;
         self.folder
             .as_ref()
-            .map_or(Ok(()), |folder| page.write_line(format!("files: {folder}")))
+            .map_or(Ok(()), |folder| page.write_line(format!("files: {folder}")))?;
+        self.manager
+            .as_ref()
+            .map_or(Ok(()), |url| page.write_line(format!("manager: {url}")))
     }
 }

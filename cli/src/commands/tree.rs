@@ -9,13 +9,14 @@ use serde::Serialize;
 use vellum_core::outline::{self, OutlineRow};
 use vellum_core::tree::{NodeForest, NodeRef, Tree, TreeNode};
 use vellum_core::units::{ImageId, LayerId};
+use vellum_manager::{NodeKind, TreeLine};
 use vellum_store::Store;
 
 use super::report;
 use crate::command_context::CommandContext;
 use crate::description::NodeDescription;
 use crate::failure::{CommandFailure, Outcome};
-use crate::forest::{self, TreeLetters};
+use crate::forest::{self, LineKind, TreeLetters};
 use crate::output::Render;
 use crate::output::page::TextPage;
 use crate::output::table::Column;
@@ -165,6 +166,17 @@ fn shifted_row(row: &OutlineRow, wanted: &Range<usize>) -> OutlineRow {
     }
 }
 
+/// All lines, for the page that shows them live.
+pub(crate) fn manager_lines(store: &Store) -> Vec<TreeLine> {
+    let beside = BesideTree::of_store(store);
+    let drawing = draw_tree(&store.tree(), None, &beside, TreeLetters::Unicode);
+    drawing
+        .lines
+        .into_iter()
+        .map(NodeLine::into_tree_line)
+        .collect()
+}
+
 fn tells_parent(tree: &Tree, plant: &TreeNode, row: &OutlineRow) -> bool {
     let has_snapshots = matches!(plant.node, Some(NodeRef::Image(image))
         if tree.snapshots_of(image).next().is_some());
@@ -184,6 +196,32 @@ fn is_attached(beside: &BesideTree, plant: &TreeNode) -> bool {
 }
 
 impl NodeLine {
+    fn into_tree_line(self) -> TreeLine {
+        let title = self.description.display_title();
+        let description = self.description;
+        TreeLine {
+            kind: match description.line_kind() {
+                LineKind::Image => NodeKind::Image,
+                LineKind::Snapshot => NodeKind::Snapshot,
+                LineKind::Base => NodeKind::Base,
+            },
+            key: description.name.or(description.id).unwrap_or_default(),
+            title,
+            depth: self.row.depth,
+            hangs_from: self.row.hangs_from,
+            size: description.size,
+            own_bytes: description.own_bytes,
+            added_bytes: self.added_bytes,
+            created_ms: description.created.map(|created| created.since_1970_ms),
+            mode: description.mode,
+            stands_on: description.stands_on.filter(|_| self.tells_parent),
+            tags: description.tags,
+            is_pinned: description.pinned,
+            is_attached: self.attached,
+            machines: self.machines,
+        }
+    }
+
     /// Mode, use, machines, pin and tags, in one cell.
     fn marks(&self) -> String {
         let mode = self.description.mode.filter(|mode| *mode != "normal");

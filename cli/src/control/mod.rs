@@ -21,7 +21,7 @@ mod message;
 mod server;
 
 pub(crate) use client::forward_to_server;
-pub(crate) use server::ControlServer;
+pub(crate) use server::{ControlServer, ServedCommands};
 
 /// Programs of one version do work for each other.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -18,8 +18,10 @@ use super::channel;
 use super::message::{CommandRequest, ServerReply};
 use crate::application;
 use crate::arguments::Arguments;
+use crate::command_context::command_line;
 use crate::failure::CommandFailure;
 use crate::invocation::Invocation;
+use crate::repository::now_ms;
 use crate::signals::Signals;
 use crate::suggestion;
 
@@ -60,11 +62,34 @@ struct ConnectedClients {
 struct ControlClient {
     signals: Signals,
     socket: UnixStream,
+    /// Its command line, once that is known, and when it began, in milliseconds since 1970.
+    command: Option<(String, u64)>,
+}
+
+/// The commands that a server runs for other processes.
+#[derive(Clone)]
+pub(crate) struct ServedCommands(Arc<ControlClients>);
+
+impl ServedCommands {
+    /// Their command lines, and when each began, in milliseconds since 1970.
+    pub(crate) fn list_commands(&self) -> Vec<(String, u64)> {
+        let present = self.0.lock_connected();
+        let commands = present.clients.values();
+        commands
+            .filter_map(|client| client.command.clone())
+            .collect()
+    }
+}
+
+impl std::fmt::Debug for ServedCommands {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServedCommands")
+    }
 }
 
 /// One of them, until dropped.
 struct ClientSlot<'a> {
-    clients: &'a ControlClients,
+    clients: &'a Arc<ControlClients>,
     number: u64,
     signals: Signals,
 }
@@ -94,6 +119,11 @@ impl ControlServer {
             acceptor: Some(acceptor),
             rope: Some(rope),
         })
+    }
+
+    /// The commands that it runs.
+    pub(crate) fn served_commands(&self) -> ServedCommands {
+        ServedCommands(Arc::clone(&self.clients))
     }
 
     /// Takes no more commands, stops those that run, and waits for them, but no longer than
@@ -188,7 +218,7 @@ impl ControlClients {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn claim_slot(&self, socket: &UnixStream) -> Option<ClientSlot<'_>> {
+    fn claim_slot<'a>(self: &'a Arc<Self>, socket: &UnixStream) -> Option<ClientSlot<'a>> {
         let socket = socket.try_clone().ok()?;
         let mut present = self.lock_connected();
         if present.stopping || present.clients.len() >= CLIENTS_MAX {
@@ -202,6 +232,7 @@ impl ControlClients {
             ControlClient {
                 signals: signals.clone(),
                 socket,
+                command: None,
             },
         );
         Some(ClientSlot {
@@ -234,6 +265,8 @@ impl ClientSlot<'_> {
             Ok(request) => request,
             Err(reason) => return refuse_request(socket, reason),
         };
+        let caller = caller.with_served_commands(ServedCommands(Arc::clone(self.clients)));
+        self.note_command(&caller);
         if channel::send_answer(socket, &ServerReply::Accepted).is_err() {
             return;
         }
@@ -250,6 +283,14 @@ impl ClientSlot<'_> {
             let _ = channel::send_answer(socket, &ServerReply::Ended(code));
             let _ = socket.shutdown(Shutdown::Both);
         });
+    }
+
+    fn note_command(&self, caller: &Invocation) {
+        let line = command_line(&caller.words);
+        let mut present = self.clients.lock_connected();
+        if let Some(client) = present.clients.get_mut(&self.number) {
+            client.command = Some((line, now_ms()));
+        }
     }
 
     /// The request of a client, or the reason why it is refused.

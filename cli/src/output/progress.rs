@@ -26,6 +26,22 @@ const FPS_MAX: f64 = 1000.0;
 const BAR_STYLE: &str = "{bar:30} {msg}";
 const SPINNER_STYLE: &str = "{spinner} {msg}";
 
+/// Takes the progress of work that somebody follows elsewhere.
+#[derive(Clone)]
+pub(crate) struct ProgressEar(Arc<dyn Fn(String, Progress) + Send + Sync>);
+
+impl ProgressEar {
+    pub(crate) fn new(hear: impl Fn(String, Progress) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+}
+
+impl std::fmt::Debug for ProgressEar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ProgressEar")
+    }
+}
+
 /// Watches one piece of work.
 pub(crate) struct Meter {
     label: String,
@@ -50,6 +66,7 @@ enum ProgressDisplay {
     Bar(ProgressBar),
     Lines,
     Json { diverted: bool },
+    Ear(ProgressEar),
 }
 
 #[derive(Serialize)]
@@ -82,7 +99,7 @@ impl Meter {
         signals: Signals,
     ) -> Self {
         let display = ProgressDisplay::choose_display(caller, output, wish);
-        let usual = if matches!(display, ProgressDisplay::Bar(_)) {
+        let usual = if matches!(display, ProgressDisplay::Bar(_) | ProgressDisplay::Ear(_)) {
             BAR_FPS
         } else {
             LINE_FPS
@@ -114,6 +131,9 @@ impl Meter {
         match &self.display {
             ProgressDisplay::Nothing => {}
             ProgressDisplay::Bar(bar) => self.draw_bar(bar, progress),
+            ProgressDisplay::Ear(ProgressEar(hear)) => {
+                hear(self.describe_progress(progress), progress);
+            }
             ProgressDisplay::Lines => self
                 .caller
                 .print_error_line(&self.describe_progress(progress)),
@@ -224,7 +244,9 @@ impl Drop for Meter {
 impl ProgressDisplay {
     fn choose_display(caller: &Invocation, output: &Output, wish: ProgressWish) -> Self {
         let terminal = caller.streams.error.file().is_terminal();
-        if output.layout != OutputLayout::Human {
+        if let Some(ear) = &caller.progress_ear {
+            Self::Ear(ear.clone())
+        } else if output.layout != OutputLayout::Human {
             Self::Json {
                 diverted: wish.diverted,
             }

@@ -15,6 +15,7 @@ mod sheets;
 
 use clap::ValueEnum;
 
+pub(crate) use sheet::RowLimit;
 pub(crate) use sheets::part_sheet;
 
 /// A part of a report that can be asked for alone.

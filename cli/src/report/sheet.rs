@@ -163,6 +163,17 @@ impl RowLimit {
 }
 
 impl Sheet {
+    /// The rows of a sheet of figures: the name, the figure and its meaning.
+    pub(crate) fn figure_rows(&self, units: Units) -> Vec<(String, String, String)> {
+        let text = |row: &Vec<Cell>, nth: usize| {
+            row.get(nth)
+                .map_or_else(String::new, |cell| cell.display_text(units))
+        };
+        let rows = self.rows.iter();
+        rows.map(|row| (text(row, 1), text(row, 2), text(row, 3)))
+            .collect()
+    }
+
     /// The columns that people see: where, and what they are called.
     pub(super) fn visible_columns(
         &self,

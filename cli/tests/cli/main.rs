@@ -21,6 +21,7 @@ mod immutable;
 mod interruptions;
 mod limits;
 mod machines_import;
+mod manager;
 mod mistakes;
 mod parity;
 mod power_cuts;

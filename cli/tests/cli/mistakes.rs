@@ -40,7 +40,7 @@ const LOOKING: [&str; 27] = [
     "backup key list",
 ];
 /// Verbs that take no name of what is there, or only look at one to make something new.
-const NAMELESS: [&str; 27] = [
+const NAMELESS: [&str; 28] = [
     "source add",
     "init",
     "create",
@@ -53,6 +53,7 @@ const NAMELESS: [&str; 27] = [
     "repair",
     "gc",
     "serve",
+    "manager",
     "mount",
     "completions",
     "convert",
@@ -178,6 +179,12 @@ const OTHERS: Rows = &[
         "rm nothing",
         &["no image is called \"nothing\"", "vellum list"],
     ),
+    (
+        "manager --listen 0.0.0.0:0",
+        &["reached from other machines", "ssh -L"],
+    ),
+    ("manager --files nowhere", &["--files takes a folder"]),
+    ("serve a.raw --manager", &["cannot be used with"]),
     ("rm db nothing", &["no image is called \"nothing\""]),
     ("rm vm10", &["no image is called \"vm10\""]),
     ("machine delete web2", &["no machine is called \"web2\""]),

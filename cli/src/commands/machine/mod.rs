@@ -10,6 +10,8 @@ mod run_args;
 mod show;
 mod snapshot;
 
+pub(crate) use run_args::libvirt_element;
+
 use std::io;
 
 use clap::Subcommand;

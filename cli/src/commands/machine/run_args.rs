@@ -175,6 +175,21 @@ fn drive_words(nth: usize, drive: &MachineDrive, socket: &str) -> [String; 4] {
     ]
 }
 
+/// The element of a libvirt domain for one disk, as its first.
+pub(crate) fn libvirt_element(
+    export: &str,
+    read_only: bool,
+    is_shared: bool,
+    socket: &str,
+) -> String {
+    let drive = MachineDrive {
+        export: export.to_owned(),
+        read_only,
+        is_shared,
+    };
+    drive_element(0, &drive, socket)
+}
+
 fn drive_element(nth: usize, drive: &MachineDrive, socket: &str) -> String {
     let (export, socket, target) = (
         escape_xml(&drive.export),

@@ -1,0 +1,113 @@
+//! `vellum manager`: the store's tree in a browser.
+
+use std::io;
+
+use serde::Serialize;
+
+use crate::command_context::CommandContext;
+use crate::endpoint::{Endpoint, HostPort};
+use crate::failure::{CommandFailure, Outcome};
+use crate::interruptible_stream::PATIENCE;
+use crate::manager_page::{ManagerArgs, ManagerPage};
+use crate::output::Render;
+use crate::output::page::TextPage;
+use crate::scrubber::ScrubArgs;
+use crate::service::{Service, ServiceArgs};
+
+/// The socket of a server that listens where it usually does.
+const USUAL_SOCKET: &str = "nbd.sock";
+
+/// Show the store's tree in a browser, live, and change it there, until stopped
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example:
+  vellum manager
+  vellum manager --open --files /srv/images
+  vellum manager --read-only --listen 10881
+  ssh -L 10880:127.0.0.1:10880 host vellum manager
+
+It prints a URL that opens the page once, in one browser, and another one when that was used. Only \
+this machine can reach it. Every action is a command, which the page shows before it is done. \
+Beside a running server it is shown by that server; `vellum serve --manager` shows it from the \
+beginning. Backups are those of VELLUM_REPOSITORY.")]
+pub(crate) struct Args {
+    /// Listen at this address of this machine [default: 127.0.0.1:10880, or any port that is free]
+    #[arg(long, value_name = "HOST:PORT", value_parser = HostPort::parse_host_port)]
+    listen: Option<HostPort>,
+    /// Show everything, change nothing
+    #[arg(short, long)]
+    read_only: bool,
+    /// Open the page in the browser
+    #[arg(long)]
+    open: bool,
+    #[command(flatten)]
+    page: ManagerArgs,
+    #[command(flatten)]
+    service: ServiceArgs,
+    #[command(flatten)]
+    scrub: ScrubArgs,
+}
+
+#[derive(Serialize)]
+struct ManagerSummary {
+    action: &'static str,
+    store: String,
+    /// The URL that opens the page once.
+    url: String,
+}
+
+pub(super) fn run_manager(
+    args: &Args,
+    session: &mut CommandContext,
+) -> Result<Outcome, CommandFailure> {
+    let choice = args
+        .page
+        .choose_options(args.listen.as_ref(), args.read_only);
+    let signals = session.signals.clone();
+    if session.is_served() {
+        let store = session.open_to_read()?;
+        let socket = std::path::absolute(store.dir().join(USUAL_SOCKET))
+            .map_err(|error| CommandFailure::io_error("find the store's folder", error))?;
+        let endpoint = socket.exists().then_some((Endpoint::Unix(socket), false));
+        let endpoints = endpoint.into_iter().collect();
+        let commands = session.caller.served_commands.clone();
+        let page = ManagerPage::start_page(&store, endpoints, commands, &choice, session)?;
+        drop(store);
+        session
+            .output
+            .print_confirmation(&ManagerSummary::new(&page, session)?)?;
+        session.output.flush()?;
+        if args.open {
+            page.open_browser()?;
+        }
+        while !signals.await_stop(PATIENCE) {}
+        if !page.stop_page() {
+            session.print_warning("a job did not stop in time, and was left behind");
+        }
+        return Ok(Outcome::Done);
+    }
+    let mut service = Service::serve_store(&args.service, &args.scrub, session)?;
+    let page = service.offer_manager(Vec::new(), &choice, session)?;
+    let summary = ManagerSummary::new(page, session)?;
+    if args.open {
+        page.open_browser()?;
+    }
+    service.run_until(&summary, session, |_| signals.await_stop(PATIENCE))
+}
+
+impl ManagerSummary {
+    fn new(page: &ManagerPage, session: &CommandContext) -> Result<Self, CommandFailure> {
+        Ok(Self {
+            action: "manager",
+            store: session.store_dir()?.display().to_string(),
+            url: page.opening_url(),
+        })
+    }
+}
+
+impl Render for ManagerSummary {
+    fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
+        page.write_line(format!("showing {}; Ctrl-C stops", self.store))?;
+        page.write_line(format!("manager: {}", self.url))
+    }
+}

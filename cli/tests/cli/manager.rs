@@ -1,0 +1,378 @@
+//! The manager over a real store, as a browser without scripts asks it: every action is done, and is
+//! what the command line then sees.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::sandbox::{PATIENCE, Run, Sandbox};
+
+/// A manager, or a server with one, and a browser that is signed in.
+struct ManagerClient {
+    child: Child,
+    address: String,
+    cookie: String,
+}
+
+impl ManagerClient {
+    /// Starts `words` in `sandbox`, and opens the page.
+    fn open_page(sandbox: &Sandbox, words: &[&str]) -> Self {
+        Self::of_command(sandbox.command(words))
+    }
+
+    fn of_command(mut command: Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let output = child.stdout.take().expect("it was asked for");
+        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+        let url = lines.find_map(|line| Some(line.strip_prefix("manager: ")?.to_owned()));
+        let url = url.expect("it tells the URL");
+        let (host, token) = url
+            .strip_prefix("http://")
+            .and_then(|rest| rest.split_once("/#token="))
+            .expect("a host and a token");
+        let mut client = Self {
+            child,
+            address: host.to_owned(),
+            cookie: String::new(),
+        };
+        let (head, _) = client.post("/session", &format!("token={token}"));
+        let cookie = header_of(&head, "set-cookie").expect("a session");
+        cookie
+            .split(';')
+            .next()
+            .expect("a pair")
+            .clone_into(&mut client.cookie);
+        client
+    }
+
+    fn ask(&self, method: &str, path: &str, form: &str) -> (String, Vec<u8>) {
+        let Self {
+            address, cookie, ..
+        } = self;
+        let mut socket = TcpStream::connect(address).expect("it listens");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nCookie: {cookie}\r\n\
+             Origin: http://{address}\r\nSec-Fetch-Site: same-origin\r\nConnection: close\r\n\
+             X-Vellum-Part: pane\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {}\r\n\r\n{form}",
+            form.len()
+        );
+        socket.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).expect("it answers");
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+        let end = end.expect("an answer has a head");
+        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+        (head, answer[end + 4..].to_vec())
+    }
+
+    fn post(&self, path: &str, form: &str) -> (String, String) {
+        let (head, body) = self.ask("POST", path, form);
+        (head, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    fn get(&self, path: &str) -> String {
+        let (head, body) = self.ask("GET", path, "");
+        assert!(head.contains(" 200 "), "{path}: {head}");
+        String::from_utf8_lossy(&body).into_owned()
+    }
+
+    /// Plans an action, does it, and waits for its end: the plan, and the page that tells it.
+    fn act(&self, form: &str) -> (String, String) {
+        let (head, plan) = self.post("/plan", form);
+        assert!(head.contains(" 200 "), "{form}: {head} {plan}");
+        let (head, body) = self.post("/run", form);
+        let next = header_of(&head, "location").unwrap_or_else(|| panic!("{form}: {head} {body}"));
+        let begun = Instant::now();
+        loop {
+            let told = self.get(&next);
+            if !told.contains("state running") {
+                return (plan, told);
+            }
+            assert!(begun.elapsed() < PATIENCE, "{form} does not end");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it as a person does; how that went.
+    fn stop(mut self) -> Run {
+        self.interrupt();
+        let mut stderr = String::new();
+        let errors = self.child.stderr.take().expect("it was asked for");
+        let _ = BufReader::new(errors).read_to_string(&mut stderr);
+        Run {
+            code: self.child.wait().expect("it was started here").code(),
+            stdout: String::new(),
+            stderr,
+        }
+    }
+
+    fn interrupt(&self) {
+        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = kill_process(pid, Signal::INT);
+        }
+    }
+}
+
+impl Drop for ManagerClient {
+    fn drop(&mut self) {
+        self.interrupt();
+        let _ = self.child.wait();
+    }
+}
+
+fn header_of(head: &str, name: &str) -> Option<String> {
+    let mut lines = head.lines().filter_map(|line| line.split_once(':'));
+    let found = lines.find(|(key, _)| key.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| value.trim().to_owned())
+}
+
+/// A store with an image of two snapshots, and an image on the first of them.
+fn sandbox_with_tree() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.random_file("disk.raw", 1 << 20, 1);
+    sandbox.succeed([
+        "import",
+        "disk.raw",
+        "web",
+        "--snapshot",
+        "monday",
+        "--quiet",
+    ]);
+    sandbox.random_file("disk.raw", 1 << 20, 2);
+    let update = [
+        "import",
+        "disk.raw",
+        "web",
+        "--update",
+        "--snapshot",
+        "tuesday",
+        "--quiet",
+    ];
+    sandbox.succeed(update);
+    sandbox.succeed(["create", "trial", "-b", "web@monday", "--quiet"]);
+    sandbox
+}
+
+/// Forms, a part of their plan, and of the page that tells how it went.
+const ACTIONS: &[(&str, &str, &str)] = &[
+    ("do=snapshot&node=web&name=now", "keeps web", "took web@now"),
+    (
+        "do=child&node=web%40now&name=kid",
+        "starts as web@now",
+        "created kid",
+    ),
+    (
+        "do=rename&node=kid&name=child",
+        "calls kid",
+        "kid is child now",
+    ),
+    ("do=tag&node=web&add=a+b", "vellum tag web", "web: a, b"),
+    ("do=tag&node=web&remove=a", "--remove=a", "web: b"),
+    ("do=pin&node=web%40now", "vellum pin web@now", "told done"),
+    ("do=pin&node=web%40now&off=on", "--off", "told done"),
+    ("do=resize&node=child&size=%2B1M", "+1M", "told done"),
+    ("do=mode&node=child&mode=readonly", "readonly", "told done"),
+    ("do=mode&node=child&mode=normal", "normal", "told done"),
+    ("do=flatten&node=child", "stands on nothing", "told done"),
+    (
+        "do=restore&node=web%40monday&keep=save&save=kept",
+        "stays as web@kept",
+        "web is as web@monday now",
+    ),
+    (
+        "do=delete&node=web%40monday",
+        "would delete web@monday",
+        "deleted web@monday",
+    ),
+    (
+        "do=delete&node=web%40now&node=child",
+        "would delete child",
+        "deleted child",
+    ),
+    (
+        "do=machine-snapshot&node=vm&name=s",
+        "all disks of vm",
+        "took vm@s",
+    ),
+    (
+        "do=machine-restore&node=vm%40s&keep=discard",
+        "what it is now is gone then",
+        "told done",
+    ),
+    (
+        "do=machine-delete&node=vm%40s",
+        "vm@s is gone then",
+        "told done",
+    ),
+    ("do=create&name=fresh&size=4M", "of 4M", "created fresh"),
+    ("do=gc", "would be given back", "the store took"),
+    ("do=check&read_data=on", "verifies all data", "state done"),
+    ("do=keep&last=1", "counts", "state done"),
+];
+
+#[test]
+fn every_action_does_what_its_command_line_does() {
+    let sandbox = sandbox_with_tree();
+    std::fs::create_dir(sandbox.path("files")).expect("room");
+    let files = sandbox.path("files").canonicalize().expect("it is there");
+    sandbox.random_file("files/new.raw", 1 << 20, 3);
+    sandbox.succeed(["create", "disk", "1M", "--quiet"]);
+    sandbox.succeed(["machine", "create", "vm", "--quiet"]);
+    sandbox.succeed(["machine", "add-disk", "vm", "disk", "--quiet"]);
+    let words = ["manager", "--listen", "0", "--files", "files"];
+    let client = ManagerClient::open_page(&sandbox, &words);
+    let files = files.display();
+    for (form, planned, told) in ACTIONS {
+        let (plan, page) = client.act(form);
+        assert!(plan.contains(planned), "{form}: {plan}");
+        assert!(page.contains(told), "{form}: {page}");
+    }
+    let import = format!("do=import&source={files}/new.raw&name=new&snapshot=first");
+    assert!(client.act(&import).1.contains("imported new@first"));
+    let export = format!("do=export&node=new%40first&file={files}/out.vdi&format=vdi");
+    assert!(client.act(&export).1.contains("exported new@first"));
+    let names = [
+        "disk",
+        "fresh",
+        "new",
+        "new@first",
+        "trial",
+        "web",
+        "web@kept",
+        "web@tuesday",
+    ];
+    let mut found = sandbox.names();
+    found.sort();
+    assert_eq!(found, names);
+    assert!(
+        sandbox
+            .succeed(["compare", "new", "files/out.vdi"])
+            .contains("identical")
+    );
+    let ended = client.stop();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(
+        ended
+            .stderr
+            .contains("for another browser: http://127.0.0.1:"),
+        "{ended:?}"
+    );
+    assert!(!sandbox.path("store/manager-spool").exists());
+    sandbox.succeed(["check", "--read-data", "--quiet"]);
+}
+
+#[test]
+fn what_a_command_refuses_is_refused_in_its_words() {
+    let sandbox = sandbox_with_tree();
+    let client = ManagerClient::open_page(&sandbox, &["manager", "--listen", "0"]);
+    for form in [
+        "do=delete&node=web",
+        "do=snapshot&node=web&name=monday",
+        "do=create&name=a%2Fb&size=1M",
+        "do=create&name=small&size=1kB",
+        "do=resize&node=web&size=1k",
+        "do=delete&node=nothing",
+    ] {
+        let (_, told) = client.act(form);
+        let line = form
+            .replace("do=delete&node=", "rm ")
+            .replace("do=snapshot&node=web&name=", "snapshot take web@")
+            .replace("do=create&name=", "create ")
+            .replace("do=resize&node=", "resize ")
+            .replace("&size=", " ")
+            .replace("%2F", "/");
+        let run = sandbox.run(line.split(' '));
+        let error = run
+            .stderr
+            .lines()
+            .find_map(|line| line.strip_prefix("error: "));
+        let escaped = error
+            .unwrap_or_else(|| panic!("{line}: {run:?}"))
+            .replace('&', "&amp;")
+            .replace('"', "&quot;");
+        assert!(told.contains(&escaped), "{form}: {told} has not {escaped}");
+        let is_advised = run.stderr.contains("hint: ");
+        assert_eq!(told.contains("What now"), is_advised, "{form}: {told}");
+    }
+}
+
+#[test]
+fn beside_a_server_the_page_is_the_servers_and_ends_with_who_asked() {
+    let sandbox = sandbox_with_tree();
+    let server = ManagerClient::open_page(&sandbox, &["serve", "--manager=0"]);
+    assert!(
+        server
+            .get("/node?name=web")
+            .contains("nbd+unix:///web?socket=")
+    );
+    let beside = ManagerClient::open_page(&sandbox, &["ui", "--listen", "0", "--read-only"]);
+    assert!(
+        beside
+            .get("/node?name=web")
+            .contains("nbd+unix:///web?socket=")
+    );
+    let (head, _) = beside.post("/run", "do=delete&node=trial");
+    assert!(head.contains(" 403 "), "{head}");
+    assert!(
+        server
+            .get("/jobs")
+            .contains("vellum ui --listen 0 --read-only")
+    );
+    assert!(
+        beside
+            .get("/jobs")
+            .contains("vellum ui --listen 0 --read-only")
+    );
+    server.act("do=snapshot&node=web&name=seen");
+    assert!(beside.get("/rows").contains("web@seen"));
+    assert_eq!(beside.stop().code, Some(0));
+    assert!(server.get("/rows").contains("web@seen"));
+    sandbox.succeed(["snapshot", "take", "web@after", "--quiet"]);
+    assert!(server.get("/rows").contains("web@after"));
+    assert_eq!(server.stop().code, Some(0));
+}
+
+#[test]
+fn backups_are_those_of_the_repository_in_the_environment() {
+    let sandbox = sandbox_with_tree();
+    std::fs::write(sandbox.path("password"), "correct horse\n").expect("room");
+    let with_repository = |words: &[&str]| {
+        let mut command = sandbox.command(words);
+        command
+            .env("VELLUM_REPOSITORY", sandbox.path("backup"))
+            .env("VELLUM_PASSWORD_FILE", sandbox.path("password"));
+        command
+    };
+    let made = with_repository(&["backup", "init", "--quiet"]).output();
+    assert!(made.expect("it starts").status.success());
+    let client = ManagerClient::of_command(with_repository(&["manager", "--listen", "0"]));
+    assert!(client.get("/backups").contains("never from here"));
+    assert!(client.act("do=push").1.contains("pushed 4 new points"));
+    assert!(
+        client
+            .act("do=verify&read_data=on")
+            .1
+            .contains("state done")
+    );
+    let page = client.get("/backups");
+    assert!(
+        page.contains("web@monday") && !page.contains("never from here"),
+        "{page}"
+    );
+    let (plan, told) = client.act("do=forget&last=1");
+    assert!(
+        plan.contains("web@monday") && told.contains("state done"),
+        "{plan} {told}"
+    );
+    client.act("do=delete&node=trial");
+    assert!(client.act("do=pull&point=trial").1.contains("state done"));
+    assert!(sandbox.names().contains(&"trial".to_owned()));
+}

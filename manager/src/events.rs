@@ -1,0 +1,160 @@
+//! Live news: one thread looks for changes, and tells all windows that are open.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures::Stream;
+use futures::stream;
+use tokio::sync::watch;
+
+use crate::state::ManagerState;
+
+/// The pause between two looks: a change is on the page within a second, and a look is cheap.
+const LOOK_PAUSE: Duration = Duration::from_millis(150);
+/// The interval at which guests' requests are counted.
+const RATE_INTERVAL: Duration = Duration::from_secs(2);
+/// Windows that hear news at once.
+pub(crate) const WINDOWS_MAX: usize = 32;
+/// The pause after which a window is told that nothing happened, so that both ends notice a
+/// connection that is gone.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// The news of one look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pulse {
+    /// Another number after each change of the tree.
+    pub(crate) tree: u64,
+    /// Another number after each beginning, end and step of a job.
+    pub(crate) jobs: u64,
+    /// Jobs that run.
+    pub(crate) running: usize,
+    /// Requests of guests in a second.
+    pub(crate) guest_rate: u64,
+}
+
+/// Looks for changes until it is dropped.
+pub(crate) struct NewsThread {
+    pulse: watch::Receiver<Pulse>,
+    is_over: Arc<AtomicBool>,
+}
+
+/// One window that listens, until dropped.
+struct WindowSeat(Arc<AtomicUsize>);
+
+impl NewsThread {
+    pub(crate) fn start_thread(state: &Arc<ManagerState>) -> std::io::Result<Self> {
+        let (sender, pulse) = watch::channel(Pulse::default());
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (over, state) = (Arc::clone(&is_over), Arc::clone(state));
+        thread::Builder::new()
+            .name("news".to_owned())
+            .spawn(move || look_for_news(&state, &sender, &over))?;
+        Ok(Self { pulse, is_over })
+    }
+
+    pub(crate) fn receiver(&self) -> watch::Receiver<Pulse> {
+        self.pulse.clone()
+    }
+}
+
+impl Drop for NewsThread {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+fn look_for_news(state: &ManagerState, sender: &watch::Sender<Pulse>, is_over: &AtomicBool) {
+    let (mut counted, mut requests) = (Instant::now(), state.operations.guest_request_count());
+    let mut guest_rate = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        if counted.elapsed() >= RATE_INTERVAL {
+            let now = state.operations.guest_request_count();
+            let seconds = counted.elapsed().as_secs_f64();
+            guest_rate = (now.saturating_sub(requests) as f64 / seconds).round() as u64;
+            (counted, requests) = (Instant::now(), now);
+        }
+        let running = state.jobs.running_jobs();
+        let steps = running
+            .iter()
+            .filter_map(|job| job.watch.last_progress())
+            .fold(0_u64, |sum, note| sum.wrapping_add(note.done));
+        let shells = state.operations.shell_commands();
+        let began = shells.iter().map(|command| command.began_ms);
+        let shells = began.fold(shells.len() as u64, u64::wrapping_add);
+        let pulse = Pulse {
+            tree: state.operations.change_number(),
+            jobs: state
+                .jobs
+                .change_count()
+                .wrapping_mul(1 << 48)
+                .wrapping_add(steps)
+                .wrapping_add(shells.wrapping_mul(31)),
+            running: running.len(),
+            guest_rate,
+        };
+        sender.send_if_modified(|last| {
+            let is_new = *last != pulse;
+            *last = pulse;
+            is_new
+        });
+        thread::sleep(LOOK_PAUSE);
+    }
+}
+
+impl Drop for WindowSeat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The stream of news for one window; none if too many listen.
+pub(crate) fn open_stream(
+    pulse: watch::Receiver<Pulse>,
+    windows: &Arc<AtomicUsize>,
+) -> Option<Response> {
+    let seat = WindowSeat(Arc::clone(windows));
+    // Counted first: dropping the seat counts it out again.
+    if windows.fetch_add(1, Ordering::Relaxed) >= WINDOWS_MAX {
+        return None;
+    }
+    let body = Body::from_stream(news_stream(pulse, seat));
+    Some(([(CONTENT_TYPE, "text/event-stream")], body).into_response())
+}
+
+fn news_stream(
+    pulse: watch::Receiver<Pulse>,
+    seat: WindowSeat,
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    // The first message says where things stand.
+    stream::unfold(
+        (pulse, seat, true),
+        |(mut pulse, seat, is_first)| async move {
+            if !is_first {
+                match tokio::time::timeout(KEEPALIVE, pulse.changed()).await {
+                    Ok(Ok(())) => {}
+                    // The manager ends.
+                    Ok(Err(_)) => return None,
+                    Err(_) => {
+                        return Some((Ok(Bytes::from_static(b": \n\n")), (pulse, seat, false)));
+                    }
+                }
+            }
+            let message = pulse_message(*pulse.borrow_and_update());
+            Some((Ok(Bytes::from(message)), (pulse, seat, false)))
+        },
+    )
+}
+
+/// Numbers as text: a script's numbers are too short for them.
+fn pulse_message(pulse: Pulse) -> String {
+    format!(
+        "data: {{\"tree\":\"{}\",\"jobs\":\"{}\",\"running\":{},\"guests\":{}}}\n\n",
+        pulse.tree, pulse.jobs, pulse.running, pulse.guest_rate
+    )
+}

@@ -1,0 +1,209 @@
+//! The gate: which requests are looked at at all. Pure but for the secrets: it decides from a
+//! request's line and headers, before its body is read.
+//!
+//! In this order: the name by which the browser calls the server (a page of a stranger whose name
+//! was pointed at this machine calls it otherwise), where a request that changes something comes
+//! from, and the session.
+
+use std::net::SocketAddr;
+
+use axum::http::header::{CONTENT_LENGTH, COOKIE, HOST, ORIGIN, TRANSFER_ENCODING};
+use axum::http::{HeaderMap, Method, Request, StatusCode, Version};
+
+use crate::secret::{SECRET_TEXT_LEN, SecretKeeper};
+
+/// The longest target of a request: names are at most some hundred bytes, and a search is short.
+const TARGET_LEN_MAX: usize = 8 << 10;
+
+/// The names that the server answers to, and the cookie's.
+#[derive(Clone, Debug)]
+pub(crate) struct GateNames {
+    hosts: Vec<String>,
+    cookie: String,
+}
+
+/// The reason why a request is not looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GateRefusal {
+    /// It is for a server of another name.
+    Misdirected,
+    /// It is no request that a browser sends.
+    Malformed,
+    /// Its target is too long.
+    TooLong,
+    /// It changes something, and does not come from a page of this server.
+    Foreign,
+    /// It has no session.
+    Stranger,
+}
+
+impl GateRefusal {
+    pub(crate) fn status_code(self) -> StatusCode {
+        match self {
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::TooLong => StatusCode::URI_TOO_LONG,
+            Self::Foreign => StatusCode::FORBIDDEN,
+            Self::Stranger => StatusCode::UNAUTHORIZED,
+        }
+    }
+
+    pub(crate) fn reason_text(self) -> &'static str {
+        match self {
+            Self::Misdirected => "this server has another name",
+            Self::Malformed => "this is no request of a browser",
+            Self::TooLong => "the address is too long",
+            Self::Foreign => "only pages of this server change anything",
+            Self::Stranger => "open the URL that vellum printed",
+        }
+    }
+}
+
+impl GateNames {
+    /// The names of a server that listens at `address`, which is a loopback one.
+    pub(crate) fn of_address(address: SocketAddr) -> Self {
+        let port = address.port();
+        Self {
+            hosts: vec![
+                address.to_string(),
+                format!("localhost:{port}"),
+                format!("127.0.0.1:{port}"),
+                format!("[::1]:{port}"),
+            ],
+            cookie: format!("vellum-{port}"),
+        }
+    }
+
+    /// The name in the URL that is printed.
+    pub(crate) fn own_host(&self) -> &str {
+        &self.hosts[0]
+    }
+
+    pub(crate) fn cookie_name(&self) -> &str {
+        &self.cookie
+    }
+
+    /// Checks everything but the session.
+    pub(crate) fn check_request<B>(&self, request: &Request<B>) -> Result<(), GateRefusal> {
+        let (headers, uri) = (request.headers(), request.uri());
+        // An absolute target names a host of its own, whatever the header says.
+        if uri.scheme().is_some() || uri.authority().is_some() {
+            return Err(GateRefusal::Misdirected);
+        }
+        if !self.is_own_host(headers) {
+            return Err(GateRefusal::Misdirected);
+        }
+        let path = uri.path_and_query().map_or("", |path| path.as_str());
+        if !path.starts_with('/') || request.version() != Version::HTTP_11 {
+            return Err(GateRefusal::Malformed);
+        }
+        if path.len() > TARGET_LEN_MAX {
+            return Err(GateRefusal::TooLong);
+        }
+        // No browser sends a body in chunks over this protocol; between two lengths, another program
+        // on the way might choose otherwise.
+        let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
+        if lengths > 1 || headers.contains_key(TRANSFER_ENCODING) {
+            return Err(GateRefusal::Malformed);
+        }
+        let is_allowed = if is_reading(request.method()) {
+            may_read(headers, path)
+        } else {
+            is_from_own_page(headers)
+        };
+        if is_allowed {
+            Ok(())
+        } else {
+            Err(GateRefusal::Foreign)
+        }
+    }
+
+    fn is_own_host(&self, headers: &HeaderMap) -> bool {
+        let mut hosts = headers.get_all(HOST).iter();
+        match (hosts.next(), hosts.next()) {
+            (Some(host), None) => self
+                .hosts
+                .iter()
+                .any(|own| own.as_bytes() == host.as_bytes()),
+            _ => false,
+        }
+    }
+
+    /// The session that a request shows, if it shows one that can be.
+    pub(crate) fn session_of<'h>(&self, headers: &'h HeaderMap) -> Option<&'h str> {
+        let cookies = headers.get_all(COOKIE).iter();
+        let pairs = cookies
+            .filter_map(|cookies| cookies.to_str().ok())
+            .flat_map(|cookies| cookies.split(';'));
+        let mut own = pairs.filter_map(|pair| {
+            let (name, value) = pair.trim().split_once('=')?;
+            (name == self.cookie).then_some(value)
+        });
+        match (own.next(), own.next()) {
+            (Some(value), None) if value.len() == SECRET_TEXT_LEN => Some(value),
+            // Of two, one is a stranger's.
+            _ => None,
+        }
+    }
+
+    /// Checks the session.
+    pub(crate) fn check_session(
+        &self,
+        headers: &HeaderMap,
+        keeper: &SecretKeeper,
+    ) -> Result<(), GateRefusal> {
+        match self.session_of(headers) {
+            Some(session) if keeper.is_session(session) => Ok(()),
+            _ => Err(GateRefusal::Stranger),
+        }
+    }
+}
+
+/// True unless a page of another origin asks: those may lead a person here, and no more.
+fn may_read(headers: &HeaderMap, path: &str) -> bool {
+    let is = |name: &str, value: &[u8]| {
+        headers
+            .get_all(name)
+            .iter()
+            .all(|header| header.as_bytes() == value)
+    };
+    is("sec-fetch-site", b"same-origin")
+        || is("sec-fetch-site", b"none")
+        || (path == "/" && is("sec-fetch-mode", b"navigate") && is("sec-fetch-dest", b"document"))
+}
+
+/// True if a page of this server sent it. Browsers say so in headers that no page can set. With
+/// a policy of no referrer, a form sends an origin of `null`; that counts only where the
+/// browser says as well that the page is of the same origin.
+fn is_from_own_page(headers: &HeaderMap) -> bool {
+    let only = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Some(None),
+            (Some(value), None) => Some(Some(value.as_bytes().to_vec())),
+            _ => None,
+        }
+    };
+    let (Some(site), Some(origin)) = (only("sec-fetch-site"), only(ORIGIN.as_str())) else {
+        return false;
+    };
+    let is_own_origin = |origin: &[u8]| {
+        let host = origin.strip_prefix(b"http://");
+        // The page's own name, not another one of this server.
+        host.is_some_and(|host| {
+            headers
+                .get(HOST)
+                .is_some_and(|named| named.as_bytes() == host)
+        })
+    };
+    match (site.as_deref(), origin.as_deref()) {
+        (Some(b"same-origin"), None | Some(b"null")) => true,
+        (Some(b"same-origin") | None, Some(origin)) => is_own_origin(origin),
+        _ => false,
+    }
+}
+
+/// True for methods that change nothing.
+fn is_reading(method: &Method) -> bool {
+    *method == Method::GET || *method == Method::HEAD
+}

@@ -1,0 +1,39 @@
+//! The Virtual Disk Manager: a store's tree, live, in a browser.
+//!
+//! It knows HTTP, pages, sessions, jobs and news; it knows no store. All that it sees of one is
+//! [`Operations`]: typed questions that are answered at once, and command lines that are run as
+//! jobs. So it cannot do what no command can, and what is refused is refused in the command line's
+//! words.
+//!
+//! A request passes the gate (`gate`: the server's names, where the request comes from, the
+//! session) before anything else looks at it; `listener` bounds connections, heads and time;
+//! `routes` gives answers, of `pages`, which are whole without scripts. `actions` is the table of
+//! what can be done, each a command line; `jobs` runs them.
+//!
+//! # What this does not do
+//!
+//! It listens on loopback only. It protects the store from pages of others in the same browser, and
+//! from other users of the machine; programs of the same user can do what that user can.
+#![forbid(unsafe_code)]
+
+mod actions;
+mod events;
+mod files;
+mod gate;
+mod jobs;
+mod listener;
+mod operations;
+mod pages;
+mod routes;
+mod secret;
+mod server;
+mod state;
+mod tree_view;
+mod uploads;
+
+pub use operations::{
+    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, MachineFacts,
+    NodeFacts, NodeHolding, NodeKind, NodeLink, OperationFault, Operations, ProgressNote,
+    RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
+};
+pub use server::{ManagerError, ManagerOptions, ManagerServer};
