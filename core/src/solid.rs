@@ -1,10 +1,10 @@
 //! A solid block: frames from anywhere in a store, compressed together because they are alike.
 //!
-//! A frame compressed alone is as small as what its own 128 KiB have in common. A collection that is
-//! asked to takes frames that hardly change any more, lays those beside each other that are alike,
-//! and compresses about a MiB of them as one stream. Each keeps its header, with its ids and names,
-//! under its own key; only its bytes move. So no map and no entry of the index changes, and a
-//! frame leaves its block by being written as an ordinary frame again.
+//! A frame compressed alone is as small as what its own 128 KiB have in common. A collection that
+//! is asked to takes frames that hardly change any more, lays those beside each other that are
+//! alike, and compresses about a MiB of them as one stream. Each keeps its header, with its ids and
+//! names, under its own key; only its bytes move. So no map and no entry of the index changes, and
+//! a frame leaves its block by being written as an ordinary frame again.
 //!
 //! A block never changes. One of which no header speaks any more is garbage.
 //!

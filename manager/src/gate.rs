@@ -100,8 +100,8 @@ impl GateNames {
         if path.len() > TARGET_LEN_MAX {
             return Err(GateRefusal::TooLong);
         }
-        // No browser sends a body in chunks over this protocol; between two lengths, another program
-        // on the way might choose otherwise.
+        // No browser sends a body in chunks over this protocol; between two lengths, another
+        // program on the way might choose otherwise.
         let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
         if lengths > 1 || headers.contains_key(TRANSFER_ENCODING) {
             return Err(GateRefusal::Malformed);

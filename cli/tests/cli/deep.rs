@@ -1,5 +1,5 @@
-//! Tests of `gc --deep`: what is alike takes less, disks stay as they are, and everything that comes
-//! after works on it as before.
+//! Tests of `gc --deep`: what is alike takes less, disks stay as they are, and everything that
+//! comes after works on it as before.
 
 use crate::full_disk::with_mounts;
 use crate::sandbox::{Sandbox, client_line};

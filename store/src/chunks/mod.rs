@@ -297,8 +297,8 @@ impl Chunks {
         SolidNumber(first)
     }
 
-    /// Up to `max` frames of solid blocks that are read again and again, by first chunk, and whether
-    /// there are others.
+    /// Up to `max` frames of solid blocks that are read again and again, by first chunk, and
+    /// whether there are others.
     pub(crate) fn take_warm_frames(&self, max: usize) -> (Vec<ChunkId>, bool) {
         self.reader.take_warm_frames(max)
     }

@@ -9,8 +9,8 @@
 //! **Space.** The old payloads go when the files that they are in are compacted, at the end. While
 //! they are there the store is larger than before, so a window is no longer than what there is room
 //! for, and where that makes several of one, each gives back what it left before the next begins:
-//! frames of neighbouring ids lie in the same files, so little else is in these. If there is no room
-//! for a window that is worth it, the run ends and says so: what it did stays.
+//! frames of neighbouring ids lie in the same files, so little else is in these. If there is no
+//! room for a window that is worth it, the run ends and says so: what it did stays.
 
 use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use vellum_core::frame::{
