@@ -35,6 +35,7 @@ mod manual_page;
 mod output;
 mod pace;
 mod picture;
+mod progress_listener;
 mod report;
 mod repository;
 mod retention_args;

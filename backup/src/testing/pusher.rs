@@ -144,25 +144,29 @@ fn push_in(
         content.parts.push(put_map_part(repository, &blob)?);
     }
     record.contents.push(content.into());
-    record.points.push(
-        Point {
-            id: id.clone(),
-            image: image.to_owned(),
-            name: image.to_owned(),
-            host: None,
-            snapshot: None,
-            content: content_id.to_string(),
-            len: u64::from(PAGE_SPAN) * CHUNK_LEN as u64,
-            mode: "normal".to_owned(),
-            origin: None,
-            time_ms,
-            tags: Vec::new(),
-            pinned: false,
-        }
-        .into(),
-    );
+    record
+        .points
+        .push(disk_point(&id, image, content_id, time_ms).into());
     session.commit(record)?;
     Ok(id)
+}
+
+/// A point of the present state of `image`, which shows `content`.
+fn disk_point(id: &str, image: &str, content: ContentId, time_ms: u64) -> Point {
+    Point {
+        id: id.to_owned(),
+        image: image.to_owned(),
+        name: image.to_owned(),
+        host: None,
+        snapshot: None,
+        content: content.to_string(),
+        len: u64::from(PAGE_SPAN) * CHUNK_LEN as u64,
+        mode: "normal".to_owned(),
+        origin: None,
+        time_ms,
+        tags: Vec::new(),
+        pinned: false,
+    }
 }
 
 fn put_map_part(repository: &Repository, blob: &MapBlob) -> Result<MapPart, BackupError> {

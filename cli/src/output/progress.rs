@@ -15,6 +15,7 @@ use super::escape::escape_invisible;
 use super::screen::Screen;
 use super::{Output, OutputLayout, time};
 use crate::invocation::Invocation;
+use crate::progress_listener::ProgressListener;
 use crate::signals::Signals;
 
 /// The default frequency of a bar: smooth for the eye, nothing for the work.
@@ -25,22 +26,6 @@ const LINE_FPS: f64 = 1.0;
 const FPS_MAX: f64 = 1000.0;
 const BAR_STYLE: &str = "{bar:30} {msg}";
 const SPINNER_STYLE: &str = "{spinner} {msg}";
-
-/// Takes the progress of work that somebody follows elsewhere.
-#[derive(Clone)]
-pub(crate) struct ProgressEar(Arc<dyn Fn(String, Progress) + Send + Sync>);
-
-impl ProgressEar {
-    pub(crate) fn new(hear: impl Fn(String, Progress) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(hear))
-    }
-}
-
-impl std::fmt::Debug for ProgressEar {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ProgressEar")
-    }
-}
 
 /// Watches one piece of work.
 pub(crate) struct Meter {
@@ -66,7 +51,7 @@ enum ProgressDisplay {
     Bar(ProgressBar),
     Lines,
     Json { diverted: bool },
-    Ear(ProgressEar),
+    Listener(ProgressListener),
 }
 
 #[derive(Serialize)]
@@ -99,7 +84,10 @@ impl Meter {
         signals: Signals,
     ) -> Self {
         let display = ProgressDisplay::choose_display(caller, output, wish);
-        let usual = if matches!(display, ProgressDisplay::Bar(_) | ProgressDisplay::Ear(_)) {
+        let usual = if matches!(
+            display,
+            ProgressDisplay::Bar(_) | ProgressDisplay::Listener(_)
+        ) {
             BAR_FPS
         } else {
             LINE_FPS
@@ -131,8 +119,8 @@ impl Meter {
         match &self.display {
             ProgressDisplay::Nothing => {}
             ProgressDisplay::Bar(bar) => self.draw_bar(bar, progress),
-            ProgressDisplay::Ear(ProgressEar(hear)) => {
-                hear(self.describe_progress(progress), progress);
+            ProgressDisplay::Listener(listener) => {
+                listener.note_progress(self.describe_progress(progress), progress);
             }
             ProgressDisplay::Lines => self
                 .caller
@@ -244,8 +232,8 @@ impl Drop for Meter {
 impl ProgressDisplay {
     fn choose_display(caller: &Invocation, output: &Output, wish: ProgressWish) -> Self {
         let terminal = caller.streams.error.file().is_terminal();
-        if let Some(ear) = &caller.progress_ear {
-            Self::Ear(ear.clone())
+        if let Some(listener) = &caller.progress_listener {
+            Self::Listener(listener.clone())
         } else if output.layout != OutputLayout::Human {
             Self::Json {
                 diverted: wish.diverted,
