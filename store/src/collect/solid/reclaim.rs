@@ -33,7 +33,8 @@ fn block_from(database: &Database, from: SolidNumber) -> Result<Option<SolidNumb
 }
 
 /// Deletes blocks that no frame is part of, and takes those apart of which less than half lives.
-/// `usage` and `live` are what the sweep has counted, of all headers, and follow.
+/// `usage` and `live` are what the sweep has counted, of all headers, and follow. Blocks behind a
+/// table that cannot be read are left as they are.
 pub(in crate::collect) fn reclaim_blocks(
     store: &Store,
     collection: &CollectionRun<'_>,
@@ -42,7 +43,7 @@ pub(in crate::collect) fn reclaim_blocks(
 ) -> Result<(), StoreError> {
     let database = &store.inner.database;
     let chunk_len = store.parameters().chunk_len.byte_len();
-    let mut next = block_from(database, SolidNumber(0))?;
+    let mut next = known_block_from(database, SolidNumber(0))?;
     if next.is_none() {
         return Ok(());
     }
@@ -57,7 +58,10 @@ pub(in crate::collect) fn reclaim_blocks(
             .filter(|next| *next < NUMBER_END);
         match usage.blocks.get(&number) {
             None if !delete_block(store, collection, number)? => {
-                next = block_from(database, number)?;
+                next = match next {
+                    Some(behind) => known_block_from(database, behind)?,
+                    None => None,
+                };
             }
             None => {}
             Some(found) if found.is_sparse(chunk_len) => {
@@ -77,15 +81,27 @@ pub(in crate::collect) fn reclaim_blocks(
     database.flush_bulk(collection.generation)
 }
 
-/// Deletes a block that no frame is part of; false if there is none of that number.
+/// The first block whose number is `from` or greater; none if that cannot be told.
+fn known_block_from(
+    database: &Database,
+    from: SolidNumber,
+) -> Result<Option<SolidNumber>, StoreError> {
+    match block_from(database, from) {
+        Err(StoreError::Damaged(_)) => Ok(None),
+        found => found,
+    }
+}
+
+/// Deletes a block that no frame is part of; false if there is none of that number that can be
+/// read.
 fn delete_block(
     store: &Store,
     collection: &CollectionRun<'_>,
     number: SolidNumber,
 ) -> Result<bool, StoreError> {
     match store.inner.database.get(Family::Frames, &solid_key(number)) {
-        Ok(None) => return Ok(false),
-        Ok(Some(_)) | Err(StoreError::Damaged(_)) => {}
+        Ok(None) | Err(StoreError::Damaged(_)) => return Ok(false),
+        Ok(Some(_)) => {}
         Err(error) => return Err(error),
     }
     replace_block(store, collection, number, &[]).map(|()| true)
@@ -105,12 +121,12 @@ fn take_apart(store: &Store, number: SolidNumber) -> Result<Option<Vec<EncodedFr
     }
     let mut members = Vec::new();
     for first in block.members() {
-        let Some(value) = store
-            .inner
-            .database
-            .get(Family::Headers, &frame_key(first))?
-        else {
-            continue;
+        let stored = store.inner.database.get(Family::Headers, &frame_key(first));
+        let value = match stored {
+            Ok(Some(value)) => value,
+            Ok(None) => continue,
+            Err(StoreError::Damaged(_)) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let header = FrameHeader::decode(first, &value).ok();
         let Some(header) =
