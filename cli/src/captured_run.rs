@@ -14,7 +14,7 @@ use vellum_store::{Progress, Store};
 
 use crate::application;
 use crate::invocation::Invocation;
-use crate::output::progress::ProgressEar;
+use crate::output::progress::ProgressListener;
 use crate::signals::Signals;
 use crate::suggestion;
 
@@ -77,7 +77,10 @@ fn run_with_pipes(
         rustix::process::getpid(),
         signals,
     );
-    let code = run_on_store(caller.with_progress_ear(progress_ear(watch)), store);
+    let code = run_on_store(
+        caller.with_progress_listener(progress_listener(watch)),
+        store,
+    );
     // The command's ends of the pipes are closed, so the readers end.
     let text = |kept: thread::JoinHandle<String>| kept.join().unwrap_or_default();
     Ok(CommandEnd {
@@ -95,9 +98,9 @@ fn run_on_store(caller: Invocation, store: &Store) -> u8 {
     }
 }
 
-fn progress_ear(watch: &Arc<CommandWatch>) -> ProgressEar {
+fn progress_listener(watch: &Arc<CommandWatch>) -> ProgressListener {
     let watch = Arc::clone(watch);
-    ProgressEar::new(move |text, Progress { done, total }| {
+    ProgressListener::new(move |text, Progress { done, total }| {
         watch.note_progress(ProgressNote { text, done, total });
     })
 }

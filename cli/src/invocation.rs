@@ -14,7 +14,7 @@ use rustix::process::Pid;
 
 use crate::control::ServedCommands;
 use crate::interruptible_stream::InterruptibleStream;
-use crate::output::progress::ProgressEar;
+use crate::output::progress::ProgressListener;
 use crate::signals::Signals;
 
 /// One who asks.
@@ -27,7 +27,7 @@ pub(crate) struct Invocation {
     /// The signals that the caller was sent; the command reacts to them.
     pub(crate) signals: Signals,
     /// Takes the progress of long work in place of the streams.
-    pub(crate) progress_ear: Option<ProgressEar>,
+    pub(crate) progress_listener: Option<ProgressListener>,
     /// The commands that the process runs for callers, if this is one of them.
     pub(crate) served_commands: Option<ServedCommands>,
     folder: WorkingFolder,
@@ -71,7 +71,7 @@ impl Invocation {
             variables: std::env::vars_os().collect(),
             streams,
             signals,
-            progress_ear: None,
+            progress_listener: None,
             served_commands: None,
             folder: WorkingFolder::Own,
         })
@@ -92,7 +92,7 @@ impl Invocation {
             variables,
             streams,
             signals,
-            progress_ear: None,
+            progress_listener: None,
             served_commands: None,
             folder: WorkingFolder::Other {
                 path,
@@ -110,10 +110,10 @@ impl Invocation {
         }
     }
 
-    /// The same caller, who follows progress with `ear`.
-    pub(crate) fn with_progress_ear(self, ear: ProgressEar) -> Self {
+    /// The same caller, who follows progress with `listener`.
+    pub(crate) fn with_progress_listener(self, listener: ProgressListener) -> Self {
         Self {
-            progress_ear: Some(ear),
+            progress_listener: Some(listener),
             ..self
         }
     }

@@ -28,17 +28,17 @@ const SPINNER_STYLE: &str = "{spinner} {msg}";
 
 /// Takes the progress of work that somebody follows elsewhere.
 #[derive(Clone)]
-pub(crate) struct ProgressEar(Arc<dyn Fn(String, Progress) + Send + Sync>);
+pub(crate) struct ProgressListener(Arc<dyn Fn(String, Progress) + Send + Sync>);
 
-impl ProgressEar {
+impl ProgressListener {
     pub(crate) fn new(hear: impl Fn(String, Progress) + Send + Sync + 'static) -> Self {
         Self(Arc::new(hear))
     }
 }
 
-impl std::fmt::Debug for ProgressEar {
+impl std::fmt::Debug for ProgressListener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ProgressEar")
+        f.write_str("ProgressListener")
     }
 }
 
@@ -66,7 +66,7 @@ enum ProgressDisplay {
     Bar(ProgressBar),
     Lines,
     Json { diverted: bool },
-    Ear(ProgressEar),
+    Listener(ProgressListener),
 }
 
 #[derive(Serialize)]
@@ -99,7 +99,10 @@ impl Meter {
         signals: Signals,
     ) -> Self {
         let display = ProgressDisplay::choose_display(caller, output, wish);
-        let usual = if matches!(display, ProgressDisplay::Bar(_) | ProgressDisplay::Ear(_)) {
+        let usual = if matches!(
+            display,
+            ProgressDisplay::Bar(_) | ProgressDisplay::Listener(_)
+        ) {
             BAR_FPS
         } else {
             LINE_FPS
@@ -131,7 +134,7 @@ impl Meter {
         match &self.display {
             ProgressDisplay::Nothing => {}
             ProgressDisplay::Bar(bar) => self.draw_bar(bar, progress),
-            ProgressDisplay::Ear(ProgressEar(hear)) => {
+            ProgressDisplay::Listener(ProgressListener(hear)) => {
                 hear(self.describe_progress(progress), progress);
             }
             ProgressDisplay::Lines => self
@@ -244,8 +247,8 @@ impl Drop for Meter {
 impl ProgressDisplay {
     fn choose_display(caller: &Invocation, output: &Output, wish: ProgressWish) -> Self {
         let terminal = caller.streams.error.file().is_terminal();
-        if let Some(ear) = &caller.progress_ear {
-            Self::Ear(ear.clone())
+        if let Some(listener) = &caller.progress_listener {
+            Self::Listener(listener.clone())
         } else if output.layout != OutputLayout::Human {
             Self::Json {
                 diverted: wish.diverted,
