@@ -158,9 +158,7 @@ impl ManagerPage {
             .arg(file)
             .stdout(Stdio::null())
             .spawn()
-            .map_err(|error| {
-                fail(error).replace_hint(format!("open {} yourself", self.opening_url()))
-            })?;
+            .map_err(fail)?;
         Ok(())
     }
 
