@@ -325,6 +325,15 @@ pub(crate) const ACTIONS: &[ActionSpec] = &[
         is_destructive: false,
     },
     ActionSpec {
+        key: "droppable",
+        title: "Unused by guests",
+        subject: ActionSubject::Store,
+        meaning: "Reads the file systems of all images: what they call free, and is stored still.",
+        fields: &[],
+        letter: None,
+        is_destructive: false,
+    },
+    ActionSpec {
         key: "push",
         title: "Push everything",
         subject: ActionSubject::Repository,

@@ -131,7 +131,7 @@ impl ActionSpec {
     pub(crate) fn has_long_answer(&self) -> bool {
         matches!(
             self.key,
-            "check" | "keep" | "push" | "pull" | "verify" | "forget"
+            "check" | "droppable" | "keep" | "push" | "pull" | "verify" | "forget"
         )
     }
 
@@ -222,6 +222,7 @@ impl ActionSpec {
                 words.chain(option("read_data", "--read-data")).collect()
             }
             "keep" => self.keep_words(input, &["report"])?,
+            "droppable" => own(&["report", "droppable"]),
             "forget" => self.keep_words(input, &["backup", "forget"])?,
             "push" => own(&["backup", "push", "--all"]),
             "pull" => own(&["backup", "pull", &self.field(input, "point")?]),
@@ -454,6 +455,7 @@ impl ActionSpec {
             }
             "check" => "reads all records; changes nothing".to_owned(),
             "keep" => "counts; changes nothing".to_owned(),
+            "droppable" => "reads the metadata of file systems; changes nothing".to_owned(),
             "push" => "sends to the repository what it has not got".to_owned(),
             "pull" => format!("brings {} into the store", field("point")),
             "verify" => "reads the repository; changes nothing".to_owned(),
@@ -626,6 +628,7 @@ mod tests {
                 "report --keep-last=2 --keep-daily=7",
             ),
             ("push", &[], &[], "backup push --all"),
+            ("droppable", &[], &[], "report droppable"),
             (
                 "pull",
                 &[],
