@@ -20,6 +20,13 @@
 //! end-8   8       checksum over key and all bytes before             damage, a header in
 //!                                                                    another's place
 //!
+//! Header, version 2: of a frame whose bytes are in a solid block. As version 1, with
+//!
+//! 1       4       the frame's share of the block's length, and its reference's (LE)
+//! 5       8       number of the block (LE)                           (lets collections count what
+//! 13      4       plain length of the block in bytes (LE)            lives of a block without it)
+//! 17      …       span and all that follows
+//!
 //! Payload, version 1. Key: the same first chunk id.
 //!
 //! offset  size    meaning                                       guards against
@@ -29,10 +36,15 @@
 //!                                                               decoded
 //! 6       …       the present chunks in id order, compressed as one
 //! end-8   8       checksum over key and all bytes before        damage before a decoder sees it
+//!
+//! Payload, version 1, of a frame whose bytes are in a solid block: a reference. Codec 3, and from
+//! byte 6 on the block's number (8) and the byte of the decoded block at which the frame begins (4),
+//! both LE.
 //! ```
 
 use crate::hash::{ChunkHash, HASH_LEN};
-use crate::units::ChunkId;
+use crate::solid::{SOLID_LEN_MAX, SolidPlace};
+use crate::units::{ChunkId, SolidNumber};
 use crate::wire::{DecodeError, WireReader, append_checksum, verify_checksum};
 
 /// Ids that one frame may span: bounds the bitmap, and what a look-up reads of ids that are gone.
@@ -42,7 +54,16 @@ pub const PLAIN_LEN_MAX: u32 = 4 << 20;
 /// Bytes that the envelope adds to a payload.
 pub const PAYLOAD_OVERHEAD: usize = 6 + 8;
 
+/// Stored length of a payload that is a reference into a solid block.
+pub const REFERENCE_LEN: u32 = PAYLOAD_OVERHEAD as u32 + 12;
+/// All codecs.
+const PAYLOAD_CODECS: [FrameCodec; 3] = [FrameCodec::None, FrameCodec::Lz4, FrameCodec::Zstd];
+
 const VERSION: u8 = 1;
+/// Version of the header of a frame whose bytes are in a solid block.
+const SOLID_VERSION: u8 = 2;
+/// Byte that stands for no codec: what follows is a reference into a solid block.
+const REFERENCE_CODEC: u8 = 3;
 const HEADER_CONTEXT: &str = "vellum 2026-11 frame header v1";
 const PAYLOAD_CONTEXT: &str = "vellum 2026-11 frame payload v1";
 
@@ -53,8 +74,20 @@ pub struct FrameHeader {
     ids: Vec<ChunkId>,
     /// The name of each.
     hashes: Vec<ChunkHash>,
-    /// The stored length of the payload, envelope included.
+    /// The stored length of the payload, envelope included; for a frame in a solid block its share
+    /// of that, and its reference.
     pub payload_len: u32,
+    /// The solid block that has its bytes.
+    pub solid: Option<SolidMembership>,
+}
+
+/// The solid block that a frame is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SolidMembership {
+    /// Its number.
+    pub block: SolidNumber,
+    /// The length of the decoded block in bytes: what lives of it is held against this.
+    pub block_len: u32,
 }
 
 impl FrameHeader {
@@ -75,7 +108,24 @@ impl FrameHeader {
             ids,
             hashes,
             payload_len,
+            solid: None,
         }
+    }
+
+    /// The same frame, its bytes in a solid block.
+    #[must_use]
+    pub fn in_solid_block(self, membership: SolidMembership, share_len: u32) -> Self {
+        Self {
+            payload_len: share_len,
+            solid: Some(membership),
+            ..self
+        }
+    }
+
+    /// Bytes of the record under the frame's own key among the payloads.
+    #[must_use]
+    pub fn own_payload_len(&self) -> u32 {
+        self.solid.map_or(self.payload_len, |_| REFERENCE_LEN)
     }
 
     /// The id of the first chunk: the frame's key.
@@ -122,9 +172,14 @@ impl FrameHeader {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let span = (self.end_id().0 - self.first_id().0) as usize;
-        let mut bytes = Vec::with_capacity(7 + span.div_ceil(8) + self.hashes.len() * HASH_LEN + 8);
-        bytes.push(VERSION);
+        let hashes_len = self.hashes.len() * HASH_LEN;
+        let mut bytes = Vec::with_capacity(19 + span.div_ceil(8) + hashes_len + 8);
+        bytes.push(self.solid.map_or(VERSION, |_| SOLID_VERSION));
         bytes.extend_from_slice(&self.payload_len.to_le_bytes());
+        if let Some(solid) = self.solid {
+            bytes.extend_from_slice(&solid.block.0.to_le_bytes());
+            bytes.extend_from_slice(&solid.block_len.to_le_bytes());
+        }
         bytes.extend_from_slice(&(span as u16).to_le_bytes());
         let mut bitmap = vec![0_u8; span.div_ceil(8)];
         for id in &self.ids {
@@ -148,8 +203,15 @@ impl FrameHeader {
     /// The inside of [`FrameHeader::decode`], without the checksum, so that a fuzzer reaches it.
     pub fn decode_body(first: ChunkId, body: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = WireReader::new(body);
-        check_version(&mut reader)?;
+        let is_solid = match reader.read_u8()? {
+            VERSION => false,
+            SOLID_VERSION => true,
+            newer => return Err(DecodeError::Version(newer)),
+        };
         let payload_len = reader.read_u32()?;
+        let solid = is_solid
+            .then(|| SolidMembership::decode_from(&mut reader))
+            .transpose()?;
         let span = u16::from_le_bytes([reader.read_u8()?, reader.read_u8()?]);
         if span == 0 || span > SPAN_MAX || first.0.checked_add(span.into()).is_none() {
             return Err(DecodeError::Invalid("span"));
@@ -173,8 +235,32 @@ impl FrameHeader {
             ids,
             hashes,
             payload_len,
+            solid,
         })
     }
+}
+
+impl SolidMembership {
+    fn decode_from(reader: &mut WireReader<'_>) -> Result<Self, DecodeError> {
+        let (block, block_len) = (read_block_number(reader)?, reader.read_u32()?);
+        if block_len == 0 || block_len > SOLID_LEN_MAX {
+            return Err(DecodeError::Invalid("length of a solid block"));
+        }
+        Ok(Self { block, block_len })
+    }
+}
+
+fn read_block_number(reader: &mut WireReader<'_>) -> Result<SolidNumber, DecodeError> {
+    let number = u64::from_le_bytes(
+        reader
+            .read_bytes(8)?
+            .try_into()
+            .map_err(|_| DecodeError::Invalid("number of a solid block"))?,
+    );
+    if number >> 63 != 0 {
+        return Err(DecodeError::Invalid("number of a solid block"));
+    }
+    Ok(SolidNumber(number))
 }
 
 /// The compression of a payload.
@@ -186,6 +272,92 @@ pub enum FrameCodec {
     Lz4,
     /// One zstd frame.
     Zstd,
+}
+
+impl FrameCodec {
+    /// The byte that stands for it.
+    #[must_use]
+    pub fn to_byte(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Lz4 => 1,
+            Self::Zstd => 2,
+        }
+    }
+
+    /// The codec that `byte` stands for.
+    pub fn from_byte(byte: u8) -> Result<Self, DecodeError> {
+        PAYLOAD_CODECS
+            .into_iter()
+            .find(|codec| codec.to_byte() == byte)
+            .ok_or(DecodeError::Invalid("codec"))
+    }
+}
+
+/// The record under a frame's key among the payloads: its bytes, or where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredPayload<'a> {
+    /// Its bytes.
+    Own(FramePayload<'a>),
+    /// A reference to them.
+    Solid {
+        /// Where they are.
+        place: SolidPlace,
+        /// How many they are.
+        plain_len: u32,
+    },
+}
+
+impl<'a> StoredPayload<'a> {
+    /// The record that `bytes` hold, if they are whole and belong to this place.
+    pub fn decode(first: ChunkId, bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        Self::decode_body(verify_checksum(
+            PAYLOAD_CONTEXT,
+            &[&frame_key(first)],
+            bytes,
+        )?)
+    }
+
+    /// The inside of [`StoredPayload::decode`], without the checksum, so that a fuzzer reaches it.
+    pub fn decode_body(body: &'a [u8]) -> Result<Self, DecodeError> {
+        if body.get(1) != Some(&REFERENCE_CODEC) {
+            return FramePayload::decode_body(body).map(Self::Own);
+        }
+        let mut reader = WireReader::new(body);
+        check_version(&mut reader)?;
+        let _codec = reader.read_u8()?;
+        let plain_len = reader.read_u32()?;
+        let (block, offset) = (read_block_number(&mut reader)?, reader.read_u32()?);
+        reader.expect_end()?;
+        let end = offset.checked_add(plain_len);
+        if plain_len == 0 || plain_len > PLAIN_LEN_MAX || end.is_none_or(|end| end > SOLID_LEN_MAX)
+        {
+            return Err(DecodeError::Invalid("place in a solid block"));
+        }
+        let place = SolidPlace { block, offset };
+        Ok(Self::Solid { place, plain_len })
+    }
+
+    /// The length of the frame's chunks, decoded, in bytes.
+    #[must_use]
+    pub fn plain_len(&self) -> u32 {
+        match self {
+            Self::Own(payload) => payload.plain_len,
+            Self::Solid { plain_len, .. } => *plain_len,
+        }
+    }
+}
+
+/// The record of a frame that begins with `first` and whose `plain_len` bytes are in a solid block.
+#[must_use]
+pub fn encode_reference(first: ChunkId, place: SolidPlace, plain_len: u32) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(REFERENCE_LEN as usize);
+    bytes.extend_from_slice(&[VERSION, REFERENCE_CODEC]);
+    bytes.extend_from_slice(&plain_len.to_le_bytes());
+    bytes.extend_from_slice(&place.block.0.to_le_bytes());
+    bytes.extend_from_slice(&place.offset.to_le_bytes());
+    append_checksum(PAYLOAD_CONTEXT, &[&frame_key(first)], &mut bytes);
+    bytes
 }
 
 /// A payload as it is kept: compressed, its envelope verified, its content not.
@@ -205,11 +377,7 @@ impl<'a> FramePayload<'a> {
     pub fn encode(&self, first: ChunkId) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.compressed.len() + PAYLOAD_OVERHEAD);
         bytes.push(VERSION);
-        bytes.push(match self.codec {
-            FrameCodec::None => 0,
-            FrameCodec::Lz4 => 1,
-            FrameCodec::Zstd => 2,
-        });
+        bytes.push(self.codec.to_byte());
         bytes.extend_from_slice(&self.plain_len.to_le_bytes());
         bytes.extend_from_slice(self.compressed);
         append_checksum(PAYLOAD_CONTEXT, &[&frame_key(first)], &mut bytes);
@@ -226,12 +394,7 @@ impl<'a> FramePayload<'a> {
     pub fn decode_body(body: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = WireReader::new(body);
         check_version(&mut reader)?;
-        let codec = match reader.read_u8()? {
-            0 => FrameCodec::None,
-            1 => FrameCodec::Lz4,
-            2 => FrameCodec::Zstd,
-            _ => return Err(DecodeError::Invalid("codec")),
-        };
+        let codec = FrameCodec::from_byte(reader.read_u8()?)?;
         let plain_len = reader.read_u32()?;
         if plain_len > PLAIN_LEN_MAX {
             return Err(DecodeError::Invalid("plain length"));
@@ -300,8 +463,58 @@ mod tests {
         }
     }
 
+    const MEMBERSHIP: SolidMembership = SolidMembership {
+        block: SolidNumber(9),
+        block_len: 1 << 20,
+    };
+
+    #[test]
+    fn headers_and_references_of_solid_frames_come_back() {
+        let header = header(&[0, 1, 5]).in_solid_block(MEMBERSHIP, 300);
+        let decoded = FrameHeader::decode(ChunkId(1000), &header.encode());
+        assert_eq!(decoded, Ok(header.clone()));
+        assert_eq!(
+            (header.payload_len, header.own_payload_len()),
+            (300, REFERENCE_LEN)
+        );
+        let place = SolidPlace {
+            block: SolidNumber(9),
+            offset: 4096,
+        };
+        let bytes = encode_reference(ChunkId(1000), place, 12288);
+        assert_eq!(bytes.len() as u32, REFERENCE_LEN);
+        assert_eq!(
+            StoredPayload::decode(ChunkId(1000), &bytes),
+            Ok(StoredPayload::Solid {
+                place,
+                plain_len: 12288
+            })
+        );
+        assert!(
+            FramePayload::decode(ChunkId(1000), &bytes).is_err(),
+            "a reference is no payload"
+        );
+        for (offset, plain_len) in [(0, 0), (SOLID_LEN_MAX, 1), (u32::MAX, 2), (0, u32::MAX)] {
+            let place = SolidPlace { offset, ..place };
+            let bytes = encode_reference(ChunkId(1), place, plain_len);
+            assert!(
+                StoredPayload::decode(ChunkId(1), &bytes).is_err(),
+                "{offset} {plain_len}"
+            );
+        }
+    }
+
     #[test]
     fn every_flipped_bit_is_refused() {
+        let solid = header(&[0, 1, 5]).in_solid_block(MEMBERSHIP, 300).encode();
+        for bit in 0..solid.len() * 8 {
+            let mut damaged = solid.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                FrameHeader::decode(ChunkId(1000), &damaged).is_err(),
+                "header bit {bit}"
+            );
+        }
         let bytes = header(&[0, 1, 5]).encode();
         let payload = FramePayload {
             codec: FrameCodec::Zstd,

@@ -17,6 +17,7 @@ pub mod page;
 pub mod page_grid;
 pub mod positions;
 pub mod retention;
+pub mod solid;
 pub mod source;
 pub mod stretches;
 pub mod tree;

@@ -371,8 +371,8 @@ impl FromStr for CalendarSpan {
 }
 
 impl CalendarSpan {
-    /// The moment that is this long before `now_ms`, in milliseconds since 1970; 0 if it is earlier.
-    /// `offset_s` is the local clock's reading then, minus UTC, in seconds.
+    /// The moment that is this long before `now_ms`, in milliseconds since 1970; 0 if it is
+    /// earlier. `offset_s` is the local clock's reading then, minus UTC, in seconds.
     #[must_use]
     pub fn before_ms(&self, now_ms: u64, offset_s: i32) -> u64 {
         let earlier = LocalTime::new(now_ms, offset_s).earlier_by(self);

@@ -41,6 +41,10 @@ unit!(
     ChunkId
 );
 unit!(
+    /// The number of a solid block inside one store.
+    SolidNumber
+);
+unit!(
     /// The name of a layer inside one store, never given twice.
     LayerId
 );

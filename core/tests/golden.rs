@@ -7,16 +7,21 @@
 #[path = "golden/files.rs"]
 mod files;
 
-use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, frame_key, parse_frame_key};
+use vellum_core::frame::{
+    FrameCodec, FrameHeader, FramePayload, SolidMembership, StoredPayload, encode_reference,
+    frame_key, parse_frame_key,
+};
 use vellum_core::hash::ChunkHash;
 use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run, page_key, parse_page_key};
-use vellum_core::units::{ChunkId, LayerId, PageIndex};
+use vellum_core::solid::{SolidBlock, SolidMember, SolidPlace, parse_solid_key, solid_key};
+use vellum_core::units::{ChunkId, LayerId, PageIndex, SolidNumber};
 
 use files::golden;
 
 const LAYER: LayerId = LayerId(0x0102_0304_0506_0708);
 const INDEX: PageIndex = PageIndex(9);
 const FIRST: ChunkId = ChunkId(0x1122_3344);
+const SOLID: SolidNumber = SolidNumber(0x0102_0304_0506);
 
 fn pages() -> Vec<(&'static str, Page)> {
     let page = |runs: &[(u16, u16, PageEntry)]| {
@@ -71,6 +76,16 @@ fn headers() -> Vec<(&'static str, FrameHeader)> {
             header(&(0..16).collect::<Vec<_>>(), 0x0001_0203),
         ),
         ("frame-header-gaps", header(&[0, 1, 7, 8, 200, 4095], 77)),
+        (
+            "frame-header-solid",
+            header(&[0, 1, 9], 0).in_solid_block(
+                SolidMembership {
+                    block: SOLID,
+                    block_len: 0x0002_0304,
+                },
+                0x0001_0203,
+            ),
+        ),
     ]
 }
 
@@ -98,6 +113,23 @@ fn payload(of: (&'static str, FrameCodec, u32, &'static [u8])) -> FramePayload<'
     }
 }
 
+fn solid_block() -> SolidBlock<'static> {
+    let members = [(FIRST, 8192), (ChunkId(3), 4096)];
+    SolidBlock {
+        codec: FrameCodec::Zstd,
+        members: members
+            .into_iter()
+            .map(|(first, plain_len)| SolidMember { first, plain_len })
+            .collect(),
+        compressed: b"opaque to core, too",
+    }
+}
+
+const PLACE: SolidPlace = SolidPlace {
+    block: SOLID,
+    offset: 8192,
+};
+
 /// Every golden name with what this version writes.
 fn written() -> Vec<(&'static str, Vec<u8>)> {
     let pages = pages()
@@ -112,6 +144,9 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
     let keys = [
         ("key-page", page_key(LAYER, INDEX).to_vec()),
         ("key-frame", frame_key(FIRST).to_vec()),
+        ("key-solid", solid_key(SOLID).to_vec()),
+        ("solid-block", solid_block().encode(SOLID)),
+        ("frame-reference", encode_reference(FIRST, PLACE, 4096)),
         (
             "key-index",
             ChunkHash::of_chunk(b"vellum").index_prefix().to_vec(),
@@ -144,6 +179,18 @@ fn what_was_written_once_is_read_now() {
             "{name}"
         );
     }
+    assert_eq!(
+        SolidBlock::decode(SOLID, &golden("solid-block")),
+        Ok(solid_block())
+    );
+    assert_eq!(
+        StoredPayload::decode(FIRST, &golden("frame-reference")),
+        Ok(StoredPayload::Solid {
+            place: PLACE,
+            plain_len: 4096
+        })
+    );
+    assert_eq!(parse_solid_key(&golden("key-solid")), Some(SOLID));
     for of in PAYLOADS {
         assert_eq!(
             FramePayload::decode(FIRST, &golden(of.0)),

@@ -2,10 +2,11 @@
 //! chance, not an attacker who can compute it. Each panics only when a promise of an encoding is
 //! broken: decoders are total, and only what an encoder writes is accepted.
 
-use vellum_core::frame::{FrameHeader, FramePayload, SPAN_MAX};
+use vellum_core::frame::{FrameHeader, SPAN_MAX, StoredPayload, encode_reference};
 use vellum_core::name::{NAME_LEN_MAX, Name, NodeSpec};
 use vellum_core::page::{PAGE_SPAN, Page, PageEntry};
-use vellum_core::units::{ChunkId, LayerId, PageIndex};
+use vellum_core::solid::SolidBlock;
+use vellum_core::units::{ChunkId, LayerId, PageIndex, SolidNumber};
 
 const CHECKSUM_LEN: usize = 8;
 
@@ -73,8 +74,14 @@ pub fn frame_header(data: &[u8]) {
 /// A frame payload: the same bytes again, and decompression fills exactly what was announced or
 /// fails.
 pub fn frame_payload(data: &[u8]) {
-    let Ok(payload) = FramePayload::decode_body(data) else {
-        return;
+    let payload = match StoredPayload::decode_body(data) {
+        Ok(StoredPayload::Own(payload)) => payload,
+        Ok(StoredPayload::Solid { place, plain_len }) => {
+            let encoded = encode_reference(ChunkId(3), place, plain_len);
+            assert_eq!(body(&encoded), data, "one reference has one encoding");
+            return;
+        }
+        Err(_) => return,
     };
     assert_eq!(
         body(&payload.encode(ChunkId(3))),
@@ -91,6 +98,29 @@ pub fn frame_payload(data: &[u8]) {
             payload.plain_len as usize,
             "decoding fills what was announced"
         );
+    }
+}
+
+/// A solid block: the same bytes again, members side by side, and decompression as of a payload.
+pub fn solid_block(data: &[u8]) {
+    let Ok(block) = SolidBlock::decode_body(data) else {
+        return;
+    };
+    assert_eq!(
+        body(&block.encode(SolidNumber(3))),
+        data,
+        "one block has one encoding"
+    );
+    let end = block.places().fold(0, |end, (_, place)| {
+        assert_eq!(place.start, end, "members lie side by side");
+        place.end
+    });
+    assert_eq!(end, block.plain_len());
+    let plain_len = end as usize;
+    if let Ok(plain) =
+        vellum_store::codec::decompress_frame(block.codec, block.compressed, plain_len)
+    {
+        assert_eq!(plain.len(), plain_len, "decoding fills what was announced");
     }
 }
 

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use client::Form;
-use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload};
+use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, encode_reference};
 use vellum_core::hash::ChunkHash;
 use vellum_core::page::{Page, PageEntry, Run};
-use vellum_core::units::{ChunkId, LayerId, PageIndex};
+use vellum_core::solid::{SolidBlock, SolidMember, SolidPlace};
+use vellum_core::units::{ChunkId, LayerId, PageIndex, SolidNumber};
 use vellum_fuzz::{encodings, formats, guest, nbd, repository, store_ops};
 
 #[path = "../../serve/tests/nbd/client.rs"]
@@ -15,10 +16,11 @@ mod client;
 
 type Body = fn(&[u8]);
 
-const TARGETS: [(&str, Body); 30] = [
+const TARGETS: [(&str, Body); 31] = [
     ("change_map", formats::change_map),
     ("frame_header", encodings::frame_header),
     ("frame_payload", encodings::frame_payload),
+    ("solid_block", encodings::solid_block),
     ("guest", guest::guest),
     ("index_object", repository::index_object),
     ("machine", formats::machine),
@@ -102,6 +104,7 @@ fn write_seeds() {
     };
     put_page_seeds(&put);
     put_frame_seeds(&put);
+    put_solid_seeds(&put);
     put_name_seeds(&put);
     put_record_seeds(&put);
     put_nbd_seeds(&put);
@@ -183,6 +186,26 @@ fn put_frame_seeds(put: PutSeed<'_>) {
             ),
         );
     }
+}
+
+fn put_solid_seeds(put: PutSeed<'_>) {
+    let place = SolidPlace {
+        block: SolidNumber(3),
+        offset: 4096,
+    };
+    let reference = encode_reference(ChunkId(1), place, 8192);
+    put("frame_payload", "reference", &encoded_body(reference));
+    let members = [4, 1].map(|plain_len| SolidMember {
+        first: ChunkId(u64::from(plain_len)),
+        plain_len,
+    });
+    let block = SolidBlock {
+        codec: FrameCodec::Lz4,
+        members: members.to_vec(),
+        compressed: b"\x50hello",
+    };
+    let block = block.encode(SolidNumber(1));
+    put("solid_block", "two", &encoded_body(block));
 }
 
 fn put_name_seeds(put: PutSeed<'_>) {

@@ -1585,6 +1585,10 @@ fn family_options(family: Family, cache: &Cache, sizes: &Sizes) -> Options {
         }
         Family::Frames | Family::Headers | Family::Index => DBCompressionType::None,
     });
+    if family == Family::Index {
+        // There every entry ends in eight zeros, which RocksDB keeps for the number of its write.
+        options.set_bottommost_compression_type(DBCompressionType::Lz4);
+    }
     options
 }
 

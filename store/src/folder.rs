@@ -54,6 +54,8 @@ const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 /// Permissions of new folders above a store, which the umask limits.
 const PARENT_MODE: u32 = 0o777;
+/// Bytes that file systems allocate together, mostly.
+const BLOCK_LEN: u64 = 4096;
 const COMMITS_CONTEXT: &str = "vellum 2026-11 count of commits v1";
 pub(crate) const MARKER_TEXT: &str = "vellum store format ";
 /// The length of what stands in the lock file: it is written over what was there, so that it needs
@@ -400,7 +402,11 @@ impl StoreFolder {
                     Ok(metadata) if is_parity && metadata.nlink() > 1 => {}
                     Ok(metadata) if metadata.nlink() > 1 && !seen.insert(metadata.ino()) => {}
                     Ok(metadata) => {
-                        usage.add_file(&entry.file_name(), metadata.blocks() * 512, is_parity);
+                        // The database allocates its log ahead, and gives that back when it is
+                        // closed.
+                        let len = metadata.len().next_multiple_of(BLOCK_LEN);
+                        let taken = len.min(metadata.blocks() * 512);
+                        usage.add_file(&entry.file_name(), taken, is_parity);
                     }
                     // RocksDB removes files while we look.
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vellum_core::frame::{FrameHeader, parse_frame_key};
 use vellum_core::hash::ChunkHash;
+use vellum_core::solid::parse_solid_key;
 use vellum_core::tree::NodeRef;
 use vellum_core::units::ChunkId;
 
@@ -19,8 +20,9 @@ use crate::chunks::sync::schedule;
 use crate::database::{Batch, Durability, Family};
 use crate::model::{assert_same, name, new_store, open, seed};
 use crate::{
-    Access, CheckOptions, ChunkSource, CollectOptions, ImageFileSource, ImageInput, ImportOptions,
-    ImportRequest, ImportTarget, OtherStoreSource, Store, StoreError, Unwatched, WantedChunks,
+    Access, CheckOptions, ChunkSource, CollectOptions, DeepOptions, ImageFileSource, ImageInput,
+    ImportOptions, ImportRequest, ImportTarget, OtherStoreSource, Store, StoreError, Unwatched,
+    WantedChunks,
 };
 
 const CHUNK: usize = 4096;
@@ -44,6 +46,8 @@ enum Wound {
     HeaderFlipped,
     IndexFlipped,
     IndexGone,
+    BlockFlipped,
+    BlockGone,
 }
 
 /// Way in which the right bytes come again.
@@ -56,12 +60,14 @@ enum WayIn {
     GuestWriteInPart,
 }
 
-const WOUNDS: [Wound; 5] = [
+const WOUNDS: [Wound; 7] = [
     Wound::PayloadFlipped,
     Wound::PayloadGone,
     Wound::HeaderFlipped,
     Wound::IndexFlipped,
     Wound::IndexGone,
+    Wound::BlockFlipped,
+    Wound::BlockGone,
 ];
 const WAYS_IN: [WayIn; 5] = [
     WayIn::Import,
@@ -105,6 +111,12 @@ fn import(store: &Store, text: &str, bytes: &[u8], verify: bool) -> NodeRef {
     import_as(store, target, bytes, verify).expect("imported")
 }
 
+impl Wound {
+    fn is_of_block(self) -> bool {
+        matches!(self, Self::BlockFlipped | Self::BlockGone)
+    }
+}
+
 impl Ward {
     fn new() -> Self {
         let (dir, store) = new_store(CHUNK as u64);
@@ -116,6 +128,23 @@ impl Ward {
             store: Some(store),
             content,
         }
+    }
+
+    /// A store that can have `wound`.
+    fn for_wound(wound: Wound) -> Self {
+        let ward = Self::new();
+        if wound.is_of_block() {
+            // More than one full frame, which a block takes.
+            import(ward.store(), "other", &noise(9, 2 * CHUNKS), false);
+            let options = CollectOptions {
+                deep: Some(DeepOptions { level: 3 }),
+                ..CollectOptions::default()
+            };
+            let collected = ward.store().collect(options, &Unwatched);
+            assert!(collected.expect("sound").deep.blocks > 0);
+            ward.store().inner.chunks.forget_frames();
+        }
+        ward
     }
 
     fn store(&self) -> &Store {
@@ -157,10 +186,16 @@ impl Ward {
             Wound::HeaderFlipped => (Family::Headers, false),
             Wound::IndexFlipped => (Family::Index, false),
             Wound::IndexGone => (Family::Index, true),
+            Wound::BlockFlipped => (Family::Frames, false),
+            Wound::BlockGone => (Family::Frames, true),
         };
         // Of the index many, since each is one chunk's.
         let count = if family == Family::Index { 20 } else { 1 };
-        for (key, value) in self.records(family).into_iter().take(count) {
+        let is_meant = |(key, _): &(Vec<u8>, Vec<u8>)| {
+            parse_solid_key(key).is_some() == wound.is_of_block() || family != Family::Frames
+        };
+        let records = self.records(family).into_iter().filter(is_meant);
+        for (key, value) in records.take(count) {
             self.write(|batch| {
                 if is_gone {
                     batch.delete_record(family, key);
@@ -297,12 +332,16 @@ fn every_way_in_heals_what_was_found_damaged() {
     for wound in WOUNDS {
         for way in WAYS_IN {
             let what = format!("{wound:?}, {way:?}");
-            let mut ward = Ward::new();
+            let mut ward = Ward::for_wound(wound);
             ward.wound(wound);
             ward.check();
             // Bytes that were found outlive the process.
             ward.reopen();
             let brought = ward.bring(way);
+            if wound.is_of_block() {
+                // Its block had others' frames, too.
+                import(ward.store(), "others", &noise(9, 2 * CHUNKS), false);
+            }
             ward.store().inner.chunks.forget_frames();
             assert!(
                 ward.look(brought, &what),
@@ -331,8 +370,9 @@ fn what_nobody_looked_at_is_healed_by_an_import_that_verifies() {
         Wound::PayloadFlipped,
         Wound::PayloadGone,
         Wound::HeaderFlipped,
+        Wound::BlockFlipped,
     ] {
-        let ward = Ward::new();
+        let ward = Ward::for_wound(wound);
         ward.wound(wound);
         import(ward.store(), "again", &ward.content, true);
         ward.store().inner.chunks.forget_frames();

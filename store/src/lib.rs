@@ -92,7 +92,9 @@ pub use atomic_file::{AtomicFile, NewFileMode, write_whole_file};
 pub use chain_export::{StateFile, WrittenState};
 pub use check::{CheckFinding, CheckOptions, CheckReport};
 pub use chunks::{ChunkSource, Notices, WantedChunks, WantedPage};
-pub use collect::{CollectOptions, CollectReport, MaintenanceReport, Shortage};
+pub use collect::{
+    CollectOptions, CollectReport, DeepOptions, DeepReport, MaintenanceReport, Shortage,
+};
 pub use companions::FolderCompanions;
 pub use destination::{Destination, FilePlace, open_device, open_stream};
 pub use device::DiskDevice;

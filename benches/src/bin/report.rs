@@ -129,7 +129,15 @@ fn report(dir: &Path) {
     );
     println!("  peak memory {} MiB", peak_memory_kib() / 1024);
     drop(census);
-    let took = timed(|| drop(store.collect(CollectOptions { dry_run: true }, &Unwatched)));
+    let took = timed(|| {
+        drop(store.collect(
+            CollectOptions {
+                dry_run: true,
+                ..CollectOptions::default()
+            },
+            &Unwatched,
+        ));
+    });
     println!(
         "  beside it, a collection's dry run: {:.1} s",
         took.as_secs_f64()

@@ -3,7 +3,7 @@
 use std::io;
 
 use serde::Serialize;
-use vellum_store::{CollectOptions, CollectReport, Shortage};
+use vellum_store::{CollectOptions, CollectReport, DeepOptions, DeepReport, Shortage};
 
 use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
@@ -16,12 +16,29 @@ use crate::output::page::{TextPage, format_count};
 Example:
   vellum gc -n
   vellum gc
+  vellum gc --deep
+
+--deep lays what is alike side by side, from anywhere in the store, and compresses it together: for
+disks that are seldom written. It takes a minute for some 300 MiB, and what it has compressed is
+read more slowly, some milliseconds for a first read. New data is stored as before.
 
 It can be stopped at any time; what it did stays done.")]
 pub(crate) struct Args {
     /// Only say what would be given back
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// Compress what is stored anew, together with what is like it
+    #[arg(long)]
+    deep: bool,
+    /// With --deep: how hard zstd tries, 1 to 22; the last three take several times as long
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 19,
+        requires = "deep",
+        value_parser = clap::value_parser!(u8).range(1..=22)
+    )]
+    level: u8,
 }
 
 #[derive(Serialize)]
@@ -43,6 +60,19 @@ struct GcSummary {
     /// Free bytes that giving some of them back needs, and that there are for it.
     bytes_needed: u64,
     bytes_free: u64,
+    /// What --deep compressed anew: frames, in so many blocks, and their bytes before and after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deep: Option<DeepSummary>,
+}
+
+#[derive(Serialize)]
+struct DeepSummary {
+    frames: u64,
+    blocks: u64,
+    bytes_before: u64,
+    bytes_after: u64,
+    /// It ended early.
+    lacks_room: bool,
 }
 
 pub(super) fn run_gc(args: &Args, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
@@ -56,18 +86,19 @@ pub(super) fn run_gc(args: &Args, session: &mut CommandContext) -> Result<Outcom
     let report = store.collect(
         CollectOptions {
             dry_run: args.dry_run,
+            deep: args.deep.then_some(DeepOptions { level: args.level }),
         },
         &meter,
     )?;
     drop(meter);
     session
         .output
-        .print_summary(&GcSummary::new(args.dry_run, &report))?;
+        .print_summary(&GcSummary::new(args, &report))?;
     Ok(Outcome::Done)
 }
 
 impl GcSummary {
-    fn new(dry_run: bool, report: &CollectReport) -> Self {
+    fn new(args: &Args, report: &CollectReport) -> Self {
         let shortage = report.shortage.unwrap_or(Shortage {
             dead_bytes: 0,
             needed_bytes: 0,
@@ -75,7 +106,7 @@ impl GcSummary {
         });
         Self {
             action: "gc",
-            dry_run,
+            dry_run: args.dry_run,
             layers_dropped: report.layers_dropped,
             layers_merged: report.layers_merged,
             chunks_dropped: report.chunks_dropped,
@@ -87,6 +118,7 @@ impl GcSummary {
             dead_bytes_left: shortage.dead_bytes,
             bytes_needed: shortage.needed_bytes,
             bytes_free: shortage.free_bytes,
+            deep: args.deep.then(|| DeepSummary::new(&report.deep)),
         }
     }
 }
@@ -110,6 +142,7 @@ impl Render for GcSummary {
             "{would} {dropped} and {chunks} ({plain} before compression); {merged} merged; {} kept",
             self.chunks_kept
         ))?;
+        self.show_deep(page)?;
         let (before, after, stored) = (
             page.format_size(self.disk_bytes_before),
             page.format_size(self.disk_bytes_after),
@@ -124,7 +157,45 @@ impl Render for GcSummary {
     }
 }
 
+impl DeepSummary {
+    fn new(report: &DeepReport) -> Self {
+        Self {
+            frames: report.frames,
+            blocks: report.blocks,
+            bytes_before: report.bytes_before,
+            bytes_after: report.bytes_after,
+            lacks_room: report.lacks_room,
+        }
+    }
+}
+
 impl GcSummary {
+    fn show_deep(&self, page: &mut TextPage) -> io::Result<()> {
+        let Some(deep) = &self.deep else {
+            return Ok(());
+        };
+        let (before, after, count) = (
+            page.format_size(deep.bytes_before),
+            page.format_size(deep.bytes_after),
+            format_count(deep.frames, "frame"),
+        );
+        if deep.frames == 0 && !deep.lacks_room {
+            return page.write_line("nothing would be smaller compressed together");
+        }
+        if self.dry_run {
+            return page.write_line(format!(
+                "about {count} of {before} would take {after}, compressed together"
+            ));
+        }
+        page.write_line(format!("{count} of {before} take {after} now"))?;
+        if deep.lacks_room {
+            page.write_line(
+                "it ended early: there is no room to write more; make room and run it again",
+            )?;
+        }
+        Ok(())
+    }
+
     fn show_shortage(&self, page: &mut TextPage) -> io::Result<()> {
         if self.dead_bytes_left == 0 {
             return Ok(());

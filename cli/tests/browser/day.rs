@@ -1,5 +1,5 @@
-//! A person's day with the manager: found, read, changed, undone, brought in and taken out; and what
-//! happens when the server goes away.
+//! A person's day with the manager: found, read, changed, undone, brought in and taken out; and
+//! what happens when the server goes away.
 
 use std::io::Write;
 use std::path::Path;

@@ -102,7 +102,7 @@ fn a_full_repository_can_be_emptied() {
 }
 
 /// Runs `words` where file systems may be mounted that nobody else sees, if this machine allows it.
-fn with_mounts(sandbox: &Sandbox, words: &[&str]) -> Option<Run> {
+pub(crate) fn with_mounts(sandbox: &Sandbox, words: &[&str]) -> Option<Run> {
     let allowed = Command::new("unshare")
         .args(["-rm", "true"])
         .stderr(Stdio::null())

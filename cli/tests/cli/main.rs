@@ -7,6 +7,7 @@ mod bucket;
 mod chains;
 mod completions;
 mod damage;
+mod deep;
 mod delta;
 mod documents;
 mod exit_codes;

@@ -1,5 +1,5 @@
-//! The manager over a real store, as a browser without scripts asks it: every action is done, and is
-//! what the command line then sees.
+//! The manager over a real store, as a browser without scripts asks it: every action is done, and
+//! is what the command line then sees.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use crate::fake_store::FakeManager;
 use crate::raw_client::{Browser, RawAnswer, exchange_bytes};
 
-/// A request. `{host}` is the server's own name, `{cookie}` a session that is good, `{used}` a token
-/// that was good once.
+/// A request. `{host}` is the server's own name, `{cookie}` a session that is good, `{used}` a
+/// token that was good once.
 struct Attack {
     name: &'static str,
     request: String,

@@ -326,7 +326,7 @@ fn script() -> Vec<Operation> {
         live_steps("c", &[write_of_noise(100_000, 5, 70_000), Step::Flush]),
         Operation::Flatten { image: text("c") },
         delete("a@u", false),
-        Operation::Collect { dry_run: false },
+        collect(true),
         Operation::Update {
             image: text("b"),
             content: Content::plain(noise_bytes(6, 150_000)),
@@ -339,11 +339,18 @@ fn script() -> Vec<Operation> {
         },
         resize("b", 50_001, true),
         delete("a", true),
-        Operation::Collect { dry_run: false },
+        collect(true),
         live_steps("b", &[write_of_noise(0, 7, 50_001), Step::Flush]),
         Operation::Reopen,
         snapshot("b", "w"),
     ]
+}
+
+fn collect(is_deep: bool) -> Operation {
+    Operation::Collect {
+        dry_run: false,
+        is_deep,
+    }
 }
 
 fn noise_bytes(seed: u64, len: usize) -> Vec<u8> {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use rayon::prelude::{IntoParallelIterator, ParallelIterator};
-use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
-use vellum_core::units::ChunkId;
+use vellum_core::frame::{FrameHeader, StoredPayload, frame_key, parse_frame_key};
+use vellum_core::solid::{parse_solid_key, solid_key};
+use vellum_core::units::{ChunkId, SolidNumber};
 
 use super::index::NameSums;
 use super::{CheckRun, ContentLoss};
@@ -86,7 +87,25 @@ impl CheckRun<'_> {
         for stray in payloads.strays {
             self.report_leak(format!("frame {stray}"), "no header names it");
         }
+        self.find_nameless_blocks()?;
         Ok(names)
+    }
+
+    /// Reports solid blocks that no header names. What is in the others was read with their frames.
+    fn find_nameless_blocks(&mut self) -> Result<(), StoreError> {
+        let database = Arc::clone(&self.store.inner.database);
+        let mut scan = database.scan_from(Family::Frames, &solid_key(SolidNumber(0)));
+        loop {
+            self.go_on()?;
+            let block = match scan.next() {
+                Ok(Some((key, _))) => parse_solid_key(key),
+                Ok(None) => return Ok(()),
+                Err(error) => return self.report_read_error(error, ContentLoss::Nothing),
+            };
+            if let Some(block) = block.filter(|block| !self.named_blocks.contains(block)) {
+                self.report_leak(format!("solid block {block}"), "no header names it");
+            }
+        }
     }
 
     pub(super) fn admit_frame(
@@ -95,6 +114,8 @@ impl CheckRun<'_> {
         payload: Result<Option<Vec<u8>>, StoreError>,
         names: &mut NameSums,
     ) -> HeaderWithPayload {
+        self.named_blocks
+            .extend(header.solid.map(|solid| solid.block));
         for (id, hash) in header.chunk_hashes() {
             self.present.insert(id);
             names.add_name(id, hash.index_prefix());
@@ -179,25 +200,33 @@ fn find_payload_fault(
     with_data: bool,
 ) -> Option<Fault> {
     let all = |reason: String| Some((reason, frame_chunk_ids(header)));
-    if payload.len() as u64 != u64::from(header.payload_len) {
+    if payload.len() as u64 != u64::from(header.own_payload_len()) {
         return all(format!(
             "{} bytes where its header says {}",
             payload.len(),
-            header.payload_len
+            header.own_payload_len()
         ));
     }
-    let decoded = match FramePayload::decode(header.first_id(), payload) {
+    let decoded = match StoredPayload::decode(header.first_id(), payload) {
         Ok(decoded) => decoded,
         Err(error) => return all(error.to_string()),
     };
     let plain_len = header.chunk_count() as u64 * store.parameters().chunk_len.byte_len();
-    if u64::from(decoded.plain_len) != plain_len {
+    if u64::from(decoded.plain_len()) != plain_len {
         return all(format!(
             "{} plain bytes where its header says {plain_len}",
-            decoded.plain_len
+            decoded.plain_len()
         ));
     }
-    if !with_data {
+    let block = match decoded {
+        StoredPayload::Own(_) => None,
+        StoredPayload::Solid { place, .. } => Some(place.block),
+    };
+    if block != header.solid.map(|solid| solid.block) {
+        return all("its header says another solid block".to_owned());
+    }
+    // A block's checksum covers what a payload's does, so it is read in any case.
+    if !with_data && block.is_none() {
         return None;
     }
     let frame = match store.inner.chunks.decode_frame(header.clone(), payload) {
@@ -229,6 +258,7 @@ impl Payloads<'_> {
         while let Some(scan) = &mut self.scan {
             if self.next.is_none() {
                 match scan.next() {
+                    Ok(Some((key, _))) if parse_solid_key(key).is_some() => return Ok(None),
                     Ok(Some((key, value))) => {
                         let key = parse_frame_key(key)
                             .map_err(|error| StoreError::damaged_record("a frame's key", error))?;

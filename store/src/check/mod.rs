@@ -19,10 +19,10 @@ mod tests;
 mod twins;
 mod walk;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use vellum_core::id_set::IdSet;
-use vellum_core::units::{ChunkId, LayerId, PageIndex};
+use vellum_core::units::{ChunkId, LayerId, PageIndex, SolidNumber};
 
 use crate::chunks::DamageKind;
 use crate::error::StoreError;
@@ -88,6 +88,8 @@ struct CheckRun<'s> {
     horizon: ChunkId,
     /// Chunks that have a header.
     present: IdSet,
+    /// Solid blocks that headers name.
+    named_blocks: BTreeSet<SolidNumber>,
     /// Chunks whose content is lost.
     lost: IdSet,
     report: CheckReport,
@@ -193,6 +195,7 @@ impl<'s> CheckRun<'s> {
             watch,
             horizon,
             present: IdSet::new(),
+            named_blocks: BTreeSet::new(),
             lost: IdSet::new(),
             report: CheckReport::default(),
             losses: Vec::new(),

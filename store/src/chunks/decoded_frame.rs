@@ -59,6 +59,16 @@ impl DecodedFrame {
         }
     }
 
+    /// Bytes of all its chunks.
+    pub(crate) fn plain_len(&self) -> usize {
+        self.plain.len()
+    }
+
+    /// The bytes of each chunk, in id order, right or wrong.
+    pub(crate) fn plain_chunks(&self) -> impl Iterator<Item = &[u8]> {
+        self.plain.chunks_exact(self.chunk_len)
+    }
+
     /// True if every chunk has the bytes of its name.
     pub(crate) fn is_whole(&self) -> bool {
         self.is_whole

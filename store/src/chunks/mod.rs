@@ -2,7 +2,8 @@
 //!
 //! The pieces: `gc_pins` pins chunks that a session skips as "already there" against the collector;
 //! `writer` turns new chunks into frames; `reader` turns frames back, `cache` keeps decoded frames,
-//! `readahead` decodes them in time; `dedup_session` (the importer's and the live disk's view)
+//! `readahead` decodes them in time, `solid` reads frames that were compressed with others,
+//! `warm` counts such reads; `dedup_session` (the importer's and the live disk's view)
 //! decides which chunks are new.
 //!
 //! After damage: `ledger` remembers the chunks that were found damaged, `known` decides which are
@@ -21,17 +22,19 @@ mod ledger;
 mod mend;
 mod readahead;
 mod reader;
+mod solid;
 mod source;
 pub(crate) mod sync;
+mod warm;
 mod writer;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::Duration;
 
 use vellum_core::hash::ChunkHash;
 use vellum_core::id_set::IdSet;
-use vellum_core::units::ChunkId;
+use vellum_core::units::{ChunkId, SolidNumber};
 use vellum_core::wire;
 
 pub(crate) use decoded_frame::DecodedFrame;
@@ -46,6 +49,7 @@ pub(crate) use ledger::damage_key;
 pub(crate) use ledger::{DamageKind, DamageLedger, DamageRecord};
 pub(crate) use mend::Mender;
 pub use mend::Notices;
+pub(crate) use solid::{DecodedSolid, share_of_block};
 #[cfg(test)]
 pub(crate) use source::PATIENCE;
 pub(crate) use source::{AskedSource, KnownNames};
@@ -84,6 +88,8 @@ pub(crate) struct Chunks {
     has_overdue: AtomicBool,
     /// True if a collection has moved chunks by a batch that is not flushed yet.
     has_unflushed_rewrites: AtomicBool,
+    /// Solid blocks have got numbers below this one since the store was opened.
+    next_solid: AtomicU64,
 }
 
 /// The names that the index has.
@@ -133,6 +139,7 @@ impl Chunks {
             overdue: RwLock::default(),
             has_overdue: AtomicBool::new(false),
             has_unflushed_rewrites: AtomicBool::new(false),
+            next_solid: AtomicU64::new(0),
             claims: GcPins::new(),
             section: Mutex::new(()),
             index,
@@ -269,6 +276,36 @@ impl Chunks {
         payload: &[u8],
     ) -> Result<DecodedFrame, StoreError> {
         self.reader.decode_frame(header, payload)
+    }
+
+    /// True if the frame that holds `id` is in memory: it was read lately.
+    pub(crate) fn is_cached(&self, id: ChunkId) -> bool {
+        self.reader.cached_frame(id).is_some()
+    }
+
+    /// `count` numbers for solid blocks, the first of them: none was given since the store was
+    /// opened, and none is `last` or below, the greatest that is stored. So nobody takes a block
+    /// for another one that they have in memory. One collection at a time asks.
+    pub(crate) fn reserve_solid_numbers(
+        &self,
+        last: Option<SolidNumber>,
+        count: u64,
+    ) -> SolidNumber {
+        let behind_stored = last.map_or(0, |last| last.0 + 1);
+        let first = behind_stored.max(self.next_solid.load(Ordering::Relaxed));
+        self.next_solid.store(first + count, Ordering::Relaxed);
+        SolidNumber(first)
+    }
+
+    /// Up to `max` frames of solid blocks that are read again and again, by first chunk, and
+    /// whether there are others.
+    pub(crate) fn take_warm_frames(&self, max: usize) -> (Vec<ChunkId>, bool) {
+        self.reader.take_warm_frames(max)
+    }
+
+    /// Forgets a solid block that is gone.
+    pub(crate) fn forget_solid(&self, number: SolidNumber) {
+        self.reader.forget_solid(number);
     }
 
     /// Has `source` asked for damaged chunks before all others.

@@ -45,7 +45,7 @@ impl ReadAhead {
             let (reader, ahead, id) = (Arc::clone(reader), Arc::clone(&self.0), next);
             rayon::spawn(move || {
                 // An error is reported to the caller that reads the frame.
-                let _ = reader.read_frame(id);
+                let _ = reader.read_frame_ahead(id);
                 drop(reader);
                 ahead.leave_one();
             });

@@ -4,25 +4,32 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use vellum_core::frame::{FrameHeader, FramePayload, frame_key};
+use vellum_core::frame::{FrameHeader, StoredPayload, frame_key};
 use vellum_core::hash::hash_chunks;
-use vellum_core::units::ChunkId;
+use vellum_core::units::{ChunkId, SolidNumber};
 
 use super::cache::FrameCache;
 use super::decoded_frame::{DecodedFrame, missing_chunk};
 use super::headers::HeaderFinder;
 use super::ledger::{DamageKind, DamageLedger};
+use super::solid::SolidReader;
 use super::sync::lock_unpoisoned;
+use super::warm::WarmFrames;
 use crate::codec;
 use crate::database::{Database, Family};
 use crate::error::StoreError;
 use crate::records::StoreParameters;
+
+/// Decoded solid blocks may take this part of the memory for decoded frames, beside it.
+const SOLID_CACHE_PART: u64 = 4;
 
 /// Reads frames.
 pub(crate) struct FrameReader {
     database: Arc<Database>,
     parameters: StoreParameters,
     cache: FrameCache,
+    solid: SolidReader,
+    warm: WarmFrames,
     ledger: Arc<DamageLedger>,
     headers: HeaderFinder,
     /// Frames that are being decoded: other threads that want one of them wait for it.
@@ -45,10 +52,12 @@ impl FrameReader {
         ledger: Arc<DamageLedger>,
     ) -> Self {
         Self {
+            warm: WarmFrames::default(),
             database,
             parameters,
             ledger,
             cache: FrameCache::new(cache_len),
+            solid: SolidReader::new(cache_len / SOLID_CACHE_PART),
             headers: HeaderFinder::default(),
             loading: Mutex::default(),
             loaded: Condvar::new(),
@@ -69,6 +78,18 @@ impl FrameReader {
     #[cfg(test)]
     pub(crate) fn forget(&self) {
         self.cache.clear();
+        self.solid.forget_all();
+    }
+
+    /// Up to `max` frames of solid blocks that are read again and again; and whether there are
+    /// others.
+    pub(super) fn take_warm_frames(&self, max: usize) -> (Vec<ChunkId>, bool) {
+        self.warm.take_due(max)
+    }
+
+    /// Forgets a solid block that is gone.
+    pub(super) fn forget_solid(&self, number: SolidNumber) {
+        self.solid.forget_block(number);
     }
 
     /// The header of the frame that holds `id`.
@@ -78,6 +99,18 @@ impl FrameReader {
 
     /// The frame that holds `id`.
     pub(crate) fn read_frame(&self, id: ChunkId) -> Result<Arc<DecodedFrame>, StoreError> {
+        if let Some(frame) = self.cache.get(id) {
+            return Ok(frame);
+        }
+        let frame = self.read_frame_ahead(id)?;
+        if frame.header.solid.is_some() {
+            self.warm.note_read(frame.header.first_id());
+        }
+        Ok(frame)
+    }
+
+    /// The frame that holds `id`, before somebody wants it.
+    pub(super) fn read_frame_ahead(&self, id: ChunkId) -> Result<Arc<DecodedFrame>, StoreError> {
         match self.try_frame(id) {
             // Collection may have put the chunk into another frame between our two reads: once
             // more, then it is damage.
@@ -178,17 +211,24 @@ impl FrameReader {
         let first = header.first_id();
         let damaged = |reason: String| StoreError::damaged_record(format!("frame {first}"), reason);
         let payload =
-            FramePayload::decode(first, stored).map_err(|error| damaged(error.to_string()))?;
+            StoredPayload::decode(first, stored).map_err(|error| damaged(error.to_string()))?;
         let chunk_len = self.parameters.chunk_len.as_usize();
         let plain_len = header.chunk_count() * chunk_len;
-        if payload.plain_len as usize != plain_len {
+        if payload.plain_len() as usize != plain_len {
             return Err(damaged(format!(
                 "{} bytes where its header says {plain_len}",
-                payload.plain_len
+                payload.plain_len()
             )));
         }
-        let plain = codec::decompress_frame(payload.codec, payload.compressed, plain_len)
-            .map_err(damaged)?;
+        let plain = match payload {
+            StoredPayload::Own(own) => {
+                codec::decompress_frame(own.codec, own.compressed, plain_len).map_err(damaged)?
+            }
+            StoredPayload::Solid { place, plain_len } => {
+                self.solid
+                    .read_frame_bytes(&self.database, first, place, plain_len)?
+            }
+        };
         let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
         let sound: Vec<bool> = header
             .chunk_hashes()

@@ -32,6 +32,8 @@ pub struct MaintenanceReport {
     pub layers_merged: u64,
     /// Small frames that became part of larger ones.
     pub frames_merged: u64,
+    /// Frames that were read again and again out of solid blocks, and have left them.
+    pub frames_moved_back: u64,
     /// True if there may be more to do now. If not, it is worth asking again once something was
     /// written or deleted.
     pub has_more: bool,
@@ -48,12 +50,14 @@ impl Store {
             return Ok(MaintenanceReport::default());
         };
         let (layers_dropped, layers_merged) = merge::compact_layers(self, watch)?;
-        let (frames_merged, has_more) = merge_small(self, &mut tending, watch)?;
+        let (frames_merged, has_small) = merge_small(self, &mut tending, watch)?;
+        let (frames_moved_back, has_warm) = move_back(self)?;
         Ok(MaintenanceReport {
             layers_dropped,
             layers_merged,
             frames_merged,
-            has_more,
+            frames_moved_back,
+            has_more: has_small || has_warm,
         })
     }
 }
@@ -96,6 +100,27 @@ fn merge_small(
         tending.seen = newest;
     }
     Ok((merged, has_more))
+}
+
+/// Makes frames of their own of some that are read again and again out of solid blocks; how many,
+/// and whether there are more. What is left of the blocks is a collection's to give back.
+fn move_back(store: &Store) -> Result<(u64, bool), StoreError> {
+    if store.check_room(0).is_err() {
+        return Ok((0, false));
+    }
+    let (due, has_more) = store.inner.chunks.take_warm_frames(PACKS_MAX);
+    let mut packs = Vec::new();
+    for first in due {
+        let header = store.inner.chunks.frame_header(first)?;
+        // It may have moved meanwhile.
+        if let Some(header) = header.filter(|header| header.solid.is_some()) {
+            let live = vec![true; header.chunk_count()];
+            let mut packer = Packer::new(header.chunk_count());
+            packs.extend(packer.push_frame(FrameLiveness::new(header, 0, live)));
+            packs.extend(packer.close_pack());
+        }
+    }
+    Ok((replace_frames(store, packs)?, has_more))
 }
 
 /// The frames of `group` that are worth merging, and those at its end that more may join. Every

@@ -217,7 +217,13 @@ fn worthwhile_ranges(
 }
 
 /// Rewrites a range, if there is room for what lives in it; whether there was.
-fn compact_range(store: &Store, family: Family, from: &[u8], to: &[u8], live_len: u64) -> bool {
+pub(super) fn compact_range(
+    store: &Store,
+    family: Family,
+    from: &[u8],
+    to: &[u8],
+    live_len: u64,
+) -> bool {
     let needed = live_len.min(COMPACTION_LEN_MAX) + store.inner.sizes.commit_margin;
     let has_room = store.inner.reserve.check_room(needed).is_ok();
     if has_room {

@@ -27,6 +27,13 @@ impl LiveLengths {
         self.headers += header_len as u64;
     }
 
+    /// The payload of the frame that begins with `first` was replaced by another one.
+    pub(crate) fn replace_payload(&mut self, first: ChunkId, old_len: u64, new_len: u64) {
+        let payloads = self.payloads.entry(first.0 / REGION_IDS).or_default();
+        *payloads = payloads.saturating_sub(old_len) + new_len;
+        self.note_change(first, new_len);
+    }
+
     /// A frame that began with `first` went, and `written_len` bytes of payload came in its place.
     pub(crate) fn note_change(&mut self, first: ChunkId, written_len: u64) {
         *self.written.entry(first.0 / REGION_IDS).or_default() += written_len;

@@ -39,6 +39,7 @@ mod live_bytes;
 mod mark;
 mod merge;
 mod repack;
+mod solid;
 mod sweep;
 pub(crate) mod tending;
 #[cfg(test)]
@@ -63,6 +64,8 @@ pub(crate) use compact::{goes_along, is_worth_it, plan_rewrites};
 pub(crate) use live_bytes::{LiveLengths, REGION_IDS};
 use mark::{CompactedTree, MapScan};
 pub(crate) use repack::{Fate, Packable, Packer};
+pub(crate) use solid::LIVE_PART_MIN;
+pub use solid::{DeepOptions, DeepReport};
 pub(crate) use sweep::{CHUNKS_PER_GROUP, DeadRange};
 use sweep::{SweepResult, SweepRun};
 pub use tight::Shortage;
@@ -75,6 +78,8 @@ const TRIES: u32 = 3;
 pub struct CollectOptions {
     /// Only tell what would be done.
     pub dry_run: bool,
+    /// Move frames that are alike into solid blocks.
+    pub deep: Option<DeepOptions>,
 }
 
 /// Result of a collection, or of its dry run.
@@ -101,6 +106,8 @@ pub struct CollectReport {
     pub disk_bytes_after: u64,
     /// Compressed bytes that the dropped chunks took; in a dry run, about what would be freed.
     pub stored_bytes_dropped: u64,
+    /// Frames that were moved into solid blocks, or would be.
+    pub deep: DeepReport,
     /// Dead space that could not be given back, for lack of room to write the live bytes beside it.
     pub shortage: Option<Shortage>,
 }
@@ -123,9 +130,9 @@ impl Store {
     ) -> Result<CollectReport, StoreError> {
         let disk_bytes_before = self.inner.folder.disk_usage()?;
         let report = if options.dry_run {
-            self.forecast_collection(watch)?
+            self.forecast_collection(options, watch)?
         } else {
-            let collected = self.collect_again(watch);
+            let collected = self.collect_again(options, watch);
             // However it ended: before others take it.
             self.refill_reserve();
             collected?
@@ -145,10 +152,14 @@ impl Store {
     /// Collects, and again from the beginning where a write failed meanwhile that had nothing to do
     /// with it: a compaction that met the full disk before space was given up fails the next write
     /// of any caller.
-    fn collect_again(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
+    fn collect_again(
+        &self,
+        options: CollectOptions,
+        watch: &dyn Watch,
+    ) -> Result<CollectReport, StoreError> {
         let database = &self.inner.database;
         let mut began = database.write_generation();
-        let mut collected = self.collect_now(watch);
+        let mut collected = self.collect_now(options, watch);
         for _ in 1..TRIES {
             let now = database.write_generation();
             let has_failed = matches!(
@@ -159,12 +170,16 @@ impl Store {
                 break;
             }
             began = now;
-            collected = self.collect_now(watch);
+            collected = self.collect_now(options, watch);
         }
         collected
     }
 
-    fn collect_now(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
+    fn collect_now(
+        &self,
+        options: CollectOptions,
+        watch: &dyn Watch,
+    ) -> Result<CollectReport, StoreError> {
         self.check_writable()?;
         self.inner.reserve.give_up_if_scarce();
         if self.inner.reserve.is_scarce() {
@@ -189,8 +204,10 @@ impl Store {
         )?;
         merge::drop_orphans(self, &marked.orphans)?;
         sync::yield_point("marked");
-        let swept = SweepRun::new(self, &collection, watch).sweep_all()?;
+        let mut swept = SweepRun::new(self, &collection, watch).sweep_all()?;
         sync::yield_point("swept");
+        let deep = self.tend_blocks(&collection, &mut swept, options, watch)?;
+        sync::yield_point("regrouped");
         let reclaimed = compact::compact_dead_ranges(
             self,
             &swept.live,
@@ -198,6 +215,7 @@ impl Store {
             collection.horizon,
             watch,
         )?;
+        solid::compact_blocks(self, &swept.solid);
         let shortage = match (reclaimed, swept.shortage) {
             (Some(shortage), before) => Some(shortage.merge_earlier(before)),
             (None, before) => before,
@@ -209,9 +227,30 @@ impl Store {
         Ok(CollectReport {
             layers_dropped,
             layers_merged,
+            deep,
             shortage,
             ..collection_report(&swept, marked.references)
         })
+    }
+
+    /// Gives back solid blocks that nothing needs, and makes new ones if `options` ask for it.
+    fn tend_blocks(
+        &self,
+        collection: &CollectionRun<'_>,
+        swept: &mut SweepResult,
+        options: CollectOptions,
+        watch: &dyn Watch,
+    ) -> Result<DeepReport, StoreError> {
+        // A header that cannot be read may be that of a block's last member.
+        if swept.frames_damaged == 0 {
+            let counted = (&mut swept.live, &mut swept.solid);
+            solid::reclaim_blocks(self, collection, counted, watch)?;
+        }
+        let Some(deep) = options.deep else {
+            return Ok(DeepReport::default());
+        };
+        let counted = (&mut swept.live, &mut swept.solid);
+        solid::regroup_frames(self, collection, deep, counted, watch)
     }
 
     /// Records the freed space in the journal, unless the disk is still so full that this could
@@ -230,7 +269,11 @@ impl Store {
     }
 
     /// Result that a collection would have. Changes nothing, blocks no other operation.
-    fn forecast_collection(&self, watch: &dyn Watch) -> Result<CollectReport, StoreError> {
+    fn forecast_collection(
+        &self,
+        options: CollectOptions,
+        watch: &dyn Watch,
+    ) -> Result<CollectReport, StoreError> {
         let horizon = self.inner.chunks.next_chunk();
         let tree = self.tree().clone();
         let tidy = tree.plan_tidy();
@@ -241,6 +284,9 @@ impl Store {
             watch,
         )?;
         let swept = sweep::forecast_sweep(self, &live, horizon, watch)?;
+        let deep = options.deep.map_or(Ok(DeepReport::default()), |deep| {
+            solid::forecast_regrouping(self, horizon, deep, watch)
+        })?;
         let merged = tidy
             .merges
             .iter()
@@ -249,6 +295,7 @@ impl Store {
         Ok(CollectReport {
             layers_dropped: tidy.drops.len() as u64,
             layers_merged: merged,
+            deep,
             ..collection_report(&swept, marked.references)
         })
     }

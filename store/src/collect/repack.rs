@@ -18,7 +18,7 @@ pub(crate) trait Packable {
     /// The number of live chunks in it.
     fn live_count(&self) -> usize;
 
-    /// The length of its payload.
+    /// Bytes that its chunks take, wherever they are.
     fn payload_len(&self) -> u64;
 
     /// True if a dead chunk of it was found damaged: written again without it, it is whole, and

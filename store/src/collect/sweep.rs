@@ -17,6 +17,7 @@ use vellum_core::wire::WireReader;
 
 use super::live_bytes::LiveLengths;
 use super::repack::{Fate, FrameLiveness, FramePack, Packable, Packer};
+use super::solid::SolidUsage;
 use super::tight::{self, Shortage};
 use super::{CollectionRun, compact};
 use crate::chunks::{EncodedFrame, FramePlan, encode_frame, sync};
@@ -47,6 +48,8 @@ pub(super) struct SweepResult {
     /// Dead bytes in frames that there was no room to write anew.
     pub(super) shortage: Option<Shortage>,
     pub(super) live: LiveLengths,
+    /// Solid blocks that frames are part of.
+    pub(super) solid: SolidUsage,
 }
 
 /// One sweep.
@@ -239,7 +242,7 @@ impl<'s> SweepRun<'s> {
         for entry in entries {
             let stays = match entry {
                 Ok(found) if found.decide_fate(per_frame) == Fate::Drop => {
-                    self.gap.add_frame(found.header.payload_len.into());
+                    self.gap.add_frame(found.header.own_payload_len().into());
                     continue;
                 }
                 Ok(found) => found.header.first_id(),
@@ -430,9 +433,10 @@ impl SweepResult {
             self.chunks_kept += found.header.chunk_count() as u64;
             self.live.add_frame(
                 found.header.first_id(),
-                found.header.payload_len.into(),
+                found.header.own_payload_len().into(),
                 found.header_len,
             );
+            self.solid.count_member(&found.header);
         }
     }
 

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
+use vellum_core::solid::SOLID_KEY_MIN;
 use vellum_core::units::ChunkId;
 
 use crate::database::{DatabaseTable, Family};
@@ -187,9 +188,15 @@ fn live_len(store: &Store, range: Range<ChunkId>) -> Result<u64, StoreError> {
         // A frame with a damaged header stays as it is; its length is unknown.
         let payload = FrameHeader::decode(first, value)
             .map_or(u64::from(vellum_core::frame::PLAIN_LEN_MAX), |header| {
-                header.payload_len.into()
+                header.own_payload_len().into()
             });
         len += payload + FRAME_OVERHEAD_LEN;
+    }
+    if range.end > SOLID_KEY_MIN {
+        // Which of them live is not known here.
+        let (start, end) = (range.start.max(SOLID_KEY_MIN), range.end);
+        let database = &store.inner.database;
+        len += database.stored_len(Family::Frames, &frame_key(start), &frame_key(end));
     }
     Ok(len)
 }

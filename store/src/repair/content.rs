@@ -6,11 +6,16 @@
 
 use std::collections::BTreeMap;
 
-use vellum_core::frame::{FrameHeader, FramePayload, SPAN_MAX, frame_key, parse_frame_key};
+use vellum_core::frame::{
+    FrameHeader, REFERENCE_LEN, SPAN_MAX, SolidMembership, StoredPayload, frame_key,
+    parse_frame_key,
+};
 use vellum_core::hash::{ChunkHash, hash_chunks};
+use vellum_core::solid::parse_solid_key;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::{WireReader, put_varint};
 
+use crate::chunks::DecodedSolid;
 use crate::codec;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
@@ -45,6 +50,9 @@ pub(super) fn mend_headers(
     let mut frames = Vec::new();
     let mut scan = database.scan_from(Family::Frames, &[]);
     while let Some((key, _)) = scan.next()? {
+        if parse_solid_key(key).is_some() {
+            break;
+        }
         frames.extend(parse_frame_key(key).ok());
     }
     drop(scan);
@@ -109,18 +117,9 @@ fn header_of(
     payload: &[u8],
 ) -> Result<Option<FrameHeader>, StoreError> {
     let chunk_len = parameters.chunk_len.byte_len() as usize;
-    let decoded = FramePayload::decode(first, payload)
-        .ok()
-        .and_then(|payload| {
-            codec::decompress_frame(
-                payload.codec,
-                payload.compressed,
-                payload.plain_len as usize,
-            )
-            .ok()
-        });
-    let Some(plain) =
-        decoded.filter(|plain| !plain.is_empty() && plain.len().is_multiple_of(chunk_len))
+    let decoded = decode_payload(database, first, payload);
+    let Some((plain, solid)) =
+        decoded.filter(|(plain, _)| !plain.is_empty() && plain.len().is_multiple_of(chunk_len))
     else {
         return Ok(None);
     };
@@ -138,8 +137,38 @@ fn header_of(
     let ids = assign_ids(first, end, &found);
     Ok(ids.map(|ids| {
         let chunks: Vec<(ChunkId, ChunkHash)> = ids.into_iter().zip(hashes).collect();
-        FrameHeader::new(chunks, payload.len() as u32)
+        let header = FrameHeader::new(chunks, payload.len() as u32);
+        match solid {
+            Some((membership, share_len)) => header.in_solid_block(membership, share_len),
+            None => header,
+        }
     }))
+}
+
+/// The bytes of a frame, if they can be read, and its place in a solid block, with its share of
+/// that, if they are there.
+fn decode_payload(
+    database: &Database,
+    first: ChunkId,
+    payload: &[u8],
+) -> Option<(Vec<u8>, Option<(SolidMembership, u32)>)> {
+    match StoredPayload::decode(first, payload).ok()? {
+        StoredPayload::Own(own) => {
+            let plain_len = own.plain_len as usize;
+            let plain = codec::decompress_frame(own.codec, own.compressed, plain_len).ok()?;
+            Some((plain, None))
+        }
+        StoredPayload::Solid { place, plain_len } => {
+            let block = DecodedSolid::read_block(database, place.block).ok()?;
+            let plain = block.frame_bytes(first, place.offset, plain_len)?.to_vec();
+            let membership = SolidMembership {
+                block: place.block,
+                block_len: block.plain_len(),
+            };
+            let share_len = REFERENCE_LEN + block.share_len(plain_len);
+            Some((plain, Some((membership, share_len))))
+        }
+    }
 }
 
 /// The ids of the chunks of a frame, if all are sure: `found` has what the index says of each.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use vellum_core::frame::{FrameHeader, FramePayload, frame_key, parse_frame_key};
+use vellum_core::frame::{FrameHeader, StoredPayload, frame_key, parse_frame_key};
 use vellum_core::units::{ChunkId, ChunkLen};
 
 use super::block::EntryKind;
@@ -230,11 +230,11 @@ fn chunk_len(database: &Database) -> Result<Option<ChunkLen>, StoreError> {
         let Some(payload) = database.get(Family::Frames, &frame_key(first))? else {
             continue;
         };
-        let Ok(payload) = FramePayload::decode(first, &payload) else {
+        let Ok(payload) = StoredPayload::decode(first, &payload) else {
             continue;
         };
         let count = u32::try_from(header.chunk_count()).unwrap_or(u32::MAX);
-        return Ok(ChunkLen::new(payload.plain_len / count));
+        return Ok(ChunkLen::new(payload.plain_len() / count));
     }
     Ok(None)
 }

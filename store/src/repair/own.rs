@@ -1,8 +1,9 @@
 //! Recognizes values that are as they were written under their key, by the checksum that they
 //! carry.
 
-use vellum_core::frame::{FrameHeader, FramePayload, parse_frame_key};
+use vellum_core::frame::{FrameHeader, StoredPayload, parse_frame_key};
 use vellum_core::page::{Page, parse_page_key};
+use vellum_core::solid::{SolidBlock, parse_solid_key};
 
 use crate::database::Family;
 use crate::records;
@@ -11,9 +12,12 @@ use crate::records;
 /// index never do.
 pub(super) fn is_own(family: Family, key: &[u8], value: &[u8]) -> bool {
     match family {
-        Family::Frames => {
-            parse_frame_key(key).is_ok_and(|first| FramePayload::decode(first, value).is_ok())
-        }
+        Family::Frames => match parse_solid_key(key) {
+            Some(number) => SolidBlock::decode(number, value).is_ok(),
+            None => {
+                parse_frame_key(key).is_ok_and(|first| StoredPayload::decode(first, value).is_ok())
+            }
+        },
         Family::Headers => {
             parse_frame_key(key).is_ok_and(|first| FrameHeader::decode(first, value).is_ok())
         }

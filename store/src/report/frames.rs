@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use vellum_core::frame::FrameHeader;
+use vellum_core::frame::{FrameHeader, SolidMembership};
 use vellum_core::units::ChunkId;
 
 /// Ids of one segment of [`ChunkRanks`]: 10 KiB.
@@ -14,7 +14,12 @@ const WORDS: usize = (SEGMENT_IDS / 64) as usize;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FrameSummary {
     pub(crate) first: ChunkId,
+    /// Bytes that its chunks take, wherever they are.
     pub(crate) payload_len: u32,
+    /// Bytes of them among the payloads of frames.
+    pub(crate) own_payload_len: u32,
+    /// The solid block that has the others.
+    pub(crate) solid: Option<SolidMembership>,
     /// Ids from the first to the last.
     pub(crate) span: u16,
     /// Chunks that are there.
@@ -44,6 +49,8 @@ impl FrameSummary {
         Self {
             first: header.first_id(),
             payload_len: header.payload_len,
+            own_payload_len: header.own_payload_len(),
+            solid: header.solid,
             span: span as u16,
             count: header.chunk_count() as u16,
         }
@@ -188,6 +195,8 @@ mod tests {
             let frame = FrameSummary {
                 first: ChunkId(5),
                 payload_len,
+                own_payload_len: payload_len,
+                solid: None,
                 span: count,
                 count,
             };

@@ -8,15 +8,15 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use vellum_core::units::ChunkId;
+use vellum_core::units::{ChunkId, SolidNumber};
 
 use super::attribution::compressed_bytes;
 use super::count::ChunkCounts;
 use super::frames::FrameSummary;
 use super::sets::NodeSetId;
 use crate::collect::{
-    CHUNKS_PER_GROUP, DeadRange, Fate, LiveLengths, Packable, Packer, REGION_IDS, goes_along,
-    is_worth_it, plan_rewrites,
+    CHUNKS_PER_GROUP, DeadRange, Fate, LIVE_PART_MIN, LiveLengths, Packable, Packer, REGION_IDS,
+    goes_along, is_worth_it, plan_rewrites,
 };
 
 /// Bytes that the deletion of an index entry takes: key, number of the write, and its part of a
@@ -44,6 +44,8 @@ pub(super) struct ReclaimForecast {
     pub(super) headers: u64,
     pub(super) index: u64,
     pub(super) pages: u64,
+    /// Solid blocks.
+    pub(super) solid: u64,
 }
 
 /// Frames after a collection.
@@ -59,6 +61,18 @@ struct SweptFrames {
     /// Chunks whose index entries go.
     dropped: u64,
     kept: u64,
+    /// Solid blocks that there are.
+    blocks: BTreeMap<SolidNumber, BlockForecast>,
+}
+
+/// A solid block, and how much of it would be live.
+#[derive(Default)]
+struct BlockForecast {
+    live_chunks: u64,
+    all_chunks: u64,
+    stored_len: u64,
+    /// Bytes of it that live frames take.
+    live_len: u64,
 }
 
 impl Packable for ThinnedFrame<'_> {
@@ -105,11 +119,12 @@ impl ReclaimForecast {
             headers,
             index,
             pages,
+            solid: swept.blocks.values().map(BlockForecast::bytes_left).sum(),
         }
     }
 
     pub(super) fn total_bytes(&self) -> u64 {
-        self.frames + self.headers + self.index + self.pages
+        self.frames + self.headers + self.index + self.pages + self.solid
     }
 }
 
@@ -141,11 +156,12 @@ fn simulate_sweep(
             (left, run.0) = (left - taken, run.0 - taken);
             live += if run.1 { 0 } else { taken as u16 };
         }
+        swept.count_block(frame);
         let thinned = ThinnedFrame { frame, live };
         if thinned.decide_fate(chunks_per_frame) == Fate::Drop {
             swept.dropped += u64::from(frame.count);
             swept.live.note_change(frame.first, 0);
-            gap.add_frame(frame.payload_len.into());
+            gap.add_frame(frame.own_payload_len.into());
             continue;
         }
         swept.gaps.extend(gap.close_gap(frame.first));
@@ -170,7 +186,27 @@ fn end_of_chunks(counted: &ChunkCounts) -> ChunkId {
         .map_or(ChunkId(0), FrameSummary::end_id)
 }
 
+impl BlockForecast {
+    /// Bytes that a collection leaves of it, as a block or as frames.
+    fn bytes_left(&self) -> u64 {
+        if self.live_chunks * LIVE_PART_MIN < self.all_chunks {
+            self.live_len
+        } else {
+            self.stored_len
+        }
+    }
+}
+
 impl SweptFrames {
+    /// Counts a frame that is there, if it is in a block.
+    fn count_block(&mut self, frame: &FrameSummary) {
+        if let Some(solid) = frame.solid {
+            let block = self.blocks.entry(solid.block).or_default();
+            block.all_chunks += u64::from(frame.count);
+            block.stored_len += u64::from(frame.payload_len - frame.own_payload_len);
+        }
+    }
+
     /// Counts frames that stay as they are, or become one.
     fn add_frames(&mut self, frames: &[ThinnedFrame<'_>], is_rewritten: bool) {
         let (first, end) = (
@@ -180,9 +216,14 @@ impl SweptFrames {
         if !is_rewritten {
             for thinned in frames {
                 let frame = thinned.frame;
+                if let Some(solid) = frame.solid {
+                    let block = self.blocks.entry(solid.block).or_default();
+                    block.live_chunks += u64::from(frame.count);
+                    block.live_len += u64::from(frame.payload_len - frame.own_payload_len);
+                }
                 self.live.add_frame(
                     frame.first,
-                    frame.payload_len.into(),
+                    frame.own_payload_len.into(),
                     header_len(frame.span.into(), frame.count.into()),
                 );
                 self.kept += u64::from(frame.count);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
 use vellum_core::page::{Page, parse_page_key};
-use vellum_core::units::ChunkId;
+use vellum_core::solid::solid_key;
+use vellum_core::units::{ChunkId, SolidNumber};
 use vellum_core::wire::WireReader;
 
 use super::record::{ScrubPosition, ScrubRecord, ScrubStage};
@@ -291,6 +292,11 @@ impl<'a> ScrubWalk<'a> {
             return Ok(None);
         }
         database.drop_cached(Family::Frames, &frame_key(from), &frame_key(due.next));
+        if from == ChunkId(0) {
+            // Their members lie anywhere: for the whole round.
+            let all = solid_key(SolidNumber(0));
+            database.drop_cached(Family::Frames, &all, &[0xff; 8]);
+        }
         Ok(Some(due))
     }
 

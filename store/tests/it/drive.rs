@@ -9,8 +9,8 @@ use vellum_core::name::Name;
 use vellum_core::tree::{NodeRef, PlanError};
 use vellum_core::units::ImageId;
 use vellum_store::{
-    CheckOptions, CheckReport, CollectOptions, ExportTarget, ImageInput, ImportRequest,
-    ImportTarget, LiveDisk, RebaseMode, Store, StoreError, Unwatched,
+    CheckOptions, CheckReport, CollectOptions, DeepOptions, ExportTarget, ImageInput,
+    ImportRequest, ImportTarget, LiveDisk, RebaseMode, Store, StoreError, Unwatched,
 };
 
 use super::content::{Choices, Content};
@@ -116,8 +116,14 @@ pub(crate) fn perform(
             may_shrink,
         } => store.resize_image(image(store, &text)?, len, may_shrink),
         Operation::Pin { node: text, pinned } => store.set_pinned(node(store, &text)?, pinned),
-        Operation::Collect { dry_run } => store
-            .collect(CollectOptions { dry_run }, &Unwatched)
+        Operation::Collect { dry_run, is_deep } => store
+            .collect(
+                CollectOptions {
+                    dry_run,
+                    deep: is_deep.then_some(DeepOptions { level: 3 }),
+                },
+                &Unwatched,
+            )
             .map(drop),
         Operation::Check { read_data } => check(store, read_data).map(drop),
         Operation::Export {

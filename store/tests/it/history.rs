@@ -71,7 +71,12 @@ pub(crate) fn kind_of(operation: &Operation) -> String {
 pub(crate) fn pick(world: &mut World, choices: &mut fastrand::Rng) -> Operation {
     loop {
         let operation = match choices.below(12) {
-            0 => return Operation::Collect { dry_run: false },
+            0 => {
+                return Operation::Collect {
+                    dry_run: false,
+                    is_deep: choices.chance(1, 2),
+                };
+            }
             2 => pick_commit(world, choices),
             _ => world.pick(choices),
         };

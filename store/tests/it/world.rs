@@ -76,6 +76,7 @@ pub(crate) enum Operation {
     },
     Collect {
         dry_run: bool,
+        is_deep: bool,
     },
     Check {
         read_data: bool,
@@ -315,6 +316,7 @@ impl World {
             },
             87..91 => Operation::Collect {
                 dry_run: choices.chance(1, 6),
+                is_deep: choices.chance(1, 2),
             },
             91..94 => Operation::Check {
                 read_data: choices.chance(1, 2),

@@ -68,9 +68,9 @@ impl<'a> PartialFile<'a> {
         Ok(())
     }
 
-    /// The same as [`PartialFile::publish`] where renaming always replaces. Where there are no links
-    /// either, what is there is looked for first: names derive from random bytes, so nobody else is
-    /// about to put this one, except the one file that says what the repository is.
+    /// The same as [`PartialFile::publish`] where renaming always replaces. Where there are no
+    /// links either, what is there is looked for first: names derive from random bytes, so nobody
+    /// else is about to put this one, except the one file that says what the repository is.
     fn publish_by_link(&self, name: &str) -> io::Result<()> {
         match linkat(self.folder, &self.name, self.folder, name, AtFlags::empty()) {
             Ok(()) => Ok(unlinkat(self.folder, &self.name, AtFlags::empty())?),

@@ -6,6 +6,7 @@ mod crowd;
 mod faults;
 mod from;
 mod hostile;
+mod keys;
 mod lost;
 mod policies;
 mod round_trip;

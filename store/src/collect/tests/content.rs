@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use vellum_core::frame::{FrameHeader, parse_frame_key};
 use vellum_core::id_set::IdSet;
 use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run, page_key};
+use vellum_core::solid::{parse_solid_key, solid_key};
 use vellum_core::tree::{Layer, NodeRef, TreeEdit};
-use vellum_core::units::{ChunkId, PageIndex};
+use vellum_core::units::{ChunkId, PageIndex, SolidNumber};
 
 use super::super::mark::MapScan;
-use super::world::{After, Content, World};
+use super::world::{After, Content, DEEP, World};
 use crate::database::{Batch, Family};
 use crate::error::StoreError;
 use crate::{CheckOptions, CollectOptions, CollectReport, Unwatched};
@@ -18,9 +19,13 @@ use crate::{CheckOptions, CollectOptions, CollectReport, Unwatched};
 const COUNT_MAX: usize = 1500;
 
 fn collect(world: &World) -> CollectReport {
+    collect_with(world, CollectOptions::default())
+}
+
+fn collect_with(world: &World, options: CollectOptions) -> CollectReport {
     world
         .store
-        .collect(CollectOptions::default(), &Unwatched)
+        .collect(options, &Unwatched)
         .expect("the store is sound")
 }
 
@@ -34,6 +39,17 @@ fn stored(world: &World) -> BTreeMap<ChunkId, ChunkId> {
         all.extend(header.chunk_hashes().map(|(id, _)| (id, first)));
     }
     all
+}
+
+/// The solid blocks that are stored.
+fn solid_blocks(world: &World) -> Vec<SolidNumber> {
+    let database = &world.store.inner.database;
+    let mut scan = database.scan_from(Family::Frames, &solid_key(SolidNumber(0)));
+    let mut blocks = Vec::new();
+    while let Some((key, _)) = scan.next().expect("the store is sound") {
+        blocks.push(parse_solid_key(key).expect("a block's key"));
+    }
+    blocks
 }
 
 fn step(world: &mut World, random: &mut fastrand::Rng) {
@@ -69,13 +85,21 @@ fn step(world: &mut World, random: &mut fastrand::Rng) {
         18 => {
             let called_off = world
                 .store
-                .collect(CollectOptions::default(), &After::looks(random.i64(..12)));
+                .collect(some_options(random), &After::looks(random.i64(..16)));
             assert!(
                 matches!(called_off, Ok(_) | Err(StoreError::Interrupted)),
                 "{called_off:?}"
             );
         }
-        _ => drop(collect(world)),
+        _ => drop(collect_with(world, some_options(random))),
+    }
+}
+
+fn some_options(random: &mut fastrand::Rng) -> CollectOptions {
+    if random.bool() {
+        DEEP
+    } else {
+        CollectOptions::default()
     }
 }
 
@@ -123,6 +147,7 @@ fn random_trees_keep_their_content_through_collections() {
             0,
             "seed {seed}: nothing is left of nothing"
         );
+        assert_eq!(solid_blocks(&world), [], "seed {seed}");
         assert_eq!(world.store.tree().layers().count(), 0, "seed {seed}");
     }
 }
@@ -182,7 +207,13 @@ fn a_dry_run_foretells_and_changes_nothing() {
     let before = stored(&world);
     let foretold = world
         .store
-        .collect(CollectOptions { dry_run: true }, &Unwatched)
+        .collect(
+            CollectOptions {
+                dry_run: true,
+                ..CollectOptions::default()
+            },
+            &Unwatched,
+        )
         .expect("the store is sound");
     assert_eq!(stored(&world), before);
     let done = collect(&world);
@@ -230,7 +261,13 @@ fn a_nameless_layer_keeps_nothing_that_all_above_it_cover() {
     world.delete(NodeRef::Image(base));
     let foretold = world
         .store
-        .collect(CollectOptions { dry_run: true }, &Unwatched)
+        .collect(
+            CollectOptions {
+                dry_run: true,
+                ..CollectOptions::default()
+            },
+            &Unwatched,
+        )
         .expect("the store is sound");
     let done = collect(&world);
     world.verify("trimmed");
@@ -447,4 +484,234 @@ fn marking_hands_over_each_run_of_the_worst_maps_once_and_locks_seldom() {
         calls <= PAGES / 2,
         "the claims were locked {calls} times for {PAGES} pages"
     );
+}
+
+/// Bytes that the database's files of frames take.
+fn frame_bytes(world: &World) -> u64 {
+    let database = &world.store.inner.database;
+    database
+        .table_bytes(Family::Frames)
+        .expect("files are listed")
+}
+
+/// A store whose frames are of families that are alike, some of which lie far apart.
+fn alike_world() -> (World, Vec<NodeRef>) {
+    let mut world = World::new();
+    let images: Vec<NodeRef> = (0..4)
+        .map(|nth| {
+            let image = world.create(4000);
+            let content = (0..4000).map(|at| Some(at * 4 + nth)).collect::<Content>();
+            world.write(image, 0, &content);
+            NodeRef::Image(image)
+        })
+        .collect();
+    collect(&world);
+    (world, images)
+}
+
+#[test]
+fn a_deep_collection_makes_the_store_smaller_and_changes_no_content() {
+    let (mut world, _) = alike_world();
+    let (before, before_bytes) = (stored(&world), frame_bytes(&world));
+    let foretold = collect_with(
+        &world,
+        CollectOptions {
+            dry_run: true,
+            ..DEEP
+        },
+    );
+    assert_eq!(solid_blocks(&world), [], "a dry run changes nothing");
+    let done = collect_with(&world, DEEP);
+    assert_eq!(stored(&world), before, "no id has moved");
+    assert!(done.deep.frames > 3000 && done.deep.blocks > 30, "{done:?}");
+    let near = |foretold: u64, done: u64| foretold.abs_diff(done) * 20 < done;
+    assert!(
+        near(foretold.deep.frames, done.deep.frames)
+            && near(foretold.deep.blocks, done.deep.blocks)
+            && near(foretold.deep.bytes_after, done.deep.bytes_after),
+        "{foretold:?} {done:?}"
+    );
+    assert!(
+        done.deep.bytes_after * 3 < done.deep.bytes_before,
+        "{done:?}"
+    );
+    assert!(
+        frame_bytes(&world) * 3 < before_bytes,
+        "{} of {before_bytes}",
+        frame_bytes(&world)
+    );
+    world.verify("deep");
+    world = world.reopen();
+    world.verify("deep, opened again");
+    let again = collect_with(&world, DEEP);
+    assert_eq!(again.deep.frames, 0, "there is nothing new");
+    assert_eq!(collect(&world).chunks_dropped, 0);
+    world.verify("collected again");
+}
+
+/// What lives of a block that has lost most of its frames becomes frames again; a block that has
+/// lost all of them goes, and its space comes back.
+#[test]
+fn blocks_go_with_what_was_in_them() {
+    let (mut world, images) = alike_world();
+    let deep = collect_with(&world, DEEP).deep;
+    let full = frame_bytes(&world);
+    let blocks = solid_blocks(&world);
+    assert_eq!(blocks.len() as u64, deep.blocks);
+    world.delete(images[0]);
+    collect(&world);
+    world.verify("a quarter is gone");
+    images[1..3].iter().for_each(|image| world.delete(*image));
+    collect(&world);
+    world.verify("most is gone");
+    let left = solid_blocks(&world);
+    assert!(
+        left.len() < blocks.len(),
+        "{} of {}",
+        left.len(),
+        blocks.len()
+    );
+    world.delete(images[3]);
+    collect(&world);
+    assert_eq!(solid_blocks(&world), []);
+    assert!(
+        frame_bytes(&world) * 2 < full,
+        "{} of {full}",
+        frame_bytes(&world)
+    );
+    // Numbers are not given again while somebody may have old blocks in memory.
+    let image = world.create(4000);
+    world.write(image, 0, &(0..4000).map(Some).collect::<Content>());
+    collect_with(&world, DEEP);
+    let newest = solid_blocks(&world);
+    assert!(
+        newest.iter().all(|block| !blocks.contains(block)),
+        "{newest:?}"
+    );
+    world.verify("new blocks");
+}
+
+/// A collection that is called off in the middle leaves what it did, and the next one goes on.
+#[test]
+fn a_deep_collection_that_is_called_off_goes_on_where_it_was() {
+    for looks in 0..40 {
+        let (world, _) = alike_world();
+        let called_off = world.store.collect(DEEP, &After::looks(looks));
+        assert!(
+            matches!(called_off, Ok(_) | Err(StoreError::Interrupted)),
+            "{called_off:?}"
+        );
+        world.verify(&format!("called off after {looks}"));
+        let world = world.reopen();
+        collect_with(&world, DEEP);
+        world.verify(&format!("gone on after {looks}"));
+        if called_off.is_ok() {
+            return;
+        }
+    }
+    panic!("it never ends");
+}
+
+/// Frames that guests read again and again leave their blocks; reading all once moves nothing.
+#[test]
+fn what_becomes_warm_is_a_frame_of_its_own_again() {
+    let (mut world, images) = alike_world();
+    collect_with(&world, DEEP);
+    let solid = |world: &World| {
+        let mut scan = world.store.inner.database.scan_from(Family::Headers, &[]);
+        let mut count = 0;
+        while let Some((key, value)) = scan.next().expect("readable") {
+            let first = parse_frame_key(key).expect("a key");
+            let header = FrameHeader::decode(first, value).expect("a header");
+            count += u64::from(header.solid.is_some());
+        }
+        count
+    };
+    let before = solid(&world);
+    (0..3).for_each(|_| world.verify("all of it"));
+    let step = |world: &World| world.store.run_maintenance(&Unwatched).expect("sound");
+    assert_eq!(step(&world).frames_moved_back, 0);
+    let disk = world.store.open_disk(images[0]).expect("there");
+    for _ in 0..8 {
+        world.store.inner.chunks.forget_frames();
+        let mut bytes = vec![0; 4096];
+        disk.read_at(&mut bytes, 100 * 4096).expect("readable");
+    }
+    drop(disk);
+    let moved = step(&world).frames_moved_back;
+    assert!((1..4).contains(&moved), "{moved}");
+    assert_eq!(solid(&world), before - moved);
+    world.verify("moved back");
+    world = world.reopen();
+    collect(&world);
+    world.verify("collected");
+}
+
+/// A block is read as a whole: damage to it is damage of all its frames, never other bytes, and a
+/// collection beside a damaged header deletes no block.
+#[test]
+fn damage_to_blocks_and_their_members_is_found() {
+    let (world, _) = alike_world();
+    collect_with(&world, DEEP);
+    let block = solid_blocks(&world)[0];
+    let database = &world.store.inner.database;
+    let put = |family, key: &[u8], value: &[u8]| {
+        let mut batch = Batch::default();
+        batch.put_record(family, key, value);
+        database
+            .write_batch(batch, crate::database::Durability::Logged)
+            .expect("room");
+        world.store.inner.chunks.forget_frames();
+    };
+    let findings = |read_data| {
+        let options = CheckOptions {
+            read_data,
+            subset: None,
+        };
+        let report = world.store.check(options, &Unwatched).expect("readable");
+        report
+            .findings
+            .iter()
+            .filter(|finding| finding.is_damage)
+            .count()
+    };
+    let key = solid_key(block);
+    let whole = database
+        .get(Family::Frames, &key)
+        .expect("readable")
+        .expect("there")
+        .to_vec();
+    for at in [0, whole.len() / 2, whole.len() - 1] {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        put(Family::Frames, &key, &flipped);
+        for read_data in [false, true] {
+            assert!(findings(read_data) > 0, "byte {at}");
+        }
+    }
+    put(Family::Frames, &key, &whole);
+    assert_eq!(findings(true), 0);
+    let nameless = SolidNumber(block.0 + 100_000);
+    put(Family::Frames, &solid_key(nameless), b"left by a crash");
+    let report = world
+        .store
+        .check(CheckOptions::default(), &Unwatched)
+        .expect("readable");
+    assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+    assert!(!report.findings[0].is_damage, "{:?}", report.findings);
+    collect(&world);
+    assert!(!solid_blocks(&world).contains(&nameless));
+    world.verify("whole again");
+    let mut scan = database.scan_from(Family::Headers, &[]);
+    let (first, header) = scan.next().expect("readable").expect("there");
+    let (first, header) = (first.to_vec(), header.to_vec());
+    drop(scan);
+    let mut flipped = header.clone();
+    flipped[20] ^= 1;
+    put(Family::Headers, &first, &flipped);
+    let before = solid_blocks(&world);
+    collect(&world);
+    assert_eq!(solid_blocks(&world), before);
+    put(Family::Headers, &first, &header);
+    world.verify("the header is back");
 }

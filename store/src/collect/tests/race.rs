@@ -10,7 +10,7 @@ use vellum_core::page::PageEntry;
 use vellum_core::tree::{NodeRef, page_of};
 use vellum_core::units::{ChunkId, ChunkIndex, ImageId};
 
-use super::world::{Content, World, import, verify, write};
+use super::world::{Content, DEEP, World, import, verify, write};
 use crate::chunks::sync::schedule;
 use crate::error::StoreError;
 use crate::{CollectOptions, Store, Unwatched};
@@ -49,8 +49,13 @@ fn ids(store: &Store, node: NodeRef) -> Vec<Option<ChunkId>> {
         .collect()
 }
 
-fn collect(store: &Store) {
-    match store.collect(CollectOptions::default(), &Unwatched) {
+fn collect(store: &Store, is_deep: bool) {
+    let options = if is_deep {
+        DEEP
+    } else {
+        CollectOptions::default()
+    };
+    match store.collect(options, &Unwatched) {
         Ok(_) | Err(StoreError::Busy(_)) => {}
         Err(error) => panic!("{error}"),
     }
@@ -115,11 +120,11 @@ fn round(world: &mut World, seed: u64) -> u64 {
     let switches = schedule::run_interleaved(
         seed,
         vec![
-            Box::new(move || collect(store)),
+            Box::new(move || collect(store, seed % 4 == 1)),
             Box::new(move || import(0)),
             Box::new(move || {
                 if seed.is_multiple_of(3) {
-                    collect(store);
+                    collect(store, seed % 4 == 2);
                 } else {
                     import(1);
                 }
