@@ -19,6 +19,7 @@ use crate::endpoint::{Endpoint, HostPort, LOOPBACK};
 use crate::failure::CommandFailure;
 use crate::invocation::Invocation;
 use crate::manager_operations::StoreOperations;
+use crate::output::report;
 use crate::size;
 
 /// The manager's port, unless it is taken: then any that is free.
@@ -102,6 +103,7 @@ impl ManagerPage {
             endpoints,
             commands,
         });
+        let layout = session.output.event_layout();
         let start = |address: SocketAddr| {
             let heard = Arc::clone(&caller);
             let options = ManagerOptions {
@@ -113,7 +115,10 @@ impl ManagerPage {
                 spool: spool.clone(),
                 upload_limit: choice.upload_limit.unwrap_or(UPLOAD_LIMIT),
                 announce: Box::new(move |url| {
-                    heard.print_error_line(&format!("for another browser: {url}"));
+                    if let Some(layout) = layout {
+                        let text = format!("for another browser: {url}");
+                        report::print_event(&heard, layout, &text);
+                    }
                 }),
             };
             ManagerServer::start_manager(Arc::clone(&operations), options)
@@ -153,9 +158,7 @@ impl ManagerPage {
             .arg(file)
             .stdout(Stdio::null())
             .spawn()
-            .map_err(|error| {
-                fail(error).replace_hint(format!("open {} yourself", self.opening_url()))
-            })?;
+            .map_err(fail)?;
         Ok(())
     }
 
@@ -181,7 +184,8 @@ fn write_opening_file(spool: &Path, url: &str) -> std::io::Result<PathBuf> {
     // The URL has no letter that means something in HTML.
     writeln!(
         file,
-        "<!DOCTYPE html><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"0;url={url}\">"
+        "<!DOCTYPE html><meta charset=\"utf-8\">\
+         <meta http-equiv=\"refresh\" content=\"0;url={url}\">"
     )?;
     Ok(path)
 }

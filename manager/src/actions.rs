@@ -1,7 +1,9 @@
-//! Actions: which there are, what they ask for, and the command line that each one is. Pure: a
+//! Actions: what they ask for, and the command line that each one is. Pure: a
 //! command line goes to the store's operations, which alone decide whether it can be done.
 
 use std::collections::BTreeMap;
+
+use crate::action_table::{ACTIONS, KEEP_FIELDS};
 
 /// Images and snapshots that are deleted at once: about what a person picks.
 const NODES_MAX: usize = 1000;
@@ -10,7 +12,7 @@ const FIELD_LEN_MAX: usize = 4096;
 
 /// The object of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Subject {
+pub(crate) enum ActionSubject {
     Image,
     Snapshot,
     /// An image or a snapshot.
@@ -53,7 +55,7 @@ pub(crate) struct ActionSpec {
     pub(crate) key: &'static str,
     /// The words on its button.
     pub(crate) title: &'static str,
-    pub(crate) subject: Subject,
+    pub(crate) subject: ActionSubject,
     /// The effect, in a sentence or two.
     pub(crate) meaning: &'static str,
     pub(crate) fields: &'static [ActionField],
@@ -89,7 +91,7 @@ pub(crate) enum InputFault {
     #[error("{0} at once are too many")]
     TooMany(usize),
     #[error("name an image or snapshot that this can be done to")]
-    Subject,
+    ActionSubject,
     #[error("there is no such action")]
     Unknown,
 }
@@ -102,353 +104,6 @@ pub(crate) struct ActionInput {
     pub(crate) fields: BTreeMap<String, String>,
 }
 
-const fn text(key: &'static str, label: &'static str, hint: &'static str) -> ActionField {
-    ActionField {
-        key,
-        label,
-        kind: FieldKind::Text,
-        hint,
-        is_required: true,
-    }
-}
-
-const fn optional(field: ActionField) -> ActionField {
-    ActionField {
-        is_required: false,
-        ..field
-    }
-}
-
-const fn of_kind(field: ActionField, kind: FieldKind) -> ActionField {
-    ActionField { kind, ..field }
-}
-
-const fn check(key: &'static str, label: &'static str) -> ActionField {
-    optional(of_kind(text(key, label, ""), FieldKind::Check))
-}
-
-const MODES: FieldKind = FieldKind::Choice(&[
-    ("normal", "normal: one writer; snapshots"),
-    ("immutable", "immutable: writes go to a scratch image"),
-    (
-        "writethrough",
-        "writethrough: one writer; no part in snapshots",
-    ),
-    ("readonly", "readonly: no writer"),
-    (
-        "multiattach",
-        "multiattach: each attachment writes to a child of its own",
-    ),
-    (
-        "shareable",
-        "shareable: several writers at once; no snapshots, no children",
-    ),
-]);
-const AUTORESET: FieldKind = FieldKind::Choice(&[
-    ("", "as it is"),
-    (
-        "on",
-        "on: what is written goes when the guest is switched on anew",
-    ),
-    ("off", "off: it stays until it is reset"),
-]);
-const KEEPING: FieldKind = FieldKind::Choice(&[
-    ("keep", "keep it as a snapshot, unless one shows it already"),
-    ("save", "keep it as a snapshot of this name:"),
-    ("discard", "let it go"),
-]);
-pub(crate) const FORMATS: &[(&str, &str)] = &[
-    ("qcow2", "qcow2 (qemu, libvirt, Proxmox)"),
-    ("raw", "raw (every byte)"),
-    ("vdi", "VDI (VirtualBox)"),
-    ("vmdk", "VMDK (VMware)"),
-    ("vhdx", "VHDX (Hyper-V)"),
-    ("vhd", "VHD (older Hyper-V, Azure)"),
-];
-
-const KEEP_FIELDS: &[ActionField] = &[
-    optional(text("last", "Keep the newest", "a number of snapshots")),
-    optional(text("daily", "of each of so many days", "")),
-    optional(text("weekly", "of each of so many weeks", "")),
-    optional(text("monthly", "of each of so many months", "")),
-];
-
-/// All actions, in the order of their buttons.
-pub(crate) const ACTIONS: &[ActionSpec] = &[
-    ActionSpec {
-        key: "snapshot",
-        title: "Take a snapshot",
-        subject: Subject::Image,
-        meaning: "Keeps the present state under a name, at once, also while a guest writes.",
-        fields: &[text("name", "Name of the snapshot", "")],
-        letter: Some('s'),
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "child",
-        title: "New child",
-        subject: Subject::Node,
-        meaning: "Makes an image that starts as this one is. It holds only what will differ.",
-        fields: &[
-            text("name", "Name of the new image", ""),
-            optional(text(
-                "size",
-                "Size",
-                "as its parent, unless it is to be larger: 40G",
-            )),
-        ],
-        letter: Some('c'),
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "restore",
-        title: "Go back to this",
-        subject: Subject::Snapshot,
-        meaning: "Makes the image as this snapshot is. All snapshots stay.",
-        fields: &[
-            of_kind(text("keep", "The image's present state", ""), KEEPING),
-            optional(text("save", "Name of that snapshot", "")),
-        ],
-        letter: Some('b'),
-        is_destructive: true,
-    },
-    ActionSpec {
-        key: "rename",
-        title: "Rename",
-        subject: Subject::Node,
-        meaning: "Gives it another name; for a snapshot the part behind the @.",
-        fields: &[text("name", "New name", "")],
-        letter: Some('r'),
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "tag",
-        title: "Tags",
-        subject: Subject::Node,
-        meaning: "Adds and removes tags.",
-        fields: &[
-            optional(text("add", "Tags to add", "blanks between them")),
-            optional(text("remove", "Tags to remove", "blanks between them")),
-        ],
-        letter: Some('t'),
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "pin",
-        title: "Pin",
-        subject: Subject::Node,
-        meaning: "Protects it from deletion by rules, or ends that.",
-        fields: &[check("off", "End the protection")],
-        letter: Some('p'),
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "export",
-        title: "Export",
-        subject: Subject::Node,
-        meaning: "Writes it to a new file on the server's machine.",
-        fields: &[
-            of_kind(
-                text("file", "File", "a whole path below one of the folders"),
-                FieldKind::Target,
-            ),
-            of_kind(text("format", "Format", ""), FieldKind::Choice(FORMATS)),
-        ],
-        letter: Some('e'),
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "mode",
-        title: "Mode",
-        subject: Subject::Image,
-        meaning: "Says who may write to it, and where what is written goes.",
-        fields: &[
-            of_kind(text("mode", "Mode", ""), MODES),
-            optional(of_kind(
-                text("autoreset", "Autoreset of an immutable image", ""),
-                AUTORESET,
-            )),
-        ],
-        letter: Some('m'),
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "reset",
-        title: "Reset",
-        subject: Subject::Image,
-        meaning: "Lets go of what was written to an immutable image.",
-        fields: &[],
-        letter: None,
-        is_destructive: true,
-    },
-    ActionSpec {
-        key: "resize",
-        title: "Resize",
-        subject: Subject::Image,
-        meaning: "Gives the disk another length. Its file systems stay as they are.",
-        fields: &[
-            text(
-                "size",
-                "New size",
-                "40G, or with + or - by how much it changes: +10G",
-            ),
-            check("shrink", "Let the end of the image go"),
-        ],
-        letter: None,
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "flatten",
-        title: "Flatten",
-        subject: Subject::Image,
-        meaning: "Makes it stand on nothing: it gets a map of its own. No data is copied.",
-        fields: &[],
-        letter: None,
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "commit",
-        title: "Commit",
-        subject: Subject::Image,
-        meaning: "Makes the image that it was made from as it is.",
-        fields: &[],
-        letter: None,
-        is_destructive: true,
-    },
-    ActionSpec {
-        key: "delete",
-        title: "Delete",
-        subject: Subject::Nodes,
-        meaning: "Deletes exactly these. What stands on them stays as it is.",
-        fields: &[check(
-            "with_snapshots",
-            "Delete the snapshots of images, too",
-        )],
-        letter: Some('d'),
-        is_destructive: true,
-    },
-    ActionSpec {
-        key: "machine-snapshot",
-        title: "Snapshot of all disks",
-        subject: Subject::Machine,
-        meaning: "Keeps the present state of all of the machine's disks, of one moment.",
-        fields: &[text("name", "Name of the snapshot", "")],
-        letter: None,
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "machine-restore",
-        title: "Go back",
-        subject: Subject::MachineSnapshot,
-        meaning: "Makes the machine's disks as this snapshot has them. All snapshots stay.",
-        fields: &[
-            of_kind(text("keep", "The machine's present state", ""), KEEPING),
-            optional(text("save", "Name of that snapshot", "")),
-        ],
-        letter: None,
-        is_destructive: true,
-    },
-    ActionSpec {
-        key: "machine-delete",
-        title: "Delete snapshot",
-        subject: Subject::MachineSnapshot,
-        meaning: "Deletes the machine's snapshot, and those of its images that belong to it.",
-        fields: &[],
-        letter: None,
-        is_destructive: true,
-    },
-    ActionSpec {
-        key: "create",
-        title: "New image",
-        subject: Subject::Store,
-        meaning: "Makes an empty image.",
-        fields: &[text("name", "Name", ""), text("size", "Size", "40G")],
-        letter: Some('n'),
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "import",
-        title: "Import",
-        subject: Subject::Store,
-        meaning: "Stores a disk: raw, qcow2, VDI, VMDK, VHD, VHDX, OVA, VMA or Parallels.",
-        fields: &[
-            of_kind(text("source", "Disk", ""), FieldKind::Source),
-            text("name", "Name of the image", ""),
-            optional(text("snapshot", "Take a snapshot of it, named", "")),
-            check("update", "It is the new state of an image that is there"),
-        ],
-        letter: Some('i'),
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "gc",
-        title: "Give space back",
-        subject: Subject::Store,
-        meaning: "Gives back what nothing needs any more. It can be stopped at any time.",
-        fields: &[],
-        letter: None,
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "check",
-        title: "Check",
-        subject: Subject::Store,
-        meaning: "Looks whether everything is what it must be.",
-        fields: &[check("read_data", "Read and verify all data as well")],
-        letter: None,
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "keep",
-        title: "Retention preview",
-        subject: Subject::Store,
-        meaning: "Tells which snapshots such rules would let go, and what that would free.",
-        fields: KEEP_FIELDS,
-        letter: None,
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "push",
-        title: "Push everything",
-        subject: Subject::Repository,
-        meaning: "Sends all images and machines, and sends only what is new.",
-        fields: &[],
-        letter: None,
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "pull",
-        title: "Pull a point",
-        subject: Subject::Repository,
-        meaning: "Brings a point back into the store.",
-        fields: &[text(
-            "point",
-            "Point",
-            "IMAGE, IMAGE@SNAPSHOT or the beginning of its id",
-        )],
-        letter: None,
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "verify",
-        title: "Verify",
-        subject: Subject::Repository,
-        meaning: "Looks whether everything in the repository is what it must be.",
-        fields: &[check("read_data", "Read all data as well")],
-        letter: None,
-        is_destructive: false,
-    },
-    ActionSpec {
-        key: "forget",
-        title: "Forget points",
-        subject: Subject::Repository,
-        meaning: "Lets points of the repository go, and keeps those that a rule keeps.",
-        fields: KEEP_FIELDS,
-        letter: None,
-        is_destructive: true,
-    },
-];
-
 /// The action of this key.
 pub(crate) fn find_action(key: &str) -> Result<&'static ActionSpec, InputFault> {
     let found = ACTIONS.iter().find(|action| action.key == key);
@@ -458,29 +113,35 @@ pub(crate) fn find_action(key: &str) -> Result<&'static ActionSpec, InputFault> 
 impl ActionSpec {
     /// True if it is done to the store as a whole.
     pub(crate) fn fits_store(&self) -> bool {
-        matches!(self.subject, Subject::Store | Subject::Repository)
+        matches!(
+            self.subject,
+            ActionSubject::Store | ActionSubject::Repository
+        )
     }
 
     /// True if it is done to a machine, whose names are not those of images.
     pub(crate) fn fits_machine(&self) -> bool {
-        matches!(self.subject, Subject::Machine | Subject::MachineSnapshot)
+        matches!(
+            self.subject,
+            ActionSubject::Machine | ActionSubject::MachineSnapshot
+        )
     }
 
     /// True if its answer is read, and not only seen.
     pub(crate) fn has_long_answer(&self) -> bool {
         matches!(
             self.key,
-            "check" | "keep" | "push" | "pull" | "verify" | "forget"
+            "check" | "droppable" | "keep" | "push" | "pull" | "verify" | "forget"
         )
     }
 
     /// True if it can be done to an image, or to a snapshot.
     pub(crate) fn fits_node(&self, is_snapshot: bool) -> bool {
         match self.subject {
-            Subject::Image | Subject::Machine => !is_snapshot,
-            Subject::Snapshot | Subject::MachineSnapshot => is_snapshot,
-            Subject::Node | Subject::Nodes => true,
-            Subject::Store | Subject::Repository => false,
+            ActionSubject::Image | ActionSubject::Machine => !is_snapshot,
+            ActionSubject::Snapshot | ActionSubject::MachineSnapshot => is_snapshot,
+            ActionSubject::Node | ActionSubject::Nodes => true,
+            ActionSubject::Store | ActionSubject::Repository => false,
         }
     }
 
@@ -561,6 +222,7 @@ impl ActionSpec {
                 words.chain(option("read_data", "--read-data")).collect()
             }
             "keep" => self.keep_words(input, &["report"])?,
+            "droppable" => own(&["report", "droppable"]),
             "forget" => self.keep_words(input, &["backup", "forget"])?,
             "push" => own(&["backup", "push", "--all"]),
             "pull" => own(&["backup", "pull", &self.field(input, "point")?]),
@@ -618,14 +280,14 @@ impl ActionSpec {
                 && !node.contains('\0')
         };
         let fits = match self.subject {
-            Subject::Store | Subject::Repository => nodes.is_empty(),
-            Subject::Nodes => !nodes.is_empty(),
+            ActionSubject::Store | ActionSubject::Repository => nodes.is_empty(),
+            ActionSubject::Nodes => !nodes.is_empty(),
             _ => nodes.len() == 1 && nodes.iter().all(|node| self.fits_node(node.contains('@'))),
         };
         if fits && nodes.iter().all(is_name) {
             Ok(())
         } else {
-            Err(InputFault::Subject)
+            Err(InputFault::ActionSubject)
         }
     }
 
@@ -793,6 +455,7 @@ impl ActionSpec {
             }
             "check" => "reads all records; changes nothing".to_owned(),
             "keep" => "counts; changes nothing".to_owned(),
+            "droppable" => "reads the metadata of file systems; changes nothing".to_owned(),
             "push" => "sends to the repository what it has not got".to_owned(),
             "pull" => format!("brings {} into the store", field("point")),
             "verify" => "reads the repository; changes nothing".to_owned(),
@@ -965,6 +628,7 @@ mod tests {
                 "report --keep-last=2 --keep-daily=7",
             ),
             ("push", &[], &[], "backup push --all"),
+            ("droppable", &[], &[], "report droppable"),
             (
                 "pull",
                 &[],

@@ -27,7 +27,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// The news of one look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Pulse {
+pub(crate) struct NewsState {
     /// Another number after each change of the tree.
     pub(crate) tree: u64,
     /// Another number after each beginning, end and step of a job.
@@ -40,16 +40,16 @@ pub(crate) struct Pulse {
 
 /// Looks for changes until it is dropped.
 pub(crate) struct NewsThread {
-    pulse: watch::Receiver<Pulse>,
+    pulse: watch::Receiver<NewsState>,
     is_over: Arc<AtomicBool>,
 }
 
 /// One window that listens, until dropped.
-struct WindowSeat(Arc<AtomicUsize>);
+struct WindowSlot(Arc<AtomicUsize>);
 
 impl NewsThread {
     pub(crate) fn start_thread(state: &Arc<ManagerState>) -> std::io::Result<Self> {
-        let (sender, pulse) = watch::channel(Pulse::default());
+        let (sender, pulse) = watch::channel(NewsState::default());
         let is_over = Arc::new(AtomicBool::new(false));
         let (over, state) = (Arc::clone(&is_over), Arc::clone(state));
         thread::Builder::new()
@@ -58,7 +58,7 @@ impl NewsThread {
         Ok(Self { pulse, is_over })
     }
 
-    pub(crate) fn receiver(&self) -> watch::Receiver<Pulse> {
+    pub(crate) fn receiver(&self) -> watch::Receiver<NewsState> {
         self.pulse.clone()
     }
 }
@@ -69,7 +69,7 @@ impl Drop for NewsThread {
     }
 }
 
-fn look_for_news(state: &ManagerState, sender: &watch::Sender<Pulse>, is_over: &AtomicBool) {
+fn look_for_news(state: &ManagerState, sender: &watch::Sender<NewsState>, is_over: &AtomicBool) {
     let (mut counted, mut requests) = (Instant::now(), state.operations.guest_request_count());
     let mut guest_rate = 0;
     while !is_over.load(Ordering::Relaxed) {
@@ -87,7 +87,7 @@ fn look_for_news(state: &ManagerState, sender: &watch::Sender<Pulse>, is_over: &
         let shells = state.operations.shell_commands();
         let began = shells.iter().map(|command| command.began_ms);
         let shells = began.fold(shells.len() as u64, u64::wrapping_add);
-        let pulse = Pulse {
+        let pulse = NewsState {
             tree: state.operations.change_number(),
             jobs: state
                 .jobs
@@ -107,7 +107,7 @@ fn look_for_news(state: &ManagerState, sender: &watch::Sender<Pulse>, is_over: &
     }
 }
 
-impl Drop for WindowSeat {
+impl Drop for WindowSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -115,10 +115,10 @@ impl Drop for WindowSeat {
 
 /// The stream of news for one window; none if too many listen.
 pub(crate) fn open_stream(
-    pulse: watch::Receiver<Pulse>,
+    pulse: watch::Receiver<NewsState>,
     windows: &Arc<AtomicUsize>,
 ) -> Option<Response> {
-    let seat = WindowSeat(Arc::clone(windows));
+    let seat = WindowSlot(Arc::clone(windows));
     // Counted first: dropping the seat counts it out again.
     if windows.fetch_add(1, Ordering::Relaxed) >= WINDOWS_MAX {
         return None;
@@ -128,8 +128,8 @@ pub(crate) fn open_stream(
 }
 
 fn news_stream(
-    pulse: watch::Receiver<Pulse>,
-    seat: WindowSeat,
+    pulse: watch::Receiver<NewsState>,
+    seat: WindowSlot,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> {
     // The first message says where things stand.
     stream::unfold(
@@ -145,14 +145,14 @@ fn news_stream(
                     }
                 }
             }
-            let message = pulse_message(*pulse.borrow_and_update());
+            let message = news_message(*pulse.borrow_and_update());
             Some((Ok(Bytes::from(message)), (pulse, seat, false)))
         },
     )
 }
 
 /// Numbers as text: a script's numbers are too short for them.
-fn pulse_message(pulse: Pulse) -> String {
+fn news_message(pulse: NewsState) -> String {
     format!(
         "data: {{\"tree\":\"{}\",\"jobs\":\"{}\",\"running\":{},\"guests\":{}}}\n\n",
         pulse.tree, pulse.jobs, pulse.running, pulse.guest_rate

@@ -19,7 +19,7 @@ const HISTORY_MAX: usize = 200;
 const PANIC_CODE: u8 = 101;
 
 /// One job.
-pub(crate) struct Job {
+pub(crate) struct CommandJob {
     pub(crate) number: u64,
     /// The title for people.
     pub(crate) title: String,
@@ -68,7 +68,7 @@ pub(crate) struct JobEnd {
 /// All jobs of this run.
 #[derive(Default)]
 pub(crate) struct JobTable {
-    jobs: Mutex<VecDeque<Arc<Job>>>,
+    jobs: Mutex<VecDeque<Arc<CommandJob>>>,
     next: AtomicU64,
     /// Counts beginnings and ends.
     changes: AtomicU64,
@@ -86,7 +86,7 @@ pub(crate) enum JobRefusal {
 /// Work that follows a job, whatever its end.
 pub(crate) type JobAftermath = Box<dyn FnOnce(&CommandEnd) + Send>;
 
-impl Job {
+impl CommandJob {
     pub(crate) fn job_end(&self) -> Option<JobEnd> {
         self.lock_end().clone()
     }
@@ -125,14 +125,14 @@ impl JobTable {
         self: &Arc<Self>,
         operations: &Arc<dyn Operations>,
         order: JobOrder,
-    ) -> Result<Arc<Job>, JobRefusal> {
+    ) -> Result<Arc<CommandJob>, JobRefusal> {
         let job = {
             let mut jobs = self.lock_jobs();
             let running = jobs.iter().filter(|job| job.job_end().is_none()).count();
             if running >= RUNNING_MAX {
                 return Err(JobRefusal::TooMany);
             }
-            let job = Arc::new(Job {
+            let job = Arc::new(CommandJob {
                 number: self.next.fetch_add(1, Ordering::Relaxed) + 1,
                 title: order.title,
                 words: order.words,
@@ -164,7 +164,7 @@ impl JobTable {
 
     fn run_job(
         &self,
-        job: &Job,
+        job: &CommandJob,
         operations: &dyn Operations,
         sink: CommandSink,
         aftermath: Option<JobAftermath>,
@@ -186,17 +186,17 @@ impl JobTable {
     }
 
     /// The job of this number.
-    pub(crate) fn find_job(&self, number: u64) -> Option<Arc<Job>> {
+    pub(crate) fn find_job(&self, number: u64) -> Option<Arc<CommandJob>> {
         let jobs = self.lock_jobs();
         jobs.iter().find(|job| job.number == number).cloned()
     }
 
     /// All jobs that are remembered, the newest first.
-    pub(crate) fn list_jobs(&self) -> Vec<Arc<Job>> {
+    pub(crate) fn list_jobs(&self) -> Vec<Arc<CommandJob>> {
         self.lock_jobs().iter().rev().cloned().collect()
     }
 
-    pub(crate) fn running_jobs(&self) -> Vec<Arc<Job>> {
+    pub(crate) fn running_jobs(&self) -> Vec<Arc<CommandJob>> {
         let jobs = self.lock_jobs();
         let running = jobs.iter().filter(|job| job.job_end().is_none());
         running.cloned().collect()
@@ -218,7 +218,7 @@ impl JobTable {
         })
     }
 
-    fn lock_jobs(&self) -> MutexGuard<'_, VecDeque<Arc<Job>>> {
+    fn lock_jobs(&self) -> MutexGuard<'_, VecDeque<Arc<CommandJob>>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,10 +5,10 @@
 //! jobs. So it cannot do what no command can, and what is refused is refused in the command line's
 //! words.
 //!
-//! A request passes the gate (`gate`: the server's names, where the request comes from, the
-//! session) before anything else looks at it; `listener` bounds connections, heads and time;
-//! `routes` gives answers, of `pages`, which are whole without scripts. `actions` is the table of
-//! what can be done, each a command line; `jobs` runs them.
+//! A request passes `request_check` (the server's names, where the request comes from, the session)
+//! before anything else looks at it; `listener` bounds connections, heads and time;
+//! `routes` gives answers, of `pages`, which are whole without scripts. `action_table` is
+//! what can be done, `actions` makes a command line of it; `jobs` runs them.
 //!
 //! # What this does not do
 //!
@@ -16,14 +16,15 @@
 //! from other users of the machine; programs of the same user can do what that user can.
 #![forbid(unsafe_code)]
 
+mod action_table;
 mod actions;
 mod events;
 mod files;
-mod gate;
 mod jobs;
 mod listener;
 mod operations;
 mod pages;
+mod request_check;
 mod routes;
 mod secret;
 mod server;

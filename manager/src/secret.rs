@@ -1,4 +1,4 @@
-//! Secrets of one run: the token that opens the page, and the sessions of browsers. They live in
+//! LiveSecrets of one run: the token that opens the page, and the sessions of browsers. They live in
 //! memory only, and are compared in constant time.
 
 use std::fmt::Write as _;
@@ -16,19 +16,19 @@ const SESSIONS_MAX: usize = 16;
 type Secret = [u8; SECRET_LEN];
 
 /// The token and the sessions.
-pub(crate) struct SecretKeeper {
-    secrets: Mutex<Secrets>,
+pub(crate) struct SessionTable {
+    secrets: Mutex<LiveSecrets>,
 }
 
-struct Secrets {
+struct LiveSecrets {
     token: Secret,
     sessions: Vec<Secret>,
 }
 
-impl SecretKeeper {
+impl SessionTable {
     /// A new token, and no session.
     pub(crate) fn new() -> std::io::Result<Self> {
-        let secrets = Secrets {
+        let secrets = LiveSecrets {
             token: random_secret()?,
             sessions: Vec::new(),
         };
@@ -47,7 +47,7 @@ impl SecretKeeper {
     pub(crate) fn exchange_token(&self, text: &str) -> std::io::Result<Option<String>> {
         let (session, token) = (random_secret()?, random_secret()?);
         let mut secrets = self.lock_secrets();
-        if !is_secret(text, &secrets.token) {
+        if !is_same_secret(text, &secrets.token) {
             return Ok(None);
         }
         secrets.token = token;
@@ -64,7 +64,7 @@ impl SecretKeeper {
         // All are looked at, so that the time says nothing.
         let mut found = false;
         for session in &secrets.sessions {
-            found |= is_secret(text, session);
+            found |= is_same_secret(text, session);
         }
         found
     }
@@ -72,10 +72,12 @@ impl SecretKeeper {
     /// Ends a session.
     pub(crate) fn end_session(&self, text: &str) {
         let mut secrets = self.lock_secrets();
-        secrets.sessions.retain(|session| !is_secret(text, session));
+        secrets
+            .sessions
+            .retain(|session| !is_same_secret(text, session));
     }
 
-    fn lock_secrets(&self) -> MutexGuard<'_, Secrets> {
+    fn lock_secrets(&self) -> MutexGuard<'_, LiveSecrets> {
         self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -93,7 +95,7 @@ fn secret_text(secret: &Secret) -> String {
     })
 }
 
-fn is_secret(text: &str, secret: &Secret) -> bool {
+fn is_same_secret(text: &str, secret: &Secret) -> bool {
     secret_text(secret).as_bytes().ct_eq(text.as_bytes()).into()
 }
 
@@ -103,8 +105,8 @@ mod tests {
 
     #[test]
     fn a_token_opens_once() {
-        let keeper = SecretKeeper::new().expect("chance");
-        let token = keeper.token_text();
+        let table = SessionTable::new().expect("chance");
+        let token = table.token_text();
         assert_eq!(token.len(), SECRET_TEXT_LEN);
         for wrong in [
             "",
@@ -114,27 +116,27 @@ mod tests {
             &token.to_uppercase(),
         ] {
             if wrong != token {
-                assert_eq!(keeper.exchange_token(wrong).expect("chance"), None);
+                assert_eq!(table.exchange_token(wrong).expect("chance"), None);
             }
         }
-        let session = keeper.exchange_token(&token).expect("chance");
+        let session = table.exchange_token(&token).expect("chance");
         let session = session.expect("it is the token");
-        assert!(keeper.is_session(&session) && !keeper.is_session(&token));
-        assert_eq!(keeper.exchange_token(&token).expect("chance"), None);
-        keeper.end_session(&session);
-        assert!(!keeper.is_session(&session));
+        assert!(table.is_session(&session) && !table.is_session(&token));
+        assert_eq!(table.exchange_token(&token).expect("chance"), None);
+        table.end_session(&session);
+        assert!(!table.is_session(&session));
     }
 
     #[test]
     fn sessions_are_bounded() {
-        let keeper = SecretKeeper::new().expect("chance");
+        let table = SessionTable::new().expect("chance");
         let mut sessions = Vec::new();
         for _ in 0..=SESSIONS_MAX {
-            let session = keeper.exchange_token(&keeper.token_text()).expect("chance");
+            let session = table.exchange_token(&table.token_text()).expect("chance");
             sessions.push(session.expect("it is the token"));
         }
-        let there = sessions.iter().map(|session| keeper.is_session(session));
+        let there = sessions.iter().map(|session| table.is_session(session));
         assert_eq!(there.filter(|there| *there).count(), SESSIONS_MAX);
-        assert!(!keeper.is_session(&sessions[0]));
+        assert!(!table.is_session(&sessions[0]));
     }
 }

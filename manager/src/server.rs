@@ -10,11 +10,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use crate::events::NewsThread;
-use crate::gate::GateNames;
 use crate::listener::{accept_connections, bind_address};
 use crate::operations::Operations;
+use crate::request_check::ServerNames;
 use crate::routes::build_routes;
-use crate::secret::SecretKeeper;
+use crate::secret::SessionTable;
 use crate::state::{ManagerState, StateParts};
 use crate::uploads::UploadSpool;
 
@@ -88,8 +88,8 @@ impl ManagerServer {
         let state = Arc::new(ManagerState::new(StateParts {
             operations,
             facts,
-            names: GateNames::of_address(address),
-            keeper: SecretKeeper::new()?,
+            names: ServerNames::of_address(address),
+            sessions: SessionTable::new()?,
             folders: options.folders.iter().map(real).collect::<Result<_, _>>()?,
             spool: UploadSpool::new(options.spool, options.upload_limit),
             announce: options.announce,
@@ -122,7 +122,10 @@ impl ManagerServer {
     /// The URL that opens the page once.
     #[must_use]
     pub fn opening_url(&self) -> String {
-        opening_url(self.state.names.own_host(), &self.state.keeper.token_text())
+        opening_url(
+            self.state.names.own_host(),
+            &self.state.sessions.token_text(),
+        )
     }
 
     /// Takes no more requests, stops its jobs and waits for them, but no longer than `patience`.

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::gate::GateNames;
 use crate::jobs::JobTable;
 use crate::operations::{OperationFault, Operations, StoreFacts, StoreUsage, TreeLine};
-use crate::secret::SecretKeeper;
+use crate::request_check::ServerNames;
+use crate::secret::SessionTable;
 use crate::uploads::UploadSpool;
 
 /// Branches that are remembered as closed: more than a person closes one by one, and as many as a
@@ -24,8 +24,8 @@ const QUICK_MS: u64 = 500;
 pub(crate) struct ManagerState {
     pub(crate) operations: Arc<dyn Operations>,
     pub(crate) facts: StoreFacts,
-    pub(crate) names: GateNames,
-    pub(crate) keeper: SecretKeeper,
+    pub(crate) names: ServerNames,
+    pub(crate) sessions: SessionTable,
     pub(crate) jobs: Arc<JobTable>,
     /// Folders below which files on this machine may be named, as they really are.
     pub(crate) folders: Vec<PathBuf>,
@@ -43,8 +43,8 @@ pub(crate) struct ManagerState {
 pub(crate) struct StateParts {
     pub(crate) operations: Arc<dyn Operations>,
     pub(crate) facts: StoreFacts,
-    pub(crate) names: GateNames,
-    pub(crate) keeper: SecretKeeper,
+    pub(crate) names: ServerNames,
+    pub(crate) sessions: SessionTable,
     pub(crate) folders: Vec<PathBuf>,
     pub(crate) spool: UploadSpool,
     pub(crate) announce: Box<dyn Fn(String) + Send + Sync>,
@@ -56,7 +56,7 @@ impl ManagerState {
             operations: parts.operations,
             facts: parts.facts,
             names: parts.names,
-            keeper: parts.keeper,
+            sessions: parts.sessions,
             jobs: Arc::default(),
             folders: parts.folders,
             spool: parts.spool,

@@ -13,7 +13,7 @@ const SEARCH_LEN_MAX: usize = 200;
 /// The order of the lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum TreeOrder {
-    /// What was made from what.
+    /// The tree itself: children below what they were made from.
     #[default]
     Tree,
     Name,

@@ -30,11 +30,11 @@ pub(crate) struct UploadSpool {
 
 #[derive(Default)]
 struct SpooledFiles {
-    files: BTreeMap<u64, Upload>,
+    files: BTreeMap<u64, SpooledUpload>,
     next: u64,
 }
 
-struct Upload {
+struct SpooledUpload {
     name: String,
     len: u64,
     arrived: u64,
@@ -113,7 +113,7 @@ impl UploadSpool {
             .create_new(true)
             .mode(0o600)
             .open(&path)?;
-        let upload = Upload {
+        let upload = SpooledUpload {
             name: name.chars().take(NAME_LEN_MAX).collect(),
             len,
             arrived: 0,
@@ -251,7 +251,7 @@ impl Drop for UploadSpool {
     }
 }
 
-impl Upload {
+impl SpooledUpload {
     fn status_of(&self, number: u64) -> UploadStatus {
         UploadStatus {
             number,
@@ -262,7 +262,7 @@ impl Upload {
     }
 }
 
-impl Drop for Upload {
+impl Drop for SpooledUpload {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }

@@ -78,7 +78,7 @@ pub(super) fn run_manager(
             .print_confirmation(&ManagerSummary::new(&page, session)?)?;
         session.output.flush()?;
         if args.open {
-            page.open_browser()?;
+            open_or_warn(&page, session);
         }
         while !signals.await_stop(PATIENCE) {}
         if !page.stop_page() {
@@ -90,9 +90,16 @@ pub(super) fn run_manager(
     let page = service.offer_manager(Vec::new(), &choice, session)?;
     let summary = ManagerSummary::new(page, session)?;
     if args.open {
-        page.open_browser()?;
+        open_or_warn(page, session);
     }
     service.run_until(&summary, session, |_| signals.await_stop(PATIENCE))
+}
+
+/// Opens the page in the browser. That it cannot be opened so ends nothing: the URL is printed.
+fn open_or_warn(page: &ManagerPage, session: &CommandContext) {
+    if let Err(failure) = page.open_browser() {
+        session.print_warning(&failure.to_string());
+    }
 }
 
 impl ManagerSummary {

@@ -216,6 +216,7 @@ const ACTIONS: &[(&str, &str, &str)] = &[
     ("do=gc", "would be given back", "the store took"),
     ("do=check&read_data=on", "verifies all data", "state done"),
     ("do=keep&last=1", "counts", "state done"),
+    ("do=droppable", "changes nothing", "state done"),
 ];
 
 #[test]

@@ -127,7 +127,9 @@ fn source_field(id: &str, field: &ActionField, value: &str, places: &FormPlaces)
             p { code { "upload:" (upload.number) } " " (upload.name) }
         }
         div.drop #drop data-limit=(places.upload_limit) hidden {
-            label for="upload-file" { "Or drop a disk here, or choose one (up to " (places.upload_limit) ")" }
+            label for="upload-file" {
+                "Or drop a disk here, or choose one (up to " (places.upload_limit) ")"
+            }
             input #upload-file type="file";
             progress #upload-progress max="1" value="0" aria-label="Upload" hidden {}
             p #upload-text role="status" {}
@@ -143,7 +145,9 @@ fn folder_links(folders: &[String]) -> Markup {
             p.quiet {
                 "Folders: "
                 @for folder in folders {
-                    a href={ "/folder?path=" (super::query_value(folder)) } target="_blank" { (folder) } " "
+                    @let address = format!("/folder?path={}", super::query_value(folder));
+                    a href=(address) target="_blank" { (folder) }
+                    " "
                 }
             }
         }

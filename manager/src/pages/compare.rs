@@ -15,7 +15,11 @@ pub(crate) fn compare_pane(
     html! {
         p.back { a href=(node_address(to)) data-pane { "‹ " (to) } }
         h1 { "Compare" }
-        p { a href=(node_address(from)) data-pane { (from) } " with " a href=(node_address(to)) data-pane { (to) } }
+        p {
+            a href=(node_address(from)) data-pane { (from) }
+            " with "
+            a href=(node_address(to)) data-pane { (to) }
+        }
         (strip_part(changed, operations))
         p.quiet { "From maps alone; no data is read." }
     }

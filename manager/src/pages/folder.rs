@@ -23,8 +23,12 @@ pub(crate) fn folder_pane(
                     @let path = query_value(&entry.path.to_string_lossy());
                     tr {
                         td {
-                            @if entry.is_folder { a href={ "/folder?path=" (path) } data-pane { (entry.name) "/" } }
-                            @else { a href={ "/act?do=import&source=" (path) } data-pane { (entry.name) } }
+                            @if entry.is_folder {
+                                a href={ "/folder?path=" (path) } data-pane { (entry.name) "/" }
+                            } @else {
+                                a href={ "/act?do=import&source=" (path) } data-pane
+                                    { (entry.name) }
+                            }
                         }
                         td.number { @if !entry.is_folder { (operations.format_bytes(entry.len)) } }
                     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use maud::{Markup, html};
 
 use super::{node_address, show_messages, show_time};
-use crate::jobs::{Job, JobEnd};
+use crate::jobs::{CommandJob, JobEnd};
 use crate::operations::ShellCommand;
 
 /// The end of a job in a word.
@@ -18,7 +18,7 @@ fn end_word(end: &JobEnd) -> (&'static str, &'static str) {
     }
 }
 
-pub(crate) fn jobs_pane(jobs: &[Arc<Job>], shells: &[ShellCommand]) -> Markup {
+pub(crate) fn jobs_pane(jobs: &[Arc<CommandJob>], shells: &[ShellCommand]) -> Markup {
     html! {
         h1 { "Jobs" }
         div data-live="jobs" { (jobs_table(jobs, shells)) }
@@ -27,7 +27,7 @@ pub(crate) fn jobs_pane(jobs: &[Arc<Job>], shells: &[ShellCommand]) -> Markup {
 }
 
 /// The part of the page that changes by itself.
-pub(crate) fn jobs_table(jobs: &[Arc<Job>], shells: &[ShellCommand]) -> Markup {
+pub(crate) fn jobs_table(jobs: &[Arc<CommandJob>], shells: &[ShellCommand]) -> Markup {
     html! {
         @if !shells.is_empty() {
             h2 { "In shells, now" }
@@ -59,7 +59,7 @@ pub(crate) fn jobs_table(jobs: &[Arc<Job>], shells: &[ShellCommand]) -> Markup {
     }
 }
 
-fn job_state(job: &Job) -> Markup {
+fn job_state(job: &CommandJob) -> Markup {
     if let Some(end) = job.job_end() {
         let (class, word) = end_word(&end);
         return html! { span class={ "state " (class) } { (word) } };
@@ -70,14 +70,14 @@ fn job_state(job: &Job) -> Markup {
     }
 }
 
-fn progress_share(job: &Job) -> Option<u64> {
+fn progress_share(job: &CommandJob) -> Option<u64> {
     let note = job.watch.last_progress()?;
     let total = note.total.filter(|total| *total > 0)?;
     Some((100 * u128::from(note.done.min(total)) / u128::from(total)) as u64)
 }
 
 /// One job, whole.
-pub(crate) fn job_pane(job: &Job, next: Option<&str>) -> Markup {
+pub(crate) fn job_pane(job: &CommandJob, next: Option<&str>) -> Markup {
     html! {
         h1 { (job.title) }
         div data-live={ "jobs/" (job.number) } { (job_body(job)) }
@@ -89,12 +89,12 @@ pub(crate) fn job_pane(job: &Job, next: Option<&str>) -> Markup {
     }
 }
 
-fn has_done(job: &Job) -> bool {
+fn has_done(job: &CommandJob) -> bool {
     job.job_end().is_some_and(|end| end.end.code == 0)
 }
 
 /// The part of a job's page that changes by itself.
-pub(crate) fn job_body(job: &Job) -> Markup {
+pub(crate) fn job_body(job: &CommandJob) -> Markup {
     let Some(end) = job.job_end() else {
         let note = job.watch.last_progress().unwrap_or_default();
         return html! {
@@ -119,7 +119,10 @@ pub(crate) fn job_body(job: &Job) -> Markup {
         @if !end.end.output.is_empty() { pre.answer { (end.end.output) } }
         div.messages { (show_messages(&end.end.messages)) }
         @if job.download.is_some() && end.end.code == 0 {
-            p { a.button.primary href={ "/jobs/" (job.number) "/file" } download { "Download the file" } }
+            p {
+                a.button.primary href={ "/jobs/" (job.number) "/file" } download
+                    { "Download the file" }
+            }
         }
     }
 }
@@ -133,7 +136,7 @@ fn seconds_text(ms: u64) -> String {
 }
 
 /// The answer of a job that has just ended, above what it changed.
-pub(crate) fn told_answer(job: &Job) -> Markup {
+pub(crate) fn told_answer(job: &CommandJob) -> Markup {
     let end = job.job_end();
     let Some(end) = end else { return html! {} };
     let (class, _) = end_word(&end);

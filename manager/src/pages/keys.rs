@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::actions::ACTIONS;
+use crate::action_table::ACTIONS;
 
 const KEYS: [(&str, &str); 12] = [
     ("↑ ↓", "the line above, below"),

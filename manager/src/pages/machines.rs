@@ -3,7 +3,8 @@
 use maud::{Markup, html};
 
 use super::{node_address, query_value, show_time};
-use crate::actions::{ACTIONS, ActionSpec, Subject};
+use crate::action_table::ACTIONS;
+use crate::actions::{ActionSpec, ActionSubject};
 use crate::operations::MachineFacts;
 
 pub(crate) fn machines_pane(machines: &[MachineFacts], is_read_only: bool, told: Markup) -> Markup {
@@ -17,11 +18,14 @@ pub(crate) fn machines_pane(machines: &[MachineFacts], is_read_only: bool, told:
         @for machine in machines {
             section aria-label=(machine.name) {
                 h2 { (machine.name) @if machine.is_running { " " span.mark.live { "on" } } }
-                @if !is_read_only { (buttons(Subject::Machine, &machine.name)) }
+                @if !is_read_only { (machine_buttons(ActionSubject::Machine, &machine.name)) }
                 dl.facts {
                     dt { "disks" }
                     dd {
-                        @for disk in &machine.disks { a href=(node_address(disk)) data-pane { (disk) } " " }
+                        @for disk in &machine.disks {
+                            a href=(node_address(disk)) data-pane { (disk) }
+                            " "
+                        }
                     }
                 }
                 @if !machine.snapshots.is_empty() {
@@ -35,13 +39,19 @@ pub(crate) fn machines_pane(machines: &[MachineFacts], is_read_only: bool, told:
 fn snapshots_table(machine: &MachineFacts, is_read_only: bool) -> Markup {
     html! {
         table.list {
-            thead { tr { th { "Snapshot" } th { "Taken" } th { span.unseen { "Actions" } } } }
+            thead {
+                tr { th { "Snapshot" } th { "Taken" } th { span.unseen { "Actions" } } }
+            }
             tbody {
                 @for (name, taken_ms) in &machine.snapshots {
                     tr {
                         td { (name) }
                         td { (show_time(*taken_ms)) }
-                        td { @if !is_read_only { (buttons(Subject::MachineSnapshot, name)) } }
+                        td {
+                            @if !is_read_only {
+                                (machine_buttons(ActionSubject::MachineSnapshot, name))
+                            }
+                        }
                     }
                 }
             }
@@ -49,13 +59,14 @@ fn snapshots_table(machine: &MachineFacts, is_read_only: bool) -> Markup {
     }
 }
 
-fn buttons(subject: Subject, name: &str) -> Markup {
+fn machine_buttons(subject: ActionSubject, name: &str) -> Markup {
     let fits = |action: &&ActionSpec| action.subject == subject;
     html! {
         div.actions role="group" aria-label={ "Actions on " (name) } {
             @for action in ACTIONS.iter().filter(fits) {
                 a.button.grave[action.is_destructive]
-                    href={ "/act?do=" (action.key) "&node=" (query_value(name)) } data-pane { (action.title) }
+                    href={ "/act?do=" (action.key) "&node=" (query_value(name)) } data-pane
+                    { (action.title) }
             }
         }
     }

@@ -40,7 +40,10 @@ impl PageFrame<'_> {
             body class=(class) {
                 a.skip href="#pane" { "Skip to the details" }
                 header.bar {
-                    a.brand href="/" aria-label="Vellum" data-pane { (brand_sign()) span { "Vellum" } }
+                    a.brand href="/" aria-label="Vellum" data-pane {
+                        (brand_sign())
+                        span { "Vellum" }
+                    }
                     span.store title="the store's folder" { (self.facts.folder) }
                     @if self.facts.read_only_reason.is_some() { span.badge { "read only" } }
                     nav aria-label="Pages" {

@@ -3,7 +3,9 @@
 use maud::{Markup, html};
 
 use super::{node_address, query_value, show_time};
-use crate::actions::{ACTIONS, ActionSpec, FORMATS};
+use crate::action_table::ACTIONS;
+use crate::action_table::FORMATS;
+use crate::actions::ActionSpec;
 use crate::operations::{ChangedCells, NodeFacts, NodeHolding, NodeLink, Operations};
 
 /// Names of a list that are shown at once.
@@ -41,7 +43,8 @@ pub(crate) fn node_pane(
         (chain_section(facts))
         (lazy_section("What it holds", "Count it", &address("/holding"), view.counts_quickly))
         @if !facts.chain.is_empty() {
-            (lazy_section("Where it changed", "Compare it with what it stands on", &address("/strip"), true))
+            @let wish = "Compare it with what it stands on";
+            (lazy_section("Where it changed", wish, &address("/strip"), true))
         }
         (exports_section(facts))
         (download_section(facts))
@@ -89,7 +92,10 @@ fn facts_list(facts: &NodeFacts, operations: &dyn Operations) -> Markup {
     html! {
         dl.facts {
             dt { "size" } dd { (operations.format_bytes(facts.size)) " (" (facts.size) " bytes)" }
-            @if let Some(created) = facts.created_ms { dt { "created" } dd { (show_time(created)) } }
+            @if let Some(created) = facts.created_ms {
+                dt { "created" }
+                dd { (show_time(created)) }
+            }
             @for (name, value) in &facts.fields { dt { (name) } dd { (value) } }
             @if !facts.tags.is_empty() { dt { "tags" } dd { (facts.tags.join(", ")) } }
             @if facts.is_pinned { dt { "pinned" } dd { "yes" } }
@@ -136,12 +142,19 @@ fn exports_section(facts: &NodeFacts) -> Markup {
         section aria-label="For guests" {
             h2 { "For guests" }
             @if facts.exports.is_empty() {
-                p.quiet { "It is not offered to guests here; " code { "vellum serve --manager" } " does." }
+                p.quiet {
+                    "It is not offered to guests here; "
+                    code { "vellum serve --manager" }
+                    " does."
+                }
             } @else {
                 dl.exports {
                     @for place in &facts.exports {
                         dt { (place.label) }
-                        dd { code { (place.text) } button.copy type="button" data-copy hidden { "Copy" } }
+                        dd {
+                            code { (place.text) }
+                            button.copy type="button" data-copy hidden { "Copy" }
+                        }
                     }
                 }
             }
@@ -220,7 +233,11 @@ pub(crate) fn holding_part(holding: &NodeHolding, operations: &dyn Operations) -
                     dd { (words) }
                 }
             }
-            p.quiet { "Deleting it alone frees " (operations.format_bytes(holding.alone)) ", once space is given back." }
+            p.quiet {
+                "Deleting it alone frees "
+                (operations.format_bytes(holding.alone))
+                ", once space is given back."
+            }
         }
     }
 }
@@ -243,7 +260,9 @@ pub(crate) fn strip_part(changed: &ChangedCells, operations: &dyn Operations) ->
         p.scale.quiet { span { "0" } span { (operations.format_bytes(changed.len)) } }
         p {
             @if sum == 0 { "It is as " (changed.from) " is." }
-            @else { (operations.format_bytes(sum)) " differ from " (changed.from) ", to the chunk." }
+            @else {
+                (operations.format_bytes(sum)) " differ from " (changed.from) ", to the chunk."
+            }
         }
     }
 }

@@ -4,7 +4,8 @@ use maud::{Markup, html};
 
 use super::node::lazy_section;
 use super::{show_messages, show_time};
-use crate::actions::{ACTIONS, Subject};
+use crate::action_table::ACTIONS;
+use crate::actions::ActionSubject;
 use crate::operations::{NodeKind, Operations, RepositoryFacts, StoreFacts, StoreUsage, TreeLine};
 
 /// The facts that are told at once, without counting.
@@ -27,9 +28,11 @@ pub(crate) fn overview_pane(
             dt { "guests" } dd { span #guest-rate { "0" } " requests/s" }
             dt { "vellum" } dd { (facts.version) }
         }
-        @if let Some(reason) = &facts.read_only_reason { p.warning { "Nothing can be changed here: " (reason) } }
+        @if let Some(reason) = &facts.read_only_reason {
+            p.warning { "Nothing can be changed here: " (reason) }
+        }
         @else {
-            (subject_buttons(Subject::Store))
+            (subject_buttons(ActionSubject::Store))
         }
         (lazy_section("Figures", "Count them", "/figures", is_counted))
     }
@@ -46,7 +49,10 @@ pub(crate) fn figures_part(usage: &StoreUsage, operations: &dyn Operations) -> M
             }
         }
         @if usage.dead_bytes > 0 {
-            p { (operations.format_bytes(usage.dead_bytes)) " belong to nothing any more; giving space back frees them." }
+            p {
+                (operations.format_bytes(usage.dead_bytes))
+                " belong to nothing any more; giving space back frees them."
+            }
         }
         @for (nth, (title, _)) in usage.pictures.iter().enumerate() {
             figure {
@@ -68,7 +74,7 @@ pub(crate) fn backups_pane(repositories: &[RepositoryFacts], is_read_only: bool)
         @for repository in repositories {
             section aria-label=(repository.place) {
                 h2 { (repository.place) }
-                @if !is_read_only { (subject_buttons(Subject::Repository)) }
+                @if !is_read_only { (subject_buttons(ActionSubject::Repository)) }
                 dl.facts {
                     dt { "last push" } dd { (moment_or_never(repository.pushed_ms)) }
                     dt { "last verified" } dd { (moment_or_never(repository.verified_ms)) }
@@ -95,7 +101,7 @@ pub(crate) fn backups_pane(repositories: &[RepositoryFacts], is_read_only: bool)
 }
 
 /// The buttons of all actions on `subject`.
-fn subject_buttons(subject: Subject) -> Markup {
+fn subject_buttons(subject: ActionSubject) -> Markup {
     html! {
         div.actions role="group" aria-label="Actions" {
             @for action in ACTIONS.iter().filter(|action| action.subject == subject) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use maud::{Markup, html};
 
 use super::{node_address, query_value, show_time};
-use crate::actions::ACTIONS;
+use crate::action_table::ACTIONS;
 use crate::operations::{NodeKind, Operations, TreeLine};
 use crate::tree_view::{ShownLine, TreeOrder, TreeWish};
 
@@ -224,7 +224,8 @@ fn render_name(line: &TreeLine, shown: ShownLine) -> Markup {
     html! {
         @if shown.has_branch {
             button.branch type="submit" name="branch" value=(line.key) formaction="/branches"
-                tabindex="-1" aria-label={ (if shown.is_closed { "Open " } else { "Close " }) (line.title) }
+                tabindex="-1"
+                aria-label={ (if shown.is_closed { "Open " } else { "Close " }) (line.title) }
                 { (if shown.is_closed { "▸" } else { "▾" }) }
         } @else {
             span.branch {}

@@ -10,10 +10,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::reading::framed_answer;
-use super::{FormPairs, RouteContext, first_value, read_form, refusal, refusal_page, run_blocking};
+use super::{
+    FormPairs, RouteContext, first_value, line_answer, read_form, refusal_page, run_blocking,
+};
 use crate::actions::{ActionInput, ActionSpec, FieldKind, PlannedAction, find_action};
 use crate::files::{existing_path, new_path};
-use crate::jobs::{Job, JobAftermath, JobOrder};
+use crate::jobs::{CommandJob, JobAftermath, JobOrder};
 use crate::operations::{CommandSink, Operations};
 use crate::pages::actions::{FormPlaces, PlanPreview, action_form, plan_pane};
 use crate::pages::node_address;
@@ -278,7 +280,7 @@ pub(super) async fn run_action(
     }
 }
 
-fn told_address(action: &ActionSpec, next: Option<&str>, job: &Job) -> String {
+fn told_address(action: &ActionSpec, next: Option<&str>, job: &CommandJob) -> String {
     match next {
         _ if action.fits_machine() => format!("/machines?told={}", job.number),
         Some(name) => format!("{}&told={}", node_address(name), job.number),
@@ -331,7 +333,7 @@ pub(super) async fn stop_job(
             job.watch.stop_command();
             see_other(&format!("/jobs/{number}"))
         }
-        None => refusal(StatusCode::NOT_FOUND, "there is no such job"),
+        None => line_answer(StatusCode::NOT_FOUND, "there is no such job"),
     }
 }
 

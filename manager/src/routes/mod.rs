@@ -24,10 +24,10 @@ use axum::{Extension, Form, Router};
 use maud::Markup;
 use tokio::sync::watch;
 
-use crate::events::Pulse;
-use crate::gate::GateRefusal;
+use crate::events::NewsState;
 use crate::listener::KnownPeer;
 use crate::pages;
+use crate::request_check::RequestRefusal;
 use crate::state::ManagerState;
 
 /// The longest form: a thousand names.
@@ -46,7 +46,7 @@ const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
 #[derive(Clone)]
 pub(crate) struct RouteContext {
     pub(crate) state: Arc<ManagerState>,
-    pub(crate) pulse: watch::Receiver<Pulse>,
+    pub(crate) news: watch::Receiver<NewsState>,
     pub(crate) windows: Arc<AtomicUsize>,
 }
 
@@ -54,10 +54,10 @@ pub(crate) struct RouteContext {
 pub(crate) type FormPairs = Vec<(String, String)>;
 
 /// The routes of the manager.
-pub(crate) fn build_routes(state: Arc<ManagerState>, pulse: watch::Receiver<Pulse>) -> Router {
+pub(crate) fn build_routes(state: Arc<ManagerState>, news: watch::Receiver<NewsState>) -> Router {
     let context = RouteContext {
         state,
-        pulse,
+        news,
         windows: Arc::default(),
     };
     Router::new()
@@ -96,23 +96,23 @@ pub(crate) fn build_routes(state: Arc<ManagerState>, pulse: watch::Receiver<Puls
         .route("/session/end", post(session::end_session))
         .route(
             "/app.js",
-            get(|| async { asset("text/javascript", include_str!("../assets/app.js")) }),
+            get(|| async { asset_answer("text/javascript", include_str!("../assets/app.js")) }),
         )
         .route(
             "/app.css",
-            get(|| async { asset("text/css", include_str!("../assets/app.css")) }),
+            get(|| async { asset_answer("text/css", include_str!("../assets/app.css")) }),
         )
         .route(
             "/icon.svg",
-            get(|| async { asset("image/svg+xml", include_str!("../assets/icon.svg")) }),
+            get(|| async { asset_answer("image/svg+xml", include_str!("../assets/icon.svg")) }),
         )
-        .fallback(|| async { refusal(StatusCode::NOT_FOUND, "there is no such page") })
+        .fallback(|| async { line_answer(StatusCode::NOT_FOUND, "there is no such page") })
         .layer(from_fn_with_state(context.clone(), guard_request))
         .with_state(context)
 }
 
 /// A file that is part of the program.
-fn asset(kind: &'static str, text: &'static str) -> Response {
+fn asset_answer(kind: &'static str, text: &'static str) -> Response {
     ([(CONTENT_TYPE, format!("{kind}; charset=utf-8"))], text).into_response()
 }
 
@@ -126,9 +126,12 @@ async fn guard_request(
     let state = &context.state;
     let checked = state.names.check_request(&request);
     let answer = match checked {
-        Err(refused) => gate_refusal(refused),
+        Err(refused) => refused_answer(refused),
         Ok(()) if is_public(&request) => next.run(request).await,
-        Ok(()) => match state.names.check_session(request.headers(), &state.keeper) {
+        Ok(()) => match state
+            .names
+            .check_session(request.headers(), &state.sessions)
+        {
             Ok(()) => {
                 peer.mark_known();
                 next.run(request).await
@@ -137,7 +140,7 @@ async fn guard_request(
             Err(_) if request.method() == Method::GET && request.uri().path() == "/" => {
                 session::sign_in_answer(StatusCode::OK, false)
             }
-            Err(refused) => gate_refusal(refused),
+            Err(refused) => refused_answer(refused),
         },
     };
     with_guard_headers(answer)
@@ -153,8 +156,8 @@ fn is_public(request: &Request) -> bool {
     }
 }
 
-fn gate_refusal(refused: GateRefusal) -> Response {
-    let mut answer = refusal(refused.status_code(), refused.reason_text());
+fn refused_answer(refused: RequestRefusal) -> Response {
+    let mut answer = line_answer(refused.status_code(), refused.reason_text());
     // Whatever else came on this connection is not looked at.
     answer
         .headers_mut()
@@ -163,7 +166,7 @@ fn gate_refusal(refused: GateRefusal) -> Response {
 }
 
 /// An answer of one line.
-pub(crate) fn refusal(status: StatusCode, reason: &str) -> Response {
+pub(crate) fn line_answer(status: StatusCode, reason: &str) -> Response {
     let kind = [(CONTENT_TYPE, "text/plain; charset=utf-8")];
     (status, kind, format!("{reason}\n")).into_response()
 }
@@ -207,7 +210,7 @@ pub(crate) async fn run_blocking<T: Send + 'static>(
 ) -> Result<T, Response> {
     tokio::task::spawn_blocking(work).await.map_err(|_| {
         let reason = "this met a fault in vellum; the manager goes on";
-        refusal(StatusCode::INTERNAL_SERVER_ERROR, reason)
+        line_answer(StatusCode::INTERNAL_SERVER_ERROR, reason)
     })
 }
 
@@ -218,7 +221,7 @@ pub(crate) async fn read_form(request: Request) -> Result<FormPairs, Response> {
         .get("content-length")
         .and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|len| len > FORM_LEN_MAX as u64) {
-        return Err(refusal(
+        return Err(line_answer(
             StatusCode::PAYLOAD_TOO_LARGE,
             "the form is too long",
         ));
@@ -227,8 +230,11 @@ pub(crate) async fn read_form(request: Request) -> Result<FormPairs, Response> {
     let form = tokio::time::timeout(FORM_TIMEOUT, Form::<FormPairs>::from_request(limited, &()));
     match form.await {
         Ok(Ok(Form(pairs))) => Ok(pairs),
-        Ok(Err(refused)) => Err(refusal(refused.status(), "this is no form of these pages")),
-        Err(_) => Err(refusal(
+        Ok(Err(refused)) => Err(line_answer(
+            refused.status(),
+            "this is no form of these pages",
+        )),
+        Err(_) => Err(line_answer(
             StatusCode::REQUEST_TIMEOUT,
             "the form did not arrive",
         )),

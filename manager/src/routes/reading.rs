@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use maud::{Markup, html};
 
 use super::{
-    FormPairs, RouteContext, first_value, html_answer, refusal, refusal_page, run_blocking,
+    FormPairs, RouteContext, first_value, html_answer, line_answer, refusal_page, run_blocking,
     wants_part,
 };
 use crate::events::open_stream;
@@ -309,9 +309,9 @@ pub(super) async fn show_picture(
                 ];
                 (headers, svg.clone()).into_response()
             }
-            None => refusal(StatusCode::NOT_FOUND, "there is no such picture"),
+            None => line_answer(StatusCode::NOT_FOUND, "there is no such picture"),
         },
-        Ok(Err(fault)) => refusal(StatusCode::CONFLICT, &fault.message),
+        Ok(Err(fault)) => line_answer(StatusCode::CONFLICT, &fault.message),
         Err(fault) => fault,
     }
 }
@@ -424,6 +424,8 @@ pub(super) async fn show_job(
 
 /// The stream of news.
 pub(super) async fn show_events(State(context): State<RouteContext>) -> Response {
-    let stream = open_stream(context.pulse.clone(), &context.windows);
-    stream.unwrap_or_else(|| refusal(StatusCode::SERVICE_UNAVAILABLE, "too many windows are open"))
+    let stream = open_stream(context.news.clone(), &context.windows);
+    stream.unwrap_or_else(|| {
+        line_answer(StatusCode::SERVICE_UNAVAILABLE, "too many windows are open")
+    })
 }

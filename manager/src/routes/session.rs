@@ -5,7 +5,7 @@ use axum::http::header::{LOCATION, SET_COOKIE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::{RouteContext, first_value, html_answer, read_form, refusal};
+use super::{RouteContext, first_value, html_answer, line_answer, read_form};
 use crate::pages::sign_in::sign_in_page;
 use crate::server::opening_url;
 
@@ -20,13 +20,13 @@ pub(super) async fn begin_session(
     };
     let state = &context.state;
     let session = match state
-        .keeper
+        .sessions
         .exchange_token(first_value(&pairs, "token").trim())
     {
         Ok(Some(session)) => session,
         Ok(None) => return sign_in_answer(StatusCode::FORBIDDEN, true),
         Err(error) => {
-            return refusal(
+            return line_answer(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 &format!("no chance: {error}"),
             );
@@ -34,7 +34,7 @@ pub(super) async fn begin_session(
     };
     (state.announce)(opening_url(
         state.names.own_host(),
-        &state.keeper.token_text(),
+        &state.sessions.token_text(),
     ));
     let cookie = format!(
         "{}={session}; Path=/; HttpOnly; SameSite=Strict",
@@ -51,7 +51,7 @@ pub(super) async fn end_session(
 ) -> Response {
     let state = &context.state;
     if let Some(session) = state.names.session_of(&headers) {
-        state.keeper.end_session(session);
+        state.sessions.end_session(session);
     }
     let cookie = format!(
         "{}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0",

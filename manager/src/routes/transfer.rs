@@ -14,9 +14,11 @@ use http_body_util::{BodyExt, Limited};
 use tokio::sync::mpsc;
 
 use super::acting::see_other;
-use super::{FormPairs, RouteContext, first_value, read_form, refusal, refusal_page, run_blocking};
-use crate::actions::FORMATS;
-use crate::jobs::{DownloadFile, Job, JobOrder};
+use super::{
+    FormPairs, RouteContext, first_value, line_answer, read_form, refusal_page, run_blocking,
+};
+use crate::action_table::FORMATS;
+use crate::jobs::{CommandJob, DownloadFile, JobOrder};
 use crate::operations::CommandSink;
 use crate::uploads::{PIECE_LEN_MAX, UploadRefusal, UploadStatus};
 
@@ -43,7 +45,7 @@ fn upload_answer(result: Result<UploadStatus, UploadRefusal>) -> Response {
                 UploadRefusal::Io(_) => StatusCode::INSUFFICIENT_STORAGE,
                 _ => StatusCode::BAD_REQUEST,
             };
-            refusal(status, &refused.to_string())
+            line_answer(status, &refused.to_string())
         }
     }
 }
@@ -51,7 +53,7 @@ fn upload_answer(result: Result<UploadStatus, UploadRefusal>) -> Response {
 fn read_only_answer(context: &RouteContext) -> Option<Response> {
     let reason = context.state.facts.read_only_reason.as_ref()?;
     let message = format!("nothing can be changed here: {reason}");
-    Some(refusal(StatusCode::FORBIDDEN, &message))
+    Some(line_answer(StatusCode::FORBIDDEN, &message))
 }
 
 /// Begins an upload.
@@ -67,7 +69,7 @@ pub(super) async fn begin_upload(
         return refused;
     }
     let Ok(len) = first_value(&pairs, "length").parse() else {
-        return refusal(StatusCode::BAD_REQUEST, "an upload has a length");
+        return line_answer(StatusCode::BAD_REQUEST, "an upload has a length");
     };
     let state = Arc::clone(&context.state);
     let begin = move || state.spool.begin_upload(first_value(&pairs, "name"), len);
@@ -96,13 +98,13 @@ pub(super) async fn add_piece(
     }
     let kind = request.headers().get(CONTENT_TYPE);
     if kind.is_none_or(|kind| kind != "application/octet-stream") {
-        return refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a piece is bytes");
+        return line_answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a piece is bytes");
     }
     let (Ok(offset), Some(hash)) = (
         first_value(&query, "offset").parse::<u64>(),
         parse_hash(first_value(&query, "sha256")),
     ) else {
-        return refusal(StatusCode::BAD_REQUEST, "a piece has an offset and a hash");
+        return line_answer(StatusCode::BAD_REQUEST, "a piece has an offset and a hash");
     };
     if let Err(refused) = context.state.spool.upload_status(number) {
         return upload_answer(Err(refused));
@@ -111,12 +113,12 @@ pub(super) async fn add_piece(
     let piece = match tokio::time::timeout(PIECE_TIMEOUT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(_)) => {
-            return refusal(
+            return line_answer(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "the piece is too long, or broke off",
             );
         }
-        Err(_) => return refusal(StatusCode::REQUEST_TIMEOUT, "the piece did not arrive"),
+        Err(_) => return line_answer(StatusCode::REQUEST_TIMEOUT, "the piece did not arrive"),
     };
     let state = Arc::clone(&context.state);
     let add = move || state.spool.add_piece(number, offset, &piece, &hash);
@@ -205,7 +207,7 @@ pub(super) async fn download_raw(
 /// job fails, so does the stream.
 fn pipe_stream<R: Read + Send + 'static>(
     mut reader: R,
-    job: Option<Arc<Job>>,
+    job: Option<Arc<CommandJob>>,
 ) -> impl futures::Stream<Item = std::io::Result<Bytes>> {
     let (sender, receiver) = mpsc::channel(READ_AHEAD);
     tokio::task::spawn_blocking(move || {
@@ -253,7 +255,7 @@ pub(super) async fn prepare_download(
     let format = first_value(&pairs, "format").to_owned();
     let name = first_value(&pairs, "node").to_owned();
     if !FORMATS.iter().any(|(known, _)| *known == format) {
-        return refusal(StatusCode::BAD_REQUEST, "there is no such format");
+        return line_answer(StatusCode::BAD_REQUEST, "there is no such format");
     }
     let state = Arc::clone(&context.state);
     let begun = run_blocking(move || {
@@ -316,7 +318,7 @@ pub(super) async fn download_file(
             ];
             (headers, Body::from_stream(pipe_stream(file, None))).into_response()
         }
-        Ok(None) => refusal(StatusCode::NOT_FOUND, "there is no such file"),
+        Ok(None) => line_answer(StatusCode::NOT_FOUND, "there is no such file"),
         Err(fault) => fault,
     }
 }

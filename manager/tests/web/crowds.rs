@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::fake_store::Door;
+use crate::fake_store::FakeManager;
 use crate::raw_client::Browser;
 
 /// A bounded time for one page on a busy machine.
@@ -12,9 +12,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 #[test]
 fn ten_thousand_connections_keep_nobody_out() {
-    let door = Door::open();
-    let browser = Browser::sign_in(&door);
-    let address = door.server.local_address();
+    let manager = FakeManager::open();
+    let browser = Browser::sign_in(&manager);
+    let address = manager.server.local_address();
     let mut held = Vec::new();
     for nth in 0..10_000 {
         if let Ok(mut socket) = TcpStream::connect(address) {
@@ -36,9 +36,9 @@ fn ten_thousand_connections_keep_nobody_out() {
 
 #[test]
 fn slow_requests_hold_up_nobody() {
-    let door = Door::open();
-    let browser = Browser::sign_in(&door);
-    let address = door.server.local_address();
+    let manager = FakeManager::open();
+    let browser = Browser::sign_in(&manager);
+    let address = manager.server.local_address();
     let slow_body = format!(
         "POST /run HTTP/1.1\r\nHost: {address}\r\nCookie: {}\r\nOrigin: http://{address}\r\n\
          Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\ndo=delete",
@@ -55,13 +55,13 @@ fn slow_requests_hold_up_nobody() {
     let asked = Instant::now();
     assert_eq!(browser.get("/rows").status, 200);
     assert!(asked.elapsed() < ANSWER_TIME, "{:?}", asked.elapsed());
-    assert_eq!(door.store.commands(), Vec::<Vec<String>>::new());
+    assert_eq!(manager.store.commands(), Vec::<Vec<String>>::new());
 }
 
 #[test]
 fn a_head_that_does_not_come_is_given_up() {
-    let door = Door::open();
-    let mut socket = TcpStream::connect(door.server.local_address()).expect("it listens");
+    let manager = FakeManager::open();
+    let mut socket = TcpStream::connect(manager.server.local_address()).expect("it listens");
     socket.write_all(b"GET / HTTP/1.1\r\n").expect("it reads");
     socket
         .set_read_timeout(Some(Duration::from_mins(1)))
@@ -76,9 +76,9 @@ fn a_head_that_does_not_come_is_given_up() {
 
 #[test]
 fn a_manager_ends_although_windows_listen_and_jobs_run() {
-    let door = Door::open();
-    let browser = Browser::sign_in(&door);
-    let address = door.server.local_address();
+    let manager = FakeManager::open();
+    let browser = Browser::sign_in(&manager);
+    let address = manager.server.local_address();
     let mut window = TcpStream::connect(address).expect("it listens");
     let request = format!(
         "GET /events HTTP/1.1\r\nHost: {address}\r\nCookie: {}\r\nSec-Fetch-Site: same-origin\r\n\r\n",
@@ -89,7 +89,7 @@ fn a_manager_ends_although_windows_listen_and_jobs_run() {
     assert!(window.read(&mut first).expect("it answers") > 0);
     assert_eq!(browser.post("/run", "do=flatten&node=web").status, 303);
     let ending = Instant::now();
-    assert!(door.server.stop_within(Duration::from_secs(5)));
+    assert!(manager.server.stop_within(Duration::from_secs(5)));
     assert!(
         ending.elapsed() < Duration::from_secs(10),
         "{:?}",

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::fake_store::Door;
+use crate::fake_store::FakeManager;
 
 /// The timeout for an answer on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -97,11 +97,11 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    pub(crate) fn sign_in(door: &Door) -> Self {
-        let url = door.server.opening_url();
+    pub(crate) fn sign_in(manager: &FakeManager) -> Self {
+        let url = manager.server.opening_url();
         let (_, token) = url.split_once("#token=").expect("it has a token");
         let mut browser = Self {
-            address: door.server.local_address(),
+            address: manager.server.local_address(),
             cookie: String::new(),
         };
         let answer = browser.post("/session", &format!("token={token}"));

@@ -22,14 +22,14 @@ pub(crate) struct FakeStore {
 }
 
 /// A manager of a fake store, in a folder of its own.
-pub(crate) struct Door {
+pub(crate) struct FakeManager {
     pub(crate) store: Arc<FakeStore>,
     pub(crate) server: ManagerServer,
     pub(crate) announced: Arc<Mutex<Vec<String>>>,
     pub(crate) dir: tempfile::TempDir,
 }
 
-impl Door {
+impl FakeManager {
     pub(crate) fn open() -> Self {
         Self::open_with(None)
     }

@@ -10,21 +10,21 @@ use std::net::SocketAddr;
 use axum::http::header::{CONTENT_LENGTH, COOKIE, HOST, ORIGIN, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, Method, Request, StatusCode, Version};
 
-use crate::secret::{SECRET_TEXT_LEN, SecretKeeper};
+use crate::secret::{SECRET_TEXT_LEN, SessionTable};
 
 /// The longest target of a request: names are at most some hundred bytes, and a search is short.
 const TARGET_LEN_MAX: usize = 8 << 10;
 
 /// The names that the server answers to, and the cookie's.
 #[derive(Clone, Debug)]
-pub(crate) struct GateNames {
+pub(crate) struct ServerNames {
     hosts: Vec<String>,
     cookie: String,
 }
 
 /// The reason why a request is not looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GateRefusal {
+pub(crate) enum RequestRefusal {
     /// It is for a server of another name.
     Misdirected,
     /// It is no request that a browser sends.
@@ -37,7 +37,7 @@ pub(crate) enum GateRefusal {
     Stranger,
 }
 
-impl GateRefusal {
+impl RequestRefusal {
     pub(crate) fn status_code(self) -> StatusCode {
         match self {
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -59,7 +59,7 @@ impl GateRefusal {
     }
 }
 
-impl GateNames {
+impl ServerNames {
     /// The names of a server that listens at `address`, which is a loopback one.
     pub(crate) fn of_address(address: SocketAddr) -> Self {
         let port = address.port();
@@ -84,27 +84,27 @@ impl GateNames {
     }
 
     /// Checks everything but the session.
-    pub(crate) fn check_request<B>(&self, request: &Request<B>) -> Result<(), GateRefusal> {
+    pub(crate) fn check_request<B>(&self, request: &Request<B>) -> Result<(), RequestRefusal> {
         let (headers, uri) = (request.headers(), request.uri());
         // An absolute target names a host of its own, whatever the header says.
         if uri.scheme().is_some() || uri.authority().is_some() {
-            return Err(GateRefusal::Misdirected);
+            return Err(RequestRefusal::Misdirected);
         }
         if !self.is_own_host(headers) {
-            return Err(GateRefusal::Misdirected);
+            return Err(RequestRefusal::Misdirected);
         }
         let path = uri.path_and_query().map_or("", |path| path.as_str());
         if !path.starts_with('/') || request.version() != Version::HTTP_11 {
-            return Err(GateRefusal::Malformed);
+            return Err(RequestRefusal::Malformed);
         }
         if path.len() > TARGET_LEN_MAX {
-            return Err(GateRefusal::TooLong);
+            return Err(RequestRefusal::TooLong);
         }
         // No browser sends a body in chunks over this protocol; between two lengths, another
         // program on the way might choose otherwise.
         let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
         if lengths > 1 || headers.contains_key(TRANSFER_ENCODING) {
-            return Err(GateRefusal::Malformed);
+            return Err(RequestRefusal::Malformed);
         }
         let is_allowed = if is_reading(request.method()) {
             may_read(headers, path)
@@ -114,7 +114,7 @@ impl GateNames {
         if is_allowed {
             Ok(())
         } else {
-            Err(GateRefusal::Foreign)
+            Err(RequestRefusal::Foreign)
         }
     }
 
@@ -150,11 +150,11 @@ impl GateNames {
     pub(crate) fn check_session(
         &self,
         headers: &HeaderMap,
-        keeper: &SecretKeeper,
-    ) -> Result<(), GateRefusal> {
+        sessions: &SessionTable,
+    ) -> Result<(), RequestRefusal> {
         match self.session_of(headers) {
-            Some(session) if keeper.is_session(session) => Ok(()),
-            _ => Err(GateRefusal::Stranger),
+            Some(session) if sessions.is_session(session) => Ok(()),
+            _ => Err(RequestRefusal::Stranger),
         }
     }
 }

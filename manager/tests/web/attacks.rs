@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::fake_store::Door;
+use crate::fake_store::FakeManager;
 use crate::raw_client::{Browser, RawAnswer, exchange_bytes};
 
 /// A request. `{host}` is the server's own name, `{cookie}` a session that is good, `{used}` a
@@ -480,15 +480,15 @@ fn hostile_fields() -> Vec<Attack> {
 
 #[test]
 fn every_attack_is_refused_and_changes_nothing() {
-    let door = Door::open();
-    let used = door.server.opening_url();
+    let manager = FakeManager::open();
+    let used = manager.server.opening_url();
     let used = used
         .split_once("#token=")
         .expect("it has a token")
         .1
         .to_owned();
-    let browser = Browser::sign_in(&door);
-    let address = door.server.local_address();
+    let browser = Browser::sign_in(&manager);
+    let address = manager.server.local_address();
     let (name, _) = browser.cookie.split_once('=').expect("a pair");
     let attacks: Vec<Attack> = [
         names_of_strangers(),
@@ -510,7 +510,7 @@ fn every_attack_is_refused_and_changes_nothing() {
                 .replace("{cookie}", &browser.cookie)
                 .replace("{name}", name)
                 .replace("{used}", &used)
-                .replace("{files}", &door.file("").display().to_string())
+                .replace("{files}", &manager.file("").display().to_string())
         };
         let answer = exchange_bytes(
             address,
@@ -525,7 +525,7 @@ fn every_attack_is_refused_and_changes_nothing() {
         );
         tells_nothing(attack.name, &answer, &used, &browser);
         assert_eq!(
-            door.store.commands(),
+            manager.store.commands(),
             Vec::<Vec<String>>::new(),
             "{}",
             attack.name
@@ -533,7 +533,7 @@ fn every_attack_is_refused_and_changes_nothing() {
     }
     let well = browser.get("/rows");
     assert_eq!(well.status, 200, "the server goes on: {well:?}");
-    assert!(!door.dir.path().join("owned").exists());
+    assert!(!manager.dir.path().join("owned").exists());
 }
 
 /// The length of a form whose text was filled in.
@@ -593,9 +593,9 @@ fn tells_nothing(name: &str, answer: &RawAnswer, used: &str, browser: &Browser) 
 
 #[test]
 fn a_stranger_gets_the_sign_in_page_and_nothing_else() {
-    let door = Door::open();
+    let manager = FakeManager::open();
     let stranger = Browser {
-        address: door.server.local_address(),
+        address: manager.server.local_address(),
         cookie: String::new(),
     };
     let page = stranger.get("/");
@@ -651,13 +651,13 @@ fn a_stranger_gets_the_sign_in_page_and_nothing_else() {
 
 #[test]
 fn each_url_opens_one_browser_and_the_next_one_is_announced() {
-    let door = Door::open();
-    let first = door.server.opening_url();
-    Browser::sign_in(&door);
-    let announced = door.announced.lock().expect("nobody panicked").clone();
-    assert_eq!(announced, [door.server.opening_url()]);
+    let manager = FakeManager::open();
+    let first = manager.server.opening_url();
+    Browser::sign_in(&manager);
+    let announced = manager.announced.lock().expect("nobody panicked").clone();
+    assert_eq!(announced, [manager.server.opening_url()]);
     assert_ne!(announced[0], first);
-    let second = Browser::sign_in(&door);
+    let second = Browser::sign_in(&manager);
     assert_eq!(second.get("/rows").status, 200);
     assert_eq!(second.post("/session/end", "").status, 303);
     assert_eq!(second.get("/rows").status, 401, "a session that was ended");
@@ -665,8 +665,8 @@ fn each_url_opens_one_browser_and_the_next_one_is_announced() {
 
 #[test]
 fn who_may_only_look_changes_nothing() {
-    let door = Door::open_with(Some("it was started with --read-only"));
-    let browser = Browser::sign_in(&door);
+    let manager = FakeManager::open_with(Some("it was started with --read-only"));
+    let browser = Browser::sign_in(&manager);
     let page = browser.get("/node?name=web").text();
     assert!(!page.contains("/act?do=delete"), "{page}");
     for (path, form) in [
@@ -677,5 +677,5 @@ fn who_may_only_look_changes_nothing() {
     ] {
         assert_eq!(browser.post(path, form).status, 403, "{path}");
     }
-    assert_eq!(door.store.commands(), Vec::<Vec<String>>::new());
+    assert_eq!(manager.store.commands(), Vec::<Vec<String>>::new());
 }

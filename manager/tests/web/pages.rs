@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::fake_store::{Door, HOSTILE};
+use crate::fake_store::{FakeManager, HOSTILE};
 use crate::raw_client::{Browser, hex_text};
 
 fn in_form(text: &str) -> String {
@@ -15,8 +15,8 @@ fn has_markup(text: &str) -> bool {
 
 #[test]
 fn markup_in_any_field_is_text() {
-    let door = Door::open();
-    let browser = Browser::sign_in(&door);
+    let manager = FakeManager::open();
+    let browser = Browser::sign_in(&manager);
     let hostile = in_form(HOSTILE);
     let addresses = [
         "/".to_owned(),
@@ -63,18 +63,21 @@ fn markup_in_any_field_is_text() {
 
 #[test]
 fn an_action_is_a_plan_first_and_a_command_line_then() {
-    let door = Door::open();
-    let browser = Browser::sign_in(&door);
+    let manager = FakeManager::open();
+    let browser = Browser::sign_in(&manager);
     let form = browser.get("/act?do=delete&node=web%40monday").text();
     assert!(form.contains("action=\"/plan\"") && form.contains("web@monday"));
     let plan = browser
         .post("/plan", "do=delete&node=web%40monday&node=web")
         .text();
     assert!(plan.contains("vellum rm web@monday web"), "{plan}");
-    assert_eq!(door.store.commands(), [["rm", "-n", "web@monday", "web"]]);
+    assert_eq!(
+        manager.store.commands(),
+        [["rm", "-n", "web@monday", "web"]]
+    );
     let done = browser.post("/run", "do=delete&node=web%40monday&node=web");
     assert_eq!(done.status, 303, "{done:?}");
-    assert_eq!(door.store.commands()[1], ["rm", "web@monday", "web"]);
+    assert_eq!(manager.store.commands()[1], ["rm", "web@monday", "web"]);
     let told = browser
         .get(done.header("location").expect("a way on"))
         .text();
@@ -83,8 +86,8 @@ fn an_action_is_a_plan_first_and_a_command_line_then() {
 
 #[test]
 fn a_failure_is_told_in_the_words_of_the_command() {
-    let door = Door::open();
-    let browser = Browser::sign_in(&door);
+    let manager = FakeManager::open();
+    let browser = Browser::sign_in(&manager);
     let done = browser.post("/run", "do=commit&node=web");
     assert_eq!(done.header("location"), Some("/jobs/1"));
     let page = browser.get("/jobs/1").text();
@@ -96,8 +99,8 @@ fn a_failure_is_told_in_the_words_of_the_command() {
 
 #[test]
 fn a_job_that_lasts_can_be_cancelled() {
-    let door = Door::open();
-    let browser = Browser::sign_in(&door);
+    let manager = FakeManager::open();
+    let browser = Browser::sign_in(&manager);
     let begun = browser.post("/run", "do=flatten&node=web");
     assert_eq!(begun.header("location"), Some("/jobs/1"));
     assert!(browser.get("/jobs/1").text().contains("running"));
@@ -110,8 +113,8 @@ fn a_job_that_lasts_can_be_cancelled() {
 
 #[test]
 fn jobs_at_once_are_bounded() {
-    let door = Door::open();
-    let browser = Browser::sign_in(&door);
+    let manager = FakeManager::open();
+    let browser = Browser::sign_in(&manager);
     let statuses = (0..9).map(|_| browser.post("/run", "do=flatten&node=web").status);
     let refused = statuses.filter(|status| *status == 429).count();
     assert_eq!(refused, 1);
@@ -119,8 +122,8 @@ fn jobs_at_once_are_bounded() {
 
 #[test]
 fn an_upload_comes_in_pieces_and_is_stored_once() {
-    let door = Door::open();
-    let browser = Browser::sign_in(&door);
+    let manager = FakeManager::open();
+    let browser = Browser::sign_in(&manager);
     let begun = browser.post(
         "/uploads",
         &format!("name={}&length=11", in_form("../../disk")),
@@ -147,9 +150,9 @@ fn an_upload_comes_in_pieces_and_is_stored_once() {
     assert_eq!(piece(11, b"!", b"!"), 400, "it is past the end");
     let done = browser.post("/run", "do=import&name=a&source=upload:1");
     assert_eq!(done.status, 303, "{}", done.text());
-    let words = &door.store.commands()[0];
+    let words = &manager.store.commands()[0];
     assert_eq!((words[0].as_str(), words[2].as_str()), ("import", "a"));
-    assert!(words[1].starts_with(&door.dir.path().join("spool").display().to_string()));
+    assert!(words[1].starts_with(&manager.dir.path().join("spool").display().to_string()));
     assert_eq!(
         browser.get("/uploads/1").status,
         404,
@@ -167,8 +170,8 @@ fn an_upload_comes_in_pieces_and_is_stored_once() {
 
 #[test]
 fn downloads_are_whole_files() {
-    let door = Door::open();
-    let browser = Browser::sign_in(&door);
+    let manager = FakeManager::open();
+    let browser = Browser::sign_in(&manager);
     let raw = browser.get("/download?node=web%40monday");
     assert_eq!((raw.status, raw.body), (200, vec![7; 4096]));
     assert_eq!(
@@ -189,8 +192,8 @@ fn downloads_are_whole_files() {
 
 #[test]
 fn a_page_is_small_and_asks_nobody_else() {
-    let door = Door::open();
-    let browser = Browser::sign_in(&door);
+    let manager = FakeManager::open();
+    let browser = Browser::sign_in(&manager);
     let page = browser.get("/").text();
     let mut sum = page.len();
     for path in ["/app.js", "/app.css", "/icon.svg"] {
