@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::driver::{BrowserDriver, BrowserWish, PATIENCE};
 use crate::looks::store_of_nodes;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, client_line};
 use crate::served_page::{ServedPage, signed_in};
 
 /// Bytes of the image that the day is about; half of them are not zero.
@@ -262,14 +262,18 @@ fn await_file(path: &Path) -> Vec<u8> {
 }
 
 fn job_is_cancelled(browser: &BrowserDriver, sandbox: &Sandbox, page: &ServedPage) {
+    // A pipe in which more is to come: its import ends by being cancelled, on any machine.
     let large = sandbox.path("files/large.raw");
-    let mut chunk = vec![0; 16 << 20];
-    let mut chance = fastrand::Rng::with_seed(13);
-    let mut file = std::fs::File::create(&large).expect("room");
-    for _ in 0..48 {
-        chance.fill(&mut chunk);
-        file.write_all(&chunk).expect("room");
-    }
+    client_line(sandbox, "mkfifo files/large.raw");
+    let pipe = large.clone();
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let writer = std::thread::spawn(move || {
+        let mut file = std::fs::File::create(pipe).expect("somebody reads it");
+        let mut chunk = vec![0; 16 << 20];
+        fastrand::Rng::with_seed(13).fill(&mut chunk);
+        file.write_all(&chunk).expect("somebody reads it");
+        let _ = ended.recv();
+    });
     browser.open_address(&format!("{}/act?do=import", page.origin));
     let real = large.canonicalize().expect("it is there");
     browser.type_text("#field-source", &real.display().to_string());
@@ -278,6 +282,8 @@ fn job_is_cancelled(browser: &BrowserDriver, sandbox: &Sandbox, page: &ServedPag
     browser.click("#pane form[action='/run'] button.primary");
     browser.click("#pane form[action$='/stop'] button");
     browser.await_text("#pane .state", "cancelled");
+    drop(done);
+    writer.join().expect("the writer ends");
     assert!(!sandbox.names().contains(&"large".to_owned()));
 }
 
