@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use vellum_core::tree::NodeRef;
 use vellum_store::{
-    Access, CheckOptions, CollectOptions, Compression, ImportRequest, ImportTarget, RepairOptions,
-    RepairReport, Store, StoreParameters, Unwatched,
+    Access, CheckOptions, CollectOptions, Compression, DeepOptions, ImportRequest, ImportTarget,
+    RepairOptions, RepairReport, Store, StoreParameters, Unwatched,
 };
 
 use super::content::{Content, Pool};
@@ -98,9 +98,13 @@ fn original(is_collected: bool) -> Original {
     import(&store, "child", Some(root), changed);
     store.delete_image(gone.image_id(), true).expect("deleted");
     if is_collected {
-        store
-            .collect(CollectOptions::default(), &Unwatched)
-            .expect("collected");
+        import(&store, "alike", None, alike());
+        let options = CollectOptions {
+            deep: Some(DeepOptions { level: 3 }),
+            ..CollectOptions::default()
+        };
+        let report = store.collect(options, &Unwatched).expect("collected");
+        assert!(report.deep.blocks > 0, "{report:?}");
     }
     drop(store);
     store = scratch::open(&dir);
@@ -126,6 +130,17 @@ fn original(is_collected: bool) -> Original {
     scratch::copy_of_a_crash(&dir, &folder.path().join("killed"));
     drop(store);
     Original { folder, contents }
+}
+
+/// A disk whose chunks are alike: a deep collection makes a solid block of their frames.
+fn alike() -> Vec<u8> {
+    let chunk = |nth: u64| {
+        let mut bytes = vec![0; 4096];
+        fastrand::Rng::with_seed(nth / 8).fill(&mut bytes[..2048]);
+        bytes[2048..2056].copy_from_slice(&nth.to_le_bytes());
+        bytes
+    };
+    (0..48).flat_map(chunk).collect()
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
