@@ -26,10 +26,14 @@ pub(super) fn last_block(database: &Database) -> Result<Option<SolidNumber>, Sto
     Ok(last.and_then(|(key, _)| parse_solid_key(&key)))
 }
 
-/// The first block whose number is `from` or greater.
+/// The first block whose number is `from` or greater; none if that cannot be told.
 fn block_from(database: &Database, from: SolidNumber) -> Result<Option<SolidNumber>, StoreError> {
     let mut scan = database.scan_from(Family::Frames, &solid_key(from));
-    Ok(scan.next()?.and_then(|(key, _)| parse_solid_key(key)))
+    match scan.next() {
+        Ok(found) => Ok(found.and_then(|(key, _)| parse_solid_key(key))),
+        Err(StoreError::Damaged(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes blocks that no frame is part of, and takes those apart of which less than half lives.
@@ -43,7 +47,7 @@ pub(in crate::collect) fn reclaim_blocks(
 ) -> Result<(), StoreError> {
     let database = &store.inner.database;
     let chunk_len = store.parameters().chunk_len.byte_len();
-    let mut next = known_block_from(database, SolidNumber(0))?;
+    let mut next = block_from(database, SolidNumber(0))?;
     if next.is_none() {
         return Ok(());
     }
@@ -59,7 +63,7 @@ pub(in crate::collect) fn reclaim_blocks(
         match usage.blocks.get(&number) {
             None if !delete_block(store, collection, number)? => {
                 next = match next {
-                    Some(behind) => known_block_from(database, behind)?,
+                    Some(behind) => block_from(database, behind)?,
                     None => None,
                 };
             }
@@ -79,17 +83,6 @@ pub(in crate::collect) fn reclaim_blocks(
         }
     }
     database.flush_bulk(collection.generation)
-}
-
-/// The first block whose number is `from` or greater; none if that cannot be told.
-fn known_block_from(
-    database: &Database,
-    from: SolidNumber,
-) -> Result<Option<SolidNumber>, StoreError> {
-    match block_from(database, from) {
-        Err(StoreError::Damaged(_)) => Ok(None),
-        found => found,
-    }
 }
 
 /// Deletes a block that no frame is part of; false if there is none of that number that can be

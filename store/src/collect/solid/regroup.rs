@@ -122,6 +122,8 @@ pub(in crate::collect) fn regroup_frames(
     watch: &dyn Watch,
 ) -> Result<DeepReport, StoreError> {
     let mut report = DeepReport::default();
+    // Read once: a look at it reads the whole block, and new ones are counted in memory.
+    let last = last_block(&store.inner.database)?;
     let mut next = Some(ChunkId(0));
     while let Some(from) = next {
         let Some(window_len) = window_len(store) else {
@@ -142,7 +144,6 @@ pub(in crate::collect) fn regroup_frames(
                 report.lacks_room = true;
                 return Ok(report);
             }
-            let last = last_block(&store.inner.database)?;
             let chunks = &store.inner.chunks;
             let first = chunks.reserve_solid_numbers(last, blocks.len() as u64);
             let encoded = encode_blocks(store, first, blocks, options)?;
