@@ -38,7 +38,7 @@
 //! end-8   8       checksum over key and all bytes before        damage before a decoder sees it
 //!
 //! Payload, version 1, of a frame whose bytes are in a solid block: a reference. Codec 3, and from
-//! byte 6 on the block's number (8) and the byte of the decoded block at which the frame begins (4),
+//! byte 6 on the block's number (8) and the byte of the decoded block where the frame begins (4),
 //! both LE.
 //! ```
 
@@ -309,6 +309,15 @@ pub enum StoredPayload<'a> {
 }
 
 impl<'a> StoredPayload<'a> {
+    /// The solid block that has its bytes; none if it has them itself.
+    #[must_use]
+    pub fn block(&self) -> Option<SolidNumber> {
+        match self {
+            Self::Own(_) => None,
+            Self::Solid { place, .. } => Some(place.block),
+        }
+    }
+
     /// The record that `bytes` hold, if they are whole and belong to this place.
     pub fn decode(first: ChunkId, bytes: &'a [u8]) -> Result<Self, DecodeError> {
         Self::decode_body(verify_checksum(

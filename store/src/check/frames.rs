@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use rayon::prelude::{IntoParallelIterator, ParallelIterator};
-use vellum_core::frame::{FrameHeader, StoredPayload, frame_key, parse_frame_key};
+use vellum_core::frame::{FrameHeader, frame_key, parse_frame_key};
 use vellum_core::solid::{parse_solid_key, solid_key};
 use vellum_core::units::{ChunkId, SolidNumber};
 
 use super::index::NameSums;
 use super::{CheckRun, ContentLoss};
-use crate::chunks::HeaderWalk;
+use crate::chunks::{HeaderWalk, payload_mismatch};
 use crate::database::{Family, Scan};
 use crate::error::StoreError;
 use crate::watch::Progress;
@@ -200,33 +200,11 @@ fn find_payload_fault(
     with_data: bool,
 ) -> Option<Fault> {
     let all = |reason: String| Some((reason, frame_chunk_ids(header)));
-    if payload.len() as u64 != u64::from(header.own_payload_len()) {
-        return all(format!(
-            "{} bytes where its header says {}",
-            payload.len(),
-            header.own_payload_len()
-        ));
-    }
-    let decoded = match StoredPayload::decode(header.first_id(), payload) {
-        Ok(decoded) => decoded,
-        Err(error) => return all(error.to_string()),
-    };
-    let plain_len = header.chunk_count() as u64 * store.parameters().chunk_len.byte_len();
-    if u64::from(decoded.plain_len()) != plain_len {
-        return all(format!(
-            "{} plain bytes where its header says {plain_len}",
-            decoded.plain_len()
-        ));
-    }
-    let block = match decoded {
-        StoredPayload::Own(_) => None,
-        StoredPayload::Solid { place, .. } => Some(place.block),
-    };
-    if block != header.solid.map(|solid| solid.block) {
-        return all("its header says another solid block".to_owned());
+    if let Some(reason) = payload_mismatch(header, payload, store.parameters().chunk_len) {
+        return all(reason);
     }
     // A block's checksum covers what a payload's does, so it is read in any case.
-    if !with_data && block.is_none() {
+    if !with_data && header.solid.is_none() {
         return None;
     }
     let frame = match store.inner.chunks.decode_frame(header.clone(), payload) {

@@ -1,8 +1,8 @@
 //! Builds one frame of the database from chunks and their names.
 
-use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, frame_key};
+use vellum_core::frame::{FrameCodec, FrameHeader, FramePayload, StoredPayload, frame_key};
 use vellum_core::hash::ChunkHash;
-use vellum_core::units::ChunkId;
+use vellum_core::units::{ChunkId, ChunkLen};
 use vellum_core::wire::put_varint;
 
 use crate::codec;
@@ -33,6 +33,35 @@ pub(crate) struct CompressedFrame {
     codec: FrameCodec,
     compressed: Vec<u8>,
     plain_len: usize,
+}
+
+/// The difference between a payload, as it is stored, and what its header says of it, in words;
+/// none if they belong together. A payload that is damaged differs.
+pub(crate) fn payload_mismatch(
+    header: &FrameHeader,
+    stored: &[u8],
+    chunk_len: ChunkLen,
+) -> Option<String> {
+    if stored.len() as u64 != u64::from(header.own_payload_len()) {
+        return Some(format!(
+            "{} bytes where its header says {}",
+            stored.len(),
+            header.own_payload_len()
+        ));
+    }
+    let payload = match StoredPayload::decode(header.first_id(), stored) {
+        Ok(payload) => payload,
+        Err(error) => return Some(error.to_string()),
+    };
+    let plain_len = header.chunk_count() as u64 * chunk_len.byte_len();
+    if u64::from(payload.plain_len()) != plain_len {
+        return Some(format!(
+            "{} plain bytes where its header says {plain_len}",
+            payload.plain_len()
+        ));
+    }
+    (payload.block() != header.solid.map(|solid| solid.block))
+        .then(|| "its header says another solid block".to_owned())
 }
 
 /// Compresses the bytes of one frame: the expensive step, free of any lock.

@@ -19,16 +19,16 @@
 //! that was healed after it was moved would come back beside the one that it was moved from. So
 //! rewritten frames are flushed before any frame is healed ([`Chunks::note_rewritten`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 
 use vellum_core::frame::FrameHeader;
-use vellum_core::hash::ChunkHash;
+use vellum_core::hash::{ChunkHash, hash_chunks};
 use vellum_core::units::ChunkId;
 
 use super::Chunks;
 use super::decoded_frame::DecodedFrame;
-use super::frames::{FramePlan, encode_frame};
+use super::frames::{FramePlan, encode_frame, payload_mismatch};
 use super::ledger::DamageKind;
 use crate::database::{Batch, Durability};
 use crate::error::StoreError;
@@ -91,6 +91,42 @@ impl Chunks {
                 .for_each(|at| healed[*at] = right.contains_key(&chunks[*at].id));
         }
         Ok(inside)
+    }
+
+    /// Writes the frame that holds `id` anew if its payload is not the one that its header was
+    /// written with, but has chunks of it. A lost table leaves such a pair: below it lies the record
+    /// that one of the two replaced, and both times the frame held the same chunks, or more of them.
+    /// True if it was written, and the id behind the frame.
+    ///
+    /// Locks: as [`Chunks::heal_chunks`].
+    pub(crate) fn reunite_frame(&self, id: ChunkId) -> Result<(bool, ChunkId), StoreError> {
+        let _index = self.lock_index_flushed()?;
+        let Some(header) = self.readable_header(id)? else {
+            return Ok((false, id.advance_by(1)));
+        };
+        let (first, end) = (header.first_id(), header.end_id());
+        let stored = self.reader.stored_payload(first)?;
+        let chunk_len = self.parameters.chunk_len;
+        let is_other = |stored: &_| payload_mismatch(&header, stored, chunk_len).is_some();
+        let Some(stored) = stored.filter(|stored| is_other(stored)) else {
+            return Ok((false, end));
+        };
+        let plain = self.reader.decode_payload(first, &stored);
+        let plain = plain.map(Some).or_else(only_damage)?.unwrap_or_default();
+        let pieces: Vec<&[u8]> = plain.chunks_exact(chunk_len.as_usize()).collect();
+        let found = hash_chunks(&pieces).into_iter().zip(pieces);
+        let found: HashMap<ChunkHash, &[u8]> = found.collect();
+        let right = header.chunk_hashes().filter_map(|(id, name)| {
+            let (name, plain) = (*name, *found.get(name)?);
+            Some(RightBytes { id, name, plain })
+        });
+        let right: Vec<RightBytes<'_>> = right.collect();
+        if right.is_empty() {
+            return Ok((false, end));
+        }
+        let right = right.iter().map(|chunk| (chunk.id, chunk)).collect();
+        self.put_healed(&header, None, &right)?;
+        Ok((true, end))
     }
 
     /// Writes the frame of `header` with what is whole of it in `old`, and `right`. Under the index

@@ -39,7 +39,7 @@ use vellum_core::wire;
 
 pub(crate) use decoded_frame::DecodedFrame;
 pub(crate) use dedup_session::{ChunkCandidate, DedupSession, SessionCounts, StoredChunks};
-pub(crate) use frames::{EncodedFrame, FramePlan, compress_chunks, encode_frame};
+pub(crate) use frames::{EncodedFrame, FramePlan, compress_chunks, encode_frame, payload_mismatch};
 pub(crate) use gc_pins::{GcPins, SweepDecision};
 pub(crate) use headers::HeaderWalk;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! that is found damaged enters the ledger, one that is found whole leaves it.
 
 use std::collections::BTreeSet;
+use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use vellum_core::frame::{FrameHeader, StoredPayload, frame_key};
@@ -195,10 +196,39 @@ impl FrameReader {
         let first = header.first_id();
         let damaged = |reason: String| StoreError::damaged_record(format!("frame {first}"), reason);
         let stored = self
-            .database
-            .get(Family::Frames, &frame_key(first))?
+            .stored_payload(first)?
             .ok_or_else(|| damaged("it is gone".to_owned()))?;
         self.decode_frame(header, &stored)
+    }
+
+    /// The payload of the frame that begins with `first`, as it is stored.
+    pub(super) fn stored_payload(
+        &self,
+        first: ChunkId,
+    ) -> Result<Option<impl Deref<Target = [u8]>>, StoreError> {
+        self.database.get(Family::Frames, &frame_key(first))
+    }
+
+    /// The chunks of the payload `stored` of the frame that begins with `first`, one after another
+    /// and not verified: as many as it says itself, whatever its header says.
+    pub(super) fn decode_payload(
+        &self,
+        first: ChunkId,
+        stored: &[u8],
+    ) -> Result<Vec<u8>, StoreError> {
+        let damaged = |reason: String| StoreError::damaged_record(format!("frame {first}"), reason);
+        let payload =
+            StoredPayload::decode(first, stored).map_err(|error| damaged(error.to_string()))?;
+        match payload {
+            StoredPayload::Own(own) => {
+                codec::decompress_frame(own.codec, own.compressed, own.plain_len as usize)
+                    .map_err(damaged)
+            }
+            StoredPayload::Solid { place, plain_len } => {
+                self.solid
+                    .read_frame_bytes(&self.database, first, place, plain_len)
+            }
+        }
     }
 
     /// The frame that `header` and the payload `stored` make, its chunks verified against their
@@ -220,15 +250,7 @@ impl FrameReader {
                 payload.plain_len()
             )));
         }
-        let plain = match payload {
-            StoredPayload::Own(own) => {
-                codec::decompress_frame(own.codec, own.compressed, plain_len).map_err(damaged)?
-            }
-            StoredPayload::Solid { place, plain_len } => {
-                self.solid
-                    .read_frame_bytes(&self.database, first, place, plain_len)?
-            }
-        };
+        let plain = self.decode_payload(first, stored)?;
         let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
         let sound: Vec<bool> = header
             .chunk_hashes()

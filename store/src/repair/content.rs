@@ -1,10 +1,17 @@
 //! Rebuilds lost headers from their frames, and entries of the index from headers.
 //!
+//! Below a record that is lost lies the one that it replaced. So where a part of headers or frames
+//! is lost, a header may be of another time than the payload beside it: a collection has moved the
+//! frame into a solid block or out of it, has put it together with others, or has deleted it. A
+//! payload says itself how it is encoded, so its header is made anew; a header without a payload is
+//! of a deleted frame if no payload can be lost.
+//!
 //! A frame tells how many chunks it holds, and their bytes tell their names. Their ids are sure
 //! where the index has a name's id, or where as many ids are free between two that are sure as
 //! there are chunks. The id of a chunk is never guessed: under a wrong id it would be wrong bytes.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use vellum_core::frame::{
     FrameHeader, REFERENCE_LEN, SPAN_MAX, SolidMembership, StoredPayload, frame_key,
@@ -15,7 +22,7 @@ use vellum_core::solid::parse_solid_key;
 use vellum_core::units::ChunkId;
 use vellum_core::wire::{WireReader, put_varint};
 
-use crate::chunks::DecodedSolid;
+use crate::chunks::{DecodedSolid, payload_mismatch};
 use crate::codec;
 use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
@@ -30,57 +37,57 @@ pub(super) struct ContentMends {
     pub(super) headers: u64,
     /// Headers that cannot be read and could not be made anew.
     pub(super) headers_lost: u64,
+    /// Headers of frames that were deleted: what deleted them is lost.
+    pub(super) headers_stale: u64,
     pub(super) index_entries: u64,
 }
 
-/// Makes headers anew for frames that have none that can be read. `next_chunk` is an id that was
-/// not given yet. Unless headers may be missing (`is_hurt`), only those are looked at that are
-/// there: to see which frames have none takes reading all frames.
+/// The families of which a part is lost: below a lost record lies the one that it replaced.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HurtFamilies {
+    pub(super) headers: bool,
+    pub(super) frames: bool,
+}
+
+/// Makes headers anew for frames that have none that can be read, or one of another time.
+/// `next_chunk` is an id that was not given yet. Unless a part of headers or frames is lost, only
+/// those are looked at that are there: to see which frames have none takes reading all frames.
 pub(super) fn mend_headers(
     database: &Database,
     parameters: StoreParameters,
     next_chunk: ChunkId,
-    is_hurt: bool,
+    hurt: HurtFamilies,
     mends: &mut ContentMends,
 ) -> Result<(), StoreError> {
-    let (whole, broken) = read_headers(database)?;
-    if !is_hurt && broken.is_empty() {
+    let mut known = KnownHeaders::read_all(database)?;
+    if !hurt.headers && !hurt.frames && known.broken.is_empty() {
         return Ok(());
     }
-    let mut frames = Vec::new();
-    let mut scan = database.scan_from(Family::Frames, &[]);
-    while let Some((key, _)) = scan.next()? {
-        if parse_solid_key(key).is_some() {
-            break;
-        }
-        frames.extend(parse_frame_key(key).ok());
-    }
-    drop(scan);
+    let frames = compare_frames(database, parameters, &mut known)?;
     let mut batch = Batch::default();
+    if hurt.headers && !hurt.frames {
+        for first in known.drop_without_payload(&frames) {
+            batch.delete_record(Family::Headers, frame_key(first));
+            mends.headers_stale += 1;
+        }
+    }
     for (nth, first) in frames.iter().enumerate() {
-        let known = whole.range(..=*first).next_back();
-        if known.is_some_and(|(_, end)| end > first) {
+        if known.covers(*first) {
             continue;
         }
         let next_frame = frames.get(nth + 1).copied();
-        let next_header = whole
-            .range(first.advance_by(1)..)
-            .next()
-            .map(|(key, _)| *key);
-        let end = next_frame
-            .into_iter()
-            .chain(next_header)
-            .min()
-            .unwrap_or(next_chunk);
+        let end = next_frame.into_iter().chain(known.next_after(*first)).min();
         let Some(payload) = database.get(Family::Frames, &frame_key(*first))? else {
             continue;
         };
-        if let Some(header) = header_of(database, parameters, *first, end, &payload)? {
+        let end = end.unwrap_or(next_chunk);
+        let other = known.others.get(first);
+        if let Some(header) = header_of(database, parameters, *first..end, &payload, other)? {
             batch.put_record(Family::Headers, frame_key(*first), header.encode());
             mends.headers += 1;
         }
     }
-    for first in broken {
+    for first in known.broken {
         // A header that was rebuilt has been put above.
         if frames.binary_search(&first).is_err() {
             batch.delete_record(Family::Headers, frame_key(first));
@@ -90,32 +97,102 @@ pub(super) fn mend_headers(
     database.write_batch(batch, Durability::Logged)
 }
 
-type HeaderEnds = BTreeMap<ChunkId, ChunkId>;
-
-/// The headers that can be read, with where each ends, and the keys of those that cannot.
-fn read_headers(database: &Database) -> Result<(HeaderEnds, Vec<ChunkId>), StoreError> {
-    let (mut whole, mut broken) = (HeaderEnds::new(), Vec::new());
-    let mut scan = database.scan_from(Family::Headers, &[]);
-    while let Some((key, value)) = scan.next()? {
+/// The first ids of all frames that have a payload. Headers that were written with other payloads
+/// are taken out of `known`.
+fn compare_frames(
+    database: &Database,
+    parameters: StoreParameters,
+    known: &mut KnownHeaders,
+) -> Result<Vec<ChunkId>, StoreError> {
+    let mut frames = Vec::new();
+    let mut scan = database.scan_from(Family::Frames, &[]);
+    while let Some((key, stored)) = scan.next()? {
+        if parse_solid_key(key).is_some() {
+            break;
+        }
         let Ok(first) = parse_frame_key(key) else {
             continue;
         };
-        match FrameHeader::decode(first, value) {
-            Ok(header) => drop(whole.insert(first, header.end_id())),
-            Err(_) => broken.push(first),
+        frames.push(first);
+        if !known.whole.contains_key(&first) || StoredPayload::decode(first, stored).is_err() {
+            continue;
+        }
+        let header = database.get(Family::Headers, &frame_key(first))?;
+        let header = header.and_then(|header| FrameHeader::decode(first, &header).ok());
+        let is_other =
+            |header: &FrameHeader| payload_mismatch(header, stored, parameters.chunk_len).is_some();
+        if let Some(other) = header.filter(is_other) {
+            known.whole.remove(&first);
+            known.others.insert(first, other);
         }
     }
-    Ok((whole, broken))
+    Ok(frames)
 }
 
-/// The header of the frame that begins with `first` and ends before `end`, as far as it is sure.
+/// The headers that are there.
+struct KnownHeaders {
+    /// Those that can be read, with where each ends.
+    whole: BTreeMap<ChunkId, ChunkId>,
+    /// The keys of those that cannot.
+    broken: Vec<ChunkId>,
+    /// Those that were written with another payload than the one that is there.
+    others: BTreeMap<ChunkId, FrameHeader>,
+}
+
+impl KnownHeaders {
+    fn read_all(database: &Database) -> Result<Self, StoreError> {
+        let (mut whole, mut broken) = (BTreeMap::new(), Vec::new());
+        let mut scan = database.scan_from(Family::Headers, &[]);
+        while let Some((key, value)) = scan.next()? {
+            let Ok(first) = parse_frame_key(key) else {
+                continue;
+            };
+            match FrameHeader::decode(first, value) {
+                Ok(header) => drop(whole.insert(first, header.end_id())),
+                Err(_) => broken.push(first),
+            }
+        }
+        Ok(Self {
+            whole,
+            broken,
+            others: BTreeMap::new(),
+        })
+    }
+
+    /// Takes out the headers without a payload, of which all are there: their deletion is lost.
+    fn drop_without_payload(&mut self, frames: &[ChunkId]) -> Vec<ChunkId> {
+        let stale = self.whole.keys().copied();
+        let stale: Vec<ChunkId> = stale
+            .filter(|first| frames.binary_search(first).is_err())
+            .collect();
+        self.whole
+            .retain(|first, _| frames.binary_search(first).is_ok());
+        stale
+    }
+
+    /// True if a header holds `id`, or could.
+    fn covers(&self, id: ChunkId) -> bool {
+        let known = self.whole.range(..=id).next_back();
+        known.is_some_and(|(_, end)| *end > id)
+    }
+
+    fn next_after(&self, id: ChunkId) -> Option<ChunkId> {
+        let mut after = self.whole.range(id.advance_by(1)..);
+        after.next().map(|(first, _)| *first)
+    }
+}
+
+/// The header of the frame whose ids are within `ids`, and begin with the first of them, as far as
+/// it is sure. `other` is a header that was written with another payload: it knows the ids if the
+/// chunks are the same.
 fn header_of(
     database: &Database,
     parameters: StoreParameters,
-    first: ChunkId,
-    end: ChunkId,
+    ids: Range<ChunkId>,
     payload: &[u8],
+    other: Option<&FrameHeader>,
 ) -> Result<Option<FrameHeader>, StoreError> {
+    let first = ids.start;
     let chunk_len = parameters.chunk_len.byte_len() as usize;
     let decoded = decode_payload(database, first, payload);
     let Some((plain, solid)) =
@@ -125,24 +202,35 @@ fn header_of(
     };
     let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
     let hashes = hash_chunks(&chunks);
-    let mut found = Vec::new();
-    for hash in &hashes {
-        let entry = database.get(Family::Index, &hash.index_prefix())?;
-        let id = entry
-            .and_then(|value| WireReader::new(&value).read_varint().ok())
-            .map(ChunkId);
-        found.push(id);
-    }
-    let end = end.min(first.advance_by(SPAN_MAX.into()));
-    let ids = assign_ids(first, end, &found);
-    Ok(ids.map(|ids| {
-        let chunks: Vec<(ChunkId, ChunkHash)> = ids.into_iter().zip(hashes).collect();
+    let ids = match other.filter(|other| other.chunk_hashes().map(|(_, hash)| hash).eq(&hashes)) {
+        Some(other) => Some(other.chunk_hashes().map(|(id, _)| id).collect()),
+        None => {
+            let end = ids.end.min(first.advance_by(SPAN_MAX.into()));
+            assign_ids(first, end, &indexed_ids(database, &hashes)?)
+        }
+    };
+    Ok(ids.map(|ids: Vec<ChunkId>| {
+        let chunks = ids.into_iter().zip(hashes);
         let header = FrameHeader::new(chunks, payload.len() as u32);
         match solid {
             Some((membership, share_len)) => header.in_solid_block(membership, share_len),
             None => header,
         }
     }))
+}
+
+/// The ids that the index has for names.
+fn indexed_ids(
+    database: &Database,
+    hashes: &[ChunkHash],
+) -> Result<Vec<Option<ChunkId>>, StoreError> {
+    let mut found = Vec::with_capacity(hashes.len());
+    for hash in hashes {
+        let entry = database.get(Family::Index, &hash.index_prefix())?;
+        let id = entry.and_then(|value| WireReader::new(&value).read_varint().ok());
+        found.push(id.map(ChunkId));
+    }
+    Ok(found)
 }
 
 /// The bytes of a frame, if they can be read, and its place in a solid block, with its share of

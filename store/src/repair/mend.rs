@@ -7,7 +7,7 @@ use vellum_core::frame::{FrameHeader, StoredPayload, frame_key, parse_frame_key}
 use vellum_core::units::{ChunkId, ChunkLen};
 
 use super::block::EntryKind;
-use super::content::{ContentMends, mend_headers, mend_index};
+use super::content::{ContentMends, HurtFamilies, mend_headers, mend_index};
 use super::earlier::fallen_back;
 use super::history::FamilyHistory;
 use super::inventory::DatabaseSurvey;
@@ -32,6 +32,8 @@ pub(super) struct MendReport {
     put_back: BTreeMap<&'static str, u64>,
     twins: BTreeMap<&'static str, u64>,
     content: ContentMends,
+    /// True if a header may be lost of which nothing else is left.
+    pub(super) may_miss_headers: bool,
     pub(super) pages_lost: u64,
     pub(super) names_lost: Vec<String>,
     pub(super) earlier: Vec<String>,
@@ -69,6 +71,10 @@ impl MendReport {
             (
                 self.content.headers_lost,
                 "of headers cannot be read and go",
+            ),
+            (
+                self.content.headers_stale,
+                "of headers of deleted frames go again",
             ),
             (
                 self.content.index_entries,
@@ -252,14 +258,12 @@ fn mend_books(
     let is_hurt = |family: Family| survey.damaged.iter().any(|table| table.family == family);
     // Known before the headers are complete: it only bounds the last frame.
     let next_chunk = ChunkId(stored.map_or(u64::MAX, |numbers| numbers.next_chunk));
-    let may_miss = is_hurt(Family::Headers) || survey.is_loose;
-    mend_headers(
-        database,
-        parameters,
-        next_chunk,
-        may_miss,
-        &mut mended.content,
-    )?;
+    let hurt = HurtFamilies {
+        headers: is_hurt(Family::Headers) || survey.is_loose,
+        frames: is_hurt(Family::Frames) || survey.is_loose,
+    };
+    mended.may_miss_headers = hurt.headers;
+    mend_headers(database, parameters, next_chunk, hurt, &mut mended.content)?;
     if is_hurt(Family::Index) || survey.is_loose || mended.content.headers > 0 {
         mend_index(database, &mut mended.content)?;
     }

@@ -106,6 +106,8 @@ struct Repair<'w> {
     command: &'w str,
     watch: &'w dyn Watch,
     report: RepairReport,
+    /// True if headers may be lost.
+    may_miss_headers: bool,
 }
 
 impl Store {
@@ -137,6 +139,7 @@ impl Store {
             command,
             watch,
             report: RepairReport::default(),
+            may_miss_headers: false,
         };
         repair.run_repair(is_marked)?;
         if !healed.is_empty() {
@@ -224,6 +227,7 @@ impl Repair<'_> {
             &holdings,
             acknowledged,
         )?;
+        self.may_miss_headers = mended.may_miss_headers;
         self.fill_report(&survey, &mended, acknowledged);
         self.check_repaired(place)?;
         let changed = !self.report.mends.is_empty() || self.report.needs_acceptance;
@@ -263,10 +267,16 @@ impl Repair<'_> {
             subset: None,
         };
         let mut report = store.check(options, self.watch)?;
+        let reunited = self.reunite_frames(&store)?;
         let healed = self.heal_damaged(&store)?;
         let damage = store.known_damage();
         let found = pages::bring_back(&store, &damage.all_chunks(), self.watch)?;
         for (count, what) in [
+            (
+                reunited,
+                count_phrase(reunited, "frame")
+                    + " written anew, whose payload was of another time",
+            ),
             (
                 healed,
                 count_phrase(healed, "chunk") + " healed from elsewhere",
@@ -281,7 +291,7 @@ impl Repair<'_> {
                 self.report.mends.push(what);
             }
         }
-        if healed > 0 || found.has_changes {
+        if reunited > 0 || healed > 0 || found.has_changes {
             report = store.check(options, self.watch)?;
         }
         let damage = store.known_damage();
@@ -289,6 +299,25 @@ impl Repair<'_> {
         let findings = report.findings.into_iter();
         self.report.lost = findings.filter(|finding| finding.is_damage).collect();
         Ok(())
+    }
+
+    /// Writes the damaged frames anew whose payload and header are of different times; how many
+    /// they were. Not where headers are lost: such a payload may have the only bytes of a chunk
+    /// whose header is one of them.
+    fn reunite_frames(&self, store: &Store) -> Result<u64, StoreError> {
+        if self.may_miss_headers {
+            return Ok(0);
+        }
+        let (damage, mut reunited) = (store.known_damage(), 0);
+        for (first, count) in damage.damaged.id_runs() {
+            let mut next = first;
+            while next < first.advance_by(count) {
+                let (is_written, end) = store.inner.chunks.reunite_frame(next)?;
+                reunited += u64::from(is_written);
+                next = end;
+            }
+        }
+        Ok(reunited)
     }
 
     /// Reads each chunk that is known to be damaged, which heals it if some source has it; how many

@@ -324,7 +324,10 @@ fn look(original: &Original, dir: &Path, done: &RepairReport, context: &str) -> 
     }
     match (done.needs_acceptance, is_lost) {
         (true, _) => Verdict::FellBack,
-        (false, true) => Verdict::Lost,
+        (false, true) => {
+            println!("{context}: lost {:?} {:?}", done.lost, done.names_lost);
+            Verdict::Lost
+        }
         (false, false) => Verdict::Healed,
     }
 }
