@@ -16,8 +16,8 @@ use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::name::Name;
 use vellum_core::tree::{
-    Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin,
-    ArrivingSnapshot, NewConfiguration, NodeRef,
+    Annotation, Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin,
+    ArrivingSnapshot, Marks, NewConfiguration, NodeRef,
 };
 use vellum_core::units::{ChunkCount, ChunkId, LayerId};
 use vellum_store::transfer::{FollowedImage, ReceiveTransaction, VerifiedChunks};
@@ -564,12 +564,11 @@ fn arriving_image(
             .and_then(|origin| self::origin(origin, places, store)),
         created_ms: image.state.time_ms,
         // A snapshot's marks are its own.
-        tags: if is_own {
-            tags(&image.state.tags)
+        marks: if is_own {
+            marks_of(&image.state)
         } else {
-            BTreeSet::new()
+            Marks::default()
         },
-        pinned: is_own && image.state.pinned,
         snapshots: image
             .snapshots
             .iter()
@@ -591,8 +590,7 @@ fn arriving_snapshot(
         name,
         layer,
         created_ms: point.time_ms,
-        tags: tags(&point.tags),
-        pinned: point.pinned,
+        marks: marks_of(point),
     })
 }
 
@@ -610,11 +608,21 @@ fn origin(identity: &str, places: &HashMap<&str, usize>, store: &Store) -> Optio
         .map(|image| ArrivingOrigin::Here(image.id))
 }
 
-fn tags(texts: &[String]) -> BTreeSet<Name> {
-    texts
-        .iter()
-        .filter_map(|text| Name::new(text).ok())
-        .collect()
+/// The marks of a point; what this program would not have written as one is left out.
+fn marks_of(point: &Point) -> Marks {
+    let tags = point.tags.iter().filter_map(|text| Name::new(text).ok());
+    let mut annotation = Annotation::default();
+    let _ = annotation.set_description(&point.description);
+    for (key, value) in &point.properties {
+        if let Ok(key) = Name::new(key) {
+            let _ = annotation.set_property(&key, value);
+        }
+    }
+    Marks {
+        tags: tags.collect(),
+        pinned: point.pinned,
+        annotation,
+    }
 }
 
 fn mode(text: &str) -> Result<vellum_core::tree::Mode, BackupError> {

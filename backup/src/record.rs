@@ -179,6 +179,12 @@ pub struct Point {
     /// True if it was protected against deletion.
     #[serde(default)]
     pub pinned: bool,
+    /// The description that people gave it; empty if there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// The properties that people gave it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, String>,
 }
 
 /// A point's name and marks, where they changed after it was pushed. It makes no point and keeps
@@ -210,6 +216,12 @@ pub struct Description {
     /// True if it is protected against deletion.
     #[serde(default)]
     pub pinned: bool,
+    /// The description that people gave it; empty if there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// The properties that people gave it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, String>,
 }
 
 impl Description {
@@ -229,6 +241,8 @@ impl Description {
             returned: None,
             tags: point.tags.clone(),
             pinned: point.pinned,
+            description: point.description.clone(),
+            properties: point.properties.clone(),
         }
     }
 
@@ -247,6 +261,8 @@ impl Description {
             time_ms: self.time_ms,
             tags: self.tags.clone(),
             pinned: self.pinned,
+            description: self.description.clone(),
+            properties: self.properties.clone(),
             ..point.clone()
         }
     }

@@ -32,6 +32,7 @@ const OTHER: SegmentId = SegmentId([0x6f; 16]);
 const RECORD: &[u8] =
     br#"{"version":1,"counter":1,"parents":[],"session":"00","writer":"host","time_ms":2}"#;
 const DESCRIBED: &[u8] = br#"{"version":1,"counter":2,"parents":[],"session":"01","writer":"host","time_ms":2,"described":[{"point":"0a","name":"www","snapshot":"first","mode":"normal","origin":"0b-1","time_ms":3,"tags":["release"],"pinned":true,"stamp":{"counter":1,"session":"00"}},{"point":"0c","name":"db","mode":"readonly","time_ms":4,"pinned":false}]}"#;
+const ANNOTATED: &[u8] = br#"{"version":1,"counter":3,"parents":[],"session":"02","writer":"host","time_ms":5,"points":[{"id":"0a","image":"0b-2","name":"web","content":"0c","len":4096,"mode":"normal","time_ms":6,"pinned":false,"description":"before the upgrade\nof 13","properties":{"owner":"anna","ticket":""}}]}"#;
 const KEY_LINE: &str =
     "vellum-key-1-000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
 const COST: PasswordCost = PasswordCost {
@@ -163,6 +164,7 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
         ("repository-file", repository(true).encode()),
         ("record", RECORD.to_vec()),
         ("record-described", DESCRIBED.to_vec()),
+        ("record-annotated", ANNOTATED.to_vec()),
     ];
     frames.chain(maps).chain(others).collect()
 }
@@ -292,6 +294,14 @@ fn what_was_written_once_is_read_now() {
         DESCRIBED,
         "what is written now is what was written once"
     );
+    let annotated: vellum_backup::record::Record =
+        serde_json::from_slice(&golden("record-annotated")).expect("a record");
+    let point = &annotated.points[0].value;
+    assert_eq!(
+        (point.description.as_str(), point.properties.len()),
+        ("before the upgrade\nof 13", 2)
+    );
+    assert_eq!(serde_json::to_vec(&annotated).expect("JSON"), ANNOTATED);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use vellum_core::name::Name;
-use vellum_core::tree::ArrivingSnapshot;
+use vellum_core::tree::{ArrivingSnapshot, Marks};
 use vellum_core::units::LayerId;
 use vellum_store::{BuiltForest, ChainFinder, ChainedFile, LayerForest, LayerReport, StoreError};
 
@@ -124,8 +124,7 @@ pub(crate) fn arriving_snapshot(name: Name, layer: LayerId, created_ms: u64) -> 
         name,
         layer,
         created_ms,
-        tags: std::collections::BTreeSet::new(),
-        pinned: false,
+        marks: Marks::default(),
     }
 }
 

@@ -1,9 +1,12 @@
 //! An image or snapshot as answers describe it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use vellum_core::tree::{Mode, NodeForest, NodeRef, Tree, TreeNode};
+use vellum_core::tree::{Marks, Mode, NodeForest, NodeRef, Tree, TreeNode};
 use vellum_core::units::LayerId;
 
+use crate::commands::property::property_texts;
 use crate::forest::LineKind;
 use crate::output::time::Rfc3339Time;
 
@@ -38,6 +41,11 @@ pub(crate) struct NodeDescription {
     pub(crate) created: Option<Rfc3339Time>,
     pub(crate) tags: Vec<String>,
     pub(crate) pinned: bool,
+    /// The words of people; empty if there are none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) description: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) properties: BTreeMap<String, String>,
 }
 
 impl NodeDescription {
@@ -63,6 +71,8 @@ impl NodeDescription {
             created: None,
             tags: Vec::new(),
             pinned: false,
+            description: String::new(),
+            properties: BTreeMap::new(),
         };
         match plant.node {
             Some(NodeRef::Image(image)) => description.add_image(tree.image(image)),
@@ -84,16 +94,29 @@ impl NodeDescription {
             None
         };
         self.created = Some(Rfc3339Time::new(image.created_ms));
-        self.tags = image.tags.iter().map(ToString::to_string).collect();
-        self.pinned = image.pinned;
+        self.add_marks(&image.marks);
     }
 
     fn add_snapshot(&mut self, snapshot: Option<&vellum_core::tree::Snapshot>) {
         let Some(snapshot) = snapshot else { return };
         self.kind = "snapshot";
         self.created = Some(Rfc3339Time::new(snapshot.created_ms));
-        self.tags = snapshot.tags.iter().map(ToString::to_string).collect();
-        self.pinned = snapshot.pinned;
+        self.add_marks(&snapshot.marks);
+    }
+
+    fn add_marks(&mut self, marks: &Marks) {
+        self.tags = marks.tags.iter().map(ToString::to_string).collect();
+        self.pinned = marks.pinned;
+        marks
+            .annotation
+            .description()
+            .clone_into(&mut self.description);
+        self.properties = property_texts(&marks.annotation);
+    }
+
+    /// The first line of the description.
+    pub(crate) fn first_line(&self) -> &str {
+        self.description.lines().next().unwrap_or_default()
     }
 
     /// The name, for people.

@@ -74,14 +74,16 @@ impl fmt::Display for Name {
     }
 }
 
-/// Separators of paths and of our own notation, control characters, and the invisible ones that
-/// turn the direction of text or hide.
+/// Separators of paths and of our own notation, and what misleads.
 fn is_forbidden(character: char) -> bool {
+    matches!(character, '/' | '\\' | '@') || is_misleading(character)
+}
+
+/// Control characters, and the invisible ones that turn the direction of text or hide.
+pub(crate) fn is_misleading(character: char) -> bool {
     matches!(
         character,
-        '/' | '\\'
-            | '@'
-            | '\u{ad}'
+        '\u{ad}'
             | '\u{61c}'
             | '\u{200b}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}'

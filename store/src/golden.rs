@@ -12,8 +12,8 @@ use vellum_core::frame::FrameCodec;
 use vellum_core::identity::{ContentId, StoreId};
 use vellum_core::name::Name;
 use vellum_core::tree::{
-    Configuration, Image, KeptDisk, Layer, Mode, PageSet, Snapshot, VirtualMachine,
-    VirtualMachineSnapshot,
+    Annotation, Configuration, Image, KeptDisk, Layer, Marks, Mode, PageSet, Snapshot,
+    VirtualMachine, VirtualMachineSnapshot,
 };
 use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
 
@@ -109,8 +109,11 @@ fn image() -> Image {
         mode: Mode::Readonly,
         origin: Some(ImageId(4)),
         created_ms: 1_793_000_000_001,
-        tags,
-        pinned: true,
+        marks: Marks {
+            tags,
+            pinned: true,
+            ..Marks::default()
+        },
         scratch_of: None,
         scratch_for: None,
         is_over: false,
@@ -125,9 +128,34 @@ fn snapshot() -> Snapshot {
         name: name("before"),
         layer: LayerId(5),
         created_ms: 1_793_000_000_002,
-        tags: BTreeSet::new(),
-        pinned: false,
+        marks: Marks::default(),
     }
+}
+
+/// The words of people about an image or a snapshot.
+fn annotation() -> Annotation {
+    let mut annotation = Annotation::default();
+    annotation
+        .set_description("before the upgrade\nMüller's")
+        .expect("harmless");
+    for (key, value) in [("owner", "Müller"), ("ticket:url", "https://example.org/7")] {
+        annotation
+            .set_property(&name(key), value)
+            .expect("harmless");
+    }
+    annotation
+}
+
+fn annotated_image() -> Image {
+    let mut image = machine_scratch_image();
+    image.marks.annotation = annotation();
+    image
+}
+
+fn annotated_snapshot() -> Snapshot {
+    let mut snapshot = snapshot();
+    snapshot.marks.annotation = annotation();
+    snapshot
 }
 
 /// An image as versions from 4 on can describe it.
@@ -308,16 +336,12 @@ fn written_meta_records() -> Vec<(&'static str, Vec<u8>)> {
 fn written_name_records() -> Vec<(&'static str, Vec<u8>)> {
     vec![
         (
-            "record-image-4",
+            "record-image-5",
             encoded(Family::Names, &image_key(ImageId(9)), &image()),
         ),
         (
-            "record-image-4-scratch",
-            encoded(
-                Family::Names,
-                &image_key(ImageId(9)),
-                &machine_scratch_image(),
-            ),
+            "record-image-5-annotated",
+            encoded(Family::Names, &image_key(ImageId(9)), &annotated_image()),
         ),
         (
             "record-machine-2",
@@ -332,8 +356,12 @@ fn written_name_records() -> Vec<(&'static str, Vec<u8>)> {
             ),
         ),
         (
-            "record-snapshot",
-            encoded(Family::Names, &snapshot_key(ImageId(9), 77), &snapshot()),
+            "record-snapshot-2",
+            encoded(
+                Family::Names,
+                &snapshot_key(ImageId(9), 77),
+                &annotated_snapshot(),
+            ),
         ),
     ]
 }
@@ -469,6 +497,8 @@ fn what_was_written_once_is_read_now() {
         ("record-image-3-scratch", scratch_image()),
         ("record-image-4", image()),
         ("record-image-4-scratch", machine_scratch_image()),
+        ("record-image-5", image()),
+        ("record-image-5-annotated", annotated_image()),
     ] {
         assert_eq!(
             decoded::<Image>(Family::Names, &image_key(ImageId(9)), name),
@@ -509,14 +539,16 @@ fn what_was_written_once_is_read_now() {
         decoded::<SourceListRecord>(Family::Meta, SOURCES_KEY, "record-sources"),
         sources()
     );
-    assert_eq!(
-        decoded::<Snapshot>(
-            Family::Names,
-            &snapshot_key(ImageId(9), 77),
-            "record-snapshot"
-        ),
-        snapshot()
-    );
+    for (name, record) in [
+        ("record-snapshot", snapshot()),
+        ("record-snapshot-2", annotated_snapshot()),
+    ] {
+        assert_eq!(
+            decoded::<Snapshot>(Family::Names, &snapshot_key(ImageId(9), 77), name),
+            record,
+            "{name}"
+        );
+    }
     for (name, codec) in [
         ("compressed-lz4", FrameCodec::Lz4),
         ("compressed-zstd", FrameCodec::Zstd),

@@ -6,19 +6,21 @@
 //!
 //! ```text
 //! offset  size  meaning                                             guards against
-//! 0       1     version: 4 for images, 3 for layers, 2 for          a newer program's record
-//!               machines, 1 for all others
+//! 0       1     version: 5 for images, 3 for layers, 2 for          a newer program's record
+//!               snapshots and machines, 1 for all others
 //! 1       …     the record's fields in order, bincode 2 standard    (see the structs below)
 //!               settings
 //! end-8   8     checksum over family name, key and all bytes        damage, a record in
 //!               before                                              another's place
 //! ```
 //!
-//! Older versions are read for ever. An image of version 3 has the fields of version 4 but for the
-//! machine and the session of a scratch image, which goes on; one of version 2 has the fields of
-//! version 3 but for the format of its source, one of version 1 those of version 2 but for the last
-//! two. A layer of version 2 changed when it was made, as far as is known, and one of version 1 has
-//! no identity of its content either. A machine of version 1 does not run.
+//! Older versions are read for ever. An image of version 4 has the fields of version 5 but for what
+//! people wrote about it, and so has a snapshot of version 1; an image of version 3 has the fields
+//! of version 4 but for the machine and the session of a scratch image, which goes on; one of
+//! version 2 has the fields of version 3 but for the format of its source, one of version 1 those
+//! of version 2 but for the last two. A layer of version 2 changed when it was made, as far as is
+//! known, and one of version 1 has no identity of its content either. A machine of version 1 does
+//! not run.
 
 mod any_kind;
 
@@ -28,8 +30,8 @@ use serde::{Deserialize, Serialize};
 use vellum_core::identity::{ContentId, IDENTITY_LEN, StoreId};
 use vellum_core::name::Name;
 use vellum_core::tree::{
-    CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, Image, KeptDisk, Layer, Mode, PageSet,
-    Snapshot, VirtualMachine, VirtualMachineSnapshot,
+    Annotation, CONFIGURATION_LEN_MAX, Configuration, DISKS_MAX, Image, KeptDisk, Layer, Marks,
+    Mode, PageSet, Snapshot, VirtualMachine, VirtualMachineSnapshot,
 };
 use vellum_core::units::{ChunkCount, ChunkLen, ConfigurationId, ImageId, LayerId, MachineId};
 use vellum_core::wire::{DecodeError, append_checksum, verify_checksum};
@@ -375,6 +377,34 @@ pub(crate) struct ImageFields4 {
     is_over: bool,
 }
 
+/// Fields that version 5 of images and version 2 of snapshots added: the words of people. The
+/// properties come in order of their keys.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct AnnotationFields {
+    description: String,
+    properties: Vec<(String, String)>,
+}
+
+fn annotation_to_fields(annotation: &Annotation) -> AnnotationFields {
+    let properties = annotation.properties().iter();
+    AnnotationFields {
+        description: annotation.description().to_owned(),
+        properties: properties
+            .map(|(key, value)| (key.to_string(), value.clone()))
+            .collect(),
+    }
+}
+
+fn annotation_from_fields(fields: &AnnotationFields) -> Option<Annotation> {
+    let mut annotation = Annotation::default();
+    annotation.set_description(&fields.description).ok()?;
+    for (key, value) in &fields.properties {
+        let key = Name::new(key).ok()?;
+        annotation.set_property(&key, value).ok()?;
+    }
+    Some(annotation)
+}
+
 /// The codes of the modes, in their order. An immutable image of version 1 starts afresh at each
 /// attachment.
 const MODES: [Mode; 6] = [
@@ -403,32 +433,43 @@ fn mode_from_fields((code, autoreset): (u8, bool)) -> Option<Mode> {
 }
 
 impl StoreRecord for Image {
-    const VERSION: u8 = 4;
+    const VERSION: u8 = 5;
 
-    type Fields = (ImageFields, ImageFields2, ImageFields3, ImageFields4);
+    type Fields = (
+        ImageFields,
+        ImageFields2,
+        ImageFields3,
+        ImageFields4,
+        AnnotationFields,
+    );
 
     fn from_older(version: u8, bytes: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
-        let ((fields, added), read) = match version {
+        let unknown = || ImageFields3 {
+            source_format: None,
+        };
+        let ((fields, second, third, fourth), read) = match version {
             1 => {
                 let (fields, read) = decode_fields::<ImageFields>(bytes)?;
                 let mode = MODES.get(usize::from(fields.mode));
-                let added = ImageFields2 {
+                let second = ImageFields2 {
                     autoreset: matches!(mode, Some(Mode::Immutable { .. })),
                     scratch_of: None,
                 };
-                ((fields, added), read)
+                ((fields, second, unknown(), ImageFields4::default()), read)
             }
-            2 => decode_fields::<(ImageFields, ImageFields2)>(bytes)?,
+            2 => {
+                let ((fields, second), read) = decode_fields(bytes)?;
+                ((fields, second, unknown(), ImageFields4::default()), read)
+            }
             3 => {
                 let ((fields, second, third), read) = decode_fields(bytes)?;
-                return Ok(((fields, second, third, ImageFields4::default()), read));
+                ((fields, second, third, ImageFields4::default()), read)
             }
+            4 => decode_fields(bytes)?,
             version => return Err(DecodeError::Version(version)),
         };
-        let third = ImageFields3 {
-            source_format: None,
-        };
-        Ok(((fields, added, third, ImageFields4::default()), read))
+        let fields = (fields, second, third, fourth, AnnotationFields::default());
+        Ok((fields, read))
     }
 
     fn to_fields(&self) -> Self::Fields {
@@ -440,8 +481,8 @@ impl StoreRecord for Image {
             mode,
             origin: self.origin.map(|origin| origin.0),
             created_ms: self.created_ms,
-            tags: self.tags.iter().map(Name::to_string).collect(),
-            pinned: self.pinned,
+            tags: self.marks.tags.iter().map(Name::to_string).collect(),
+            pinned: self.marks.pinned,
         };
         let added = ImageFields2 {
             autoreset,
@@ -452,10 +493,12 @@ impl StoreRecord for Image {
             scratch_for: self.scratch_for.map(|machine| machine.0),
             is_over: self.is_over,
         };
-        (fields, added, ImageFields3 { source_format }, fourth)
+        let third = ImageFields3 { source_format };
+        let annotation = annotation_to_fields(&self.marks.annotation);
+        (fields, added, third, fourth, annotation)
     }
 
-    fn from_fields((fields, added, third, fourth): Self::Fields) -> Option<Self> {
+    fn from_fields((fields, added, third, fourth, annotation): Self::Fields) -> Option<Self> {
         let source_format = match third.source_format {
             Some(format) => Some(Name::new(&format).ok()?),
             None => None,
@@ -467,8 +510,7 @@ impl StoreRecord for Image {
             mode: mode_from_fields((fields.mode, added.autoreset))?,
             origin: fields.origin.map(ImageId),
             created_ms: fields.created_ms,
-            tags: parse_tags(fields.tags)?,
-            pinned: fields.pinned,
+            marks: marks_from_fields(fields.tags, fields.pinned, &annotation)?,
             scratch_of: added.scratch_of.map(ImageId),
             scratch_for: fourth.scratch_for.map(MachineId),
             is_over: fourth.is_over,
@@ -490,29 +532,39 @@ pub(crate) struct SnapshotFields {
 }
 
 impl StoreRecord for Snapshot {
-    type Fields = SnapshotFields;
+    const VERSION: u8 = 2;
 
-    fn to_fields(&self) -> SnapshotFields {
-        SnapshotFields {
+    type Fields = (SnapshotFields, AnnotationFields);
+
+    fn from_older(version: u8, bytes: &[u8]) -> Result<(Self::Fields, usize), DecodeError> {
+        if version != 1 {
+            return Err(DecodeError::Version(version));
+        }
+        let (fields, read) = decode_fields(bytes)?;
+        Ok(((fields, AnnotationFields::default()), read))
+    }
+
+    fn to_fields(&self) -> Self::Fields {
+        let fields = SnapshotFields {
             image: self.image.0,
             serial: self.serial,
             name: self.name.to_string(),
             layer: self.layer.0,
             created_ms: self.created_ms,
-            tags: self.tags.iter().map(Name::to_string).collect(),
-            pinned: self.pinned,
-        }
+            tags: self.marks.tags.iter().map(Name::to_string).collect(),
+            pinned: self.marks.pinned,
+        };
+        (fields, annotation_to_fields(&self.marks.annotation))
     }
 
-    fn from_fields(fields: SnapshotFields) -> Option<Self> {
+    fn from_fields((fields, annotation): Self::Fields) -> Option<Self> {
         Some(Self {
             image: ImageId(fields.image),
             serial: fields.serial,
             name: Name::new(&fields.name).ok()?,
             layer: LayerId(fields.layer),
             created_ms: fields.created_ms,
-            tags: parse_tags(fields.tags)?,
-            pinned: fields.pinned,
+            marks: marks_from_fields(fields.tags, fields.pinned, &annotation)?,
         })
     }
 }
@@ -661,6 +713,15 @@ impl StoreRecord for ConfigurationFile {
     }
 }
 
-fn parse_tags(texts: Vec<String>) -> Option<BTreeSet<Name>> {
-    texts.iter().map(|text| Name::new(text).ok()).collect()
+fn marks_from_fields(
+    tags: Vec<String>,
+    pinned: bool,
+    annotation: &AnnotationFields,
+) -> Option<Marks> {
+    let tags: Option<BTreeSet<Name>> = tags.iter().map(|text| Name::new(text).ok()).collect();
+    Some(Marks {
+        tags: tags?,
+        pinned,
+        annotation: annotation_from_fields(annotation)?,
+    })
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use vellum_core::identity::StoreId;
 use vellum_core::name::{Name, NodeSpec};
-use vellum_core::tree::{NodeRef, Tree, TreeEdit};
+use vellum_core::tree::{Annotation, NodeRef, Tree, TreeEdit};
 use vellum_core::units::{ChunkId, ImageId, LayerId};
 
 use crate::attach::slots::AttachSlots;
@@ -351,6 +351,11 @@ impl Store {
         remove: &[Name],
     ) -> Result<(), StoreError> {
         self.commit_edits(|tree| tree.plan_tags(node, add, remove))
+    }
+
+    /// Gives an image or snapshot a description and properties, instead of those that it has.
+    pub fn annotate_node(&self, node: NodeRef, annotation: Annotation) -> Result<(), StoreError> {
+        self.commit_edits(|tree| tree.plan_annotation(node, annotation))
     }
 
     /// Protects an image or snapshot against deletion, or ends that.

@@ -34,6 +34,8 @@ pub(super) fn point(id: &str) -> Point {
         time_ms: 0,
         tags: Vec::new(),
         pinned: false,
+        description: String::new(),
+        properties: std::collections::BTreeMap::new(),
     }
 }
 

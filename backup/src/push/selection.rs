@@ -104,7 +104,7 @@ pub(super) fn point(
         NodeRef::Image(_) => None,
         NodeRef::Snapshot(id, serial) => Some(tree.snapshot(id, serial)?),
     };
-    let tags = snapshot.map_or(&image.tags, |snapshot| &snapshot.tags);
+    let marks = snapshot.map_or(&image.marks, |snapshot| &snapshot.marks);
     Some(Point {
         id: point_id(&identity, snapshot.map(|snapshot| snapshot.serial), content),
         image: identity,
@@ -119,8 +119,15 @@ pub(super) fn point(
         mode: mode_text(image.mode).to_owned(),
         origin: image.origin.map(|origin| format!("{store}-{origin}")),
         time_ms: snapshot.map_or(writer.time_ms, |snapshot| snapshot.created_ms),
-        tags: tags.iter().map(ToString::to_string).collect(),
-        pinned: snapshot.map_or(image.pinned, |snapshot| snapshot.pinned),
+        tags: marks.tags.iter().map(ToString::to_string).collect(),
+        pinned: marks.pinned,
+        description: marks.annotation.description().to_owned(),
+        properties: marks
+            .annotation
+            .properties()
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.clone()))
+            .collect(),
     })
 }
 

@@ -166,6 +166,8 @@ fn disk_point(id: &str, image: &str, content: ContentId, time_ms: u64) -> Point 
         time_ms,
         tags: Vec::new(),
         pinned: false,
+        description: String::new(),
+        properties: BTreeMap::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use vellum_core::tree::{Mode, NodeRef};
 use vellum_core::units::MachineId;
 use vellum_store::{Store, Unwatched};
 
-use super::grower::{Grower, contents, name, new_store, shape};
+use super::grower::{self, Grower, contents, name, new_store, shape};
 use super::streams::Sink;
 use super::{Client, assert_same, request};
 use crate::objects::memory::Request;
@@ -225,6 +225,9 @@ fn rename_all(store: &Store, [web, first]: [NodeRef; 2], machine: MachineId) {
         .change_tags(first, &[name("release")], &[])
         .expect("tag");
     store.set_pinned(first, true).expect("pin");
+    store
+        .annotate_node(first, grower::words(&name("new")))
+        .expect("words");
     store.set_pinned(web, false).expect("pin");
     store
         .set_mode(web.image_id(), Mode::Readonly)

@@ -193,9 +193,11 @@ impl Render for NodeInfo {
             }
         }
         if description.pinned {
-            page.write_field("pinned", "yes")
-        } else {
-            Ok(())
+            page.write_field("pinned", "yes")?;
         }
+        page.write_field_lines("description", description.description.lines())?;
+        let properties = description.properties.iter();
+        let properties = properties.map(|(key, value)| format!("{key}={value}"));
+        page.write_field_lines("properties", properties)
     }
 }

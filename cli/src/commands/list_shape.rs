@@ -9,6 +9,7 @@ use vellum_core::name::Name;
 use vellum_core::retention::CalendarSpan;
 
 use super::list::NodeRow;
+use super::property::PropertyFilter;
 use crate::command_context::CommandContext;
 use crate::lookup;
 use crate::output::page::TextPage;
@@ -23,10 +24,13 @@ pub(super) struct ListShapeArgs {
     /// Only what has this tag; of several, all of them
     #[arg(long, value_name = "TAG", value_parser = lookup::parse_name)]
     tag: Vec<Name>,
+    /// Only what has this property, or has it with this value; of several, all of them
+    #[arg(long, value_name = "KEY[=VALUE]", value_parser = PropertyFilter::parse_filter)]
+    property: Vec<PropertyFilter>,
     /// Only what is older than this, such as 30d or 1y6m
     #[arg(long, value_name = "TIME")]
     older_than: Option<CalendarSpan>,
-    /// The columns to show [default: all but parent]
+    /// The columns to show [default: all but parent and description]
     #[arg(
         short = 'o',
         long,
@@ -71,6 +75,9 @@ enum ListColumn {
     /// Pin and tags
     #[value(alias = "tags")]
     Marks,
+    /// The first line of its description
+    #[value(alias = "comment")]
+    Description,
 }
 
 /// The columns of a list that names none.
@@ -101,7 +108,10 @@ impl ListShapeArgs {
         let tags: BTreeSet<&str> = row.description.tags.iter().map(String::as_str).collect();
         let created = row.description.created.map(|created| created.since_1970_ms);
         let is_old = before_ms.is_none_or(|before| created.is_some_and(|created| created < before));
-        is_old && self.tag.iter().all(|tag| tags.contains(tag.as_str()))
+        let properties = &row.description.properties;
+        is_old
+            && self.tag.iter().all(|tag| tags.contains(tag.as_str()))
+            && self.property.iter().all(|filter| filter.is_met(properties))
     }
 
     fn order_of(&self, row: &NodeRow, other: &NodeRow) -> Ordering {
@@ -146,6 +156,7 @@ impl ListColumn {
             Self::Created => Column::text_column("CREATED"),
             Self::Parent => Column::text_column("STANDS ON"),
             Self::Marks => Column::text_column("MARKS"),
+            Self::Description => Column::text_column("DESCRIPTION").as_prose(),
         }
     }
 
@@ -174,6 +185,7 @@ impl ListColumn {
             },
             Self::Parent => node.parent.clone().unwrap_or_default(),
             Self::Marks => node.pin_and_tags(),
+            Self::Description => node.first_line().to_owned(),
         }
     }
 
@@ -189,6 +201,7 @@ impl ListColumn {
             Self::Created => created(row).cmp(&created(other)),
             Self::Parent => node.parent.cmp(&neighbour.parent),
             Self::Marks => node.pin_and_tags().cmp(&neighbour.pin_and_tags()),
+            Self::Description => node.first_line().cmp(neighbour.first_line()),
         }
     }
 }

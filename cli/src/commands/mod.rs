@@ -10,6 +10,7 @@ mod completions;
 mod confirm;
 mod convert;
 mod create;
+mod describe;
 mod diff;
 mod export;
 mod flatten;
@@ -30,6 +31,7 @@ mod nbd;
 mod parity;
 mod pin;
 mod probe;
+pub(crate) mod property;
 mod rebase;
 mod receive;
 mod remove;
@@ -88,6 +90,9 @@ pub(crate) enum Command {
     Rebase(rebase::Args),
     Tag(tag::Args),
     Pin(pin::Args),
+    Describe(describe::Args),
+    Set(property::SetArgs),
+    Get(property::GetArgs),
     Backup(backup::Args),
     Send(send::Args),
     Receive(receive::Args),
@@ -211,6 +216,9 @@ pub(crate) fn run_command(
         Command::Rebase(args) => rebase::run_rebase(args, session),
         Command::Tag(args) => tag::run_tag(args, session),
         Command::Pin(args) => pin::run_pin(args, session),
+        Command::Describe(args) => describe::run_describe(args, session),
+        Command::Set(args) => property::run_set(args, session),
+        Command::Get(args) => property::run_get(args, session),
         Command::Backup(args) => backup::run_backup(args, session),
         Command::Send(args) => send::run_send(args, session),
         Command::Receive(args) => receive::run_receive(args, session),

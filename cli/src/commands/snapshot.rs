@@ -5,10 +5,10 @@ use std::io;
 use clap::Subcommand;
 use serde::Serialize;
 use vellum_core::name::Name;
-use vellum_core::tree::{NodeRef, PresentState};
+use vellum_core::tree::{Annotation, NodeRef, PresentState};
 
 use super::list_shape::ListShapeArgs;
-use super::{confirm, list, remove};
+use super::{confirm, describe, list, remove};
 use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
 use crate::lookup;
@@ -38,11 +38,17 @@ enum SnapshotVerb {
 
 /// Keep an image's present state under a name, at once
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  vellum snapshot take web@monday")]
+#[command(after_help = "\
+Example:
+  vellum snapshot take web@monday
+  vellum snapshot take web@monday --description 'before the upgrade to 13'")]
 struct SnapshotTakeArgs {
     /// The image and the new snapshot's name
     #[arg(value_name = "IMAGE@SNAPSHOT")]
     snapshot: String,
+    /// The words to find it by; see `vellum describe`
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
 }
 
 /// List the snapshots of an image, or of all
@@ -111,9 +117,16 @@ fn take_snapshot(
     args: &SnapshotTakeArgs,
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
+    let mut annotation = Annotation::default();
+    if let Some(text) = &args.description {
+        annotation.set_description(text).map_err(describe::refuse)?;
+    }
     let store = session.open_to_write()?;
     let (image, name) = lookup::new_snapshot(&store, &args.snapshot)?;
     let node = store.take_snapshot(image, &name)?;
+    if !annotation.is_empty() {
+        store.annotate_node(node, annotation)?;
+    }
     confirm::confirm_change(session, &store, "snapshot", node, |name, size| {
         format!("took {name}, {size}")
     })

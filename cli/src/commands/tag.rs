@@ -85,12 +85,7 @@ fn tag_changes(args: &Args) -> Result<(Vec<Name>, Vec<Name>), CommandFailure> {
 }
 
 fn tags_of(tree: &Tree, node: NodeRef) -> TagListing {
-    let tags = match node {
-        NodeRef::Image(image) => tree.image(image).map(|image| &image.tags),
-        NodeRef::Snapshot(image, serial) => {
-            tree.snapshot(image, serial).map(|snapshot| &snapshot.tags)
-        }
-    };
+    let tags = tree.marks(node).map(|marks| &marks.tags);
     TagListing {
         name: tree.display_name(node),
         tags: tags.into_iter().flatten().map(Name::to_string).collect(),

@@ -56,6 +56,22 @@ impl<'a> TextPage<'a> {
         self.write_folded(&label, &further, value.as_ref())
     }
 
+    /// Writes a field whose value has several lines.
+    pub(crate) fn write_field_lines<T: AsRef<str>>(
+        &mut self,
+        name: &str,
+        lines: impl Iterator<Item = T>,
+    ) -> io::Result<()> {
+        let label = format!("{:FIELD_WIDTH$} ", format!("{name}:"));
+        let further = " ".repeat(label.len());
+        let mut lead = label.as_str();
+        for line in lines {
+            self.write_folded(lead, &further, line.as_ref())?;
+            lead = &further;
+        }
+        Ok(())
+    }
+
     fn write_folded(&mut self, first: &str, further: &str, text: &str) -> io::Result<()> {
         let text = escape_invisible(text);
         if !self.width.is_terminal {

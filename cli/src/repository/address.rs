@@ -290,6 +290,8 @@ fn ambiguous_point(text: &str, found: &[&Point], zone: &TimeZone) -> CommandFail
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use vellum_backup::record::SnapshotName;
 
     use super::*;
@@ -320,6 +322,8 @@ mod tests {
             time_ms,
             tags: Vec::new(),
             pinned: false,
+            description: String::new(),
+            properties: BTreeMap::new(),
         }
     }
 

@@ -10,8 +10,9 @@ use std::process::Stdio;
 use crate::sandbox::{Run, Sandbox};
 
 /// Verbs that only look: they take shortened names.
-const LOOKING: [&str; 27] = [
+const LOOKING: [&str; 28] = [
     "source list",
+    "get",
     "list",
     "tree",
     "info",
@@ -124,6 +125,11 @@ const SHORTENED: Rows = &[
     ),
     ("tag web +x", &["did you mean web2?"]),
     ("tag web2@mon -x", &["did you mean web2@monday-evening?"]),
+    ("describe web text", &["did you mean web2?"]),
+    ("set web owner=anna", &["did you mean web2?"]),
+    ("set owner=anna web2", &["`vellum set web2 owner=anna`"]),
+    ("set web2 owner", &["owner=VALUE"]),
+    ("get web2 owner", &["has no property owner"]),
     ("pin web", &["did you mean web2?"]),
     ("pin --off web2@mon", &["did you mean web2@monday-evening?"]),
     ("machine delete vm", &["did you mean vm10?"]),
@@ -531,6 +537,8 @@ fn what_just_looks_takes_shortened_names() {
         "diff web web2@mon",
         "compare web a.raw",
         "tag web",
+        "describe web",
+        "get web",
         "snapshot list web",
         "machine show vm",
         "machine show vm@fri",

@@ -54,8 +54,7 @@ impl Tree {
                 name: snapshot.name.clone(),
                 layer,
                 created_ms: snapshot.created_ms,
-                tags: snapshot.tags.clone(),
-                pinned: snapshot.pinned,
+                marks: snapshot.marks.clone(),
             }));
         }
         // Nothing stands on an active layer; a reader through it keeps it.
@@ -72,11 +71,9 @@ impl Tree {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::name::Name;
-    use crate::tree::NodeRef;
+    use crate::tree::{Marks, NodeRef};
     use crate::units::ChunkLen;
 
     fn name(text: &str) -> Name {
@@ -102,8 +99,7 @@ mod tests {
                 name: name("base"),
                 layer: base.id,
                 created_ms: 3,
-                tags: BTreeSet::new(),
-                pinned: false,
+                marks: Marks::default(),
             }],
         };
         let edits = tree.plan_chain_update(web, &update, 5).expect("possible");

@@ -16,6 +16,7 @@ mod machine_plan;
 #[cfg(test)]
 mod machine_tests;
 mod maintenance;
+mod marks;
 mod mode;
 mod plan;
 mod receive;
@@ -43,6 +44,9 @@ pub use machine::{
 };
 pub use machine_plan::NewConfiguration;
 pub use maintenance::{LayerMerge, MaintenancePlan, SharedLayer};
+pub use marks::{
+    Annotation, AnnotationError, DESCRIPTION_LEN_MAX, Marks, PROPERTIES_MAX, PROPERTY_LEN_MAX,
+};
 pub use mode::Mode;
 pub use plan::{NewTop, NodePlan, PlanError};
 pub use receive::{
@@ -105,10 +109,8 @@ pub struct Image {
     pub origin: Option<ImageId>,
     /// The time when it was made, in milliseconds since 1970.
     pub created_ms: u64,
-    /// The tags that people gave it.
-    pub tags: BTreeSet<Name>,
-    /// True if it is protected against deletion.
-    pub pinned: bool,
+    /// The marks that people put on it.
+    pub marks: Marks,
     /// The immutable image whose writes this one holds; it goes when that one goes.
     pub scratch_of: Option<ImageId>,
     /// Of a scratch image: the machine whose writes it holds; none if they are no machine's.
@@ -134,10 +136,8 @@ pub struct Snapshot {
     pub layer: LayerId,
     /// The time when it was taken, in milliseconds since 1970.
     pub created_ms: u64,
-    /// The tags that people gave it.
-    pub tags: BTreeSet<Name>,
-    /// True if it is protected against deletion.
-    pub pinned: bool,
+    /// The marks that people put on it.
+    pub marks: Marks,
 }
 
 /// One change of one record. A list of them is applied as a whole or not at all.

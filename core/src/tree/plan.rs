@@ -1,10 +1,9 @@
 //! Plans operations on the tree as lists of edits. Decides; it changes only the counter of ids.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::machine::{CONFIGURATION_LEN_MAX, DISKS_MAX};
-use super::{Image, Layer, Mode, NodeRef, PageSet, Snapshot, Tree, TreeEdit};
+use super::{Annotation, Image, Layer, Marks, Mode, NodeRef, PageSet, Snapshot, Tree, TreeEdit};
 use crate::name::Name;
 use crate::units::{ChunkCount, IMAGE_LEN_MAX, ImageId, LayerId};
 
@@ -187,8 +186,7 @@ impl Tree {
             mode: Mode::Normal,
             origin,
             created_ms: now_ms,
-            tags: BTreeSet::new(),
-            pinned: false,
+            marks: Marks::default(),
             scratch_of: None,
             scratch_for: None,
             is_over: false,
@@ -432,7 +430,7 @@ impl Tree {
         serial: u64,
     ) -> Result<Vec<TreeEdit>, PlanError> {
         let snapshot = self.snapshot(image, serial).ok_or(PlanError::Gone)?;
-        self.check_unpinned(snapshot.pinned, NodeRef::Snapshot(image, serial))?;
+        self.check_unpinned(snapshot.marks.pinned, NodeRef::Snapshot(image, serial))?;
         Ok(vec![TreeEdit::DropSnapshot(image, serial)])
     }
 
@@ -444,7 +442,7 @@ impl Tree {
         with_snapshots: bool,
     ) -> Result<Vec<TreeEdit>, PlanError> {
         let image = self.image(id).ok_or(PlanError::Gone)?;
-        self.check_unpinned(image.pinned, NodeRef::Image(id))?;
+        self.check_unpinned(image.marks.pinned, NodeRef::Image(id))?;
         self.check_unused(image)?;
         let count = self.snapshots_of(id).count();
         if count > 0 && !with_snapshots {
@@ -505,41 +503,52 @@ impl Tree {
         add: &[Name],
         remove: &[Name],
     ) -> Result<Vec<TreeEdit>, PlanError> {
-        let change = |tags: &BTreeSet<Name>| {
-            let kept = tags.iter().filter(|tag| !remove.contains(tag));
-            kept.chain(add).cloned().collect::<BTreeSet<Name>>()
-        };
-        self.plan_marks(node, |tags, pinned| (change(tags), pinned))
+        self.plan_marks(node, |marks| {
+            marks.tags.retain(|tag| !remove.contains(tag));
+            marks.tags.extend(add.iter().cloned());
+        })
     }
 
     /// Protects `node` against deletion, or ends that.
     pub fn plan_pin(&self, node: NodeRef, pinned: bool) -> Result<Vec<TreeEdit>, PlanError> {
-        self.plan_marks(node, |tags, _| (tags.clone(), pinned))
+        self.plan_marks(node, |marks| marks.pinned = pinned)
+    }
+
+    /// Gives `node` a description and properties.
+    pub fn plan_annotation(
+        &self,
+        node: NodeRef,
+        annotation: Annotation,
+    ) -> Result<Vec<TreeEdit>, PlanError> {
+        self.plan_marks(node, |marks| marks.annotation = annotation)
+    }
+
+    /// The marks of an image or snapshot.
+    #[must_use]
+    pub fn marks(&self, node: NodeRef) -> Option<&Marks> {
+        match node {
+            NodeRef::Image(image) => self.image(image).map(|image| &image.marks),
+            NodeRef::Snapshot(image, serial) => {
+                self.snapshot(image, serial).map(|snapshot| &snapshot.marks)
+            }
+        }
     }
 
     fn plan_marks(
         &self,
         node: NodeRef,
-        change: impl Fn(&BTreeSet<Name>, bool) -> (BTreeSet<Name>, bool),
+        change: impl FnOnce(&mut Marks),
     ) -> Result<Vec<TreeEdit>, PlanError> {
         let edit = match node {
             NodeRef::Image(id) => {
-                let image = self.image(id).ok_or(PlanError::Gone)?.clone();
-                let (tags, pinned) = change(&image.tags, image.pinned);
-                TreeEdit::PutImage(Image {
-                    tags,
-                    pinned,
-                    ..image
-                })
+                let mut image = self.image(id).ok_or(PlanError::Gone)?.clone();
+                change(&mut image.marks);
+                TreeEdit::PutImage(image)
             }
             NodeRef::Snapshot(id, serial) => {
-                let snapshot = self.snapshot(id, serial).ok_or(PlanError::Gone)?.clone();
-                let (tags, pinned) = change(&snapshot.tags, snapshot.pinned);
-                TreeEdit::PutSnapshot(Snapshot {
-                    tags,
-                    pinned,
-                    ..snapshot
-                })
+                let mut snapshot = self.snapshot(id, serial).ok_or(PlanError::Gone)?.clone();
+                change(&mut snapshot.marks);
+                TreeEdit::PutSnapshot(snapshot)
             }
         };
         Ok(vec![edit])
@@ -793,8 +802,7 @@ impl Tree {
             name: name.clone(),
             layer,
             created_ms: now_ms,
-            tags: BTreeSet::new(),
-            pinned: false,
+            marks: Marks::default(),
         }
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::machine::{DISKS_MAX, KeptDisk, VirtualMachine, VirtualMachineSnapshot};
 use super::machine_plan::NewConfiguration;
-use super::{Image, Layer, Mode, NodeRef, PlanError, Snapshot, Tree, TreeEdit};
+use super::{Image, Layer, Marks, Mode, NodeRef, PlanError, Snapshot, Tree, TreeEdit};
 use crate::name::Name;
 use crate::units::{ImageId, LayerId, MachineId};
 
@@ -37,10 +37,8 @@ pub struct ArrivingImage {
     pub origin: Option<ArrivingOrigin>,
     /// The time when it was made, in milliseconds since 1970.
     pub created_ms: u64,
-    /// The tags that people gave it.
-    pub tags: BTreeSet<Name>,
-    /// True if it is protected against deletion.
-    pub pinned: bool,
+    /// The marks that people put on it.
+    pub marks: Marks,
     /// Its snapshots, the oldest first.
     pub snapshots: Vec<ArrivingSnapshot>,
 }
@@ -63,10 +61,8 @@ pub struct ArrivingSnapshot {
     pub layer: LayerId,
     /// The time when it was taken, in milliseconds since 1970.
     pub created_ms: u64,
-    /// The tags that people gave it.
-    pub tags: BTreeSet<Name>,
-    /// True if it is protected against deletion.
-    pub pinned: bool,
+    /// The marks that people put on it.
+    pub marks: Marks,
 }
 
 /// A machine that comes.
@@ -176,8 +172,7 @@ impl Tree {
             mode: image.mode,
             origin,
             created_ms: image.created_ms,
-            tags: image.tags.clone(),
-            pinned: image.pinned,
+            marks: image.marks.clone(),
             scratch_of: None,
             scratch_for: None,
             is_over: false,
@@ -196,8 +191,7 @@ impl Tree {
                 name: snapshot.name.clone(),
                 layer,
                 created_ms: snapshot.created_ms,
-                tags: snapshot.tags.clone(),
-                pinned: snapshot.pinned,
+                marks: snapshot.marks.clone(),
             }));
         }
         Ok(NumberedImage { id, serials })
@@ -294,8 +288,7 @@ impl Tree {
             mode: Mode::Normal,
             origin: Some(base.id),
             created_ms: now_ms,
-            tags: BTreeSet::new(),
-            pinned: false,
+            marks: Marks::default(),
             scratch_of: Some(base.id),
             scratch_for: Some(user),
             is_over: true,
@@ -466,8 +459,10 @@ mod tests {
             name: name("s"),
             layer,
             created_ms: 1,
-            tags: BTreeSet::new(),
-            pinned: true,
+            marks: Marks {
+                pinned: true,
+                ..Marks::default()
+            },
         };
         ArrivingImage {
             name: name(text),
@@ -475,8 +470,10 @@ mod tests {
             mode: Mode::Normal,
             origin: None,
             created_ms: 0,
-            tags: [name("t")].into(),
-            pinned: false,
+            marks: Marks {
+                tags: [name("t")].into(),
+                ..Marks::default()
+            },
             snapshots: vec![snapshot],
         }
     }
@@ -524,7 +521,7 @@ mod tests {
             .expect("a snapshot")
             .clone();
         assert!(
-            snapshot.pinned
+            snapshot.marks.pinned
                 && tree
                     .layer(snapshot.layer)
                     .is_some_and(|layer| layer.content.is_some())

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use vellum_core::id_set::IdSet;
 use vellum_core::page::{PAGE_SPAN, Page, PageEntry, Run, page_key, parse_page_key};
 use vellum_core::tree::{
-    Image, Layer, Mode, PageSet, Snapshot, VirtualMachine, VirtualMachineSnapshot,
+    Image, Layer, Marks, Mode, PageSet, Snapshot, VirtualMachine, VirtualMachineSnapshot,
 };
 use vellum_core::units::{ChunkCount, ChunkId, ImageId, LayerId, PageIndex};
 
@@ -266,8 +266,7 @@ impl RecordCatalog {
             mode: Mode::Normal,
             origin: None,
             created_ms: snapshot.created_ms,
-            tags: std::collections::BTreeSet::new(),
-            pinned: false,
+            marks: Marks::default(),
             scratch_of: None,
             scratch_for: None,
             is_over: false,

@@ -58,7 +58,7 @@ fn preview_rows(
         .map(|(snapshot, (taken_ms, pinned))| RetentionCandidate {
             taken_ms: *taken_ms,
             offset_s: offset_s(*taken_ms),
-            tags: &snapshot.tags,
+            tags: &snapshot.marks.tags,
             pinned: *pinned,
         })
         .collect();

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use tempfile::TempDir;
 use vellum_core::name::Name;
-use vellum_core::tree::NodeRef;
+use vellum_core::tree::{Annotation, NodeRef};
 use vellum_core::units::{ChunkLen, ImageId, MachineId};
 use vellum_store::{
     Access, CollectOptions, Compression, RebaseMode, Store, StoreParameters, Unwatched,
@@ -30,6 +30,18 @@ pub(super) fn new_store() -> (TempDir, Store) {
 
 pub(super) fn name(text: &str) -> Name {
     Name::new(text).expect("a name")
+}
+
+/// A description and a property that say `text`.
+pub(super) fn words(text: &Name) -> Annotation {
+    let mut annotation = Annotation::default();
+    annotation
+        .set_description(&format!("this is {text}\nor so"))
+        .expect("harmless");
+    annotation
+        .set_property(&name("called"), text.as_str())
+        .expect("harmless");
+    annotation
 }
 
 pub(super) fn read_all(store: &Store, node: NodeRef) -> Vec<u8> {
@@ -64,14 +76,14 @@ pub(super) fn shape(store: &Store) -> String {
             .map(|origin| origin.name.to_string());
         _ = writeln!(
             text,
-            "{} {:?} {origin:?} {:?} {}",
-            image.name, image.mode, image.tags, image.pinned
+            "{} {:?} {origin:?} {:?}",
+            image.name, image.mode, image.marks
         );
         for snapshot in tree.snapshots_of(image.id) {
             _ = writeln!(
                 text,
-                "  @{} {} {:?} {}",
-                snapshot.name, snapshot.created_ms, snapshot.tags, snapshot.pinned
+                "  @{} {} {:?}",
+                snapshot.name, snapshot.created_ms, snapshot.marks
             );
         }
     }
@@ -277,14 +289,15 @@ impl Grower {
     }
 
     fn rename_or_mark(&mut self, text: Name) {
-        let (node, random) = (self.node(), self.random.u8(..6));
+        let (node, random) = (self.node(), self.random.u8(..8));
         match random {
             0..3 => self.store.rename_node(node, &text).expect("rename"),
             3 => self
                 .store
                 .change_tags(node, &[text], &[name("tag")])
                 .expect("tag"),
-            _ => self.store.set_pinned(node, random == 4).expect("pin"),
+            4 | 5 => self.store.annotate_node(node, words(&text)).expect("words"),
+            _ => self.store.set_pinned(node, random == 6).expect("pin"),
         }
     }
 

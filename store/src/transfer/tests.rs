@@ -138,13 +138,11 @@ fn arriving(
         .map(|image| {
             let snapshots = moment.tree().snapshots_of(image.id).filter_map(|snapshot| {
                 let layer = layer_of(NodeRef::Snapshot(image.id, snapshot.serial))?;
-                let (name, tags) = (snapshot.name.clone(), snapshot.tags.clone());
                 Some(ArrivingSnapshot {
-                    name,
+                    name: snapshot.name.clone(),
                     layer,
                     created_ms: snapshot.created_ms,
-                    tags,
-                    pinned: snapshot.pinned,
+                    marks: snapshot.marks.clone(),
                 })
             });
             ArrivingImage {
@@ -153,8 +151,7 @@ fn arriving(
                 mode: image.mode,
                 origin: None,
                 created_ms: image.created_ms,
-                tags: image.tags.clone(),
-                pinned: image.pinned,
+                marks: image.marks.clone(),
                 snapshots: snapshots.collect(),
             }
         })

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use vellum_core::source::SourceError;
-use vellum_core::tree::NodeRef;
+use vellum_core::tree::{Annotation, NodeRef};
 use vellum_formats::Format;
 use vellum_store::{
     CollectOptions, FileSource, ImageInput, ImportRequest, ImportTarget, Store, StoreError,
@@ -652,6 +652,7 @@ fn a_store_opened_for_reading_refuses_every_change() {
         store.rename_node(parent, &name()),
         store.set_pinned(parent, true),
         store.change_tags(parent, &[name()], &[]),
+        store.annotate_node(parent, Annotation::default()),
         store.flatten(id, &Unwatched),
         store.rebase(
             id,

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use vellum_core::name::Name;
 use vellum_core::name_maker::NameMaker;
-use vellum_core::tree::{Arrival, ArrivingImage, Mode};
+use vellum_core::tree::{Arrival, ArrivingImage, Marks, Mode};
 use vellum_store::{BuiltForest, ChainFinder, ImportOptions, LayerForest, Store};
 
 use super::{Args, expected_file, import_target};
@@ -218,8 +218,7 @@ fn create_images(
             mode: Mode::Normal,
             origin: None,
             created_ms: now_ms,
-            tags: BTreeSet::new(),
-            pinned: false,
+            marks: Marks::default(),
             snapshots,
         }
     });

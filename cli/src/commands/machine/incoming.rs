@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use vellum_core::name::Name;
 use vellum_core::name_maker::NameMaker;
 use vellum_core::tree::{
-    Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin, Mode,
+    Arrival, ArrivingImage, ArrivingMachine, ArrivingMachineSnapshot, ArrivingOrigin, Marks, Mode,
     NewConfiguration,
 };
 use vellum_core::units::LayerId;
@@ -308,8 +308,7 @@ impl MachinePlan {
             mode: disk.mode,
             origin,
             created_ms: now_ms,
-            tags: BTreeSet::new(),
-            pinned: false,
+            marks: Marks::default(),
             snapshots: Vec::new(),
         }
     }

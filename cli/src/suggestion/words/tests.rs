@@ -32,7 +32,13 @@ modifymedium disk web --resize 20480 ~ vellum resize web 20480M
 modifymedium disk web --resizebyte=4096 ~ vellum resize web 4096
 modifymedium disk web --compact ~ vellum gc -n
 modifymedium disk web --move /elsewhere ~ vellum rename web NEW
-modifymedium disk web --description text ~ vellum tag web +TAG
+modifymedium disk web --description text = describe web text
+modifymedium disk web --property owner=anna ~ vellum set web owner=anna
+setmediumproperty disk web owner anna = set web owner=anna
+mediumproperty set web owner anna = set web owner=anna
+mediumproperty delete web owner = set web --unset owner
+getmediumproperty web owner = get web owner
+snapshot vm edit monday --description text ~ vellum describe vm@monday TEXT
 closemedium web ~ nothing has to be closed
 closemedium disk web --delete ~ vellum rm -n web
 list hdds ? vellum list
@@ -153,9 +159,11 @@ release keep web@monday ~ vellum pin --off web@monday
 release web@monday ~ vellum pin --off web@monday
 holds web@monday ~ vellum info web@monday
 bookmark web@monday web#monday ~ vellum pin web@monday
-get all web ~ vellum info web
 get -Hp used web ~ vellum info web
-set compression=on web ~ vellum modify web --type MODE
+get all web ? vellum get web all
+inherit owner web ~ vellum set web --unset owner
+comment web text = describe web text
+unset web owner = set web --unset owner
 list -t snapshot = snapshot list
 list -t snapshot -r web = snapshot list web
 list -t all = list --snapshots
@@ -244,8 +252,7 @@ show snapshots web = snapshot list web
 show snapshots = snapshot list
 show web = info web
 inspect web --json = info web --json
-describe machine vm = machine show vm
-describe web the shop's server ~ vellum tag web +TAG
+describe machine vm ? vellum machine show vm
 backup restore /mnt/b latest --target x ~ vellum backup restore /mnt/b IMAGE@latest FILE
 delete snapshot web@monday ? vellum snapshot delete -n web@monday
 rm image web ? vellum rm -n web

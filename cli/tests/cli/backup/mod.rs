@@ -123,6 +123,8 @@ impl Site {
             "own",
         ]);
         sandbox.succeed(["tag", "web@first", "+golden"]);
+        sandbox.succeed(["describe", "web@first", "as it was delivered"]);
+        sandbox.succeed(["set", "web", "owner=anna"]);
         sandbox.succeed(["pin", "web@first"]);
         sandbox.succeed(["machine", "create", "vm"]);
         sandbox.succeed(["machine", "add-disk", "vm", "root", "data"]);
