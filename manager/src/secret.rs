@@ -1,4 +1,4 @@
-//! LiveSecrets of one run: the token that opens the page, and the sessions of browsers. They live in
+//! Secrets of one run: the token that opens the page, and the sessions of browsers. They live in
 //! memory only, and are compared in constant time.
 
 use std::fmt::Write as _;

@@ -13,8 +13,8 @@ use crate::failure::{CommandFailure, Outcome};
 Example:
   vellum completions bash > ~/.local/share/bash-completion/completions/vellum
 
-With bash, zsh and fish the names of images, snapshots and machines are completed, too, unless they \
-have blanks or characters that mean something to a shell.")]
+With bash, zsh and fish the names of images, snapshots and machines are completed, too, unless \
+they have blanks or characters that mean something to a shell.")]
 pub(crate) struct Args {
     /// The shell
     #[arg(value_enum)]

@@ -36,7 +36,12 @@ pub(crate) struct Args {
     )]
     parent: Option<String>,
     /// As VBoxManage calls the name
-    #[arg(long, hide = true, value_parser = lookup::parse_name, conflicts_with_all = ["name", "size"])]
+    #[arg(
+        long,
+        hide = true,
+        value_parser = lookup::parse_name,
+        conflicts_with_all = ["name", "size"]
+    )]
     filename: Option<Name>,
     /// As VBoxManage means it: in MiB
     #[arg(

@@ -102,9 +102,9 @@ pub(crate) struct Args {
     /// stored again, for every image that has it
     #[arg(long)]
     verify: bool,
-    /// Leave out what the disk's file systems do not use: ext2 to ext4, XFS, btrfs, NTFS, FAT, exFAT,
-    /// swap, LVM2, and the space between partitions. It becomes zeros, and the answer lists it. They must be
-    /// unmounted; what is not understood is stored
+    /// Leave out what the disk's file systems do not use: ext2 to ext4, XFS, btrfs, NTFS, FAT,
+    /// exFAT, swap, LVM2, and the space between partitions. It becomes zeros, and the answer lists
+    /// it. They must be unmounted; what is not understood is stored
     #[arg(long, conflicts_with_all = ["change_map", "chain"])]
     skip_free: bool,
     /// How many bytes must come through the pipe

@@ -21,7 +21,7 @@ use crate::scrubber::ScrubArgs;
 use crate::service::{self, NbdArgs, RepositorySourceArgs, Service, ServiceArgs};
 use crate::source_format::FileArgs;
 
-/// Offer one image or snapshot, or a file of any format to be read, over NBD until its client leaves
+/// Offer an image or snapshot, or a file of any format to be read, over NBD until its client leaves
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:

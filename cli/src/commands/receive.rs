@@ -27,7 +27,12 @@ Example:
 All of it appears at once when the stream has come whole and holds, or nothing.")]
 pub(crate) struct Args {
     /// What to call the one image that comes
-    #[arg(long = "as", value_name = "NAME", value_parser = lookup::parse_name, conflicts_with = "prefix")]
+    #[arg(
+        long = "as",
+        value_name = "NAME",
+        value_parser = lookup::parse_name,
+        conflicts_with = "prefix"
+    )]
     rename: Option<Name>,
     /// What to put before all names
     #[arg(long, value_name = "TEXT")]

@@ -20,8 +20,9 @@ Example:
   vellum rm -n web --with-snapshots
   vellum rm -n web@monday..@friday
 
-IMAGE@FIRST..@LAST is all snapshots from one to the other, those two included. What a preview frees \
-is counted by reading all maps. What stands on a deleted image or snapshot stays as it is. `vellum gc` gives the space back.")]
+IMAGE@FIRST..@LAST is all snapshots from one to the other, those two included. What a preview \
+frees is counted by reading all maps. What stands on a deleted image or snapshot stays as it is. \
+`vellum gc` gives the space back.")]
 pub(crate) struct Args {
     /// What is to go
     #[arg(value_name = "IMAGE[@SNAPSHOT[..@LAST]]", required = true)]

@@ -31,9 +31,10 @@ Example:
 
 Below an image (○) hang its snapshots (●) in the order of taking, and below each what was made \
 from it. What several still share although it has no name, or none any more, is a base (◌) in \
-the place where it was made. STANDS ON tells of an image with snapshots on which of them its present state \
-stands; of others what the drawing does not show: a snapshot that is not made from the one before \
-it. ADDED is what was new in it, after compression. Locales without UTF-8 get o, * and a dot.
+the place where it was made. STANDS ON tells of an image with snapshots on which of them its \
+present state stands; of others what the drawing does not show: a snapshot that is not made from \
+the one before it. ADDED is what was new in it, after compression. Locales without UTF-8 get o, \
+* and a dot.
 
 A narrow terminal has no room for all columns: OWN DATA goes first, then ADDED, CREATED and SIZE. \
 JSON has all: of each line what `list` tells, machines, attached (a guest has it), added_bytes; a \

@@ -15,7 +15,7 @@ const FEATURES: [&str; 10] = [
     "zstd", "lz4", "parity", "nbd", "nbd-tls", "fuse", "folder", "s3", "gs", "az",
 ];
 
-/// Tell the version, the commit that it was built from, and which formats of stores and repositories
+/// Tell the version, the commit that it was built from, which formats of stores and repositories
 /// it reads and writes
 #[derive(clap::Args)]
 #[command(after_help = "\

@@ -282,13 +282,20 @@ fn hardware_items(machine: &MachineDescription) -> Vec<String> {
         let controller = controllers
             .iter()
             .position(|name| *name == attachment.controller);
-        items.push(hardware_item(first_disk + number, KIND_DISK, &format!("disk {number}"), &format!(
+        let place = format!(
             "<rasd:HostResource>ovf:/disk/disk{}</rasd:HostResource><rasd:Parent>{}</rasd:Parent>\
              <rasd:AddressOnParent>{}</rasd:AddressOnParent>",
             attachment.medium,
             CONTROLLER_INSTANCE + controller.unwrap_or_default(),
             attachment.port,
-        )));
+        );
+        let instance = first_disk + number;
+        items.push(hardware_item(
+            instance,
+            KIND_DISK,
+            &format!("disk {number}"),
+            &place,
+        ));
     }
     items
 }
