@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use vellum_backup::device::RepositoryExports;
 use vellum_backup::reader::CacheLimits;
 use vellum_core::device::Exports;
-use vellum_serve::ChangeBoard;
 use vellum_serve::fuse::{self, Mount};
-use vellum_serve::nbd::{self, ClientCertificates, ServeError, TlsIdentity};
+use vellum_serve::nbd::{self, ClientCertificates, TlsIdentity};
+use vellum_serve::vhost_user::{VhostUserOptions, VhostUserServer};
+use vellum_serve::{ChangeBoard, ServeError};
 use vellum_store::{ImageFile, Store, disk_is_full};
 
 use crate::command_context::CommandContext;
@@ -44,8 +45,8 @@ pub(crate) struct NbdArgs {
     /// No NBD client writes, whatever the images allow
     #[arg(short, long)]
     read_only: bool,
-    /// Who writes to an image takes it from the client that wrote before, as a guest must that moves
-    /// to another host while it runs [default: one client writes, for as long as it stays]
+    /// Who writes to an image takes it from the client that wrote before, as a guest must that
+    /// moves to another host while it runs [default: one client writes, for as long as it stays]
     #[arg(long)]
     takeover: bool,
     /// Every client must use TLS; server-cert.pem and server-key.pem are in this folder
@@ -75,6 +76,7 @@ pub(crate) struct Service {
     /// Tells the mount of the writes of NBD clients.
     board: Arc<ChangeBoard>,
     nbd: Option<nbd::NbdServer>,
+    guests: Option<VhostUserServer>,
     mount: Option<Mount>,
     manager: Option<ManagerPage>,
 }
@@ -128,6 +130,7 @@ impl Service {
             owned: Some(OwnedStore { store, keeping }),
             board: Arc::default(),
             nbd: None,
+            guests: None,
             mount: None,
             manager: None,
         })
@@ -165,6 +168,7 @@ impl Service {
             owned: None,
             board: Arc::default(),
             nbd: None,
+            guests: None,
             mount: None,
             manager: None,
         })
@@ -177,6 +181,7 @@ impl Service {
             owned: None,
             board: Arc::default(),
             nbd: None,
+            guests: None,
             mount: None,
             manager: None,
         }
@@ -230,6 +235,30 @@ impl Service {
             ));
         }
         Ok(self.nbd.insert(server))
+    }
+
+    /// Keeps sockets for virtual machines in `folder`, beside the NBD server that was begun before;
+    /// its absolute path.
+    pub(crate) fn offer_guests(
+        &mut self,
+        folder: &Path,
+        session: &CommandContext,
+    ) -> Result<String, CommandFailure> {
+        let nbd = self.nbd.as_ref();
+        let options = VhostUserOptions {
+            read_only: nbd.is_some_and(nbd::NbdServer::is_read_only),
+            report: session.event_log(),
+            board: Arc::clone(&self.board),
+        };
+        let writers = nbd.map(nbd::NbdServer::writers).unwrap_or_default();
+        let folder = session.caller.resolve_path(folder);
+        let fail = |error| CommandFailure::io_error(format!("find {}", folder.display()), error);
+        let folder = std::path::absolute(&folder).map_err(fail)?;
+        let exports = Arc::clone(&self.exports);
+        let server = VhostUserServer::start_server(exports, &folder, writers, options)
+            .map_err(|error| serve_failure(&error))?;
+        self.guests = Some(server);
+        Ok(folder.display().to_string())
     }
 
     /// Shows images and snapshots as files in `folder`.
@@ -320,6 +349,12 @@ impl Service {
             }
             (keeping.tender, keeping.scrubber)
         });
+        let guests = self.guests.map_or(0, |guests| guests.stop_within(GRACE));
+        if guests > 0 {
+            session.print_warning(&format!(
+                "{guests} guests were left with a request that did not end"
+            ));
+        }
         let unfinished = self.nbd.map_or(0, |nbd| nbd.stop_within(GRACE).unfinished);
         if unfinished > 0 {
             session.print_warning(&format!(

@@ -34,10 +34,13 @@ Example:
   vellum serve --listen 0.0.0.0:10809 --tls-certs /etc/pki/vellum --tls-verify-peer
   qemu-system-x86_64 -drive file='nbd+unix:///web?socket=/srv/images/nbd.sock',format=raw
   vellum serve a.vdi b.vmdk --listen 10810
+  vellum serve --vhost-user /run/vellum/guests
 
 Images can be written, by one client at a time; snapshots (IMAGE@SNAPSHOT) only read; all of \
 a repository (--from REPO) only read, and so are files, by their names. With -v it says who comes \
-and goes, what fails and what takes long. Started by systemd with sockets, it listens on those.")]
+and goes, what fails and what takes long. With --vhost-user a virtual machine has a disk as \
+`-chardev socket,id=c,path=DIR/web.sock,reconnect=1 -device vhost-user-blk-pci,chardev=c` of QEMU \
+(its memory shared: `-object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m`). Started by systemd with sockets, it listens on those.")]
 pub(crate) struct Args {
     /// Files of any format, to be read, in place of the store
     #[arg(value_name = "FILE", conflicts_with = "from")]
@@ -62,6 +65,10 @@ pub(crate) struct Args {
     /// Show images and snapshots as files in this empty folder too
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
+    /// Keep a vhost-user-blk socket for each image and snapshot in this folder too: virtual machines
+    /// on this one reach their disks through shared memory
+    #[arg(long, value_name = "DIR", conflicts_with = "files")]
+    vhost_user: Option<PathBuf>,
     /// Show the store in a browser too, as `vellum manager` does [default: 127.0.0.1:10880]
     #[arg(
         long,
@@ -89,6 +96,9 @@ struct ServeSummary {
     snapshots: u64,
     /// URIs for clients to connect to, with the name of an image or snapshot for IMAGE.
     uris: Vec<String>,
+    /// The folder with the sockets for virtual machines, `NAME.sock`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vhost_user: Option<String>,
     /// The folder with the files.
     #[serde(skip_serializing_if = "Option::is_none")]
     folder: Option<String>,
@@ -103,6 +113,11 @@ pub(super) fn run_serve(
 ) -> Result<Outcome, CommandFailure> {
     let mut service = service_of(args, session)?;
     let endpoints = listen_everywhere(args, &mut service, session)?;
+    let vhost_user = args
+        .vhost_user
+        .as_ref()
+        .map(|folder| service.offer_guests(folder, session))
+        .transpose()?;
     let folder = args
         .mount
         .as_ref()
@@ -140,6 +155,7 @@ pub(super) fn run_serve(
             images,
             snapshots,
             uris,
+            vhost_user,
             folder,
             manager,
         },
@@ -237,6 +253,9 @@ impl Render for ServeSummary {
         self.uris
             .iter()
             .try_for_each(|uri| page.write_line(format!("NBD: {uri}")))?;
+        self.vhost_user.as_ref().map_or(Ok(()), |folder| {
+            page.write_line(format!("vhost-user-blk: {folder}/{ANY}.sock"))
+        })?;
         self.folder
             .as_ref()
             .map_or(Ok(()), |folder| page.write_line(format!("files: {folder}")))?;

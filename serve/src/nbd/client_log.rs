@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::peer::Peer;
 use super::transmission::{NbdRequest, RequestJob};
+use crate::peer::Peer;
 
 /// Takes one line, without its end. Called from many threads.
 pub type Report = Arc<dyn Fn(&str) + Send + Sync>;

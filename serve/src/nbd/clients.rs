@@ -11,11 +11,11 @@ use vellum_core::device::Exports;
 use super::buffers::Pool;
 use super::client_log::{ClientLog, Report};
 use super::negotiation::Policy;
-use super::peer::Peer;
 use super::seats::{SeatOutcome, Seats};
 use super::tls::TlsIdentity;
-use super::writers::Writers;
 use crate::change_board::ChangeBoard;
+use crate::peer::Peer;
+use crate::writers::Writers;
 
 /// State that all connections of a server share.
 pub(super) struct ServerState {

@@ -21,7 +21,7 @@ use super::clients::{ClientGuard, ServerState};
 use super::execution::{Execution, GuardedWriteError, Sender};
 use super::transmission::{NbdRequest, RequestJob, Transmission};
 use super::transport::{SocketWriter, Transport};
-use super::writers::WriteRight;
+use crate::writers::WriteRight;
 
 /// Workers of one connection: enough to keep both a disk and a few cores busy; a client's queue is
 /// rarely deeper.

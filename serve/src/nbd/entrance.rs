@@ -10,7 +10,7 @@ use super::clients::{ClientGuard, ServerState};
 use super::connection::{self, AttachedClient};
 use super::handshake::{self, Channel, EnteredExport};
 use super::transport::Transport;
-use super::writers::WriteRight;
+use crate::writers::WriteRight;
 
 /// Serves one client until it leaves, or is cut off.
 pub(super) fn serve_socket(

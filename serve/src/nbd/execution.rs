@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vellum_core::device::{AllocationStatus, Device, DeviceError, TypedRange};
 
 use super::buffers::{Pool, ReplyBuffer};
-use super::peer::Peer;
 use super::transmission::{MetadataContext, NbdRequest, RequestJob, Transmission};
 use super::wire::{self, CHUNK_DONE, Errno, Headers, ReplyAddress, chunk};
-use super::writers::WriteRight;
 use crate::change_board::ChangeBoard;
+use crate::peer::Peer;
+use crate::writers::WriteRight;
 
 /// Stretches told at once; clients ask again for the rest. 32 or 64 KiB of reply a context.
 pub(super) const STRETCH_COUNT_MAX: usize = 4096;

@@ -11,7 +11,7 @@ use super::negotiation::{
 };
 use super::transmission::Transmission;
 use super::wire;
-use super::writers::WriteRight;
+use crate::writers::WriteRight;
 
 /// A client, as far as a handshake sees it.
 pub(super) trait Channel {

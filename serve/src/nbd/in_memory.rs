@@ -10,7 +10,7 @@ use super::execution::{Execution, Sender};
 use super::handshake::{self, Channel, EnteredExport};
 use super::negotiation::Policy;
 use super::transmission::RequestJob;
-use super::writers::WriteRight;
+use crate::writers::WriteRight;
 
 /// The server's reply to a client that sends `input` and then nothing more. Without TLS.
 ///

@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::peer::Peer;
 use super::transport::Transport;
+use crate::peer::Peer;
 
 /// Clients of one listener that shake hands at one time, each with a thread.
 const HANDSHAKES_MAX: usize = 256;

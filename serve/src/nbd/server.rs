@@ -18,15 +18,15 @@ use super::client_log::{ClientLog, Report};
 use super::clients::{ClientGuard, ClientTable, ServerState};
 use super::connection::STACK_LEN;
 use super::entrance;
-use super::error::ServeError;
 use super::negotiation::Policy;
-use super::peer::Peer;
 use super::seats::{ListenerRoom, SeatLimits, Seats};
-use super::socket::ListeningSocket;
 use super::tls::TlsIdentity;
 use super::transport::Transport;
-use super::writers::Writers;
 use crate::change_board::ChangeBoard;
+use crate::error::ServeError;
+use crate::peer::Peer;
+use crate::socket::ListeningSocket;
+use crate::writers::Writers;
 
 /// Time in which cut-off connections must notice it. Only a call into a device can take longer.
 const CUT_TIME: Duration = Duration::from_secs(1);
@@ -245,6 +245,18 @@ impl NbdServer {
                 .spawn(accept)?,
         );
         Ok(())
+    }
+
+    /// True if no client may write.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.shared.policy.read_only
+    }
+
+    /// The writers of its exports, for a server of the same exports over another protocol.
+    #[must_use]
+    pub fn writers(&self) -> Arc<Writers> {
+        Arc::clone(&self.shared.writers)
     }
 
     /// Number of connected clients.

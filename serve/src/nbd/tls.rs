@@ -14,8 +14,8 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::{ParsedCertificate, ServerConfig, WebPkiClientVerifier};
 use rustls::{CertificateError, PeerIncompatible, RootCertStore};
 
-use super::error::ServeError;
 use super::key_kind::{KeyKind, WORKING_KEYS, with_whole_secret};
+use crate::error::ServeError;
 
 /// Requirement that clients show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 mod client;
 mod clients;
+mod guests;
 mod hostile;
 mod memory;
 mod protocol;

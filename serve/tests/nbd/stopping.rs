@@ -11,9 +11,8 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use vellum_serve::nbd::{
-    LastClientWait, NbdServer, ServeError, ServerOptions, SingleExport, StoppedServer,
-};
+use vellum_serve::ServeError;
+use vellum_serve::nbd::{LastClientWait, NbdServer, ServerOptions, SingleExport, StoppedServer};
 
 use crate::client::{Client, DISC, FIXED, FLUSH, Form, OPT_GO, OPT_LIST, READ, wish};
 use crate::memory::{Devices, Fault, GRID, Memory};

@@ -12,7 +12,8 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use vellum_serve::nbd::{ClientCertificates, ServeError, ServerOptions, TlsIdentity};
+use vellum_serve::ServeError;
+use vellum_serve::nbd::{ClientCertificates, ServerOptions, TlsIdentity};
 
 use crate::client::{
     ACK, Client, ERR_INVALID, ERR_TLS_REQD, FIXED, Form, NO_ZEROES, OPT_ABORT, OPT_EXPORT_NAME,

@@ -23,14 +23,19 @@ Example:
   vellum machine run-args vm --socket /run/vellum.sock
   eval \"qemu-system-x86_64 -m 2G $(vellum machine run-args vm --socket /run/vellum.sock)\"
   vellum machine run-args vm --socket /run/vellum.sock --libvirt
+  vellum machine run-args vm --vhost-user /run/vellum/guests
 
 The words are quoted for a shell.")]
 pub(super) struct Args {
     /// The machine
     machine: String,
     /// The socket that `vellum serve` listens on
-    #[arg(long, value_name = "PATH")]
-    socket: String,
+    #[arg(long, value_name = "PATH", required_unless_present = "vhost_user")]
+    socket: Option<String>,
+    /// The folder of `vellum serve --vhost-user`, in place of a socket: the guest's memory must be
+    /// shared
+    #[arg(long, value_name = "DIR", conflicts_with = "socket")]
+    vhost_user: Option<String>,
     /// Print the <disk> elements of a libvirt domain instead
     #[arg(long)]
     libvirt: bool,
@@ -81,7 +86,11 @@ pub(super) fn run_machine_run_args(
     args: &Args,
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
-    if args.socket.chars().any(is_unprintable) {
+    let server = match (&args.vhost_user, &args.socket) {
+        (Some(folder), _) => DiskServer::VhostUser(folder),
+        (None, socket) => DiskServer::Nbd(socket.as_deref().unwrap_or_default()),
+    };
+    if server.path().chars().any(is_unprintable) {
         return Err(CommandFailure::usage_error(
             "the socket's path has characters that cannot be printed",
             "choose another path",
@@ -90,27 +99,46 @@ pub(super) fn run_machine_run_args(
     let store = session.open_to_read()?;
     let (machine, name) = lookup::machine_to_read(&store, &args.machine)?;
     let drives = machine_drives(&store.tree(), machine)?;
+    let drives = drives.iter().enumerate();
     if args.libvirt {
-        let xml = drives
-            .iter()
-            .enumerate()
-            .map(|(nth, drive)| drive_element(nth, drive, &args.socket))
-            .collect();
-        session
-            .output
-            .print_answer(&DomainElements { machine: name, xml })?;
-    } else {
-        let arguments = drives
-            .iter()
-            .enumerate()
-            .flat_map(|(nth, drive)| drive_words(nth, drive, &args.socket))
-            .collect();
-        session.output.print_answer(&QemuWords {
+        let xml = drives.map(|(nth, drive)| match server {
+            DiskServer::Nbd(socket) => drive_element(nth, drive, socket),
+            DiskServer::VhostUser(folder) => guest_element(nth, drive, folder),
+        });
+        let elements = DomainElements {
             machine: name,
-            arguments,
-        })?;
+            xml: xml.collect(),
+        };
+        session.output.print_answer(&elements)?;
+    } else {
+        let arguments = drives.flat_map(|(nth, drive)| match server {
+            DiskServer::Nbd(socket) => drive_words(nth, drive, socket),
+            DiskServer::VhostUser(folder) => guest_words(nth, drive, folder),
+        });
+        let words = QemuWords {
+            machine: name,
+            arguments: arguments.collect(),
+        };
+        session.output.print_answer(&words)?;
     }
     Ok(Outcome::Done)
+}
+
+/// The place where the machine's disks are offered.
+#[derive(Clone, Copy)]
+enum DiskServer<'a> {
+    /// A socket.
+    Nbd(&'a str),
+    /// A folder of sockets.
+    VhostUser(&'a str),
+}
+
+impl<'a> DiskServer<'a> {
+    fn path(self) -> &'a str {
+        match self {
+            Self::Nbd(path) | Self::VhostUser(path) => path,
+        }
+    }
 }
 
 /// Control characters, and what no XML document can have.
@@ -173,6 +201,34 @@ fn drive_words(nth: usize, drive: &MachineDrive, socket: &str) -> [String; 4] {
         "-device".to_owned(),
         format!("virtio-blk-pci,drive=vellum{nth}{shared}"),
     ]
+}
+
+/// Four words: the disk's socket, and the device that the guest sees it as.
+fn guest_words(nth: usize, drive: &MachineDrive, folder: &str) -> [String; 4] {
+    // A comma ends an option's value, two are one in it.
+    let path = format!("{folder}/{}.sock", drive.export).replace(',', ",,");
+    [
+        "-chardev".to_owned(),
+        format!("socket,id=vellum{nth},path={path},reconnect=1"),
+        "-device".to_owned(),
+        format!("vhost-user-blk-pci,chardev=vellum{nth}"),
+    ]
+}
+
+fn guest_element(nth: usize, drive: &MachineDrive, folder: &str) -> String {
+    let path = escape_xml(&format!("{folder}/{}.sock", drive.export));
+    let target = target_name(nth);
+    format!(
+        "\
+<disk type='vhostuser' device='disk'>
+  <driver name='qemu' type='raw'/>
+  <source type='unix' path='{path}'>
+    <reconnect enabled='yes' timeout='1'/>
+  </source>
+  <target dev='{target}' bus='virtio'/>
+</disk>
+"
+    )
 }
 
 /// The element of a libvirt domain for one disk, as its first.

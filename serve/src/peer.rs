@@ -14,18 +14,20 @@ const PROGRAM_LEN_MAX: usize = 15;
 
 /// One client, whatever the number of its connections.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Peer {
+pub(crate) enum Peer {
     /// A process on this machine, behind a Unix socket.
     Process { pid: i32, user: u32 },
     /// A machine, behind TCP. Its programs cannot be told apart.
     Machine(IpAddr),
+    /// A virtual machine that shares its memory: the number of its connection.
+    Guest(u64),
     /// The system does not tell.
     Unknown,
 }
 
 impl Peer {
     /// The other end of a connected socket.
-    pub(super) fn of_socket(socket: impl AsFd) -> Self {
+    pub(crate) fn of_socket(socket: impl AsFd) -> Self {
         let address = getpeername(&socket)
             .ok()
             .flatten()
@@ -44,6 +46,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Machine(address) => write!(out, "{address}"),
+            Self::Guest(_) => write!(out, "a guest over vhost-user"),
             Self::Unknown => write!(out, "an unknown client"),
             Self::Process { pid, user } => match program_name(*pid) {
                 Some(program) => write!(out, "process {pid} ({program}) of user {user}"),

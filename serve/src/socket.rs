@@ -23,7 +23,7 @@ use rustix::net::{
     socket_with,
 };
 
-use super::error::ServeError;
+use crate::error::ServeError;
 
 /// Clients that the system keeps waiting for us.
 const BACKLOG: i32 = 128;
@@ -38,7 +38,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// A listening socket, and its file if it has one that is ours.
 #[derive(Debug)]
-pub(super) struct ListeningSocket {
+pub(crate) struct ListeningSocket {
     socket: OwnedFd,
     _file: Option<SocketFile>,
 }
@@ -64,11 +64,17 @@ fn file_identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((found.dev(), found.ino()))
 }
 
+impl AsFd for ListeningSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl ListeningSocket {
     /// A Unix socket at `path` that only this user may connect to. A dead server's is replaced; a
     /// live one's, or any other file, is refused. The socket listens before it has this name: who
     /// sees the name can connect.
-    pub(super) fn bind_unix(path: &Path) -> Result<Self, ServeError> {
+    pub(crate) fn bind_unix(path: &Path) -> Result<Self, ServeError> {
         let failed = |error: io::Error| ServeError::Listen(path.display().to_string(), error);
         let address = SocketAddrUnix::new(path).map_err(|error| failed(error.into()))?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -97,7 +103,7 @@ impl ListeningSocket {
     }
 
     /// A TCP socket, and its address with the port that was found if none was given.
-    pub(super) fn bind_tcp(address: SocketAddr) -> Result<(Self, SocketAddr), ServeError> {
+    pub(crate) fn bind_tcp(address: SocketAddr) -> Result<(Self, SocketAddr), ServeError> {
         let listen = || {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
@@ -114,7 +120,7 @@ impl ListeningSocket {
     }
 
     /// A socket that somebody else made and listens on, as systemd does. Its file is theirs.
-    pub(super) fn from_inherited(socket: OwnedFd) -> Result<Self, ServeError> {
+    pub(crate) fn from_inherited(socket: OwnedFd) -> Result<Self, ServeError> {
         let check = || -> rustix::io::Result<bool> {
             let known = [
                 AddressFamily::UNIX,
@@ -136,7 +142,7 @@ impl ListeningSocket {
     }
 
     /// The next client. `None`: `stop` has become readable.
-    pub(super) fn accept_client(&self, stop: BorrowedFd<'_>) -> Option<OwnedFd> {
+    pub(crate) fn accept_client(&self, stop: BorrowedFd<'_>) -> Option<OwnedFd> {
         loop {
             let mut watched = [
                 PollFd::from_borrowed_fd(stop, PollFlags::IN),

@@ -18,11 +18,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use vellum_core::device::Device;
 
-use super::peer::Peer;
+use crate::peer::Peer;
 
 /// The disks of a server that clients have entered, and who writes to each.
 #[derive(Debug, Default)]
-pub(super) struct Writers {
+pub struct Writers {
     disks: Mutex<HashMap<usize, Arc<EnteredDisk>>>,
     takeover: bool,
 }
@@ -44,7 +44,7 @@ struct CurrentWriter {
 
 /// One connection's part in a disk, until dropped.
 #[derive(Debug)]
-pub(super) struct WriteRight {
+pub(crate) struct WriteRight {
     writers: Arc<Writers>,
     disk: Arc<EnteredDisk>,
     key: usize,
@@ -53,7 +53,7 @@ pub(super) struct WriteRight {
 
 impl Writers {
     /// `takeover`: who writes last is the writer; otherwise who wrote first.
-    pub(super) fn new(takeover: bool) -> Self {
+    pub(crate) fn new(takeover: bool) -> Self {
         Self {
             disks: Mutex::default(),
             takeover,
@@ -62,7 +62,7 @@ impl Writers {
 
     /// Notes one more connection of `peer` to `device`, which the caller holds longer than what is
     /// returned.
-    pub(super) fn enter_disk(
+    pub(crate) fn enter_disk(
         self: &Arc<Self>,
         device: &Arc<dyn Device>,
         peer: &Peer,
@@ -94,14 +94,14 @@ impl EnteredDisk {
 
 impl WriteRight {
     /// True if this client is the one that writes.
-    pub(super) fn is_writer(&self) -> bool {
+    pub(crate) fn is_writer(&self) -> bool {
         let gate = &self.disk.gate;
         let writer = gate.read().unwrap_or_else(PoisonError::into_inner);
         writer.current.as_ref() == Some(&self.peer)
     }
 
     /// The client that keeps this one from writing, if there is one now.
-    pub(super) fn blocking_writer(&self) -> Option<Peer> {
+    pub(crate) fn blocking_writer(&self) -> Option<Peer> {
         let gate = &self.disk.gate;
         let writer = gate.read().unwrap_or_else(PoisonError::into_inner);
         writer.keeps_out(&self.peer, self.writers.takeover).cloned()
@@ -109,7 +109,7 @@ impl WriteRight {
 
     /// Does `act`, which writes, while no other client can; or returns the client that keeps this
     /// one from it.
-    pub(super) fn write_exclusively<T>(&self, act: impl FnOnce() -> T) -> Result<T, Peer> {
+    pub(crate) fn write_exclusively<T>(&self, act: impl FnOnce() -> T) -> Result<T, Peer> {
         let gate = &self.disk.gate;
         let shared = gate.read().unwrap_or_else(PoisonError::into_inner);
         if shared.current.as_ref() == Some(&self.peer) {

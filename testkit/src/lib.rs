@@ -1,0 +1,4 @@
+//! Clients that the tests and benches of several crates drive the program with. Never shipped.
+#![forbid(unsafe_code)]
+
+pub mod front_end;
