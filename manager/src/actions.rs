@@ -2,8 +2,10 @@
 //! command line goes to the store's operations, which alone decide whether it can be done.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::action_table::{ACTIONS, KEEP_FIELDS};
+use crate::operations::{CommandSink, NodeFacts, Operations};
 
 /// Images and snapshots that are deleted at once: about what a person picks.
 const NODES_MAX: usize = 1000;
@@ -77,6 +79,26 @@ pub(crate) struct PlannedAction {
     pub(crate) next: Option<String>,
 }
 
+/// The answer of a command that tells the effects without having any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PlanPreview {
+    pub(crate) is_fine: bool,
+    pub(crate) output: String,
+    pub(crate) messages: String,
+}
+
+impl PlanPreview {
+    /// Asks the command itself.
+    pub(crate) fn run_preview(operations: &dyn Operations, words: &[String]) -> Self {
+        let end = operations.run_command(words, CommandSink::Kept, &Arc::default());
+        Self {
+            is_fine: end.code == 0,
+            output: end.output,
+            messages: end.messages,
+        }
+    }
+}
+
 /// A fault of what was filled in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InputFault {
@@ -97,7 +119,7 @@ pub(crate) enum InputFault {
 }
 
 /// The contents of a form.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ActionInput {
     /// The images and snapshots that it is done to.
     pub(crate) nodes: Vec<String>,
@@ -163,6 +185,28 @@ impl ActionSpec {
         }
         planned.sentences = self.effect_sentences(input, node, image);
         Ok(planned)
+    }
+
+    /// The title of its job.
+    pub(crate) fn job_title(&self, input: &ActionInput, next: Option<&str>) -> String {
+        match (input.nodes.as_slice(), next) {
+            ([], Some(next)) => format!("{}: {next}", self.title),
+            ([], None) => self.title.to_owned(),
+            ([node], _) => format!("{}: {node}", self.title),
+            (nodes, _) => format!("{}: {} of them", self.title, nodes.len()),
+        }
+    }
+
+    /// True if the action means something for the node of these facts.
+    pub(crate) fn suits_node(&self, facts: &NodeFacts) -> bool {
+        match self.key {
+            "reset" => facts.mode == Some("immutable"),
+            "commit" => facts.fields.iter().any(|(name, _)| *name == "commits to"),
+            _ => {
+                let is_for_nodes = !self.fits_store() && !self.fits_machine();
+                is_for_nodes && self.fits_node(facts.is_snapshot)
+            }
+        }
     }
 
     fn command_words(&self, input: &ActionInput, node: &str) -> Result<Vec<String>, InputFault> {

@@ -114,8 +114,27 @@ impl CommandJob {
         shell_line(&self.words.iter().map(shown).collect::<Vec<_>>())
     }
 
+    /// The part that is done, in hundredths, if that is known.
+    pub(crate) fn progress_share(&self) -> Option<u64> {
+        let note = self.watch.last_progress()?;
+        let total = note.total.filter(|total| *total > 0)?;
+        Some((100 * u128::from(note.done.min(total)) / u128::from(total)) as u64)
+    }
+
     fn lock_end(&self) -> MutexGuard<'_, Option<JobEnd>> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl JobEnd {
+    /// The class of the end, and a word for it.
+    pub(crate) fn end_word(&self) -> (&'static str, &'static str) {
+        match self.end.code {
+            0 => ("done", "done"),
+            3 => ("warning", "done with losses"),
+            130 | 143 => ("note", "cancelled"),
+            _ => ("error", "failed"),
+        }
     }
 }
 
@@ -226,6 +245,15 @@ impl JobTable {
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A length of time for people.
+pub(crate) fn seconds_text(ms: u64) -> String {
+    match ms / 1000 {
+        0..60 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        seconds @ 60..3600 => format!("{}:{:02} min", seconds / 60, seconds % 60),
+        seconds => format!("{}:{:02} h", seconds / 3600, seconds % 3600 / 60),
+    }
 }
 
 /// `words` as a shell takes them, behind the program's name.

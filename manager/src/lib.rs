@@ -29,6 +29,7 @@ mod routes;
 mod secret;
 mod server;
 mod state;
+mod terminal;
 mod tree_view;
 mod uploads;
 
@@ -38,3 +39,4 @@ pub use operations::{
     RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
 };
 pub use server::{ManagerError, ManagerOptions, ManagerServer};
+pub use terminal::{TerminalEnd, TerminalOptions, run_terminal};

@@ -282,6 +282,14 @@ pub struct CommandEnd {
     pub messages: String,
 }
 
+/// Messages of a command without lines that lead to help on the command line.
+pub(crate) fn message_lines(messages: &str) -> impl Iterator<Item = &str> {
+    let is_for_shells = |line: &str| {
+        line.is_empty() || line.starts_with("For more information") || line.starts_with("Usage: ")
+    };
+    messages.lines().filter(move |line| !is_for_shells(line))
+}
+
 /// The progress of a command.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProgressNote {

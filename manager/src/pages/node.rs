@@ -63,20 +63,8 @@ pub(crate) fn lazy_section(title: &str, wish: &str, address: &str, is_quick: boo
     }
 }
 
-/// True if the action means something for this node.
-fn suits_node(action: &ActionSpec, facts: &NodeFacts) -> bool {
-    match action.key {
-        "reset" => facts.mode == Some("immutable"),
-        "commit" => facts.fields.iter().any(|(name, _)| *name == "commits to"),
-        _ => {
-            let is_for_nodes = !action.fits_store() && !action.fits_machine();
-            is_for_nodes && action.fits_node(facts.is_snapshot)
-        }
-    }
-}
-
 fn action_buttons(facts: &NodeFacts) -> Markup {
-    let fits = |action: &&ActionSpec| suits_node(action, facts);
+    let fits = |action: &&ActionSpec| action.suits_node(facts);
     html! {
         div.actions role="group" aria-label="Actions" {
             @for action in ACTIONS.iter().filter(fits) {
