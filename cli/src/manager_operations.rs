@@ -19,6 +19,7 @@ use vellum_store::report::{NodeUsage, ReportOptions};
 use vellum_store::{Store, Unwatched};
 
 use crate::captured_run::run_captured;
+use crate::command_context::CommandContext;
 use crate::commands::{info, machine, tree};
 use crate::control::ServedCommands;
 use crate::description::plant_title;
@@ -36,14 +37,14 @@ const LINKS_MAX: usize = 1000;
 
 /// A store that this process owns, or looks at.
 pub(crate) struct StoreOperations {
-    pub(crate) store: Store,
-    pub(crate) units: Units,
+    store: Store,
+    units: Units,
     /// The variables of who started the manager: its jobs have them too.
-    pub(crate) variables: BTreeMap<OsString, OsString>,
+    variables: BTreeMap<OsString, OsString>,
     /// Where NBD clients connect, and whether under TLS.
-    pub(crate) endpoints: Vec<(Endpoint, bool)>,
+    endpoints: Vec<(Endpoint, bool)>,
     /// The commands that this process runs for shells.
-    pub(crate) commands: Option<ServedCommands>,
+    commands: Option<ServedCommands>,
 }
 
 /// `path` from the root, or as it is where the process has no folder any more.
@@ -254,6 +255,22 @@ impl Operations for StoreOperations {
 }
 
 impl StoreOperations {
+    /// The operations on `store` for the caller of `session`.
+    pub(crate) fn of_session(
+        store: &Store,
+        endpoints: Vec<(Endpoint, bool)>,
+        commands: Option<ServedCommands>,
+        session: &CommandContext,
+    ) -> Arc<dyn Operations> {
+        Arc::new(Self {
+            store: store.clone(),
+            units: session.output.units,
+            variables: session.caller.variables.clone(),
+            endpoints,
+            commands,
+        })
+    }
+
     /// The places where guests reach a node, and what their programs are told.
     fn export_places(
         &self,

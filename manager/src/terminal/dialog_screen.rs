@@ -3,8 +3,8 @@
 use ratatui_core::layout::Rect;
 
 use super::model::{ScreenDialog, ScreenPart, TerminalModel};
-use super::page_rows::PageRow;
-use super::screen::{CellPainter, draw_rows, first_row, text_width};
+use super::page_rows::{PageRow, fold_rows};
+use super::screen::{CellPainter, draw_rows, first_row};
 use crate::actions::find_action;
 
 /// Rows that a dialog leaves to its frame and the bars.
@@ -58,8 +58,7 @@ impl TerminalModel {
             Some(ScreenDialog::Help { .. }) => self.help_lines(),
             _ => self.plan_lines(),
         };
-        let width = usize::from(box_width(self.size.0)).saturating_sub(4).max(1);
-        rows.iter().flat_map(|row| fold_row(row, width)).collect()
+        fold_rows(&rows, usize::from(box_width(self.size.0)).saturating_sub(2))
     }
 
     /// The lines of a sheet that are seen at once.
@@ -140,33 +139,4 @@ fn draw_box(painter: &mut CellPainter<'_>, area: Rect, title: &str, rows: usize)
         width: width - 2,
         height: rows,
     }
-}
-
-/// `row` in rows of at most `width` columns, broken at blanks where that is possible.
-pub(super) fn fold_row(row: &PageRow, width: usize) -> Vec<PageRow> {
-    let mut rows = Vec::new();
-    let (mut text, mut taken, mut blank) = (String::new(), 0, None);
-    for letter in row.text.chars() {
-        let more = text_width(letter.encode_utf8(&mut [0; 4]));
-        if taken + more > width && !text.is_empty() {
-            let rest = match blank.filter(|at| *at > 0) {
-                Some(at) => text.split_off(at).trim_start().to_owned(),
-                None => String::new(),
-            };
-            rows.push(std::mem::replace(&mut text, rest));
-            taken = text_width(&text);
-            blank = None;
-        }
-        if letter == ' ' {
-            blank = Some(text.len());
-        }
-        text.push(letter);
-        taken += more;
-    }
-    rows.push(text);
-    let fold = |text: String| PageRow {
-        text,
-        ..row.clone()
-    };
-    rows.into_iter().map(fold).collect()
 }

@@ -340,4 +340,20 @@ impl TerminalModel {
         let is_there = |name: &String| self.lines.iter().any(|line| line.key == *name);
         self.view.marked.retain(is_there);
     }
+
+    /// Puts the cursor on the line `key`, and shows it if a search or a closed branch hides it.
+    pub(crate) fn reveal_line(&mut self, key: &str) {
+        let Some(line) = self.lines.iter().position(|line| line.key == *key) else {
+            return;
+        };
+        if !self.shown.iter().any(|shown| shown.line == line) {
+            self.view.wish.search.clear();
+            let mut above = self.lines[line].hangs_from;
+            while let Some(line) = above {
+                self.view.closed.remove(&self.lines[line].key);
+                above = self.lines[line].hangs_from;
+            }
+        }
+        self.refresh_lines(Some(key));
+    }
 }

@@ -57,14 +57,22 @@ impl TerminalModel {
 
     fn take_tree(&mut self, lines: Arc<Vec<TreeLine>>, machines: Vec<MachineFacts>) {
         let key = self.cursor_line().map(|line| line.key.clone());
-        let is_there = |name: &String| lines.iter().any(|line| line.key == *name);
-        let next = self.next.take_if(|name| is_there(name));
         self.lines = lines;
         self.machines = machines;
         // What was counted is of another state.
         self.usage = None;
         self.changed = None;
-        self.refresh_lines(next.or(key).as_deref());
+        self.refresh_lines(key.as_deref());
+        self.go_to_next();
+    }
+
+    /// Puts the cursor on what a job made, once the tree has it.
+    fn go_to_next(&mut self) {
+        let lines = &self.lines;
+        let is_there = |name: &mut String| lines.iter().any(|line| line.key == *name);
+        if let Some(next) = self.next.take_if(is_there) {
+            self.reveal_line(&next);
+        }
     }
 
     /// Tells of jobs of this program that have ended.
@@ -98,15 +106,7 @@ impl TerminalModel {
         self.tell(kind, text);
         if is_done {
             self.next = job.next.clone();
-            // The tree may have it already.
-            let next = self
-                .next
-                .clone()
-                .filter(|name| self.lines.iter().any(|line| line.key == *name));
-            if next.is_some() {
-                self.next = None;
-                self.refresh_lines(next.as_deref());
-            }
+            self.go_to_next();
         }
         let is_stopped = matches!(end.end.code, 130 | 143);
         let is_worth_showing = (awaited.has_long_answer || !is_done) && !is_stopped;

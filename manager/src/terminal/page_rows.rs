@@ -3,6 +3,7 @@
 
 use super::key_table::{ScreenPage, all_bindings};
 use super::model::{ScreenDialog, TerminalModel};
+use super::screen::text_width;
 use crate::action_table::ACTIONS;
 use crate::actions::find_action;
 use crate::jobs::{CommandJob, seconds_text, shell_line};
@@ -204,8 +205,13 @@ impl TerminalModel {
         rows
     }
 
-    /// The details of the line under the cursor.
+    /// The details of the line under the cursor, folded to their part of the screen.
     pub(crate) fn detail_lines(&self) -> Vec<PageRow> {
+        let width = self.layout().details.map_or(0, |part| part.width);
+        fold_rows(&self.detail_rows(), width.into())
+    }
+
+    fn detail_rows(&self) -> Vec<PageRow> {
         let Some(line) = self.cursor_line() else {
             return Vec::new();
         };
@@ -324,8 +330,12 @@ impl TerminalModel {
         ]
     }
 
-    /// The answer of a job, or how far it is.
+    /// The answer of a job, or how far it is, folded to the screen.
     pub(crate) fn answer_lines(&self) -> Vec<PageRow> {
+        fold_rows(&self.answer_rows(), self.size.0.into())
+    }
+
+    fn answer_rows(&self) -> Vec<PageRow> {
         let job = self.view.answer.and_then(|number| self.find_job(number));
         let Some(job) = job else {
             return vec![PageRow::plain("This job is not remembered any more.")];
@@ -415,6 +425,20 @@ impl TerminalModel {
     }
 }
 
+/// Rows of a part of the screen that is `width` columns wide.
+pub(super) fn fold_rows(rows: &[PageRow], width: usize) -> Vec<PageRow> {
+    let width = width.saturating_sub(2).max(1);
+    let lines = |row: &PageRow| -> Vec<PageRow> {
+        let line = |text: &str| PageRow {
+            text: text.to_owned(),
+            ..row.clone()
+        };
+        let lines = row.text.split('\n').map(line);
+        lines.flat_map(|row| fold_row(&row, width)).collect()
+    };
+    rows.iter().flat_map(lines).collect()
+}
+
 fn link_rows(title: &str, links: &[NodeLink]) -> Vec<PageRow> {
     let more = links.len().saturating_sub(LINKS_MAX);
     let rows = links.iter().take(LINKS_MAX).enumerate().map(|(nth, link)| {
@@ -423,4 +447,33 @@ fn link_rows(title: &str, links: &[NodeLink]) -> Vec<PageRow> {
     });
     let more = (more > 0).then(|| PageRow::fact("", &format!("and {more} more")));
     rows.chain(more).collect()
+}
+
+/// `row` in rows of at most `width` columns, broken at blanks where that is possible.
+fn fold_row(row: &PageRow, width: usize) -> Vec<PageRow> {
+    let mut rows = Vec::new();
+    let (mut text, mut taken, mut blank) = (String::new(), 0, None);
+    for letter in row.text.chars() {
+        let more = text_width(letter.encode_utf8(&mut [0; 4]));
+        if taken + more > width && !text.is_empty() {
+            let rest = match blank.filter(|at| *at > 0) {
+                Some(at) => text.split_off(at).trim_start().to_owned(),
+                None => String::new(),
+            };
+            rows.push(std::mem::replace(&mut text, rest));
+            taken = text_width(&text);
+            blank = None;
+        }
+        if letter == ' ' {
+            blank = Some(text.len());
+        }
+        text.push(letter);
+        taken += more;
+    }
+    rows.push(text);
+    let fold = |text: String| PageRow {
+        text,
+        ..row.clone()
+    };
+    rows.into_iter().map(fold).collect()
 }

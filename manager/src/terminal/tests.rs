@@ -413,7 +413,13 @@ fn a_search_narrows_the_tree_while_it_is_typed() {
     );
     press(&mut model, "<Esc>");
     assert!(screen_of(&model).contains("5 lines"));
-    press(&mut model, "/zzz<Enter>");
+    press(&mut model, "G/web<Enter>");
+    assert_eq!(
+        model.cursor_name(),
+        Some("web"),
+        "the line of just this name"
+    );
+    press(&mut model, "/<C-u>zzz<Enter>");
     assert!(screen_of(&model).contains("nothing has that in its name"));
 }
 

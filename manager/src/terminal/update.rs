@@ -145,18 +145,25 @@ impl TerminalModel {
         if let Some(ScreenDialog::Search { text, .. }) = &self.view.dialog {
             let order = self.view.wish.order.order_key();
             self.view.wish = TreeWish::new(text, order, self.view.wish.is_reversed);
+            let key = self.cursor_line().map(|line| line.key.clone());
             self.refresh_lines(None);
-            self.go_to_match();
+            let is_kept = self.cursor_line().map(|line| &line.key) == key.as_ref();
+            self.go_to_match(is_kept);
         }
     }
 
-    /// Puts the cursor on the first line that is searched for, unless it is on one.
-    fn go_to_match(&mut self) {
-        let is_match = |nth: usize| self.shown.get(nth).is_some_and(|shown| shown.is_match);
-        if !is_match(self.view.cursor) {
-            let first = (0..self.shown.len()).find(|nth| is_match(*nth));
-            self.view.cursor = first.unwrap_or(0);
-        }
+    /// Puts the cursor on the line of just this name, else on the first that is searched for, unless
+    /// it is on one already.
+    fn go_to_match(&mut self, is_kept: bool) {
+        let search = &self.view.wish.search;
+        let is_match = |nth: &usize| self.shown.get(*nth).is_some_and(|shown| shown.is_match);
+        let is_exact =
+            |nth: &usize| self.lines[self.shown[*nth].line].title.to_lowercase() == *search;
+        let all = 0..self.shown.len();
+        let here = Some(self.view.cursor).filter(|nth| is_kept && is_match(nth));
+        let exact = all.clone().find(is_exact).or(here);
+        let first = exact.or_else(|| all.clone().find(is_match));
+        self.view.cursor = first.unwrap_or(0);
         self.view.details_top = 0;
     }
 
