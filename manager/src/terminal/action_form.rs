@@ -82,6 +82,7 @@ impl ActionForm {
 
     /// Types a letter; false if the field takes none.
     pub(crate) fn type_letter(&mut self, letter: char) -> bool {
+        self.fault = None;
         match self.focused_field().map(|field| field.kind) {
             Some(FieldKind::Check | FieldKind::Choice(_)) if letter == ' ' => {
                 self.change_choice(true)

@@ -2,6 +2,8 @@
 
 use ratatui_core::layout::Rect;
 
+use super::form_rows::form_rows;
+use super::look::ScreenLook;
 use super::model::{ScreenDialog, ScreenPart, TerminalModel};
 use super::page_rows::{PageRow, fold_rows};
 use super::screen::{CellPainter, draw_rows, first_row};
@@ -29,7 +31,7 @@ impl TerminalModel {
             }
             Some(ScreenDialog::Form(form)) => {
                 let title = find_action(form.action).map_or("", |action| action.title);
-                let (rows, at) = self.form_rows(form);
+                let (rows, at) = form_rows(form);
                 let part = draw_box(painter, area, title, rows.len());
                 let first = first_row(at, rows.len(), part.height.into());
                 draw_rows(painter, part, &rows, first, Some(at));
@@ -81,7 +83,7 @@ impl TerminalModel {
                 y,
                 part.width,
                 &more,
-                self.look.strong(),
+                ScreenLook::strong(),
             );
         }
     }
@@ -108,9 +110,15 @@ fn draw_box(painter: &mut CellPainter<'_>, area: Rect, title: &str, rows: usize)
         ["+", "+", "+", "+"]
     };
     for y in whole.y..whole.y + whole.height {
-        painter.fill_row(whole, y, look.plain());
-        painter.put(whole.x, y, 1, look.side_sign(), look.plain());
-        painter.put(whole.x + width - 1, y, 1, look.side_sign(), look.plain());
+        painter.fill_row(whole, y, ScreenLook::plain());
+        painter.put(whole.x, y, 1, look.side_sign(), ScreenLook::plain());
+        painter.put(
+            whole.x + width - 1,
+            y,
+            1,
+            look.side_sign(),
+            ScreenLook::plain(),
+        );
     }
     let rule = look.rule_sign().repeat(usize::from(width - 2));
     let bottom = whole.y + whole.height - 1;
@@ -123,7 +131,7 @@ fn draw_box(painter: &mut CellPainter<'_>, area: Rect, title: &str, rows: usize)
             y,
             width,
             &format!("{left}{rule}{right}"),
-            look.plain(),
+            ScreenLook::plain(),
         );
     }
     painter.put(
@@ -131,7 +139,7 @@ fn draw_box(painter: &mut CellPainter<'_>, area: Rect, title: &str, rows: usize)
         whole.y,
         width - 4,
         &format!(" {title} "),
-        look.strong(),
+        ScreenLook::strong(),
     );
     ScreenPart {
         x: whole.x + 1,

@@ -70,19 +70,19 @@ impl ScreenLook {
         text.chars().map(shown).collect()
     }
 
-    pub(crate) fn plain(self) -> Style {
+    pub(crate) fn plain() -> Style {
         Style::new()
     }
 
-    pub(crate) fn bar(self) -> Style {
+    pub(crate) fn bar() -> Style {
         Style::new().add_modifier(Modifier::REVERSED)
     }
 
-    pub(crate) fn strong(self) -> Style {
+    pub(crate) fn strong() -> Style {
         Style::new().add_modifier(Modifier::BOLD)
     }
 
-    pub(crate) fn faint(self) -> Style {
+    pub(crate) fn faint() -> Style {
         Style::new().add_modifier(Modifier::DIM)
     }
 

@@ -105,7 +105,7 @@ impl TerminalModel {
         };
         self.tell(kind, text);
         if is_done {
-            self.next = job.next.clone();
+            self.next.clone_from(&job.next);
             self.go_to_next();
         }
         let is_stopped = matches!(end.end.code, 130 | 143);

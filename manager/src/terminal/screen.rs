@@ -64,7 +64,7 @@ impl TerminalModel {
         if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
             let (columns, rows) = SMALLEST;
             let text = format!("{columns} columns and {rows} rows are needed; q quits");
-            painter.put(0, 0, area.width, &text, look.plain());
+            painter.put(0, 0, area.width, &text, ScreenLook::plain());
             return;
         }
         self.draw_bar(&mut painter);
@@ -94,7 +94,6 @@ impl TerminalModel {
     }
 
     fn draw_bar(&self, painter: &mut CellPainter<'_>) {
-        let look = self.look;
         let width = self.size.0;
         let whole = ScreenPart {
             y: 0,
@@ -102,7 +101,7 @@ impl TerminalModel {
             x: 0,
             width,
         };
-        painter.fill_row(whole, 0, look.bar());
+        painter.fill_row(whole, 0, ScreenLook::bar());
         let running = self.running_count();
         let jobs = if running > 0 {
             format!("2 Jobs({running})")
@@ -125,14 +124,20 @@ impl TerminalModel {
         });
         let tabs = tabs.concat();
         let len = text_width(&tabs) as u16;
-        painter.put_right(width, 0, width, &tabs, look.bar());
+        painter.put_right(width, 0, width, &tabs, ScreenLook::bar());
         let read_only = if self.facts.read_only_reason.is_some() {
             " read only"
         } else {
             ""
         };
         let store = format!(" Vellum{read_only} {}", self.facts.folder);
-        painter.put(0, 0, width.saturating_sub(len + 1), &store, look.bar());
+        painter.put(
+            0,
+            0,
+            width.saturating_sub(len + 1),
+            &store,
+            ScreenLook::bar(),
+        );
     }
 
     fn draw_status(&self, painter: &mut CellPainter<'_>, area: Rect) {
@@ -140,13 +145,13 @@ impl TerminalModel {
         let look = self.look;
         if let Some(ScreenDialog::Search { text, .. }) = &self.view.dialog {
             let text = format!("/{text}_   {}", self.count_text());
-            return painter.put(0, y, area.width, &text, look.strong());
+            return painter.put(0, y, area.width, &text, ScreenLook::strong());
         }
         let Some(message) = &self.message else {
-            return painter.put(0, y, area.width, &self.summary_text(), look.faint());
+            return painter.put(0, y, area.width, &self.summary_text(), ScreenLook::faint());
         };
         let style = match message.kind {
-            MessageKind::Note => look.strong(),
+            MessageKind::Note => ScreenLook::strong(),
             MessageKind::Warning => look.warning(),
             MessageKind::Error => look.error(),
         };
@@ -232,8 +237,8 @@ impl TerminalModel {
                 break;
             }
             let key = hint.split(' ').next().unwrap_or_default();
-            painter.put(x, y, len, hint, self.look.plain());
-            painter.put(x, y, text_width(key) as u16, key, self.look.strong());
+            painter.put(x, y, len, hint, ScreenLook::plain());
+            painter.put(x, y, text_width(key) as u16, key, ScreenLook::strong());
             x += len + 2;
         }
     }
@@ -251,15 +256,15 @@ pub(super) fn draw_rows(
     for (line, (nth, row)) in window.enumerate() {
         let y = part.y + line as u16;
         let style = if cursor == Some(nth) {
-            painter.look.bar()
+            ScreenLook::bar()
         } else if row.is_heading {
-            painter.look.strong()
+            ScreenLook::strong()
         } else if row.text.starts_with("error: ") {
             painter.look.error()
         } else if row.text.starts_with("warning: ") {
             painter.look.warning()
         } else {
-            painter.look.plain()
+            ScreenLook::plain()
         };
         let edge = if cursor == Some(nth) { ">" } else { " " };
         if cursor == Some(nth) {

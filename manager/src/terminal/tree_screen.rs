@@ -1,5 +1,6 @@
 //! The tree and the details of a node, drawn.
 
+use super::look::ScreenLook;
 use super::model::{ScreenPart, TerminalModel};
 use super::screen::{CellPainter, draw_rows, first_row};
 use crate::operations::{NodeKind, TreeLine};
@@ -30,7 +31,7 @@ impl TerminalModel {
                 part.y + 1,
                 part.width - 2,
                 text,
-                self.look.plain(),
+                ScreenLook::plain(),
             );
         }
         let first = first_row(self.view.cursor, self.shown.len(), height);
@@ -51,7 +52,7 @@ impl TerminalModel {
             };
             format!("{title}{arrow}")
         };
-        let style = self.look.strong();
+        let style = ScreenLook::strong();
         let mut name = title(TreeOrder::Name, "Name");
         if !wish.search.is_empty() {
             name = format!("{name}  /{}", wish.search);
@@ -83,10 +84,10 @@ impl TerminalModel {
         };
         let look = self.look;
         let style = match (is_cursor, line.kind) {
-            (true, _) => look.bar(),
-            _ if !shown.is_match => look.faint(),
+            (true, _) => ScreenLook::bar(),
+            _ if !shown.is_match => ScreenLook::faint(),
             (false, NodeKind::Snapshot) => look.snapshot(),
-            (false, _) => look.plain(),
+            (false, _) => ScreenLook::plain(),
         };
         if is_cursor {
             painter.fill_row(part, y, style);
@@ -156,18 +157,18 @@ impl TerminalModel {
         let look = self.look;
         if part.x > 0 {
             for y in part.y..part.y + part.height {
-                painter.put(part.x - 1, y, 1, look.side_sign(), look.faint());
+                painter.put(part.x - 1, y, 1, look.side_sign(), ScreenLook::faint());
             }
         } else if !self.view.is_zoomed {
             let y = main.y + main.height;
             let rule = look.rule_sign().repeat(part.width.into());
-            painter.put(part.x, y, part.width, &rule, look.faint());
+            painter.put(part.x, y, part.width, &rule, ScreenLook::faint());
             let focus = if self.view.is_in_details {
                 " details (keys are here) "
             } else {
                 " details "
             };
-            painter.put(part.x + 2, y, part.width - 2, focus, look.strong());
+            painter.put(part.x + 2, y, part.width - 2, focus, ScreenLook::strong());
         }
         let lines = self.detail_lines();
         draw_rows(painter, part, &lines, self.view.details_top, None);
@@ -177,7 +178,13 @@ impl TerminalModel {
         if left > 0 {
             let more = format!(" {left} more ");
             let y = part.y + part.height - 1;
-            painter.put_right(part.x + part.width, y, part.width, &more, look.faint());
+            painter.put_right(
+                part.x + part.width,
+                y,
+                part.width,
+                &more,
+                ScreenLook::faint(),
+            );
         }
     }
 }

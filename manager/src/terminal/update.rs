@@ -35,31 +35,11 @@ impl TerminalModel {
     /// A key that is not in the table: a letter of a text, an action of the tree, or nothing.
     fn other_key(&mut self, key: KeyPress) -> Effects {
         if let KeyPress::Char(letter) = key {
-            match &mut self.view.dialog {
-                Some(ScreenDialog::Search { text, .. }) => {
-                    text.push(letter);
-                    self.apply_search();
-                    return Vec::new();
-                }
-                Some(ScreenDialog::Form(form)) => {
-                    if form.type_letter(letter) {
-                        form.fault = None;
-                        return Vec::new();
-                    }
-                }
-                Some(_) => {}
-                None if self.view.answer.is_none() => {
-                    let begun = ACTIONS.iter().find(|action| action.letter == Some(letter));
-                    let is_here = |action: &&ActionSpec| match self.view.page {
-                        ScreenPage::Tree => true,
-                        ScreenPage::Store => action.subject == ActionSubject::Store,
-                        _ => false,
-                    };
-                    if let Some(action) = begun.filter(is_here) {
-                        return self.begin_action(action);
-                    }
-                }
-                None => {}
+            if self.type_letter(letter) {
+                return Vec::new();
+            }
+            if let Some(action) = self.action_of_letter(letter) {
+                return self.begin_action(action);
             }
         }
         let name = key.key_name();
@@ -72,6 +52,33 @@ impl TerminalModel {
         };
         self.tell(MessageKind::Note, text);
         Vec::new()
+    }
+
+    /// Types a letter into the text that is open; false if none takes it.
+    fn type_letter(&mut self, letter: char) -> bool {
+        match &mut self.view.dialog {
+            Some(ScreenDialog::Search { text, .. }) => {
+                text.push(letter);
+                self.apply_search();
+                true
+            }
+            Some(ScreenDialog::Form(form)) => form.type_letter(letter),
+            _ => false,
+        }
+    }
+
+    /// The action that a letter begins on this page.
+    fn action_of_letter(&self, letter: char) -> Option<&'static ActionSpec> {
+        if self.view.dialog.is_some() || self.view.answer.is_some() {
+            return None;
+        }
+        let is_here = |action: &&ActionSpec| match self.view.page {
+            ScreenPage::Tree => true,
+            ScreenPage::Store => action.subject == ActionSubject::Store,
+            _ => false,
+        };
+        let mut actions = ACTIONS.iter().filter(is_here);
+        actions.find(|action| action.letter == Some(letter))
     }
 
     fn run_key(&mut self, command: KeyCommand) -> Effects {
@@ -294,13 +301,11 @@ impl TerminalModel {
     fn compare_parent(&mut self) -> Effects {
         let from = self.cursor_facts().and_then(|facts| facts.chain.first());
         let from = from.and_then(|link| link.name.clone());
-        match (self.cursor_name().map(str::to_owned), from) {
-            (Some(to), Some(from)) => vec![TerminalEffect::Compare { from, to }],
-            _ => {
-                self.tell(MessageKind::Note, "it stands on nothing that has a name");
-                Vec::new()
-            }
+        if let (Some(to), Some(from)) = (self.cursor_name().map(str::to_owned), from) {
+            return vec![TerminalEffect::Compare { from, to }];
         }
+        self.tell(MessageKind::Note, "it stands on nothing that has a name");
+        Vec::new()
     }
 
     fn count_anew(&mut self) -> Effects {
