@@ -1,7 +1,7 @@
 //! A store as the manager sees it: questions are answered from the tree and the maps, and whatever
 //! acts is a command line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,9 +11,9 @@ use std::sync::Arc;
 use vellum_core::difference::Difference;
 use vellum_core::tree::{NodeForest, NodeRef, TreeNode, VirtualMachine};
 use vellum_manager::{
-    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, MachineFacts,
-    NodeFacts, NodeHolding, NodeLink, OperationFault, Operations, RepositoryFacts, ShellCommand,
-    StoreFacts, StoreUsage, TreeLine,
+    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, LocalBackup,
+    MachineFacts, NodeFacts, NodeHolding, NodeLink, OperationFault, Operations, RepositoryFacts,
+    ShellCommand, StoreFacts, StoreUsage, TreeLine,
 };
 use vellum_store::report::{NodeUsage, ReportOptions};
 use vellum_store::{Store, Unwatched};
@@ -333,7 +333,7 @@ impl StoreOperations {
         (facts.pushed_ms, facts.verified_ms) = (last("push"), last("verify"));
         facts.read_ms = last("read_data");
         let tree = self.store.tree();
-        let names: std::collections::BTreeSet<String> = tree
+        let names: BTreeSet<String> = tree
             .all_nodes()
             .map(|node| tree.display_name(node))
             .collect();
@@ -352,10 +352,26 @@ impl StoreOperations {
             .filter_map(point)
             .collect();
         shown.sort_by_key(|point| std::cmp::Reverse(point.taken_ms));
+        if !points.is_null() {
+            facts.local = local_backups(names, &shown);
+        }
         shown.truncate(POINTS_MAX);
         facts.points = shown;
         facts
     }
+}
+
+/// The newest of `points`, which are sorted so, for each of `names`.
+fn local_backups(names: BTreeSet<String>, points: &[BackupPoint]) -> Vec<LocalBackup> {
+    let mut newest: HashMap<&str, u64> = HashMap::new();
+    for point in points {
+        newest.entry(&point.name).or_insert(point.taken_ms);
+    }
+    let local = |name: String| LocalBackup {
+        taken_ms: newest.get(name.as_str()).copied(),
+        name,
+    };
+    names.into_iter().map(local).collect()
 }
 
 /// Messages of a command that answered in JSON, as people get them.

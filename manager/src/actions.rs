@@ -241,10 +241,7 @@ impl ActionSpec {
                 let words = own(&["pin"]).into_iter().chain(option("off", "--off"));
                 words.chain(own(&[node])).collect()
             }
-            "export" => {
-                let (file, format) = (self.field(input, "file")?, self.field(input, "format")?);
-                own(&["export", node, &file, "-O", &format])
-            }
+            "export" => self.file_words(input, &["export", node])?,
             "mode" => self.mode_words(input, node)?,
             "resize" => {
                 let words = own(&["resize", node, &self.size_change(input)?]);
@@ -270,6 +267,10 @@ impl ActionSpec {
             "forget" => self.keep_words(input, &["backup", "forget"])?,
             "push" => own(&["backup", "push", "--all"]),
             "pull" => own(&["backup", "pull", &self.field(input, "point")?]),
+            "restore-file" => {
+                let point = self.field(input, "point")?;
+                self.file_words(input, &["backup", "restore", &point])?
+            }
             "verify" => {
                 let words = own(&["backup", "verify"]).into_iter();
                 words.chain(option("read_data", "--read-data")).collect()
@@ -406,6 +407,13 @@ impl ActionSpec {
         Ok(words.chain(option).collect())
     }
 
+    /// A command that writes a disk to a file.
+    fn file_words(&self, input: &ActionInput, words: &[&str]) -> Result<Vec<String>, InputFault> {
+        let (file, format) = (self.field(input, "file")?, self.field(input, "format")?);
+        let words = words.iter().map(|word| (*word).to_owned());
+        Ok(words.chain([file, "-O".to_owned(), format]).collect())
+    }
+
     fn tag_words(&self, input: &ActionInput, node: &str) -> Result<Vec<String>, InputFault> {
         let mut words = vec!["tag".to_owned(), node.to_owned()];
         for (key, option) in [("add", "--add"), ("remove", "--remove")] {
@@ -502,6 +510,10 @@ impl ActionSpec {
             "droppable" => "reads the metadata of file systems; changes nothing".to_owned(),
             "push" => "sends to the repository what it has not got".to_owned(),
             "pull" => format!("brings {} into the store", field("point")),
+            "restore-file" => {
+                let (point, file, format) = (field("point"), field("file"), field("format"));
+                format!("writes {point} of the repository to {file} as {format}")
+            }
             "verify" => "reads the repository; changes nothing".to_owned(),
             _ => return Vec::new(),
         };
@@ -680,6 +692,16 @@ mod tests {
                 "backup pull web@monday",
             ),
             (
+                "restore-file",
+                &[],
+                &[
+                    ("point", "web@monday"),
+                    ("file", "/srv/web.vdi"),
+                    ("format", "vdi"),
+                ],
+                "backup restore web@monday /srv/web.vdi -O vdi",
+            ),
+            (
                 "verify",
                 &[],
                 &[("read_data", "on")],
@@ -715,6 +737,11 @@ mod tests {
             ("forget", &[], &[("last", "--prune")]),
             ("pull", &[], &[("point", "--force")]),
             ("import", &[], &[("source", "-"), ("name", "a")]),
+            (
+                "restore-file",
+                &[],
+                &[("point", "--force"), ("file", "/srv/a"), ("format", "raw")],
+            ),
             ("resize", &["web"], &[("size", "--shrink")]),
             ("resize", &["web"], &[("size", "-b")]),
             ("rename", &["web"], &[("name", "-x")]),

@@ -237,6 +237,8 @@ pub struct RepositoryFacts {
     pub read_ms: Option<u64>,
     /// The points of it, the newest first.
     pub points: Vec<BackupPoint>,
+    /// The images and snapshots of the store, and the newest point of each.
+    pub local: Vec<LocalBackup>,
     /// Errors and hints, if it could not be read.
     pub messages: String,
 }
@@ -250,6 +252,15 @@ pub struct BackupPoint {
     pub taken_ms: u64,
     /// True if the store has an image or snapshot of that name.
     pub is_local: bool,
+}
+
+/// An image or snapshot of the store, beside its backup.
+#[derive(Clone, Debug)]
+pub struct LocalBackup {
+    /// The whole name.
+    pub name: String,
+    /// The time of the newest point of that name, in milliseconds since 1970; none if there is none.
+    pub taken_ms: Option<u64>,
 }
 
 /// The failure of a question, in the command line's words.

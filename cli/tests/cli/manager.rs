@@ -354,7 +354,11 @@ fn backups_are_those_of_the_repository_in_the_environment() {
     };
     let made = with_repository(&["backup", "init", "--quiet"]).output();
     assert!(made.expect("it starts").status.success());
-    let client = ManagerClient::of_command(with_repository(&["manager", "--listen", "0"]));
+    std::fs::create_dir(sandbox.path("files")).expect("room");
+    let files = sandbox.path("files").canonicalize().expect("it is there");
+    let files = files.display();
+    let words = ["manager", "--listen", "0", "--files", "files"];
+    let client = ManagerClient::of_command(with_repository(&words));
     assert!(client.get("/backups").contains("never from here"));
     assert!(client.act("do=push").1.contains("pushed 4 new points"));
     assert!(
@@ -373,6 +377,27 @@ fn backups_are_those_of_the_repository_in_the_environment() {
         plan.contains("web@monday") && told.contains("state done"),
         "{plan} {told}"
     );
+    let page = client.get("/backups");
+    assert!(
+        page.contains("In the store") && page.contains("less than a minute"),
+        "{page}"
+    );
+    client.act("do=snapshot&node=web&name=unsaved");
+    let page = client.get("/backups");
+    assert!(
+        page.contains("have no point here") && page.contains("never"),
+        "{page}"
+    );
+    assert!(
+        page.contains("/act?do=restore-file&amp;point=trial"),
+        "{page}"
+    );
+    let form = client.get("/act?do=restore-file&point=trial");
+    assert!(form.contains("value=\"trial\""), "{form}");
+    let restore = format!("do=restore-file&point=trial&file={files}/trial.vdi&format=vdi");
+    let told = client.act(&restore).1;
+    assert!(told.contains("told done"), "{told}");
+    sandbox.succeed(["compare", "trial", "files/trial.vdi"]);
     client.act("do=delete&node=trial");
     assert!(client.act("do=pull&point=trial").1.contains("state done"));
     assert!(sandbox.names().contains(&"trial".to_owned()));

@@ -89,10 +89,8 @@ impl TerminalModel {
             }
         };
         let mut form = ActionForm::new(action, nodes);
-        if let (Some(RowSubject::Point(point)), "pull") =
-            (self.cursor_row().map(|row| row.subject), action.key)
-        {
-            form.values = vec![point];
+        if let Some(RowSubject::Point(point)) = self.cursor_row().map(|row| row.subject) {
+            form.fill_field("point", point);
         }
         if action.fields.is_empty() {
             return self.plan_form(form);

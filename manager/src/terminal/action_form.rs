@@ -49,6 +49,14 @@ impl ActionForm {
         self.fields().get(self.focus)
     }
 
+    /// Fills the field `key` in, if there is one.
+    pub(crate) fn fill_field(&mut self, key: &str, text: String) {
+        let at = self.fields().iter().position(|field| field.key == key);
+        if let Some(value) = at.and_then(|at| self.values.get_mut(at)) {
+            *value = text;
+        }
+    }
+
     /// Goes on to another field.
     pub(crate) fn move_focus(&mut self, is_forward: bool) {
         let count = self.values.len().max(1);

@@ -6,7 +6,7 @@ use super::model::{ScreenDialog, TerminalModel};
 use super::screen::text_width;
 use crate::action_table::ACTIONS;
 use crate::actions::find_action;
-use crate::jobs::{CommandJob, seconds_text, shell_line};
+use crate::jobs::{CommandJob, age_text, now_ms, seconds_text, shell_line};
 use crate::operations::{
     ChangedCells, MachineFacts, NodeFacts, NodeHolding, NodeKind, NodeLink, RepositoryFacts,
     message_lines,
@@ -192,6 +192,15 @@ impl TerminalModel {
             PageRow::fact("all data read", &moment(repository.read_ms)),
         ];
         rows.extend(message_lines(&repository.messages).map(PageRow::plain));
+        let now_ms = now_ms();
+        let unsaved = repository
+            .local
+            .iter()
+            .filter(|node| node.taken_ms.is_none());
+        let (unsaved, all) = (unsaved.count(), repository.local.len());
+        rows.push(PageRow::plain(format!(
+            "{unsaved} of {all} images and snapshots of the store have no point here"
+        )));
         rows.extend(repository.points.iter().map(|point| {
             let taken = (self.words.format_time)(point.taken_ms);
             let local = if point.is_local {
@@ -199,7 +208,8 @@ impl TerminalModel {
             } else {
                 "not here"
             };
-            let text = format!("  {:34} {taken}  {local}", point.name);
+            let age = age_text(point.taken_ms, now_ms);
+            let text = format!("  {:30} {taken}  {age} ago, {local}", point.name);
             PageRow::of_subject(text, RowSubject::Point(point.name.clone()))
         }));
         rows
