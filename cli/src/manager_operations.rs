@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vellum_core::difference::Difference;
+use vellum_core::guest::{DiskPart, FreeSpace, FreeVerdict};
 use vellum_core::tree::{NodeForest, NodeRef, TreeNode, VirtualMachine};
 use vellum_manager::{
-    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, LocalBackup,
-    MachineFacts, NodeFacts, NodeHolding, NodeLink, OperationFault, Operations, RepositoryFacts,
-    ShellCommand, StoreFacts, StoreUsage, TreeLine,
+    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, GuestPart,
+    LocalBackup, MachineFacts, NodeFacts, NodeHolding, NodeLink, OperationFault, Operations,
+    RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
 };
 use vellum_store::report::{NodeUsage, ReportOptions};
 use vellum_store::{Store, Unwatched};
@@ -164,6 +165,16 @@ impl Operations for StoreOperations {
         };
         self.store.diff(a, b, spread).map_err(fault_of)?;
         Ok(changed)
+    }
+
+    fn guest_parts(&self, name: &str) -> Result<Vec<GuestPart>, OperationFault> {
+        // So that what guests were told is written is seen, as every command has it.
+        let _ = self.store.flush_attached();
+        let node = self.store.find_whole(name).map_err(fault_of)?;
+        let input = self.store.open_input(node).map_err(fault_of)?;
+        let space = input.free_space(&Unwatched).map_err(fault_of)?;
+        let parts = space.iter().flat_map(FreeSpace::parts);
+        Ok(parts.map(guest_part).collect())
     }
 
     fn count_usage(&self) -> Result<StoreUsage, OperationFault> {
@@ -396,6 +407,20 @@ fn messages_of_json(messages: &str) -> String {
 fn parse_moment(text: &serde_json::Value) -> Option<u64> {
     let moment: jiff::Timestamp = text.as_str()?.parse().ok()?;
     u64::try_from(moment.as_millisecond()).ok()
+}
+
+fn guest_part(part: &DiskPart) -> GuestPart {
+    let (free, remark) = match &part.verdict {
+        FreeVerdict::Free => (Some(part.free), None),
+        FreeVerdict::Unclean(reason) | FreeVerdict::Kept(reason) => (None, Some(reason.clone())),
+    };
+    GuestPart {
+        name: part.name.clone(),
+        kind: part.kind.to_owned(),
+        len: part.len,
+        free,
+        remark,
+    }
 }
 
 fn node_holding(usage: &NodeUsage) -> NodeHolding {

@@ -31,6 +31,9 @@ pub trait Operations: Send + Sync + 'static {
         cells: usize,
     ) -> Result<ChangedCells, OperationFault>;
 
+    /// The partitions of a disk, and what its guest's file systems hold. Reads their metadata: slow.
+    fn guest_parts(&self, name: &str) -> Result<Vec<GuestPart>, OperationFault>;
+
     /// The store's figures and what each node holds. All maps are read: slow in a large store.
     fn count_usage(&self) -> Result<StoreUsage, OperationFault>;
 
@@ -172,6 +175,21 @@ pub struct ChangedCells {
     pub cell_len: u64,
     /// The bytes that differ in each.
     pub cells: Vec<u64>,
+}
+
+/// A partition or logical volume of a disk, or what lies between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuestPart {
+    /// `partition 2`, `logical volume group/root`, …
+    pub name: String,
+    /// Its content: `ext4`, `LUKS`, `unknown content`, …
+    pub kind: String,
+    /// Its length.
+    pub len: u64,
+    /// Bytes that its file system does not use, if that can be told.
+    pub free: Option<u64>,
+    /// The reason why it cannot be told.
+    pub remark: Option<String>,
 }
 
 /// The holdings of a store and its nodes.

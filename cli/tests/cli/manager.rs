@@ -306,6 +306,26 @@ fn what_a_command_refuses_is_refused_in_its_words() {
 }
 
 #[test]
+fn the_file_systems_of_a_disk_are_told() {
+    let sandbox = Sandbox::new();
+    sandbox.succeed(["create", "plain", "1M", "--quiet"]);
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4"])
+        .arg(sandbox.path("ext4.raw"))
+        .arg("8M")
+        .status();
+    assert!(made.expect("mke2fs is there").success());
+    sandbox.succeed(["import", "ext4.raw", "data", "--quiet"]);
+    let client = ManagerClient::open_page(&sandbox, &["manager", "--listen", "0"]);
+    assert!(client.get("/node?name=data").contains("/guest?name=data"));
+    let part = client.get("/guest?name=data");
+    assert!(part.contains("ext4") && part.contains("8 MiB"), "{part}");
+    let used = part.split("<td>8 MiB</td><td>").nth(1);
+    assert!(used.is_some_and(|used| !used.starts_with("0 B")), "{part}");
+    client.get("/guest?name=plain");
+}
+
+#[test]
 fn beside_a_server_the_page_is_the_servers_and_ends_with_who_asked() {
     let sandbox = sandbox_with_tree();
     let server = ManagerClient::open_page(&sandbox, &["serve", "--manager=0"]);

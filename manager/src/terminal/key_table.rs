@@ -62,6 +62,7 @@ pub(crate) enum KeyCommand {
     NextOrder,
     ReverseOrder,
     Compare,
+    Guest,
     Count,
     Act(&'static str),
     Menu,
@@ -251,6 +252,13 @@ const TREE_KEYS: &[KeyBinding] = &[
     ),
     bind_keys(
         KeyScope::Tree,
+        &[Char('f')],
+        "f",
+        "its guest's file systems",
+        Command::Guest,
+    ),
+    bind_keys(
+        KeyScope::Tree,
         &[Delete],
         "Del",
         "delete it, or what is marked",
@@ -266,6 +274,13 @@ const TREE_KEYS: &[KeyBinding] = &[
 ];
 
 const DETAIL_KEYS: &[KeyBinding] = &[
+    bind_keys(
+        KeyScope::Details,
+        &[Char('f')],
+        "f",
+        "its guest's file systems",
+        Command::Guest,
+    ),
     bind_keys(
         KeyScope::Details,
         &[Tab, BackTab],

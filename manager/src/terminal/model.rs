@@ -12,8 +12,8 @@ use super::page_rows::PageRow;
 use crate::actions::{ActionInput, PlanPreview, PlannedAction};
 use crate::jobs::CommandJob;
 use crate::operations::{
-    ChangedCells, MachineFacts, NodeFacts, NodeKind, OperationFault, RepositoryFacts, ShellCommand,
-    StoreFacts, StoreUsage, TreeLine,
+    ChangedCells, GuestPart, MachineFacts, NodeFacts, NodeKind, OperationFault, RepositoryFacts,
+    ShellCommand, StoreFacts, StoreUsage, TreeLine,
 };
 use crate::tree_view::{ShownLine, TreeWish};
 
@@ -127,6 +127,8 @@ pub(crate) enum TerminalEffect {
         from: String,
         to: String,
     },
+    /// Reads the file systems of a disk.
+    ReadGuest(String),
 }
 
 /// News for the program, beside keys.
@@ -139,6 +141,7 @@ pub(crate) enum TerminalAnswer {
     Usage(Result<StoreUsage, OperationFault>),
     Backups(Vec<RepositoryFacts>),
     Changed(String, Result<ChangedCells, OperationFault>),
+    Guest(String, Result<Vec<GuestPart>, OperationFault>),
     GuestRate(u64),
     /// A line that the process has for people.
     Notice(String),
@@ -173,6 +176,7 @@ pub(crate) struct TerminalModel {
     pub(crate) backups: Option<Vec<RepositoryFacts>>,
     pub(crate) is_reading_backups: bool,
     pub(crate) changed: Option<(String, ChangedCells)>,
+    pub(crate) guest: Option<(String, Vec<GuestPart>)>,
     pub(crate) guest_rate: u64,
     pub(crate) message: Option<ScreenMessage>,
     pub(crate) awaited: Vec<AwaitedJob>,
@@ -225,6 +229,7 @@ impl TerminalModel {
             backups: None,
             is_reading_backups: false,
             changed: None,
+            guest: None,
             guest_rate: 0,
             message: None,
             awaited: Vec::new(),

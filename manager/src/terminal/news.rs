@@ -48,6 +48,8 @@ impl TerminalModel {
             }
             TerminalAnswer::Changed(name, Ok(changed)) => self.changed = Some((name, changed)),
             TerminalAnswer::Changed(_, Err(fault)) => self.tell(MessageKind::Error, fault.message),
+            TerminalAnswer::Guest(name, Ok(parts)) => self.guest = Some((name, parts)),
+            TerminalAnswer::Guest(_, Err(fault)) => self.tell(MessageKind::Error, fault.message),
             TerminalAnswer::GuestRate(rate) => self.guest_rate = rate,
             TerminalAnswer::Notice(line) => self.tell(MessageKind::Warning, line),
         }
@@ -62,6 +64,7 @@ impl TerminalModel {
         // What was counted is of another state.
         self.usage = None;
         self.changed = None;
+        self.guest = None;
         self.refresh_lines(key.as_deref());
         self.go_to_next();
     }

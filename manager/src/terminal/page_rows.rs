@@ -8,8 +8,8 @@ use crate::action_table::ACTIONS;
 use crate::actions::find_action;
 use crate::jobs::{CommandJob, age_text, now_ms, seconds_text, shell_line};
 use crate::operations::{
-    ChangedCells, MachineFacts, NodeFacts, NodeHolding, NodeKind, NodeLink, RepositoryFacts,
-    message_lines,
+    ChangedCells, GuestPart, MachineFacts, NodeFacts, NodeHolding, NodeKind, NodeLink,
+    RepositoryFacts, message_lines,
 };
 
 /// Names of a list that are told of a node.
@@ -277,6 +277,7 @@ impl TerminalModel {
         {
             rows.extend(self.strip_rows(changed));
         }
+        rows.extend(self.guest_rows(&facts.name));
         let exports = facts.exports.iter();
         rows.extend(exports.map(|place| PageRow::fact(place.label, &place.text)));
         rows
@@ -315,6 +316,33 @@ impl TerminalModel {
                 ),
             ),
         ]
+    }
+
+    fn guest_rows(&self, name: &str) -> Vec<PageRow> {
+        let Some((_, parts)) = self.guest.as_ref().filter(|(read, _)| read == name) else {
+            return vec![PageRow::fact("file systems", "f reads them")];
+        };
+        let bytes = |bytes| (self.words.format_bytes)(bytes);
+        let row = |part: &GuestPart| {
+            let used = match (part.free, &part.remark) {
+                (Some(free), _) => {
+                    let used = part.len.saturating_sub(free);
+                    format!("{} used, {} free", bytes(used), bytes(free))
+                }
+                (None, remark) => remark.clone().unwrap_or_default(),
+            };
+            let text = format!(
+                "{}, {} of {}: {used}",
+                part.kind,
+                part.name,
+                bytes(part.len)
+            );
+            PageRow::fact("holds", &text)
+        };
+        if parts.is_empty() {
+            return vec![PageRow::fact("file systems", "nothing on it is known")];
+        }
+        parts.iter().map(row).collect()
     }
 
     fn strip_rows(&self, changed: &ChangedCells) -> Vec<PageRow> {

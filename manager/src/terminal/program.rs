@@ -359,6 +359,10 @@ impl TerminalProgram {
                     TerminalAnswer::Backups(operations.known_repositories())
                 });
             }
+            TerminalEffect::ReadGuest(name) => self.ask_aside(move |operations| {
+                let parts = operations.guest_parts(&name);
+                TerminalAnswer::Guest(name, parts)
+            }),
             TerminalEffect::Compare { from, to } => self.ask_aside(move |operations| {
                 let changed = operations.changed_cells(&from, &to, STRIP_CELLS);
                 TerminalAnswer::Changed(to, changed)

@@ -25,9 +25,9 @@ use crate::action_table::ACTIONS;
 use crate::actions::PlanPreview;
 use crate::jobs::{JobOrder, JobTable};
 use crate::operations::{
-    ChangedCells, CommandEnd, CommandSink, CommandWatch, MachineFacts, NodeFacts, NodeKind,
-    NodeLink, OperationFault, Operations, RepositoryFacts, ShellCommand, StoreFacts, StoreUsage,
-    TreeLine,
+    ChangedCells, CommandEnd, CommandSink, CommandWatch, GuestPart, MachineFacts, NodeFacts,
+    NodeKind, NodeLink, OperationFault, Operations, RepositoryFacts, ShellCommand, StoreFacts,
+    StoreUsage, TreeLine,
 };
 
 /// A store of two images, the first with a snapshot that the second hangs from.
@@ -126,6 +126,10 @@ impl Operations for FewLines {
             cell_len: 1,
             cells: vec![0, 1, 0],
         })
+    }
+
+    fn guest_parts(&self, _: &str) -> Result<Vec<GuestPart>, OperationFault> {
+        Ok(Vec::new())
     }
 
     fn count_usage(&self) -> Result<StoreUsage, OperationFault> {
@@ -528,6 +532,36 @@ fn an_action_that_does_not_fit_says_so() {
         assert_eq!(press(&mut model, keys), []);
         assert!(screen_of(&model).contains("nothing can be changed here: it is a test"));
     }
+}
+
+#[test]
+fn file_systems_are_read_when_they_are_asked_for() {
+    let mut model = model_of_size(120, 40, true);
+    assert!(screen_of(&model).contains("f reads them"));
+    assert_eq!(
+        press(&mut model, "f"),
+        [TerminalEffect::ReadGuest("web".to_owned())]
+    );
+    let part = |kind: &str, free, remark: Option<&str>| GuestPart {
+        name: "partition 1".to_owned(),
+        kind: kind.to_owned(),
+        len: 100,
+        free,
+        remark: remark.map(str::to_owned),
+    };
+    let parts = vec![
+        part("ext4", Some(30), None),
+        part("LUKS", None, Some("encrypted")),
+    ];
+    model.take_answer(TerminalAnswer::Guest("web".to_owned(), Ok(parts)));
+    let screen = screen_of(&model);
+    assert!(
+        screen.contains("ext4, partition 1 of 100 B: 70 B"),
+        "{screen}"
+    );
+    assert!(screen.contains("encrypted"), "{screen}");
+    press(&mut model, "G");
+    assert!(!screen_of(&model).contains("ext4"));
 }
 
 #[test]

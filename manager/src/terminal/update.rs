@@ -102,6 +102,7 @@ impl TerminalModel {
             KeyCommand::NextOrder => self.next_order(),
             KeyCommand::ReverseOrder => self.reverse_order(),
             KeyCommand::Compare => return self.compare_parent(),
+            KeyCommand::Guest => return self.read_guest(),
             KeyCommand::Count => return self.count_anew(),
             KeyCommand::Act(key) => return self.begin_named(key),
             KeyCommand::Menu => self.open_menu(),
@@ -306,6 +307,14 @@ impl TerminalModel {
         }
         self.tell(MessageKind::Note, "it stands on nothing that has a name");
         Vec::new()
+    }
+
+    fn read_guest(&mut self) -> Effects {
+        let name = self.cursor_name().map(str::to_owned);
+        if name.is_none() {
+            self.tell(MessageKind::Note, "a shared base is no guest's disk");
+        }
+        name.map(TerminalEffect::ReadGuest).into_iter().collect()
     }
 
     fn count_anew(&mut self) -> Effects {
