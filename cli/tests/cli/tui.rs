@@ -445,6 +445,30 @@ fn the_terminal_is_as_it_was_however_it_ends() {
     assert!(said.contains("the store's server ended before"), "{shown}");
 }
 
+/// The system stops a process in the background that reads its terminal, or sets it up: a server
+/// must do neither.
+#[test]
+fn a_server_in_the_background_of_the_same_terminal_goes_on() {
+    let sandbox = sandbox_with_many();
+    let words = format!(
+        "version >/dev/null; set -m; '{VELLUM}' serve --quiet & \
+         until [ -S store/nbd.sock ]; do sleep 0.1; done; '{VELLUM}' manager --tui"
+    );
+    let screen = TmuxScreen::open(&sandbox, (80, 24), &words, &[]);
+    screen.wait_for("43 lines");
+    screen.go_to("web");
+    screen.act(
+        "s",
+        "noon",
+        "vellum snapshot take web@noon",
+        "took web@noon",
+    );
+    assert!(sandbox.names().contains(&"web@noon".to_owned()));
+    screen.press(&["q"]);
+    screen.wait_ended(0);
+    sandbox.succeed(["snapshot", "take", "web@after", "--quiet"]);
+}
+
 #[test]
 fn what_is_no_terminal_gets_an_error() {
     let sandbox = Sandbox::new();
