@@ -16,6 +16,7 @@ use crate::invocation::Invocation;
 use crate::limits;
 use crate::lock_wait::LockWait;
 use crate::output::report;
+use crate::raw_terminal::RawTerminal;
 use crate::repository::password::PASSWORD_VARIABLE;
 use crate::signals::Signals;
 use crate::suggestion::{self, Misunderstanding};
@@ -123,7 +124,16 @@ fn forward_command(
     let variable = password
         .as_ref()
         .map(|password| (PASSWORD_VARIABLE, password.as_str()));
-    control::forward_to_server(dir, caller, variable, arguments.command.reads_input())
+    let needs_terminal = is_served && arguments.command.needs_terminal();
+    let raw = needs_terminal
+        .then(|| RawTerminal::take_keys(caller))
+        .transpose()?;
+    let reads_input = arguments.command.reads_input();
+    let forwarded = control::forward_to_server(dir, caller, variable, reads_input);
+    if let (Err(_), Some(raw)) = (&forwarded, &raw) {
+        raw.restore_screen();
+    }
+    forwarded
 }
 
 /// Shows help, the version, or what is wrong with the command line.

@@ -118,6 +118,13 @@ impl Invocation {
         }
     }
 
+    /// The same caller, with another standard error.
+    pub(crate) fn with_error_stream(mut self, error: OwnedFd) -> Self {
+        let error = Arc::new(File::from(error));
+        self.streams.error = InterruptibleStream::new(error, self.signals.clone());
+        self
+    }
+
     /// A variable that is set to something.
     pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
         self.variables

@@ -1,7 +1,7 @@
 //! A store as the manager sees it: questions are answered from the tree and the maps, and whatever
 //! acts is a command line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,16 +9,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vellum_core::difference::Difference;
+use vellum_core::guest::{DiskPart, FreeSpace, FreeVerdict};
 use vellum_core::tree::{NodeForest, NodeRef, TreeNode, VirtualMachine};
 use vellum_manager::{
-    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, MachineFacts,
-    NodeFacts, NodeHolding, NodeLink, OperationFault, Operations, RepositoryFacts, ShellCommand,
-    StoreFacts, StoreUsage, TreeLine,
+    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, GuestPart,
+    LocalBackup, MachineFacts, NodeFacts, NodeHolding, NodeLink, OperationFault, Operations,
+    RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
 };
 use vellum_store::report::{NodeUsage, ReportOptions};
 use vellum_store::{Store, Unwatched};
 
 use crate::captured_run::run_captured;
+use crate::command_context::CommandContext;
 use crate::commands::{info, machine, tree};
 use crate::control::ServedCommands;
 use crate::description::plant_title;
@@ -36,14 +38,14 @@ const LINKS_MAX: usize = 1000;
 
 /// A store that this process owns, or looks at.
 pub(crate) struct StoreOperations {
-    pub(crate) store: Store,
-    pub(crate) units: Units,
+    store: Store,
+    units: Units,
     /// The variables of who started the manager: its jobs have them too.
-    pub(crate) variables: BTreeMap<OsString, OsString>,
+    variables: BTreeMap<OsString, OsString>,
     /// Where NBD clients connect, and whether under TLS.
-    pub(crate) endpoints: Vec<(Endpoint, bool)>,
+    endpoints: Vec<(Endpoint, bool)>,
     /// The commands that this process runs for shells.
-    pub(crate) commands: Option<ServedCommands>,
+    commands: Option<ServedCommands>,
 }
 
 /// `path` from the root, or as it is where the process has no folder any more.
@@ -165,6 +167,16 @@ impl Operations for StoreOperations {
         Ok(changed)
     }
 
+    fn guest_parts(&self, name: &str) -> Result<Vec<GuestPart>, OperationFault> {
+        // So that what guests were told is written is seen, as every command has it.
+        let _ = self.store.flush_attached();
+        let node = self.store.find_whole(name).map_err(fault_of)?;
+        let input = self.store.open_input(node).map_err(fault_of)?;
+        let space = input.free_space(&Unwatched).map_err(fault_of)?;
+        let parts = space.iter().flat_map(FreeSpace::parts);
+        Ok(parts.map(guest_part).collect())
+    }
+
     fn count_usage(&self) -> Result<StoreUsage, OperationFault> {
         let options = ReportOptions {
             rows_max: ROWS_MAX,
@@ -254,6 +266,22 @@ impl Operations for StoreOperations {
 }
 
 impl StoreOperations {
+    /// The operations on `store` for the caller of `session`.
+    pub(crate) fn of_session(
+        store: &Store,
+        endpoints: Vec<(Endpoint, bool)>,
+        commands: Option<ServedCommands>,
+        session: &CommandContext,
+    ) -> Arc<dyn Operations> {
+        Arc::new(Self {
+            store: store.clone(),
+            units: session.output.units,
+            variables: session.caller.variables.clone(),
+            endpoints,
+            commands,
+        })
+    }
+
     /// The places where guests reach a node, and what their programs are told.
     fn export_places(
         &self,
@@ -316,7 +344,7 @@ impl StoreOperations {
         (facts.pushed_ms, facts.verified_ms) = (last("push"), last("verify"));
         facts.read_ms = last("read_data");
         let tree = self.store.tree();
-        let names: std::collections::BTreeSet<String> = tree
+        let names: BTreeSet<String> = tree
             .all_nodes()
             .map(|node| tree.display_name(node))
             .collect();
@@ -335,10 +363,26 @@ impl StoreOperations {
             .filter_map(point)
             .collect();
         shown.sort_by_key(|point| std::cmp::Reverse(point.taken_ms));
+        if !points.is_null() {
+            facts.local = local_backups(names, &shown);
+        }
         shown.truncate(POINTS_MAX);
         facts.points = shown;
         facts
     }
+}
+
+/// The newest of `points`, which are sorted so, for each of `names`.
+fn local_backups(names: BTreeSet<String>, points: &[BackupPoint]) -> Vec<LocalBackup> {
+    let mut newest: HashMap<&str, u64> = HashMap::new();
+    for point in points {
+        newest.entry(&point.name).or_insert(point.taken_ms);
+    }
+    let local = |name: String| LocalBackup {
+        taken_ms: newest.get(name.as_str()).copied(),
+        name,
+    };
+    names.into_iter().map(local).collect()
 }
 
 /// Messages of a command that answered in JSON, as people get them.
@@ -363,6 +407,20 @@ fn messages_of_json(messages: &str) -> String {
 fn parse_moment(text: &serde_json::Value) -> Option<u64> {
     let moment: jiff::Timestamp = text.as_str()?.parse().ok()?;
     u64::try_from(moment.as_millisecond()).ok()
+}
+
+fn guest_part(part: &DiskPart) -> GuestPart {
+    let (free, remark) = match &part.verdict {
+        FreeVerdict::Free => (Some(part.free), None),
+        FreeVerdict::Unclean(reason) | FreeVerdict::Kept(reason) => (None, Some(reason.clone())),
+    };
+    GuestPart {
+        name: part.name.clone(),
+        kind: part.kind.to_owned(),
+        len: part.len,
+        free,
+        remark,
+    }
 }
 
 fn node_holding(usage: &NodeUsage) -> NodeHolding {

@@ -29,7 +29,7 @@ const SPOOL: &str = "manager-spool";
 /// Bytes that uploads may take, unless it is said.
 const UPLOAD_LIMIT: u64 = 64 << 30;
 /// The grace period for jobs once the manager is to end: less than a server gives its commands.
-const JOB_GRACE: Duration = Duration::from_secs(3);
+pub(crate) const JOB_GRACE: Duration = Duration::from_secs(3);
 /// The program that opens a page in the person's browser.
 const OPENER: &str = "xdg-open";
 /// The file that leads the browser to the page, so that no list of processes tells the token.
@@ -96,13 +96,7 @@ impl ManagerPage {
             .iter()
             .map(|folder| caller.resolve_path(folder));
         let folders: Vec<PathBuf> = folders.collect();
-        let operations: Arc<dyn vellum_manager::Operations> = Arc::new(StoreOperations {
-            store: store.clone(),
-            units: session.output.units,
-            variables: caller.variables.clone(),
-            endpoints,
-            commands,
-        });
+        let operations = StoreOperations::of_session(store, endpoints, commands, session);
         let layout = session.output.event_layout();
         let start = |address: SocketAddr| {
             let heard = Arc::clone(&caller);

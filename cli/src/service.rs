@@ -306,6 +306,26 @@ impl Service {
         Ok(self.manager.insert(page))
     }
 
+    /// Serves while `work` goes on, which gets the store and the commands of others.
+    pub(crate) fn run_while<T>(
+        self,
+        session: &mut CommandContext,
+        work: impl FnOnce(
+            &Store,
+            Option<control::ServedCommands>,
+            &mut CommandContext,
+        ) -> Result<T, CommandFailure>,
+    ) -> Result<T, CommandFailure> {
+        let owned = self.owned.as_ref();
+        let done = owned.map(|owned| {
+            let keeping = owned.keeping.as_ref();
+            let commands = keeping.map(|keeping| keeping.control.served_commands());
+            work(&owned.store, commands, session)
+        });
+        self.stop_all(session);
+        done.expect("a service of a store was started")
+    }
+
     /// Gives `answer` and serves until a stop is asked for, or `is_over`, which waits for a moment,
     /// returns true.
     pub(crate) fn run_until(

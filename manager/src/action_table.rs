@@ -356,6 +356,29 @@ pub(crate) const ACTIONS: &[ActionSpec] = &[
         is_destructive: false,
     },
     ActionSpec {
+        key: "restore-file",
+        title: "Restore to a file",
+        subject: ActionSubject::Repository,
+        meaning: "Writes a point of the repository to a new file; the store stays as it is.",
+        fields: &[
+            text_field(
+                "point",
+                "Point",
+                "IMAGE, IMAGE@SNAPSHOT or the beginning of its id",
+            ),
+            field_of_kind(
+                text_field("file", "File", "a whole path below one of the folders"),
+                FieldKind::Target,
+            ),
+            field_of_kind(
+                text_field("format", "Format", ""),
+                FieldKind::Choice(FORMATS),
+            ),
+        ],
+        letter: None,
+        is_destructive: false,
+    },
+    ActionSpec {
         key: "verify",
         title: "Verify",
         subject: ActionSubject::Repository,

@@ -2,8 +2,10 @@
 //! command line goes to the store's operations, which alone decide whether it can be done.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::action_table::{ACTIONS, KEEP_FIELDS};
+use crate::operations::{CommandSink, NodeFacts, Operations};
 
 /// Images and snapshots that are deleted at once: about what a person picks.
 const NODES_MAX: usize = 1000;
@@ -77,6 +79,26 @@ pub(crate) struct PlannedAction {
     pub(crate) next: Option<String>,
 }
 
+/// The answer of a command that tells the effects without having any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PlanPreview {
+    pub(crate) is_fine: bool,
+    pub(crate) output: String,
+    pub(crate) messages: String,
+}
+
+impl PlanPreview {
+    /// Asks the command itself.
+    pub(crate) fn run_preview(operations: &dyn Operations, words: &[String]) -> Self {
+        let end = operations.run_command(words, CommandSink::Kept, &Arc::default());
+        Self {
+            is_fine: end.code == 0,
+            output: end.output,
+            messages: end.messages,
+        }
+    }
+}
+
 /// A fault of what was filled in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InputFault {
@@ -97,7 +119,7 @@ pub(crate) enum InputFault {
 }
 
 /// The contents of a form.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ActionInput {
     /// The images and snapshots that it is done to.
     pub(crate) nodes: Vec<String>,
@@ -165,6 +187,28 @@ impl ActionSpec {
         Ok(planned)
     }
 
+    /// The title of its job.
+    pub(crate) fn job_title(&self, input: &ActionInput, next: Option<&str>) -> String {
+        match (input.nodes.as_slice(), next) {
+            ([], Some(next)) => format!("{}: {next}", self.title),
+            ([], None) => self.title.to_owned(),
+            ([node], _) => format!("{}: {node}", self.title),
+            (nodes, _) => format!("{}: {} of them", self.title, nodes.len()),
+        }
+    }
+
+    /// True if the action means something for the node of these facts.
+    pub(crate) fn suits_node(&self, facts: &NodeFacts) -> bool {
+        match self.key {
+            "reset" => facts.mode == Some("immutable"),
+            "commit" => facts.fields.iter().any(|(name, _)| *name == "commits to"),
+            _ => {
+                let is_for_nodes = !self.fits_store() && !self.fits_machine();
+                is_for_nodes && self.fits_node(facts.is_snapshot)
+            }
+        }
+    }
+
     fn command_words(&self, input: &ActionInput, node: &str) -> Result<Vec<String>, InputFault> {
         let own = |words: &[&str]| -> Vec<String> {
             words.iter().map(|word| (*word).to_owned()).collect()
@@ -197,10 +241,7 @@ impl ActionSpec {
                 let words = own(&["pin"]).into_iter().chain(option("off", "--off"));
                 words.chain(own(&[node])).collect()
             }
-            "export" => {
-                let (file, format) = (self.field(input, "file")?, self.field(input, "format")?);
-                own(&["export", node, &file, "-O", &format])
-            }
+            "export" => self.file_words(input, &["export", node])?,
             "mode" => self.mode_words(input, node)?,
             "resize" => {
                 let words = own(&["resize", node, &self.size_change(input)?]);
@@ -226,6 +267,10 @@ impl ActionSpec {
             "forget" => self.keep_words(input, &["backup", "forget"])?,
             "push" => own(&["backup", "push", "--all"]),
             "pull" => own(&["backup", "pull", &self.field(input, "point")?]),
+            "restore-file" => {
+                let point = self.field(input, "point")?;
+                self.file_words(input, &["backup", "restore", &point])?
+            }
             "verify" => {
                 let words = own(&["backup", "verify"]).into_iter();
                 words.chain(option("read_data", "--read-data")).collect()
@@ -362,6 +407,13 @@ impl ActionSpec {
         Ok(words.chain(option).collect())
     }
 
+    /// A command that writes a disk to a file.
+    fn file_words(&self, input: &ActionInput, words: &[&str]) -> Result<Vec<String>, InputFault> {
+        let (file, format) = (self.field(input, "file")?, self.field(input, "format")?);
+        let words = words.iter().map(|word| (*word).to_owned());
+        Ok(words.chain([file, "-O".to_owned(), format]).collect())
+    }
+
     fn tag_words(&self, input: &ActionInput, node: &str) -> Result<Vec<String>, InputFault> {
         let mut words = vec!["tag".to_owned(), node.to_owned()];
         for (key, option) in [("add", "--add"), ("remove", "--remove")] {
@@ -458,6 +510,10 @@ impl ActionSpec {
             "droppable" => "reads the metadata of file systems; changes nothing".to_owned(),
             "push" => "sends to the repository what it has not got".to_owned(),
             "pull" => format!("brings {} into the store", field("point")),
+            "restore-file" => {
+                let (point, file, format) = (field("point"), field("file"), field("format"));
+                format!("writes {point} of the repository to {file} as {format}")
+            }
             "verify" => "reads the repository; changes nothing".to_owned(),
             _ => return Vec::new(),
         };
@@ -636,6 +692,16 @@ mod tests {
                 "backup pull web@monday",
             ),
             (
+                "restore-file",
+                &[],
+                &[
+                    ("point", "web@monday"),
+                    ("file", "/srv/web.vdi"),
+                    ("format", "vdi"),
+                ],
+                "backup restore web@monday /srv/web.vdi -O vdi",
+            ),
+            (
                 "verify",
                 &[],
                 &[("read_data", "on")],
@@ -671,6 +737,11 @@ mod tests {
             ("forget", &[], &[("last", "--prune")]),
             ("pull", &[], &[("point", "--force")]),
             ("import", &[], &[("source", "-"), ("name", "a")]),
+            (
+                "restore-file",
+                &[],
+                &[("point", "--force"), ("file", "/srv/a"), ("format", "raw")],
+            ),
             ("resize", &["web"], &[("size", "--shrink")]),
             ("resize", &["web"], &[("size", "-b")]),
             ("rename", &["web"], &[("name", "-x")]),

@@ -114,8 +114,27 @@ impl CommandJob {
         shell_line(&self.words.iter().map(shown).collect::<Vec<_>>())
     }
 
+    /// The part that is done, in hundredths, if that is known.
+    pub(crate) fn progress_share(&self) -> Option<u64> {
+        let note = self.watch.last_progress()?;
+        let total = note.total.filter(|total| *total > 0)?;
+        Some((100 * u128::from(note.done.min(total)) / u128::from(total)) as u64)
+    }
+
     fn lock_end(&self) -> MutexGuard<'_, Option<JobEnd>> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl JobEnd {
+    /// The class of the end, and a word for it.
+    pub(crate) fn end_word(&self) -> (&'static str, &'static str) {
+        match self.end.code {
+            0 => ("done", "done"),
+            3 => ("warning", "done with losses"),
+            130 | 143 => ("note", "cancelled"),
+            _ => ("error", "failed"),
+        }
     }
 }
 
@@ -228,6 +247,28 @@ pub(crate) fn now_ms() -> u64 {
     since.map_or(0, |since| since.as_millis() as u64)
 }
 
+/// The age of what is of the moment `since_ms`, for people.
+pub(crate) fn age_text(since_ms: u64, now_ms: u64) -> String {
+    let minutes = now_ms.saturating_sub(since_ms) / 60_000;
+    let (count, unit) = match minutes {
+        0 => return "less than a minute".to_owned(),
+        1..60 => (minutes, "minute"),
+        60..2880 => (minutes / 60, "hour"),
+        _ => (minutes / 1440, "day"),
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {unit}{plural}")
+}
+
+/// A length of time for people.
+pub(crate) fn seconds_text(ms: u64) -> String {
+    match ms / 1000 {
+        0..60 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        seconds @ 60..3600 => format!("{}:{:02} min", seconds / 60, seconds % 60),
+        seconds => format!("{}:{:02} h", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
 /// `words` as a shell takes them, behind the program's name.
 pub(crate) fn shell_line(words: &[String]) -> String {
     let is_plain = |word: &str| {
@@ -246,6 +287,24 @@ pub(crate) fn shell_line(words: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_has_the_unit_that_people_would_use() {
+        const MINUTE: u64 = 60_000;
+        for (ms, text) in [
+            (0, "less than a minute"),
+            (MINUTE - 1, "less than a minute"),
+            (MINUTE, "1 minute"),
+            (59 * MINUTE, "59 minutes"),
+            (60 * MINUTE, "1 hour"),
+            (47 * 60 * MINUTE, "47 hours"),
+            (48 * 60 * MINUTE, "2 days"),
+        ] {
+            assert_eq!(age_text(1000, 1000 + ms), text);
+        }
+        // A clock that was put back.
+        assert_eq!(age_text(1000, 0), "less than a minute");
+    }
 
     #[test]
     fn a_command_line_can_be_typed() {

@@ -29,12 +29,14 @@ mod routes;
 mod secret;
 mod server;
 mod state;
+mod terminal;
 mod tree_view;
 mod uploads;
 
 pub use operations::{
-    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, MachineFacts,
-    NodeFacts, NodeHolding, NodeKind, NodeLink, OperationFault, Operations, ProgressNote,
-    RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
+    BackupPoint, ChangedCells, CommandEnd, CommandSink, CommandWatch, ExportPlace, GuestPart,
+    LocalBackup, MachineFacts, NodeFacts, NodeHolding, NodeKind, NodeLink, OperationFault,
+    Operations, ProgressNote, RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
 };
 pub use server::{ManagerError, ManagerOptions, ManagerServer};
+pub use terminal::{TerminalEnd, TerminalOptions, run_terminal};

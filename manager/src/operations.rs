@@ -31,6 +31,9 @@ pub trait Operations: Send + Sync + 'static {
         cells: usize,
     ) -> Result<ChangedCells, OperationFault>;
 
+    /// The partitions of a disk, and what its guest's file systems hold. Reads their metadata: slow.
+    fn guest_parts(&self, name: &str) -> Result<Vec<GuestPart>, OperationFault>;
+
     /// The store's figures and what each node holds. All maps are read: slow in a large store.
     fn count_usage(&self) -> Result<StoreUsage, OperationFault>;
 
@@ -174,6 +177,21 @@ pub struct ChangedCells {
     pub cells: Vec<u64>,
 }
 
+/// A partition or logical volume of a disk, or what lies between them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuestPart {
+    /// `partition 2`, `logical volume group/root`, …
+    pub name: String,
+    /// Its content: `ext4`, `LUKS`, `unknown content`, …
+    pub kind: String,
+    /// Its length.
+    pub len: u64,
+    /// Bytes that its file system does not use, if that can be told.
+    pub free: Option<u64>,
+    /// The reason why it cannot be told.
+    pub remark: Option<String>,
+}
+
 /// The holdings of a store and its nodes.
 #[derive(Clone, Debug, Default)]
 pub struct StoreUsage {
@@ -237,6 +255,8 @@ pub struct RepositoryFacts {
     pub read_ms: Option<u64>,
     /// The points of it, the newest first.
     pub points: Vec<BackupPoint>,
+    /// The images and snapshots of the store, and the newest point of each.
+    pub local: Vec<LocalBackup>,
     /// Errors and hints, if it could not be read.
     pub messages: String,
 }
@@ -250,6 +270,15 @@ pub struct BackupPoint {
     pub taken_ms: u64,
     /// True if the store has an image or snapshot of that name.
     pub is_local: bool,
+}
+
+/// An image or snapshot of the store, beside its backup.
+#[derive(Clone, Debug)]
+pub struct LocalBackup {
+    /// The whole name.
+    pub name: String,
+    /// The time of the newest point of that name, in milliseconds since 1970; none if there is none.
+    pub taken_ms: Option<u64>,
 }
 
 /// The failure of a question, in the command line's words.
@@ -280,6 +309,14 @@ pub struct CommandEnd {
     pub output: String,
     /// Errors, hints and warnings.
     pub messages: String,
+}
+
+/// Messages of a command without lines that lead to help on the command line.
+pub(crate) fn message_lines(messages: &str) -> impl Iterator<Item = &str> {
+    let is_for_shells = |line: &str| {
+        line.is_empty() || line.starts_with("For more information") || line.starts_with("Usage: ")
+    };
+    messages.lines().filter(move |line| !is_for_shells(line))
 }
 
 /// The progress of a command.

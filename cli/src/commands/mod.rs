@@ -180,8 +180,14 @@ impl Command {
         match self {
             Self::Import(args) => args.reads_input(),
             Self::Receive(_) => true,
+            Self::Manager(args) => args.needs_terminal(),
             _ => false,
         }
+    }
+
+    /// True if the command takes all keys of the caller's terminal, and draws on it.
+    pub(crate) fn needs_terminal(&self) -> bool {
+        matches!(self, Self::Manager(args) if args.needs_terminal())
     }
 }
 

@@ -34,5 +34,6 @@ mod server;
 mod skip_free;
 mod transcripts;
 mod tree;
+mod tui;
 mod waiting;
 mod written;

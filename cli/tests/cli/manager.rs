@@ -306,6 +306,26 @@ fn what_a_command_refuses_is_refused_in_its_words() {
 }
 
 #[test]
+fn the_file_systems_of_a_disk_are_told() {
+    let sandbox = Sandbox::new();
+    sandbox.succeed(["create", "plain", "1M", "--quiet"]);
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4"])
+        .arg(sandbox.path("ext4.raw"))
+        .arg("8M")
+        .status();
+    assert!(made.expect("mke2fs is there").success());
+    sandbox.succeed(["import", "ext4.raw", "data", "--quiet"]);
+    let client = ManagerClient::open_page(&sandbox, &["manager", "--listen", "0"]);
+    assert!(client.get("/node?name=data").contains("/guest?name=data"));
+    let part = client.get("/guest?name=data");
+    assert!(part.contains("ext4") && part.contains("8 MiB"), "{part}");
+    let used = part.split("<td>8 MiB</td><td>").nth(1);
+    assert!(used.is_some_and(|used| !used.starts_with("0 B")), "{part}");
+    client.get("/guest?name=plain");
+}
+
+#[test]
 fn beside_a_server_the_page_is_the_servers_and_ends_with_who_asked() {
     let sandbox = sandbox_with_tree();
     let server = ManagerClient::open_page(&sandbox, &["serve", "--manager=0"]);
@@ -354,7 +374,11 @@ fn backups_are_those_of_the_repository_in_the_environment() {
     };
     let made = with_repository(&["backup", "init", "--quiet"]).output();
     assert!(made.expect("it starts").status.success());
-    let client = ManagerClient::of_command(with_repository(&["manager", "--listen", "0"]));
+    std::fs::create_dir(sandbox.path("files")).expect("room");
+    let files = sandbox.path("files").canonicalize().expect("it is there");
+    let files = files.display();
+    let words = ["manager", "--listen", "0", "--files", "files"];
+    let client = ManagerClient::of_command(with_repository(&words));
     assert!(client.get("/backups").contains("never from here"));
     assert!(client.act("do=push").1.contains("pushed 4 new points"));
     assert!(
@@ -373,6 +397,27 @@ fn backups_are_those_of_the_repository_in_the_environment() {
         plan.contains("web@monday") && told.contains("state done"),
         "{plan} {told}"
     );
+    let page = client.get("/backups");
+    assert!(
+        page.contains("In the store") && page.contains("less than a minute"),
+        "{page}"
+    );
+    client.act("do=snapshot&node=web&name=unsaved");
+    let page = client.get("/backups");
+    assert!(
+        page.contains("have no point here") && page.contains("never"),
+        "{page}"
+    );
+    assert!(
+        page.contains("/act?do=restore-file&amp;point=trial"),
+        "{page}"
+    );
+    let form = client.get("/act?do=restore-file&point=trial");
+    assert!(form.contains("value=\"trial\""), "{form}");
+    let restore = format!("do=restore-file&point=trial&file={files}/trial.vdi&format=vdi");
+    let told = client.act(&restore).1;
+    assert!(told.contains("told done"), "{told}");
+    sandbox.succeed(["compare", "trial", "files/trial.vdi"]);
     client.act("do=delete&node=trial");
     assert!(client.act("do=pull&point=trial").1.contains("state done"));
     assert!(sandbox.names().contains(&"trial".to_owned()));

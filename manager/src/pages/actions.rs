@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{node_address, show_messages};
-use crate::actions::{ActionField, ActionInput, ActionSpec, FieldKind, PlannedAction};
+use crate::actions::{ActionField, ActionInput, ActionSpec, FieldKind, PlanPreview, PlannedAction};
 use crate::jobs::shell_line;
 use crate::uploads::UploadStatus;
 
@@ -152,13 +152,6 @@ fn folder_links(folders: &[String]) -> Markup {
             }
         }
     }
-}
-
-/// The answer of a command that tells the effects without having any.
-pub(crate) struct PlanPreview {
-    pub(crate) is_fine: bool,
-    pub(crate) output: String,
-    pub(crate) messages: String,
 }
 
 /// The plan: what the action will do, and the button that does it.

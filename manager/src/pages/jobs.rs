@@ -5,18 +5,8 @@ use std::sync::Arc;
 use maud::{Markup, html};
 
 use super::{node_address, show_messages, show_time};
-use crate::jobs::{CommandJob, JobEnd};
+use crate::jobs::{CommandJob, seconds_text};
 use crate::operations::ShellCommand;
-
-/// The end of a job in a word.
-fn end_word(end: &JobEnd) -> (&'static str, &'static str) {
-    match end.end.code {
-        0 => ("done", "done"),
-        3 => ("warning", "done with losses"),
-        130 | 143 => ("note", "cancelled"),
-        _ => ("error", "failed"),
-    }
-}
 
 pub(crate) fn jobs_pane(jobs: &[Arc<CommandJob>], shells: &[ShellCommand]) -> Markup {
     html! {
@@ -61,19 +51,13 @@ pub(crate) fn jobs_table(jobs: &[Arc<CommandJob>], shells: &[ShellCommand]) -> M
 
 fn job_state(job: &CommandJob) -> Markup {
     if let Some(end) = job.job_end() {
-        let (class, word) = end_word(&end);
+        let (class, word) = end.end_word();
         return html! { span class={ "state " (class) } { (word) } };
     }
     html! {
         span.state.running { "running" }
-        @if let Some(share) = progress_share(job) { " " (share) " %" }
+        @if let Some(share) = job.progress_share() { " " (share) " %" }
     }
-}
-
-fn progress_share(job: &CommandJob) -> Option<u64> {
-    let note = job.watch.last_progress()?;
-    let total = note.total.filter(|total| *total > 0)?;
-    Some((100 * u128::from(note.done.min(total)) / u128::from(total)) as u64)
 }
 
 /// One job, whole.
@@ -110,7 +94,7 @@ pub(crate) fn job_body(job: &CommandJob) -> Markup {
             }
         };
     };
-    let (class, word) = end_word(&end);
+    let (class, word) = end.end_word();
     html! {
         p {
             span class={ "state " (class) } { (word) }
@@ -127,19 +111,11 @@ pub(crate) fn job_body(job: &CommandJob) -> Markup {
     }
 }
 
-fn seconds_text(ms: u64) -> String {
-    match ms / 1000 {
-        0..60 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
-        seconds @ 60..3600 => format!("{}:{:02} min", seconds / 60, seconds % 60),
-        seconds => format!("{}:{:02} h", seconds / 3600, seconds % 3600 / 60),
-    }
-}
-
 /// The answer of a job that has just ended, above what it changed.
 pub(crate) fn told_answer(job: &CommandJob) -> Markup {
     let end = job.job_end();
     let Some(end) = end else { return html! {} };
-    let (class, _) = end_word(&end);
+    let (class, _) = end.end_word();
     html! {
         div class={ "told " (class) } role="status" {
             @for line in end.end.output.lines() { p { (line) } }

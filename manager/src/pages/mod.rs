@@ -15,7 +15,7 @@ pub(crate) mod tree;
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, html};
 
-use crate::operations::StoreFacts;
+use crate::operations::{StoreFacts, message_lines};
 
 /// The frame around the pane of a page.
 pub(crate) struct PageFrame<'a> {
@@ -132,7 +132,7 @@ pub(crate) fn node_address(name: &str) -> String {
 /// Messages as the command line writes them: each line with the class of its label.
 pub(crate) fn show_messages(messages: &str) -> Markup {
     html! {
-        @for line in messages.lines().filter(|line| !is_for_terminals(line)) {
+        @for line in message_lines(messages) {
             @let (class, text) = match line.split_once(": ") {
                 Some(("error", text)) => ("error", text),
                 Some(("hint", text)) => ("hint", text),
@@ -145,11 +145,6 @@ pub(crate) fn show_messages(messages: &str) -> Markup {
             }
         }
     }
-}
-
-/// True for lines that lead to help on the command line.
-fn is_for_terminals(line: &str) -> bool {
-    line.is_empty() || line.starts_with("For more information") || line.starts_with("Usage: ")
 }
 
 /// A pane that says why something was refused.

@@ -6,7 +6,7 @@ use super::{node_address, query_value, show_time};
 use crate::action_table::ACTIONS;
 use crate::action_table::FORMATS;
 use crate::actions::ActionSpec;
-use crate::operations::{ChangedCells, NodeFacts, NodeHolding, NodeLink, Operations};
+use crate::operations::{ChangedCells, GuestPart, NodeFacts, NodeHolding, NodeLink, Operations};
 
 /// Names of a list that are shown at once.
 const LINKS_MAX: usize = 200;
@@ -46,6 +46,7 @@ pub(crate) fn node_pane(
             @let wish = "Compare it with what it stands on";
             (lazy_section("Where it changed", wish, &address("/strip"), true))
         }
+        (lazy_section("File systems", "Read them", &address("/guest"), false))
         (exports_section(facts))
         (download_section(facts))
         (compare_section(facts))
@@ -63,20 +64,8 @@ pub(crate) fn lazy_section(title: &str, wish: &str, address: &str, is_quick: boo
     }
 }
 
-/// True if the action means something for this node.
-fn suits_node(action: &ActionSpec, facts: &NodeFacts) -> bool {
-    match action.key {
-        "reset" => facts.mode == Some("immutable"),
-        "commit" => facts.fields.iter().any(|(name, _)| *name == "commits to"),
-        _ => {
-            let is_for_nodes = !action.fits_store() && !action.fits_machine();
-            is_for_nodes && action.fits_node(facts.is_snapshot)
-        }
-    }
-}
-
 fn action_buttons(facts: &NodeFacts) -> Markup {
-    let fits = |action: &&ActionSpec| suits_node(action, facts);
+    let fits = |action: &&ActionSpec| action.suits_node(facts);
     html! {
         div.actions role="group" aria-label="Actions" {
             @for action in ACTIONS.iter().filter(fits) {
@@ -238,6 +227,41 @@ pub(crate) fn holding_part(holding: &NodeHolding, operations: &dyn Operations) -
                 (operations.format_bytes(holding.alone))
                 ", once space is given back."
             }
+        }
+    }
+}
+
+/// The partitions of a disk, and how full they are.
+pub(crate) fn guest_part(parts: &[GuestPart], operations: &dyn Operations) -> Markup {
+    let bytes = |bytes| operations.format_bytes(bytes);
+    html! {
+        h2 { "File systems" }
+        @if parts.is_empty() { p { "Nothing on it is known." } }
+        @else {
+            table.list {
+                thead {
+                    tr { th { "Part" } th { "Content" } th { "Length" } th { "Used" } th { "Free" } }
+                }
+                tbody {
+                    @for part in parts {
+                        tr {
+                            td { (part.name) }
+                            td { (part.kind) }
+                            td { (bytes(part.len)) }
+                            @match part.free {
+                                Some(free) => {
+                                    td { (bytes(part.len.saturating_sub(free))) }
+                                    td { (bytes(free)) }
+                                }
+                                None => {
+                                    td colspan="2" { (part.remark.as_deref().unwrap_or_default()) }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            p.quiet { "Free is what a file system calls unused and what can be dropped from it." }
         }
     }
 }

@@ -3,10 +3,17 @@
 use maud::{Markup, html};
 
 use super::node::lazy_section;
-use super::{show_messages, show_time};
+use super::{node_address, query_value, show_messages, show_time};
 use crate::action_table::ACTIONS;
 use crate::actions::ActionSubject;
-use crate::operations::{NodeKind, Operations, RepositoryFacts, StoreFacts, StoreUsage, TreeLine};
+use crate::jobs::{age_text, now_ms};
+use crate::operations::{
+    BackupPoint, LocalBackup, NodeKind, Operations, RepositoryFacts, StoreFacts, StoreUsage,
+    TreeLine,
+};
+
+/// Images and snapshots whose backups are told: those that need one most.
+const LOCAL_MAX: usize = 200;
 
 /// The facts that are told at once, without counting.
 pub(crate) fn overview_pane(
@@ -81,15 +88,75 @@ pub(crate) fn backups_pane(repositories: &[RepositoryFacts], is_read_only: bool)
                     dt { "last data read" } dd { (moment_or_never(repository.read_ms)) }
                 }
                 div.messages { (show_messages(&repository.messages)) }
-                @if !repository.points.is_empty() {
-                    table.list {
-                        thead { tr { th { "Point" } th { "Taken" } th { "In the store" } } }
-                        tbody {
-                            @for point in &repository.points {
-                                tr {
-                                    td { (point.name) }
-                                    td { (show_time(point.taken_ms)) }
-                                    td { @if point.is_local { "yes" } @else { "no" } }
+                (local_table(&repository.local))
+                (points_table(&repository.points, is_read_only))
+            }
+        }
+    }
+}
+
+/// The images and snapshots of the store, those without a backup first, then the oldest backups.
+fn local_table(local: &[LocalBackup]) -> Markup {
+    let mut local: Vec<&LocalBackup> = local.iter().collect();
+    local.sort_by_key(|node| (node.taken_ms, node.name.clone()));
+    let missing = local.iter().filter(|node| node.taken_ms.is_none()).count();
+    let now_ms = now_ms();
+    html! {
+        @if !local.is_empty() {
+            h3 { "In the store" }
+            p { (missing) " of " (local.len()) " images and snapshots have no point here." }
+            table.list {
+                thead { tr { th { "Name" } th { "Last backup" } th { "Age" } } }
+                tbody {
+                    @for node in local.iter().take(LOCAL_MAX) {
+                        tr {
+                            td { a href=(node_address(&node.name)) data-pane { (node.name) } }
+                            @match node.taken_ms {
+                                Some(taken) => {
+                                    td { (show_time(taken)) }
+                                    td { (age_text(taken, now_ms)) }
+                                }
+                                None => { td { "never" } td {} }
+                            }
+                        }
+                    }
+                }
+            }
+            @if local.len() > LOCAL_MAX {
+                p.quiet { "and " (local.len() - LOCAL_MAX) " more, whose backups are younger" }
+            }
+        }
+    }
+}
+
+fn points_table(points: &[BackupPoint], is_read_only: bool) -> Markup {
+    let address = |key: &str, point: &BackupPoint| {
+        format!("/act?do={key}&point={}", query_value(&point.name))
+    };
+    html! {
+        @if !points.is_empty() {
+            h3 { "In the repository" }
+            table.list {
+                thead {
+                    tr {
+                        th { "Point" } th { "Taken" } th { "In the store" }
+                        @if !is_read_only { th { "Bring it back" } }
+                    }
+                }
+                tbody {
+                    @for point in points {
+                        tr {
+                            td { (point.name) }
+                            td { (show_time(point.taken_ms)) }
+                            td { @if point.is_local { "yes" } @else { "no" } }
+                            @if !is_read_only {
+                                td {
+                                    a href=(address("pull", point)) data-pane
+                                        aria-label={ "Pull " (point.name) } { "pull" }
+                                    " "
+                                    a href=(address("restore-file", point)) data-pane
+                                        aria-label={ "Restore " (point.name) " to a file" }
+                                        { "to a file" }
                                 }
                             }
                         }

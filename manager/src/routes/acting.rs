@@ -13,11 +13,11 @@ use super::reading::framed_answer;
 use super::{
     FormPairs, RouteContext, first_value, line_answer, read_form, refusal_page, run_blocking,
 };
-use crate::actions::{ActionInput, ActionSpec, FieldKind, PlannedAction, find_action};
+use crate::actions::{ActionInput, ActionSpec, FieldKind, PlanPreview, PlannedAction, find_action};
 use crate::files::{existing_path, new_path};
 use crate::jobs::{CommandJob, JobAftermath, JobOrder};
-use crate::operations::{CommandSink, Operations};
-use crate::pages::actions::{FormPlaces, PlanPreview, action_form, plan_pane};
+use crate::operations::CommandSink;
+use crate::pages::actions::{FormPlaces, action_form, plan_pane};
 use crate::pages::node_address;
 use crate::state::ManagerState;
 
@@ -222,7 +222,9 @@ pub(super) async fn show_plan(
     };
     let operations = Arc::clone(&context.state.operations);
     let words = ready.planned.preview.clone();
-    let preview = run_blocking(move || words.map(|words| run_preview(operations.as_ref(), &words)));
+    let preview = run_blocking(move || {
+        words.map(|words| PlanPreview::run_preview(operations.as_ref(), &words))
+    });
     match preview.await {
         Ok(preview) => {
             let pane = plan_pane(ready.action, &ready.input, &ready.planned, preview.as_ref());
@@ -230,15 +232,6 @@ pub(super) async fn show_plan(
             framed_answer(&context, &headers, ready.action.title, pane, selected).await
         }
         Err(fault) => fault,
-    }
-}
-
-fn run_preview(operations: &dyn Operations, words: &[String]) -> PlanPreview {
-    let end = operations.run_command(words, CommandSink::Kept, &Arc::default());
-    PlanPreview {
-        is_fine: end.code == 0,
-        output: end.output,
-        messages: end.messages,
     }
 }
 
@@ -290,14 +283,8 @@ fn told_address(action: &ActionSpec, next: Option<&str>, job: &CommandJob) -> St
 
 /// The job of an action. An upload is held while it is read, and goes once it is stored.
 fn action_order(state: &Arc<ManagerState>, ready: ReadyAction) -> Result<JobOrder, String> {
-    let title = match ready.input.nodes.as_slice() {
-        [] => ready.planned.next.as_ref().map_or_else(
-            || ready.action.title.to_owned(),
-            |next| format!("{}: {next}", ready.action.title),
-        ),
-        [node] => format!("{}: {node}", ready.action.title),
-        nodes => format!("{}: {} of them", ready.action.title, nodes.len()),
-    };
+    let next = ready.planned.next.as_deref();
+    let title = ready.action.job_title(&ready.input, next);
     let aftermath = match ready.upload {
         Some(number) => {
             let held = state.spool.hold_file(number);

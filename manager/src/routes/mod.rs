@@ -66,6 +66,7 @@ pub(crate) fn build_routes(state: Arc<ManagerState>, news: watch::Receiver<NewsS
         .route("/node", get(reading::show_node))
         .route("/rows", get(reading::show_rows))
         .route("/holding", get(reading::show_holding))
+        .route("/guest", get(reading::show_guest))
         .route("/strip", get(reading::show_strip))
         .route("/figures", get(reading::show_figures))
         .route("/picture", get(reading::show_picture))

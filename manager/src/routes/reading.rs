@@ -253,6 +253,18 @@ pub(super) async fn show_holding(
     .await
 }
 
+pub(super) async fn show_guest(
+    State(context): State<RouteContext>,
+    headers: HeaderMap,
+    Query(query): PageQuery,
+) -> Response {
+    lazy_answer(context, headers, "File systems", move |state| {
+        let parts = state.operations.guest_parts(first_value(&query, "name"))?;
+        Ok(pages::node::guest_part(&parts, state.operations.as_ref()))
+    })
+    .await
+}
+
 pub(super) async fn show_strip(
     State(context): State<RouteContext>,
     headers: HeaderMap,

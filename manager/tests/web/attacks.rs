@@ -606,6 +606,7 @@ fn a_stranger_gets_the_sign_in_page_and_nothing_else() {
         "/node?name=web",
         "/rows",
         "/holding?name=web",
+        "/guest?name=web",
         "/strip?name=web",
         "/figures",
         "/picture?nth=0",

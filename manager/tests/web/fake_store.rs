@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vellum_manager::{
-    ChangedCells, CommandEnd, CommandSink, CommandWatch, MachineFacts, ManagerOptions,
+    ChangedCells, CommandEnd, CommandSink, CommandWatch, GuestPart, MachineFacts, ManagerOptions,
     ManagerServer, NodeFacts, NodeHolding, NodeKind, NodeLink, OperationFault, Operations,
     RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
 };
@@ -156,6 +156,16 @@ impl Operations for FakeStore {
             cell_len: 4096,
             cells: vec![0, 4096, 1],
         })
+    }
+
+    fn guest_parts(&self, _: &str) -> Result<Vec<GuestPart>, OperationFault> {
+        Ok(vec![GuestPart {
+            name: HOSTILE.to_owned(),
+            kind: HOSTILE.to_owned(),
+            len: 4096,
+            free: None,
+            remark: Some(HOSTILE.to_owned()),
+        }])
     }
 
     fn count_usage(&self) -> Result<StoreUsage, OperationFault> {

@@ -26,6 +26,7 @@ fn markup_in_any_field_is_text() {
         "/node?name=nothing".to_owned(),
         format!("/rows?search={hostile}"),
         format!("/holding?name={hostile}"),
+        format!("/guest?name={hostile}"),
         format!("/strip?name={hostile}"),
         "/figures".to_owned(),
         format!("/compare?from={hostile}&to={hostile}"),
