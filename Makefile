@@ -8,7 +8,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:$(CARGO_TARGET_DIR)/tools/bin:/usr/sbi
 
 to_build := g++ clang libclang-dev
 to_make_disks := e2fsprogs qemu-utils xfsprogs btrfs-progs fdisk strace ntfs-3g dosfstools mtools exfatprogs exfat-fuse lvm2
-to_be_clients := fuse3 libnbd-bin gnutls-bin
+to_be_clients := fuse3 libnbd-bin gnutls-bin fish zsh
 to_read := python3-venv
 to_browse := chromium chromium-driver
 to_boot := qemu-system-x86 mmdebstrap e2fsprogs
