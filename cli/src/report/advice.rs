@@ -151,7 +151,7 @@ fn retention_advice(report: &SpaceReport) -> Option<SpaceAdvice> {
 fn target_advice(report: &SpaceReport) -> Option<SpaceAdvice> {
     (!report.nodes.is_empty()).then(|| SpaceAdvice {
         key: "target",
-        finding: "So much room is needed, wherever it comes from".to_owned(),
+        finding: "A given amount must come free".to_owned(),
         bytes: None,
         whole: 0,
         ending: "",

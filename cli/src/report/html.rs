@@ -222,14 +222,14 @@ fn push_advice(page: &mut String, report: &SpaceReport, options: &PageOptions) {
     page.push_str("</ol>\n</section>\n");
 }
 
-/// `These two snapshots hold 62.0 % of the store alone, 1.2 GiB`.
+/// `These two snapshots hold 62.0 % of the store alone (1.2 GiB)`.
 fn advice_sentence(item: &SpaceAdvice, units: Units) -> String {
     let finding = escape_markup(&item.finding);
     let Some(bytes) = item.bytes else {
         return finding;
     };
     format!(
-        "{finding} <data value=\"{bytes}\">{}</data> {}, {}",
+        "{finding} <data value=\"{bytes}\">{}</data> {} ({})",
         format_percent(bytes, item.whole),
         item.ending,
         units.format_bytes(bytes)
