@@ -143,8 +143,7 @@ fn retention_advice(report: &SpaceReport) -> Option<SpaceAdvice> {
         ending: "",
         parts: Vec::new(),
         command: "vellum report --keep-daily 7 --keep-weekly 4".to_owned(),
-        effect: "tells what keeping only such would free; `vellum forget` with the same words \
-                 does it",
+        effect: "tells which of them such rules would keep, and what the others would free",
     })
 }
 
