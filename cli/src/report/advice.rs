@@ -48,7 +48,8 @@ pub(crate) fn space_advice(
     found.into_iter().flatten().collect()
 }
 
-fn is_worth(bytes: u64, whole: u64) -> bool {
+/// True if `bytes` are enough of `whole` to be told as something to do.
+pub(super) fn is_worth(bytes: u64, whole: u64) -> bool {
     bytes > 0 && bytes >= whole / 100 * WORTH_PERCENT
 }
 
@@ -121,10 +122,10 @@ fn droppable_advice(report: &SpaceReport) -> Option<SpaceAdvice> {
     let named = most.into_iter().take(NAMED_MAX);
     is_worth(held, unique).then(|| SpaceAdvice {
         key: "droppable",
-        finding: "Guests do not use".to_owned(),
+        finding: "Guests have freed".to_owned(),
         bytes: Some(held),
         whole: unique,
-        ending: "of what is stored, before compression, any more",
+        ending: "of what is stored, before compression",
         parts: named
             .map(|found| (found.image.clone(), found.held))
             .collect(),
@@ -155,9 +156,22 @@ fn target_advice(report: &SpaceReport) -> Option<SpaceAdvice> {
         whole: 0,
         ending: "",
         parts: Vec::new(),
-        command: "vellum report --target 20G".to_owned(),
+        command: format!(
+            "vellum report --target {}",
+            example_target(report.totals.on_disk)
+        ),
         effect: "tells which deletions free that at the least loss",
     })
+}
+
+/// About a tenth of `on_disk`, as a person would write it.
+fn example_target(on_disk: u64) -> String {
+    let mib = (on_disk / 10) >> 20;
+    if mib < 1024 {
+        format!("{}M", mib.max(1))
+    } else {
+        format!("{}G", mib / 1024)
+    }
 }
 
 #[cfg(test)]
@@ -190,6 +204,18 @@ mod tests {
         assert_eq!(rest[..2], parts[1..], "the next takes its place");
         assert!(!command.contains(&shell_word(&protected)), "{command}");
         assert_eq!(chosen(&space_advice(&report, &|_| true)), None);
+    }
+
+    #[test]
+    fn an_example_fits_its_store() {
+        for (on_disk, target) in [
+            (0, "1M"),
+            (245 << 20, "24M"),
+            (10 << 30, "1G"),
+            (1 << 40, "102G"),
+        ] {
+            assert_eq!(example_target(on_disk), target);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use vellum_store::report::{SpaceReport, StoreTotals};
 
-use super::advice::{SpaceAdvice, space_advice};
+use super::advice::{SpaceAdvice, is_worth, space_advice};
 use super::sheet::{Cell, RowLimit, Sheet};
 use super::{ReportPart, part_sheet, pictures};
 use crate::output::Units;
@@ -161,6 +161,11 @@ fn main_figures(totals: &StoreTotals, units: Units) -> [MainFigure; 5] {
     );
     let unique = format!("{} unique", size(totals.unique));
     let compressed = format!("{} compressed", size(totals.compressed));
+    let dead_note = if is_worth(totals.dead, totals.on_disk) {
+        "given back by vellum gc"
+    } else {
+        "too little to be given back"
+    };
     [
         of_bytes(
             "On disk",
@@ -174,7 +179,7 @@ fn main_figures(totals: &StoreTotals, units: Units) -> [MainFigure; 5] {
             (totals.unique, totals.compressed),
             compressed,
         ),
-        of_bytes("Dead", totals.dead, "given back by vellum gc".to_owned()),
+        of_bytes("Dead", totals.dead, dead_note.to_owned()),
     ]
 }
 
