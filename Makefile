@@ -86,7 +86,7 @@ defects: packages python s3-server ## 44 seeded defects, each of which a test mu
 mutants: packages ## changes of the pure code that no test notices; hours. MUTANTS are more options of cargo-mutants
 	dev/mutants $(MUTANTS)
 
-demo: build ## the main job in under a minute; IMAGE=disk.raw uses a copy of your own disk
+demo: build ## the main job as a story of about a minute, whose store stays; IMAGE=disk.raw uses a copy of your own disk
 	@dev/demo $(if $(IMAGE),'$(IMAGE)')
 
 pictures: build ## the README's pictures, drawn anew from the demo's store
