@@ -70,7 +70,8 @@ pub(crate) fn draw_node_tree(report: &SpaceReport, lines: Range<usize>, units: U
         FIRST_TOP - 8,
         "deleting it frees",
     );
-    tree.draw_links(&mut shapes, lines.start, &tops);
+    let columns = row_columns(&rows, tree.lines);
+    tree.draw_links(&mut shapes, lines.start, &tops, &columns);
     let mut bottom = FIRST_TOP;
     for row in &rows {
         bottom += match *row {
@@ -115,6 +116,20 @@ fn row_tops(rows: &[FoldedRow], count: usize, first: u32) -> Vec<(u32, u32)> {
         top += height;
     }
     tops
+}
+
+/// Column of the circle of the row that each line is in.
+fn row_columns(rows: &[FoldedRow], lines: &[OutlineRow]) -> Vec<i32> {
+    let mut columns = vec![0; lines.len()];
+    for row in rows {
+        let range = match *row {
+            FoldedRow::One(nth) => nth..nth + 1,
+            FoldedRow::Folded(start, end) => start..end,
+        };
+        let depth = lines[range.clone()].iter().map(|line| line.depth).min();
+        columns[range].fill(column_x(depth.unwrap_or(0)));
+    }
+    columns
 }
 
 impl DrawnTree<'_> {
@@ -177,17 +192,14 @@ impl DrawnTree<'_> {
 
     /// Draws lines from each to what it hangs from, under everything else. The first of the lines
     /// that are drawn is the report's line `start`.
-    fn draw_links(&self, shapes: &mut Shapes, start: usize, tops: &[(u32, u32)]) {
+    fn draw_links(&self, shapes: &mut Shapes, start: usize, tops: &[(u32, u32)], columns: &[i32]) {
         let middle = |nth: usize| tops[nth].0 + if tops[nth].1 == NODE_HEIGHT { 12 } else { 13 };
         let mut drawn = None;
         for (nth, line) in self.lines.iter().enumerate() {
             let Some(above) = line.hangs_from.and_then(|above| above.checked_sub(start)) else {
                 continue;
             };
-            let (from, to) = (
-                (column_x(self.lines[above].depth), middle(above)),
-                (column_x(line.depth), middle(nth)),
-            );
+            let (from, to) = ((columns[above], middle(above)), (columns[nth], middle(nth)));
             // Those in one folded row share their lines.
             if from == to || drawn.replace((from, to)) == Some((from, to)) {
                 continue;

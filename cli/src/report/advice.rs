@@ -135,13 +135,21 @@ fn droppable_advice(report: &SpaceReport) -> Option<SpaceAdvice> {
 }
 
 fn retention_advice(report: &SpaceReport) -> Option<SpaceAdvice> {
-    let count = report.totals.snapshots;
+    let (count, on_disk) = (report.totals.snapshots, report.totals.on_disk);
+    let snapshots = report.nodes.iter().filter(|node| node.is_snapshot);
+    // Each by itself: together they hold more.
+    let alone = snapshots.fold(0_u64, |sum, node| sum.saturating_add(node.exclusive));
+    let bytes = is_worth(alone, on_disk).then_some(alone);
+    let snapshots = format_count(count, "snapshot");
     (count > 1).then(|| SpaceAdvice {
         key: "retention",
-        finding: format!("There are {}", format_count(count, "snapshot")),
-        bytes: None,
-        whole: 0,
-        ending: "",
+        finding: match bytes {
+            Some(_) => format!("The {snapshots}, each by itself, hold"),
+            None => format!("There are {snapshots}"),
+        },
+        bytes,
+        whole: on_disk,
+        ending: "of the store alone",
         parts: Vec::new(),
         command: "vellum report --keep-daily 7 --keep-weekly 4".to_owned(),
         effect: "tells which of them such rules would keep, and what the others would free",
