@@ -128,10 +128,10 @@ fn point_kind<'w>(
     placed: &[&'w str],
     known: Option<&'w str>,
 ) -> Option<(Option<NameKind>, Option<&'w str>)> {
-    let named = placed
+    let repository_word = placed
         .first()
         .filter(|word| known.is_none() || word.contains('/'));
-    let (repository, further) = match named {
+    let (repository, further) = match repository_word {
         Some(word) => (*word, placed.len() - 1),
         None => (known?, placed.len()),
     };

@@ -529,8 +529,8 @@ fn every_figure_of_the_page_is_the_one_that_json_has() {
     let json = json(&sandbox, &["report"]);
     let xml = page_xml(&sandbox, &[]);
     let document = roxmltree::Document::parse(&xml).expect("XML");
-    let head = element(&document, "section", ("id", "figures"));
-    let shown: Vec<f64> = head
+    let figures = element(&document, "section", ("id", "figures"));
+    let shown: Vec<f64> = figures
         .descendants()
         .filter_map(|node| node.attribute("value")?.parse().ok())
         .collect();
@@ -545,7 +545,7 @@ fn every_figure_of_the_page_is_the_one_that_json_has() {
     assert_eq!(shown, wanted);
     check_node_cells(&document, &json);
     let advice = element(&document, "li", ("data-key", "snapshots"));
-    let held = advice
+    let shown_bytes = advice
         .descendants()
         .filter_map(|node| node.attribute("value")?.parse::<u64>().ok());
     let nodes = json["nodes"].as_array().expect("a list");
@@ -558,7 +558,7 @@ fn every_figure_of_the_page_is_the_one_that_json_has() {
     alone.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
     let sum: u64 = alone.iter().sum();
     assert_eq!(
-        held.collect::<Vec<_>>(),
+        shown_bytes.collect::<Vec<_>>(),
         [&[sum][..], &alone].concat(),
         "{json}"
     );
