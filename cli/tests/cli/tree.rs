@@ -426,8 +426,15 @@ fn wide_and_combining_letters_do_not_move_columns() {
 #[test]
 fn a_table_names_the_zone_of_its_times_once() {
     let sandbox = Sandbox::new();
-    sandbox.succeed(["create", "vm-100-disk-0", "32G", "-q"]);
-    sandbox.succeed(["snapshot", "take", "vm-100-disk-0@monday", "-q"]);
+    sandbox.random_file("disk.raw", 1 << 20, 1);
+    sandbox.succeed([
+        "import",
+        "disk.raw",
+        "vm-100-disk-0",
+        "--snapshot",
+        "monday",
+        "-q",
+    ]);
     for (zone, args, heading) in [
         ("UTC0", &["list"][..], "CREATED (UTC)"),
         ("<+0545>-5:45", &["list"], "CREATED (+05:45)"),
