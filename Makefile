@@ -8,7 +8,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:$(CARGO_TARGET_DIR)/tools/bin:/usr/sbi
 
 to_build := g++ clang libclang-dev
 to_make_disks := e2fsprogs qemu-utils xfsprogs btrfs-progs fdisk strace ntfs-3g dosfstools mtools exfatprogs exfat-fuse lvm2
-to_be_clients := fuse3 libnbd-bin gnutls-bin tmux
+to_be_clients := fuse3 libnbd-bin gnutls-bin tmux fish zsh
 to_read := python3-venv
 to_browse := chromium chromium-driver
 to_boot := qemu-system-x86 mmdebstrap e2fsprogs
@@ -86,7 +86,7 @@ defects: packages python s3-server ## 44 seeded defects, each of which a test mu
 mutants: packages ## changes of the pure code that no test notices; hours. MUTANTS are more options of cargo-mutants
 	dev/mutants $(MUTANTS)
 
-demo: build ## the main job in under a minute; IMAGE=disk.raw uses a copy of your own disk
+demo: build ## the main job as a story of about a minute, whose store stays; IMAGE=disk.raw uses a copy of your own disk
 	@dev/demo $(if $(IMAGE),'$(IMAGE)')
 
 pictures: build ## the README's pictures, drawn anew from the demo's store

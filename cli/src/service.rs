@@ -1,6 +1,7 @@
 //! The common part of `serve`, `nbd` and `mount`: they own the store while they run, do the
 //! commands of others meanwhile, and end in bounded time.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use vellum_backup::device::RepositoryExports;
 use vellum_backup::reader::CacheLimits;
 use vellum_core::device::Exports;
-use vellum_serve::fuse::{self, Mount};
+use vellum_serve::fuse::{self, Mount, MountError};
 use vellum_serve::nbd::{self, ClientCertificates, TlsIdentity};
 use vellum_serve::vhost_user::{VhostUserOptions, VhostUserServer};
 use vellum_serve::{ChangeBoard, ServeError};
@@ -22,6 +23,7 @@ use crate::file_exports::FileExports;
 use crate::maintenance_thread::MaintenanceThread;
 use crate::manager_page::{ManagerChoice, ManagerPage};
 use crate::output::Render;
+use crate::output::escape::shell_word;
 use crate::repository::{AccessArgs, opening};
 use crate::scrubber::{ScrubArgs, Scrubber};
 use crate::source_format::{self, FileArgs};
@@ -280,8 +282,8 @@ impl Service {
             options,
         );
         let mount = mount.map_err(|error| CommandFailure::Failed {
+            hint: mount_hint(&error, folder),
             message: error.to_string(),
-            hint: None,
             source: Some(error.into()),
         })?;
         Ok(self.mount.insert(mount))
@@ -511,4 +513,14 @@ pub(crate) fn serve_failure(error: &ServeError) -> CommandFailure {
         }
     };
     CommandFailure::with_hint(error.to_string(), hint)
+}
+
+/// Advice where a folder is missing.
+fn mount_hint(error: &MountError, folder: &Path) -> Option<String> {
+    let is_missing = matches!(
+        error,
+        MountError::Folder { source, .. } if source.kind() == io::ErrorKind::NotFound
+    );
+    let folder = folder.to_string_lossy();
+    is_missing.then(|| format!("`mkdir -p {}` makes the folder", shell_word(&folder)))
 }

@@ -359,6 +359,10 @@ pub(crate) fn container_advice(container: Container) -> &'static str {
             "convert it with `qemu-img convert -O qcow2`, or store the file as it is with -f raw"
         }
         ContainerKind::Packed => "unpack it first, or store the file as it is with -f raw",
+        _ if container == Container::Xml => {
+            "`vellum machine import FILE` takes the machine that it describes; -f raw stores the \
+             file as it is"
+        }
         ContainerKind::Other => "-f raw stores the file as it is",
     }
 }

@@ -13,6 +13,7 @@ use crate::arguments::Arguments;
 use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
 use crate::output::escape::shell_word;
+use crate::repository::{point_names, repo_args};
 
 /// Names that are offered at once: a shell would ask before it showed more.
 const NAMES_MAX: usize = 1000;
@@ -36,6 +37,10 @@ enum NameKind {
     Node,
     Machine,
     MachineNode,
+    /// An image of a repository.
+    PointImage,
+    /// A point of a repository.
+    Point,
 }
 
 /// The last word of a command line.
@@ -43,24 +48,21 @@ enum NameKind {
 struct WantedName<'w> {
     kind: NameKind,
     prefix: &'w str,
-    /// The store that the line names.
-    store: Option<&'w str>,
+    /// The place that the line names: the store, or the repository whose points are meant.
+    place: Option<&'w str>,
 }
 
 pub(super) fn run_complete_names(
     args: &Args,
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
-    let Some(wanted) = wanted_name(&args.words) else {
+    let known = session.caller.variable(repo_args::VARIABLE);
+    let known = known.and_then(|place| place.to_str()).map(str::to_owned);
+    let Some(wanted) = wanted_name(&args.words, known.as_deref()) else {
         return Ok(Outcome::Done);
     };
-    let given = wanted.store.map(PathBuf::from);
-    let dir = given.map_or_else(|| session.store_dir().map(PathBuf::from), Ok);
-    let store = dir
-        .ok()
-        .and_then(|dir| Store::open_dir(&dir, Access::ReadOnly, "").ok());
-    if let Some(store) = store {
-        let mut names = matching_names(&store.tree(), &wanted);
+    if let Some(owners) = owners_with_snapshots(&wanted, session) {
+        let mut names = matching_names(owners, &wanted);
         names.truncate(NAMES_MAX);
         names.push(String::new());
         session.output.print_verbatim(names.join("\n").as_bytes())?;
@@ -68,13 +70,14 @@ pub(super) fn run_complete_names(
     Ok(Outcome::Done)
 }
 
-/// The name that the last of `words` is, if it is one.
-fn wanted_name(words: &[String]) -> Option<WantedName<'_>> {
+/// The name that the last of `words` is, if it is one. `known` is the repository that lines need
+/// not name.
+fn wanted_name<'w>(words: &'w [String], known: Option<&'w str>) -> Option<WantedName<'w>> {
     let (prefix, before) = words.split_last()?;
     let mut root = Arguments::command();
     root.build();
     let mut command = &root;
-    let (mut place, mut store) = (0, None);
+    let (mut placed, mut store) = (Vec::new(), None);
     // The option whose value comes next.
     let mut open: Option<&Arg> = None;
     for word in before {
@@ -88,23 +91,57 @@ fn wanted_name(words: &[String]) -> Option<WantedName<'_>> {
         } else if let Some(verb) = command.find_subcommand(word) {
             command = verb;
         } else {
-            place += 1;
+            placed.push(word.as_str());
         }
     }
-    let kind = match open {
-        Some(option) => kind_of(option, 0),
-        None if prefix.starts_with('-') => None,
+    let (kind, place) = match open {
+        Some(option) => (kind_of(option, 0), store),
+        None if prefix.starts_with('-') => return None,
         None => {
             let positionals: Vec<&Arg> = command.get_positionals().collect();
-            let argument = positionals.get(place).or(positionals.last())?;
-            kind_of(argument, place)
+            let argument = positionals.get(placed.len()).or(positionals.last())?;
+            match repository_words(command.get_name(), argument) {
+                Some(names) => point_kind(&names, &placed, known)?,
+                None => (kind_of(argument, placed.len()), store),
+            }
         }
     };
     Some(WantedName {
         kind: kind?,
         prefix,
-        store,
+        place,
     })
+}
+
+/// The words that follow a repository's name and are about what is in it.
+fn repository_words<'a>(verb: &str, argument: &'a Arg) -> Option<Vec<&'a str>> {
+    let names = argument.get_value_names()?.iter();
+    let names: Vec<&str> = names.flat_map(|name| name.split("] [")).collect();
+    // A push takes names of the store.
+    (names.len() > 1 && names[0] == "REPO" && verb != "push").then_some(names)
+}
+
+/// The kind of name behind `placed`, and the repository in which it is: the first word, unless
+/// lines need not name one.
+fn point_kind<'w>(
+    names: &[&str],
+    placed: &[&'w str],
+    known: Option<&'w str>,
+) -> Option<(Option<NameKind>, Option<&'w str>)> {
+    let repository_word = placed
+        .first()
+        .filter(|word| known.is_none() || word.contains('/'));
+    let (repository, further) = match repository_word {
+        Some(word) => (*word, placed.len() - 1),
+        None => (known?, placed.len()),
+    };
+    let name = names.get(further + 1).or(names.last())?;
+    let kind = match *name {
+        "IMAGE" => Some(NameKind::PointImage),
+        "POINT" | "IMAGE[@SNAPSHOT]" => Some(NameKind::Point),
+        _ => None,
+    };
+    Some((kind, Some(repository)))
 }
 
 /// The option that `word` is, if its value is the next word.
@@ -134,9 +171,11 @@ fn kind_of(argument: &Arg, place: usize) -> Option<NameKind> {
 
 /// The names that begin as `wanted` does. Snapshots come once their image is clear. What a shell
 /// would not take for one plain word is left out.
-fn matching_names(tree: &Tree, wanted: &WantedName<'_>) -> Vec<String> {
-    let owners = owners_with_snapshots(tree, wanted.kind);
-    let with_snapshots = matches!(wanted.kind, NameKind::Node | NameKind::MachineNode);
+fn matching_names(owners: Vec<(String, Vec<String>)>, wanted: &WantedName<'_>) -> Vec<String> {
+    let with_snapshots = !matches!(
+        wanted.kind,
+        NameKind::Image | NameKind::Machine | NameKind::PointImage
+    );
     let begins = |name: &str| name.starts_with(wanted.prefix);
     let matching = owners.iter().filter(|(owner, _)| begins(owner)).count();
     let mut names = Vec::new();
@@ -152,26 +191,41 @@ fn matching_names(tree: &Tree, wanted: &WantedName<'_>) -> Vec<String> {
     names
 }
 
-/// All images, or machines, with the names of the snapshots of each.
-fn owners_with_snapshots(tree: &Tree, kind: NameKind) -> Vec<(String, Vec<String>)> {
-    match kind {
-        NameKind::Image | NameKind::Node => {
-            let images = tree.images().map(|image| {
-                let snapshots = tree.snapshots_of(image.id);
-                let names = snapshots.map(|snapshot| snapshot.name.to_string());
-                (image.name.to_string(), names.collect())
-            });
-            images.collect()
-        }
-        NameKind::Machine | NameKind::MachineNode => {
-            let machines = tree.machines().iter().map(|machine| {
-                let snapshots = tree.machines().snapshots_of(machine.id);
-                let names = snapshots.map(|snapshot| snapshot.name.to_string());
-                (machine.name.to_string(), names.collect())
-            });
-            machines.collect()
-        }
+/// All images, or machines, with the names of the snapshots of each; none if nobody can tell.
+fn owners_with_snapshots(
+    wanted: &WantedName<'_>,
+    session: &CommandContext,
+) -> Option<Vec<(String, Vec<String>)>> {
+    if matches!(wanted.kind, NameKind::Point | NameKind::PointImage) {
+        return point_names::images_with_snapshots(wanted.place?, &session.caller);
     }
+    let given = wanted.place.map(PathBuf::from);
+    let dir = given.map_or_else(|| session.store_dir().map(PathBuf::from), Ok);
+    let store = Store::open_dir(&dir.ok()?, Access::ReadOnly, "").ok()?;
+    let tree = store.tree();
+    Some(if matches!(wanted.kind, NameKind::Image | NameKind::Node) {
+        images_with_snapshots(&tree)
+    } else {
+        machines_with_snapshots(&tree)
+    })
+}
+
+fn images_with_snapshots(tree: &Tree) -> Vec<(String, Vec<String>)> {
+    let images = tree.images().map(|image| {
+        let snapshots = tree.snapshots_of(image.id);
+        let names = snapshots.map(|snapshot| snapshot.name.to_string());
+        (image.name.to_string(), names.collect())
+    });
+    images.collect()
+}
+
+fn machines_with_snapshots(tree: &Tree) -> Vec<(String, Vec<String>)> {
+    let machines = tree.machines().iter().map(|machine| {
+        let snapshots = tree.machines().snapshots_of(machine.id);
+        let names = snapshots.map(|snapshot| snapshot.name.to_string());
+        (machine.name.to_string(), names.collect())
+    });
+    machines.collect()
 }
 
 #[cfg(test)]
@@ -194,6 +248,16 @@ mod tests {
             ("machine add-disk vm |", Some(NameKind::Image)),
             ("backup push repo |", Some(NameKind::Image)),
             ("backup push |", None),
+            ("backup restore repo |", Some(NameKind::Point)),
+            ("backup restore repo web |", None),
+            ("backup restore |", None),
+            ("backup diff repo web |", Some(NameKind::Point)),
+            ("backup info repo |", Some(NameKind::Point)),
+            ("backup list repo |", Some(NameKind::PointImage)),
+            ("backup forget repo we|", Some(NameKind::Point)),
+            ("backup pull repo web d|", Some(NameKind::Point)),
+            ("backup copy repo |", None),
+            ("backup copy repo other |", Some(NameKind::Point)),
             ("backup push repo --machine |", Some(NameKind::Machine)),
             ("diff web |", Some(NameKind::Node)),
             ("rm --wi|", None),
@@ -207,7 +271,7 @@ mod tests {
                 .split(' ')
                 .map(str::to_owned)
                 .collect();
-            let found = wanted_name(&words).map(|wanted| wanted.kind);
+            let found = wanted_name(&words, None).map(|wanted| wanted.kind);
             assert_eq!(found, kind, "{line}");
         }
     }
@@ -220,8 +284,23 @@ mod tests {
             ("rm w", None),
         ] {
             let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            let wanted = wanted_name(&words).expect("a name");
-            assert_eq!((wanted.prefix, wanted.store), ("w", store), "{line}");
+            let wanted = wanted_name(&words, None).expect("a name");
+            assert_eq!((wanted.prefix, wanted.place), ("w", store), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_repository_of_the_line_or_of_the_environment_is_asked() {
+        for (line, known, place) in [
+            ("backup restore repo w", None, Some("repo")),
+            ("backup restore w", Some("/mnt/b"), Some("/mnt/b")),
+            ("backup restore ./repo w", Some("/mnt/b"), Some("./repo")),
+            ("backup diff w", Some("/mnt/b"), Some("/mnt/b")),
+            ("backup push repo w", None, None),
+        ] {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let wanted = wanted_name(&words, known).expect("a name");
+            assert_eq!((wanted.prefix, wanted.place), ("w", place), "{line}");
         }
     }
 }

@@ -127,7 +127,7 @@ impl Render for NodeListing {
             Column::number_column("OWN DATA").giving_way(3),
             Column::text_column("MODE").as_whole().giving_way(4),
             Column::number_column("SNAPSHOTS").giving_way(1),
-            Column::text_column("CREATED").as_whole().giving_way(2),
+            Column::text_column("CREATED").as_time().giving_way(2),
             Column::text_column("MARKS").as_prose(),
         ];
         let row = |row: &NodeRow| {

@@ -153,7 +153,7 @@ impl ListColumn {
             Self::Added => Column::number_column("OWN DATA"),
             Self::Mode => Column::text_column("MODE"),
             Self::Snapshots => Column::number_column("SNAPSHOTS"),
-            Self::Created => Column::text_column("CREATED"),
+            Self::Created => Column::text_column("CREATED").as_time(),
             Self::Parent => Column::text_column("STANDS ON"),
             Self::Marks => Column::text_column("MARKS"),
             Self::Description => Column::text_column("DESCRIPTION").as_prose(),

@@ -267,7 +267,7 @@ impl Render for TreeDrawing {
             Column::number_column("SIZE").giving_way(4),
             Column::number_column("OWN DATA").giving_way(1),
             Column::number_column("ADDED").giving_way(2),
-            Column::text_column("CREATED").as_whole().giving_way(3),
+            Column::text_column("CREATED").as_time().giving_way(3),
             Column::text_column("STANDS ON"),
             Column::text_column("MARKS").as_prose(),
         ];

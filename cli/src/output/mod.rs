@@ -9,6 +9,7 @@ pub(crate) mod report;
 mod screen;
 pub(crate) mod table;
 pub(crate) mod time;
+mod time_column;
 mod units;
 pub(crate) mod width;
 

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use super::escape::escape_invisible;
 use super::table::{Column, RowLead, TableLayout};
 use super::time::{self, Rfc3339Time};
+use super::time_column::share_offsets;
 use super::units::Units;
 use super::width::{PageWidth, fold_text};
 use crate::time_zone;
@@ -101,7 +102,9 @@ impl<'a> TextPage<'a> {
         leads: &[RowLead],
         rows: &[Vec<String>],
     ) -> io::Result<()> {
-        let layout = TableLayout::fit_rows(columns, leads, rows, self.width);
+        let (mut columns, mut rows) = (columns.to_vec(), rows.to_vec());
+        share_offsets(&mut columns, &mut rows);
+        let layout = TableLayout::fit_rows(&columns, leads, &rows, self.width);
         layout.write_header(self.writer)?;
         rows.iter()
             .enumerate()

@@ -6,9 +6,11 @@
 //! at a terminal a name is never broken: if it alone makes a table too wide, the table is that wide
 //! and has all its columns.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use super::escape::escape_invisible;
+use super::time_column::ZoneOffset;
 use super::width::{PageWidth, display_width, fold_text};
 
 /// The space between two columns.
@@ -25,6 +27,9 @@ pub(crate) struct Column {
     is_number: bool,
     is_prose: bool,
     is_whole: bool,
+    is_time: bool,
+    /// The offset from UTC of all its times, if they have one and the same.
+    offset: Option<ZoneOffset>,
     /// Zero never gives way.
     rank: u8,
 }
@@ -64,6 +69,8 @@ impl Column {
             is_number: false,
             is_prose: false,
             is_whole: false,
+            is_time: false,
+            offset: None,
             rank: 0,
         }
     }
@@ -96,6 +103,33 @@ impl Column {
         }
     }
 
+    /// Its cells are times, and never broken.
+    pub(crate) const fn as_time(self) -> Self {
+        Self {
+            is_time: true,
+            ..self.as_whole()
+        }
+    }
+
+    pub(super) fn is_time(&self) -> bool {
+        self.is_time
+    }
+
+    pub(super) fn with_offset(self, offset: ZoneOffset) -> Self {
+        Self {
+            offset: Some(offset),
+            ..self
+        }
+    }
+
+    /// The title, and the zone of its times.
+    pub(super) fn heading(&self) -> Cow<'static, str> {
+        match self.offset {
+            None => Cow::Borrowed(self.title),
+            Some(offset) => Cow::Owned(format!("{} ({})", self.title, offset.offset_title())),
+        }
+    }
+
     /// It is left out where there is no room for all; the least rank goes first.
     pub(crate) const fn giving_way(self, rank: u8) -> Self {
         Self { rank, ..self }
@@ -113,7 +147,9 @@ impl Candidate {
         Self {
             place,
             column,
-            natural: widest.max(column.width).max(display_width(column.title)),
+            natural: widest
+                .max(column.width)
+                .max(display_width(&column.heading())),
             is_empty: widest == 0 && !rows.is_empty(),
             lead: leads.iter().map(RowLead::width).max().unwrap_or(0),
         }
@@ -128,7 +164,7 @@ impl Candidate {
         };
         let least = least.saturating_add(self.lead);
         self.natural
-            .min(least.max(display_width(self.column.title)))
+            .min(least.max(display_width(&self.column.heading())))
     }
 }
 
@@ -186,7 +222,7 @@ impl TableLayout {
         let titles = self
             .shown
             .iter()
-            .map(|(_, column)| vec![column.title.to_owned()]);
+            .map(|(_, column)| vec![column.heading().into_owned()]);
         self.write_lines(writer, &titles.collect::<Vec<_>>())
     }
 

@@ -14,7 +14,12 @@ const NAME_COLUMNS: usize = 36;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum HolderKind {
     Alone,
-    Shared,
+    /// By nodes of which each stands on the one before.
+    Lineage,
+    /// By nodes of one image.
+    Siblings,
+    /// By nodes of several images, or by sets that are too small to be told apart.
+    Others,
     Unreferenced,
     Overhead,
 }
@@ -28,9 +33,11 @@ pub(crate) struct AttributionSlice {
 }
 
 impl HolderKind {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 6] = [
         Self::Alone,
-        Self::Shared,
+        Self::Lineage,
+        Self::Siblings,
+        Self::Others,
         Self::Unreferenced,
         Self::Overhead,
     ];
@@ -38,7 +45,9 @@ impl HolderKind {
     fn css_class(self) -> &'static str {
         match self {
             Self::Alone => "alone",
-            Self::Shared => "others",
+            Self::Lineage => "lineage",
+            Self::Siblings => "siblings",
+            Self::Others => "others",
             Self::Unreferenced => "dead",
             Self::Overhead => "overhead",
         }
@@ -46,9 +55,11 @@ impl HolderKind {
 
     fn legend_text(self) -> &'static str {
         match self {
-            Self::Alone => "held by one",
-            Self::Shared => "shared",
-            Self::Unreferenced => "held by none",
+            Self::Alone => "one alone",
+            Self::Lineage => "parent and child",
+            Self::Siblings => "within an image",
+            Self::Others => "others together",
+            Self::Unreferenced => "none",
             Self::Overhead => "not content",
         }
     }
@@ -109,8 +120,8 @@ fn describe_attribution(kinds: &[(HolderKind, u64)], whole: u64, units: Units) -
         .map(|(kind, bytes)| {
             format!(
                 "{} {} ({:.0} %)",
-                units.format_bytes(*bytes),
                 kind.legend_text(),
+                units.format_bytes(*bytes),
                 percent_of(*bytes, whole)
             )
         })

@@ -6,17 +6,31 @@ use vellum_store::report::Overlap;
 use super::svg::{HorizontalPosition, Picture, Shapes, percent_of};
 use crate::output::Units;
 
-/// Images that are drawn: with more, a phone's cells would be smaller than a finger sees.
-const SHOWN_MAX: usize = 16;
-/// The greatest number of images with figures: with more, a phone's cells have no room for them.
-const FIGURES_MAX: usize = 7;
-/// The greatest number of images with a number in every column: with more, every second column has
-/// one.
-const NUMBERS_MAX: usize = 9;
+/// Images that are drawn: with more, a phone's cells would have no room for their figures.
+const SHOWN_MAX: usize = 12;
+/// Images that leave room for long names and large figures.
+const FEW_MAX: usize = 7;
 const CELL_HEIGHT: u32 = 26;
-/// The place where cells begin, in percent of the width.
-const CELLS_START: f64 = 38.0;
-const NAME_COLUMNS: usize = 16;
+
+/// The room for names and figures, by the number of images.
+struct OverlapScale {
+    /// The place where cells begin, in percent of the width.
+    cells_start: f64,
+    name_columns: usize,
+    /// The classes of figures on light and on dark cells.
+    figures: [&'static str; 2],
+}
+
+const FEW: OverlapScale = OverlapScale {
+    cells_start: 38.0,
+    name_columns: 16,
+    figures: ["on-light middle", "on-dark middle"],
+};
+const MANY: OverlapScale = OverlapScale {
+    cells_start: 30.0,
+    name_columns: 12,
+    figures: ["on-light middle dense", "on-dark middle dense"],
+};
 
 /// The picture of `overlap`.
 pub(crate) fn draw_overlap(overlap: &Overlap, units: Units) -> Picture {
@@ -26,10 +40,10 @@ pub(crate) fn draw_overlap(overlap: &Overlap, units: Units) -> Picture {
     largest.truncate(SHOWN_MAX);
     largest.sort_unstable();
     let mut shapes = Shapes::default();
-    let width = (100.0 - CELLS_START) / largest.len().max(1) as f64;
-    // Two figures side by side have no room in a phone's cells.
-    for nth in (0..largest.len()).step_by(if largest.len() > NUMBERS_MAX { 2 } else { 1 }) {
-        let middle = CELLS_START + width * (nth as f64 + 0.5);
+    let scale = if largest.len() > FEW_MAX { &MANY } else { &FEW };
+    let width = (100.0 - scale.cells_start) / largest.len().max(1) as f64;
+    for nth in 0..largest.len() {
+        let middle = scale.cells_start + width * (nth as f64 + 0.5);
         shapes.add_text(
             "tiny middle",
             HorizontalPosition::at_percent(middle),
@@ -37,8 +51,8 @@ pub(crate) fn draw_overlap(overlap: &Overlap, units: Units) -> Picture {
             &(nth + 1).to_string(),
         );
     }
-    for (nth, row) in largest.iter().enumerate() {
-        show_row(&mut shapes, overlap, &largest, (nth, *row), width, units);
+    for row in 0..largest.len() {
+        show_row(&mut shapes, overlap, &largest, row, scale, units);
     }
     let height = 20 + CELL_HEIGHT * largest.len() as u32;
     let description = describe_overlap(count, largest.len());
@@ -76,29 +90,26 @@ fn show_row(
     shapes: &mut Shapes,
     overlap: &Overlap,
     images: &[usize],
-    (nth, row): (usize, usize),
-    width: f64,
+    nth: usize,
+    scale: &OverlapScale,
     units: Units,
 ) {
-    let top = 20 + CELL_HEIGHT * nth as u32;
-    shapes.add_text(
-        "tiny",
-        HorizontalPosition::START,
-        top + 17,
-        &(nth + 1).to_string(),
-    );
+    let (row, top) = (images[nth], 20 + CELL_HEIGHT * nth as u32);
+    let number = (nth + 1).to_string();
+    shapes.add_text("tiny", HorizontalPosition::START, top + 17, &number);
     shapes.add_name(
         "quiet",
         HorizontalPosition::at_pixels(16),
         top + 17,
-        NAME_COLUMNS,
+        scale.name_columns,
         &overlap.images[row],
     );
     let whole = shared_bytes(overlap, row, row);
+    let width = (100.0 - scale.cells_start) / images.len() as f64;
     for (at, column) in images.iter().enumerate() {
         let both = shared_bytes(overlap, row, *column);
         let percent = percent_of(both, whole).min(100.0);
-        let start = CELLS_START + width * at as f64;
+        let start = scale.cells_start + width * at as f64;
         let level = (percent / 20.0).ceil() as u32;
         let tip = format!(
             "{} and {}: {} in common",
@@ -114,18 +125,11 @@ fn show_row(
             CELL_HEIGHT - 2,
             &tip,
         );
-        if images.len() <= FIGURES_MAX {
-            let class = if level > 3 {
-                "on-dark middle"
-            } else {
-                "on-light middle"
-            };
-            shapes.add_text(
-                class,
-                HorizontalPosition::at_percent(start + width / 2.0),
-                top + 16,
-                &format!("{percent:.0}"),
-            );
-        }
+        shapes.add_text(
+            scale.figures[usize::from(level > 3)],
+            HorizontalPosition::at_percent(start + width / 2.0),
+            top + 16,
+            &format!("{percent:.0}"),
+        );
     }
 }

@@ -25,13 +25,15 @@ const NODE_HEIGHT: u32 = 40;
 const FOLDED_HEIGHT: u32 = 26;
 /// The place where bars begin, in percent of the width.
 const BAR_START: f64 = 60.0;
+/// A part of a bar that is less wide, in percent of the width, gets an outline to be seen.
+const THIN: f64 = 0.5;
 /// Usual letters that a phone has room for, in the first column; each further one costs two.
 const NAME_COLUMNS: usize = 31;
 const DETAIL_COLUMNS: usize = 26;
 
 const LEGEND: [(&str, &str); 4] = [
-    ("alone", "it alone holds"),
-    ("lineage", "with its lineage"),
+    ("alone", "its own"),
+    ("lineage", "with parents or children"),
     ("siblings", "with others of its image"),
     ("others", "with other images"),
 ];
@@ -68,7 +70,8 @@ pub(crate) fn draw_node_tree(report: &SpaceReport, lines: Range<usize>, units: U
         FIRST_TOP - 8,
         "deleting it frees",
     );
-    tree.draw_links(&mut shapes, lines.start, &tops);
+    let columns = row_columns(&rows, tree.lines);
+    tree.draw_links(&mut shapes, lines.start, &tops, &columns);
     let mut bottom = FIRST_TOP;
     for row in &rows {
         bottom += match *row {
@@ -113,6 +116,20 @@ fn row_tops(rows: &[FoldedRow], count: usize, first: u32) -> Vec<(u32, u32)> {
         top += height;
     }
     tops
+}
+
+/// Column of the circle of the row that each line is in.
+fn row_columns(rows: &[FoldedRow], lines: &[OutlineRow]) -> Vec<i32> {
+    let mut columns = vec![0; lines.len()];
+    for row in rows {
+        let range = match *row {
+            FoldedRow::One(nth) => nth..nth + 1,
+            FoldedRow::Folded(start, end) => start..end,
+        };
+        let depth = lines[range.clone()].iter().map(|line| line.depth).min();
+        columns[range].fill(column_x(depth.unwrap_or(0)));
+    }
+    columns
 }
 
 impl DrawnTree<'_> {
@@ -175,17 +192,14 @@ impl DrawnTree<'_> {
 
     /// Draws lines from each to what it hangs from, under everything else. The first of the lines
     /// that are drawn is the report's line `start`.
-    fn draw_links(&self, shapes: &mut Shapes, start: usize, tops: &[(u32, u32)]) {
+    fn draw_links(&self, shapes: &mut Shapes, start: usize, tops: &[(u32, u32)], columns: &[i32]) {
         let middle = |nth: usize| tops[nth].0 + if tops[nth].1 == NODE_HEIGHT { 12 } else { 13 };
         let mut drawn = None;
         for (nth, line) in self.lines.iter().enumerate() {
             let Some(above) = line.hangs_from.and_then(|above| above.checked_sub(start)) else {
                 continue;
             };
-            let (from, to) = (
-                (column_x(self.lines[above].depth), middle(above)),
-                (column_x(line.depth), middle(nth)),
-            );
+            let (from, to) = ((columns[above], middle(above)), (columns[nth], middle(nth)));
             // Those in one folded row share their lines.
             if from == to || drawn.replace((from, to)) == Some((from, to)) {
                 continue;
@@ -274,37 +288,38 @@ fn column_x(depth: usize) -> i32 {
 }
 
 /// Draws the bytes that a node holds, in the four ways of holding, to the scale of the node that
-/// holds most.
+/// holds most. What it holds alone is seen however little it is, so it is painted last.
 fn draw_bars(shapes: &mut Shapes, node: &NodeUsage, top: u32, most: u64, units: Units) {
     let room = 100.0 - BAR_START;
-    shapes.add_bar(
-        "track",
-        HorizontalPosition::at_percent(BAR_START),
-        room,
-        top,
-        10,
-        "",
-    );
-    let mut start = BAR_START;
-    let parts = [
+    let track = HorizontalPosition::at_percent(BAR_START);
+    shapes.add_bar("track", track, room, top, 10, "");
+    let bytes = [
         node.exclusive,
         node.shared_lineage,
         node.shared_siblings,
         node.shared_others,
     ];
-    for ((class, meaning), bytes) in LEGEND.into_iter().zip(parts) {
+    let mut start = BAR_START;
+    let mut segments = Vec::new();
+    for ((class, meaning), bytes) in LEGEND.into_iter().zip(bytes) {
         let width = room * percent_of(bytes, most) / 100.0;
-        if bytes > 0 {
-            shapes.add_bar(
-                class,
-                HorizontalPosition::at_percent(start),
-                width,
-                top,
-                10,
-                &format!("{}, {meaning}: {}", node.name, units.format_bytes(bytes)),
-            );
-        }
+        segments.push((class, meaning, bytes, start, width));
         start += width;
+    }
+    for (class, meaning, bytes, start, width) in segments.into_iter().rev() {
+        if bytes == 0 {
+            continue;
+        }
+        let is_thin = class == "alone" && width < THIN;
+        let tip = format!("{}, {meaning}: {}", node.name, units.format_bytes(bytes));
+        shapes.add_bar(
+            if is_thin { "alone thin" } else { class },
+            HorizontalPosition::at_percent(start),
+            width,
+            top,
+            10,
+            &tip,
+        );
     }
 }
 

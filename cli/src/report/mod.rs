@@ -1,6 +1,7 @@
 //! A store's report in its forms: tables for people, CSV, JSON, Prometheus' text, and a page. The
 //! figures are the store's.
 
+mod advice;
 pub(crate) mod csv;
 pub(crate) mod document;
 mod holders;

@@ -1,6 +1,6 @@
 //! The pictures of each part of a report.
 
-use vellum_store::report::{AttributionRow, HistogramBucket, Holder, SpaceReport};
+use vellum_store::report::{AttributionRow, HistogramBucket, Holder, NodeUsage, SpaceReport};
 
 use super::{ReportPart, holders, labels};
 use crate::output::Units;
@@ -66,20 +66,52 @@ fn draw_histograms(report: &SpaceReport, units: Units) -> Vec<Picture> {
 
 fn attribution_slices(report: &SpaceReport) -> Vec<AttributionSlice> {
     let slice = |row: &AttributionRow| AttributionSlice {
-        kind: holder_kind(&row.holder),
+        kind: holder_kind(&row.holder, &report.nodes),
         owner: holders::holder_label(&row.holder, &report.nodes),
         bytes: row.bytes,
     };
     report.attribution.iter().map(slice).collect()
 }
 
-fn holder_kind(holder: &Holder) -> HolderKind {
+fn holder_kind(holder: &Holder, nodes: &[NodeUsage]) -> HolderKind {
     match holder {
         Holder::Exclusive(_) => HolderKind::Alone,
-        Holder::Shared(_) | Holder::OtherSets { .. } => HolderKind::Shared,
+        Holder::Shared(ranges) if is_one_line(ranges, nodes) => HolderKind::Lineage,
+        Holder::Shared(ranges) if is_one_image(ranges, nodes) => HolderKind::Siblings,
+        Holder::Shared(_) | Holder::OtherSets { .. } => HolderKind::Others,
         Holder::Unreferenced => HolderKind::Unreferenced,
         Holder::Overhead(_) => HolderKind::Overhead,
     }
+}
+
+/// True if of these nodes, which are in depth-first order, each stands on the one before.
+fn is_one_line(ranges: &[(usize, usize)], nodes: &[NodeUsage]) -> bool {
+    let members: Vec<usize> = ranges
+        .iter()
+        .flat_map(|(start, end)| *start..*end)
+        .collect();
+    members.windows(2).all(|pair| {
+        let mut below = pair[1];
+        // What stands on a node comes after it, so this ends.
+        while below > pair[0] {
+            let parent = nodes.get(below).and_then(|node| node.parent);
+            match parent.filter(|parent| *parent < below) {
+                Some(parent) => below = parent,
+                None => return false,
+            }
+        }
+        below == pair[0]
+    })
+}
+
+fn is_one_image(ranges: &[(usize, usize)], nodes: &[NodeUsage]) -> bool {
+    let members = ranges.iter().flat_map(|(start, end)| *start..*end);
+    let mut images = members.map(|node| {
+        let name = nodes.get(node).map_or("", |node| node.name.as_str());
+        name.split('@').next().unwrap_or_default()
+    });
+    let first = images.next();
+    images.all(|image| Some(image) == first)
 }
 
 fn histogram_bars(buckets: &[HistogramBucket], label: fn(&HistogramBucket) -> String) -> Vec<Bar> {

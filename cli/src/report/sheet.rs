@@ -31,6 +31,7 @@ pub(crate) struct SheetColumn {
     pub(crate) is_number: bool,
     /// True if its text may go on in further lines.
     is_prose: bool,
+    is_time: bool,
     /// Its rank among columns that give way on a narrow page; zero never does.
     rank: u8,
 }
@@ -67,6 +68,7 @@ impl SheetColumn {
             title: Some(title),
             is_number: false,
             is_prose: false,
+            is_time: false,
             rank: 0,
         }
     }
@@ -95,6 +97,14 @@ impl SheetColumn {
         }
     }
 
+    /// Its cells are moments.
+    pub(crate) const fn as_time(self) -> Self {
+        Self {
+            is_time: true,
+            ..self
+        }
+    }
+
     pub(crate) const fn giving_way(self, rank: u8) -> Self {
         Self { rank, ..self }
     }
@@ -105,6 +115,8 @@ impl SheetColumn {
             Column::number_column(title)
         } else if self.is_prose {
             Column::text_column(title).as_prose()
+        } else if self.is_time {
+            Column::text_column(title).as_time()
         } else {
             Column::text_column(title)
         };

@@ -384,7 +384,7 @@ fn growth_sheet(report: &SpaceReport, extent: RowLimit) -> Sheet {
     Sheet {
         part: ReportPart::Growth,
         heads: vec![
-            SheetColumn::text_column("at", "WHEN"),
+            SheetColumn::text_column("at", "WHEN").as_time(),
             SheetColumn::text_column("operation", "WHAT"),
             SheetColumn::text_column("image", "IMAGE"),
             SheetColumn::number_column("chunks", "NEW CHUNKS").giving_way(2),

@@ -246,7 +246,11 @@ fn non_empty<T>(found: Vec<T>) -> Option<Vec<T>> {
 fn unknown_point(text: &str) -> CommandFailure {
     CommandFailure::with_hint(
         format!("the repository has no point {text:?}"),
-        "`vellum backup list` shows all points",
+        if text == LATEST {
+            "IMAGE@latest is the newest snapshot of an image, IMAGE its newest state"
+        } else {
+            "`vellum backup list` shows all points"
+        },
     )
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod opening;
 mod outage;
 pub(crate) mod password;
 pub(crate) mod point_filter;
+pub(crate) mod point_names;
 pub(crate) mod repo_args;
 
 use std::fs::File;

@@ -80,6 +80,18 @@ pub(crate) fn given_password(
         .transpose()
 }
 
+/// The password that the environment has, or a file that it names: neither asks anybody.
+pub(crate) fn noted_password(
+    variables: PasswordVariables,
+    caller: &Invocation,
+) -> Option<Password> {
+    let source = variables.given_source(caller).ok()??;
+    let is_noted = matches!(source, PasswordSource::Plain(_) | PasswordSource::File(_));
+    is_noted
+        .then(|| source.read_password(caller).ok())
+        .flatten()
+}
+
 /// The password that a shell command prints.
 pub(crate) fn of_command(
     command: OsString,

@@ -5,7 +5,7 @@ use crate::failure::CommandFailure;
 use crate::invocation::Invocation;
 
 /// Names the repository for commands that do not.
-const VARIABLE: &str = "VELLUM_REPOSITORY";
+pub(crate) const VARIABLE: &str = "VELLUM_REPOSITORY";
 
 /// The names on a command line.
 #[derive(Debug, PartialEq, Eq)]

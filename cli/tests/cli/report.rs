@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -24,6 +25,24 @@ fn small() -> Sandbox {
     sandbox.succeed(["create", "child", "-b", "web@a"]);
     sandbox.random_file("other.raw", 1 << 20, 2);
     sandbox.succeed(["import", "other.raw", "other"]);
+    sandbox
+}
+
+/// A store with image `web` of four states that have nothing in common, and `child` on the first.
+fn days() -> Sandbox {
+    let sandbox = Sandbox::new();
+    let states: [&[&str]; 4] = [
+        &["--snapshot", "a"],
+        &["--update", "--snapshot", "b"],
+        &["--update", "--snapshot", "c"],
+        &["--update"],
+    ];
+    for (seed, words) in (0..).zip(states) {
+        sandbox.random_file("disk.raw", 1 << 20, seed);
+        sandbox.succeed(["import", "disk.raw", "web", "-q"].iter().chain(words));
+    }
+    sandbox.succeed(["create", "child", "-b", "web@a", "-q"]);
+    sandbox.succeed(["snapshot", "take", "child@still", "-q"]);
     sandbox
 }
 
@@ -97,6 +116,32 @@ fn what_a_deletion_is_said_to_free_is_what_a_collection_drops() {
             "{set:?}: {said} and {dropped}"
         );
     }
+}
+
+/// What a guest wrote last is in the log and in no table yet.
+#[test]
+fn what_a_guest_wrote_a_moment_ago_counts_in_a_forecast() {
+    let sandbox = small();
+    sandbox.random_file("written.raw", 16 << 20, 3);
+    sandbox.succeed(["create", "guest", "64M", "-q"]);
+    let server = Served::start(&sandbox);
+    let socket = sandbox.path("store/nbd.sock");
+    let write = Command::new("qemu-io")
+        .args(["-f", "raw", "-c", "write -q -s written.raw 1M 16M"])
+        .arg(format!("nbd+unix:///guest?socket={}", socket.display()))
+        .current_dir(sandbox.path(""))
+        .status();
+    assert!(write.expect("qemu-io starts").success());
+    server.stop();
+    let said = json(&sandbox, &["rm", "-n", "guest"]);
+    sandbox.succeed(["rm", "guest", "-q"]);
+    let collected = json(&sandbox, &["gc"]);
+    let freed = number(&collected["disk_bytes_before"]) - number(&collected["disk_bytes_after"]);
+    let foretold = number(&said["freed_bytes"]);
+    assert!(
+        foretold > 15 << 20 && freed + (1 << 20) > foretold,
+        "{said} and {collected}"
+    );
 }
 
 #[test]
@@ -407,6 +452,198 @@ fn a_server_writes_the_page_where_its_client_is() {
             .ends_with("</html>\n")
     );
     server.stop();
+}
+
+/// The page as XML, which our HTML is.
+fn page_xml(sandbox: &Sandbox, args: &[&str]) -> String {
+    let page = sandbox.succeed([&["report", "--html", "-"], args].concat());
+    let xml = page.strip_prefix("<!DOCTYPE html>\n").expect("HTML");
+    xml.to_owned()
+}
+
+/// The first element called `tag` whose attribute `key` is `value`.
+fn element<'a>(
+    document: &'a roxmltree::Document,
+    tag: &str,
+    (key, value): (&str, &str),
+) -> roxmltree::Node<'a, 'a> {
+    document
+        .descendants()
+        .find(|node| node.has_tag_name(tag) && node.attribute(key) == Some(value))
+        .unwrap_or_else(|| panic!("no {tag} with {key}={value}"))
+}
+
+#[test]
+fn the_page_begins_with_figures_tree_and_advice_and_folds_the_rest() {
+    let sandbox = small();
+    let xml = page_xml(&sandbox, &[]);
+    let document = roxmltree::Document::parse(&xml).expect("XML");
+    let is_part =
+        |node: &roxmltree::Node| ["section", "svg", "details"].contains(&node.tag_name().name());
+    let order: Vec<&str> = document
+        .descendants()
+        .filter(is_part)
+        .map(|node| node.attribute("id").unwrap_or(node.tag_name().name()))
+        .collect();
+    assert_eq!(
+        order[..5],
+        ["figures", "tree", "svg", "next", "details"],
+        "{order:?}"
+    );
+    let parts = document
+        .descendants()
+        .filter(|node| node.has_tag_name("details"));
+    let parts: Vec<&str> = parts
+        .map(|part| {
+            assert_eq!(part.attribute("open"), None, "folded until it is asked for");
+            let content = part.children().find(|node| node.has_tag_name("div"));
+            content
+                .and_then(|content| content.attribute("id"))
+                .expect("an id")
+        })
+        .collect();
+    assert_eq!(
+        parts,
+        [
+            "totals",
+            "nodes",
+            "attribution",
+            "overlap",
+            "histograms",
+            "shared",
+            "growth",
+            "changes",
+            "droppable"
+        ]
+    );
+    // Scripts add what needs them, so that nothing is there in vain without.
+    for tag in ["input", "button", "form", "noscript", "link", "img"] {
+        let found = document.descendants().find(|node| node.has_tag_name(tag));
+        assert!(found.is_none(), "a {tag}");
+    }
+}
+
+#[test]
+fn every_figure_of_the_page_is_the_one_that_json_has() {
+    let sandbox = days();
+    let json = json(&sandbox, &["report"]);
+    let xml = page_xml(&sandbox, &[]);
+    let document = roxmltree::Document::parse(&xml).expect("XML");
+    let figures = element(&document, "section", ("id", "figures"));
+    let shown: Vec<f64> = figures
+        .descendants()
+        .filter_map(|node| node.attribute("value")?.parse().ok())
+        .collect();
+    let totals = [
+        "disk_bytes",
+        "nonzero_bytes",
+        "dedup_ratio",
+        "compression_ratio",
+        "dead_bytes",
+    ];
+    let wanted = totals.map(|key| json["totals"][key].as_f64().expect("a number"));
+    assert_eq!(shown, wanted);
+    check_node_cells(&document, &json);
+    let advice = element(&document, "li", ("data-key", "snapshots"));
+    let shown_bytes = advice
+        .descendants()
+        .filter_map(|node| node.attribute("value")?.parse::<u64>().ok());
+    let nodes = json["nodes"].as_array().expect("a list");
+    let mut alone: Vec<u64> = nodes
+        .iter()
+        .filter(|node| node["kind"] == "snapshot")
+        .map(|node| number(&node["exclusive_bytes"]))
+        .filter(|bytes| *bytes > number(&json["totals"]["disk_bytes"]) / 100)
+        .collect();
+    alone.sort_unstable_by_key(|bytes| std::cmp::Reverse(*bytes));
+    let sum: u64 = alone.iter().sum();
+    assert_eq!(
+        shown_bytes.collect::<Vec<_>>(),
+        [&[sum][..], &alone].concat(),
+        "{json}"
+    );
+}
+
+/// Every exact figure of the table of nodes is that of the document.
+fn check_node_cells(document: &roxmltree::Document, json: &Value) {
+    let table = element(document, "div", ("id", "nodes"));
+    let keys: Vec<&str> = table
+        .descendants()
+        .filter_map(|node| node.attribute("data-key"))
+        .collect();
+    let rows = table.descendants().filter(|node| {
+        node.has_tag_name("tr") && node.children().any(|cell| cell.has_tag_name("td"))
+    });
+    let mut seen = 0;
+    for row in rows {
+        let cells: Vec<_> = row
+            .children()
+            .filter(|node| node.has_tag_name("td"))
+            .collect();
+        let name = cells[0].descendants().find_map(|node| node.text());
+        let nodes = json["nodes"].as_array().expect("a list");
+        let Some(node) = nodes.iter().find(|node| node["name"].as_str() == name) else {
+            continue;
+        };
+        for (key, cell) in keys.iter().zip(&cells) {
+            let exact = cell.attribute("data-sort").map(str::to_owned);
+            let wanted = node[*key].as_u64().map(|figure| figure.to_string());
+            assert_eq!(exact, wanted, "{key} of {name:?}");
+        }
+        seen += 1;
+    }
+    let all = json["nodes"].as_array().map(Vec::len);
+    assert_eq!(Some(seen), all, "every image and snapshot has a row");
+}
+
+/// Names that a store takes and that HTML, a shell or a reader might stumble over.
+#[test]
+fn names_with_markup_are_text_on_the_page() {
+    let sandbox = Sandbox::new();
+    sandbox.random_file("disk.raw", 1 << 20, 1);
+    let name = "<script>alert(1)<!--script> & 'x' \"y\"";
+    sandbox.succeed([
+        "import",
+        "disk.raw",
+        name,
+        "--snapshot",
+        "<b>one<!--b>",
+        "-q",
+    ]);
+    sandbox.random_file("disk.raw", 1 << 20, 2);
+    sandbox.succeed(["import", "disk.raw", name, "--update", "-q"]);
+    let xml = page_xml(&sandbox, &[]);
+    let document = roxmltree::Document::parse(&xml).expect("nothing breaks out");
+    let scripts = document
+        .descendants()
+        .filter(|node| node.has_tag_name("script"));
+    assert_eq!(scripts.count(), 1, "only ours");
+    let snapshot = format!("{name}@<b>one<!--b>");
+    let advice = element(&document, "li", ("data-key", "snapshots"));
+    let texts: Vec<&str> = advice
+        .descendants()
+        .filter_map(|node| node.text())
+        .collect();
+    assert!(texts.contains(&&*snapshot), "{texts:?}");
+    let quoted = format!("vellum rm -n '{}'", snapshot.replace('\'', r"'\''"));
+    assert!(texts.contains(&&*quoted), "{texts:?}");
+}
+
+#[test]
+fn pinned_snapshots_are_not_proposed() {
+    let sandbox = days();
+    let proposed = |sandbox: &Sandbox| {
+        let xml = page_xml(sandbox, &[]);
+        let document = roxmltree::Document::parse(&xml).expect("XML");
+        let advice = document
+            .descendants()
+            .find(|node| node.attribute("data-key") == Some("snapshots"));
+        advice.is_some()
+    };
+    assert!(proposed(&sandbox));
+    sandbox.succeed(["pin", "web@b"]);
+    sandbox.succeed(["pin", "web@c"]);
+    assert!(!proposed(&sandbox));
 }
 
 #[test]

@@ -21,6 +21,8 @@ fn cases() -> trycmd::TestCases {
         .env("COLUMNS", "100")
         // Trees are drawn with letters that the locale has.
         .env("LC_ALL", "C.UTF-8");
+    // Times are shown in the caller's zone, and tables name it.
+    cases.env("TZ", "UTC0");
     // Files remembered of repositories go into the examples' own folder; their password is in a
     // file there.
     cases
@@ -43,13 +45,20 @@ fn readme_examples_run_as_printed() {
 
 #[test]
 fn no_page_of_the_book_has_a_command_that_does_not_run() {
-    for page in ["virtualbox", "libvirt", "proxmox", "backup", "ci"] {
+    for page in [
+        "virtualbox",
+        "libvirt",
+        "proxmox",
+        "backup",
+        "ci",
+        "manager",
+    ] {
         run_as_printed(&format!("docs/book/howto/{page}.md"));
     }
 }
 
 /// Runs a document of the project as printed, by a shell, in one folder. Numbers in what it shows
-/// (sizes, times) are examples; all words hold.
+/// (sizes, times), ids and whole paths are examples; all words hold.
 fn run_as_printed(name: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name);
     let document = std::fs::read_to_string(path).expect("the document is there");
@@ -69,7 +78,8 @@ fn run_as_printed(name: &str) {
 }
 
 /// The console blocks of `markdown`: each command given to a shell, each line of output with its
-/// numbers left open, and after the last of them the blank line that trycmd wants.
+/// numbers left open, and after the last of them the blank line that trycmd wants. A comment behind
+/// a command says with which code it ends, if that is not zero.
 fn for_a_shell(markdown: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
     let (mut in_block, mut after_output) = (false, false);
@@ -79,11 +89,14 @@ fn for_a_shell(markdown: &str) -> String {
             lines.push(String::new());
         }
         after_output = in_block && !line.starts_with("$ ");
-        lines.push(match line.strip_prefix("$ ") {
-            Some(command) if in_block => format!("$ sh -c '{}'", command.replace('\'', r"'\''")),
-            _ if in_block && !is_fence && !line.starts_with("? ") => numbers_open(line),
-            _ => line.to_owned(),
-        });
+        match line.strip_prefix("$ ") {
+            Some(command) if in_block => {
+                lines.push(format!("$ sh -c '{}'", command.replace('\'', r"'\''")));
+                lines.extend(exit_code(command).map(|code| format!("? {code}")));
+            }
+            _ if in_block && !is_fence => lines.push(numbers_open(line)),
+            _ => lines.push(line.to_owned()),
+        }
         in_block = if is_fence {
             line == "```console"
         } else {
@@ -93,9 +106,31 @@ fn for_a_shell(markdown: &str) -> String {
     lines.join("\n")
 }
 
+/// The code of `… # exit code 1: they differ`.
+fn exit_code(command: &str) -> Option<&str> {
+    let (_, rest) = command.split_once("# exit code ")?;
+    Some(rest.split_once(':').map_or(rest, |(code, _)| code))
+}
+
+/// True if a word is of one machine and one moment: an id, or a whole path; or if it is a backslash,
+/// for which trycmd has another.
+fn is_of_here(word: &str) -> bool {
+    let core = word.trim_matches(['(', ')', ',', ':']);
+    let is_id = core.len() >= 8 && core.chars().all(|digit| digit.is_ascii_hexdigit());
+    is_id
+        || core == "\\"
+        || core.starts_with('/')
+        || ["=/", "\"/", "'/", "://1"]
+            .iter()
+            .any(|part| core.contains(part))
+}
+
 /// `line` with `[..]` for every number with its unit; exactly as it is if it has none.
 fn numbers_open(line: &str) -> String {
     let is_number = |word: &str| {
+        if is_of_here(word) {
+            return true;
+        }
         let core = word.trim_matches(['(', ')', ',', ':']);
         core.starts_with(|first: char| first.is_ascii_digit())
             && core

@@ -421,3 +421,50 @@ fn wide_and_combining_letters_do_not_move_columns() {
         assert!(starts.iter().all(|start| *start == starts[0]), "{shown}");
     }
 }
+
+/// The zone stands once, above the times, so that an 80-column terminal has room for all columns.
+#[test]
+fn a_table_names_the_zone_of_its_times_once() {
+    let sandbox = Sandbox::new();
+    sandbox.random_file("disk.raw", 1 << 20, 1);
+    sandbox.succeed([
+        "import",
+        "disk.raw",
+        "vm-100-disk-0",
+        "--snapshot",
+        "monday",
+        "-q",
+    ]);
+    for (zone, args, heading) in [
+        ("UTC0", &["list"][..], "CREATED (UTC)"),
+        ("<+0545>-5:45", &["list"], "CREATED (+05:45)"),
+        ("<-0330>3:30", &["list"], "CREATED (-03:30)"),
+        ("<+0545>-5:45", &["list", "--utc"], "CREATED (UTC)"),
+        ("<+0545>-5:45", &["tree"], "CREATED (+05:45)"),
+        (
+            "<+0545>-5:45",
+            &["snapshot", "list", "vm-100-disk-0"],
+            "CREATED (+05:45)",
+        ),
+        ("<+0545>-5:45", &["report", "growth"], "WHEN (+05:45)"),
+        (
+            "<+0545>-5:45",
+            &["report", "--keep-last", "1"],
+            "TAKEN (+05:45)",
+        ),
+        (
+            "<+0545>-5:45",
+            &["list", "-o", "name,created"],
+            "CREATED (+05:45)",
+        ),
+    ] {
+        let mut command = sandbox.command(args);
+        let output = command.env("TZ", zone).env("COLUMNS", "80").output();
+        let shown = String::from_utf8(output.expect("it starts").stdout).expect("text");
+        assert!(shown.contains(heading), "{args:?}: {shown}");
+        assert!(!shown.contains("+05:45 "), "{args:?}: {shown}");
+        if args[0] == "list" && args.len() < 3 {
+            assert!(shown.contains("SNAPSHOTS"), "{args:?}: {shown}");
+        }
+    }
+}

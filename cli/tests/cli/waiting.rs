@@ -84,6 +84,20 @@ fn a_wait_ends_with_its_time_or_a_signal() {
     assert_eq!(sandbox.names(), ["web"]);
 }
 
+/// Where a server's socket is that nobody answers, each look is an attempt: it is said once
+/// nevertheless.
+#[test]
+fn many_attempts_are_told_once() {
+    let (sandbox, holder) = held_store();
+    std::fs::write(sandbox.path("store/control"), "").expect("room");
+    let begun = Instant::now();
+    let run = sandbox.run(["create", "new", "1M", "--wait=2"]);
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{run:?}");
+    assert_eq!(run.code, Some(11), "{run:?}");
+    assert_eq!(run.stderr.matches("waiting: ").count(), 1, "{run:?}");
+    assert_eq!(finished(holder).code, Some(0));
+}
+
 /// Nobody waits for a server, which does the command.
 #[test]
 fn a_served_store_is_free() {

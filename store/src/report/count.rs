@@ -141,7 +141,8 @@ impl ChunkCounts {
         })?;
         ranks.finish_counts();
         let horizon = frames.last().map_or(ChunkId(0), FrameSummary::end_id);
-        let space = FileSpace::measure_files(store, regions.into_iter(), horizon)?;
+        let mut space = FileSpace::measure_files(store, regions.into_iter(), horizon)?;
+        space.count_unflushed(&frames);
         let mut counted = Self {
             frames,
             runs: Vec::new(),

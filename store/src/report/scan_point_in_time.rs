@@ -10,6 +10,7 @@ use vellum_core::units::{ChunkId, PageIndex};
 
 use super::UncountedItem;
 use super::disks_point_in_time::DisksPointInTime;
+use super::frames::FrameSummary;
 use crate::chunks::HeaderWalk;
 use crate::clock::now_ms;
 use crate::collect::REGION_IDS;
@@ -193,6 +194,22 @@ impl Losses {
 }
 
 impl FileSpace {
+    /// Counts `frames`, which are all in the order of their ids, that no file has yet: a collection
+    /// writes them into files before it looks at those. Without them, deleting what was written a
+    /// moment ago would seem to free nothing.
+    pub(super) fn count_unflushed(&mut self, frames: &[FrameSummary]) {
+        let filed_end = self.files.iter().map(|(_, last, _)| *last).max();
+        let start = frames.partition_point(|frame| Some(frame.first) <= filed_end);
+        for frame in &frames[start..] {
+            let at = self
+                .stored
+                .partition_point(|(_, end, _)| *end <= frame.first.0);
+            if let Some((_, _, len)) = self.stored.get_mut(at) {
+                *len = len.saturating_add(frame.own_payload_len.into());
+            }
+        }
+    }
+
     /// Measures the space that the files take now, and the frames' part of it for each region of
     /// ids that `regions` names, in order, and between them.
     pub(super) fn measure_files(

@@ -43,7 +43,7 @@ stays as long as they do. The space comes back with \
 `vellum backup prune`.")]
 pub(crate) struct Args {
     /// The repository; with rules the images that they are for (all, if none is named), else points
-    #[arg(value_name = "REPO] [IMAGE")]
+    #[arg(value_name = "REPO] [IMAGE[@SNAPSHOT]")]
     words: Vec<String>,
     #[command(flatten)]
     keep: KeepArgs,
@@ -240,7 +240,7 @@ impl Render for ForgetSummary {
         let columns = [
             Column::text_column("NAME"),
             Column::text_column("ID").as_whole(),
-            Column::text_column("TIME").as_whole().giving_way(2),
+            Column::text_column("TIME").as_time().giving_way(2),
             Column::number_column("SIZE").giving_way(1),
             Column::text_column("STAYS AS").as_prose(),
         ];

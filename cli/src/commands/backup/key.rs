@@ -328,7 +328,7 @@ impl Render for KeyListing {
         let columns = [
             Column::text_column("ID").as_whole(),
             Column::text_column("KIND").as_whole(),
-            Column::text_column("CREATED").as_whole().giving_way(1),
+            Column::text_column("CREATED").as_time().giving_way(1),
             Column::text_column("LABEL"),
         ];
         let row = |key: &ShownKey| {

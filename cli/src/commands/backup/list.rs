@@ -137,7 +137,7 @@ impl Render for PointListing {
             Column::text_column("NAME"),
             Column::text_column("HOST").giving_way(2),
             Column::number_column("SIZE").giving_way(1),
-            Column::text_column("TIME").as_whole().giving_way(3),
+            Column::text_column("TIME").as_time().giving_way(3),
             Column::text_column("MARKS").as_prose(),
         ];
         let row = |point: &PointDescription| {

@@ -184,7 +184,7 @@ impl Render for PointTreeDrawing {
             Column::text_column("NAME"),
             Column::number_column("SIZE").giving_way(1),
             Column::text_column("ID").as_whole(),
-            Column::text_column("TIME").as_whole().giving_way(2),
+            Column::text_column("TIME").as_time().giving_way(2),
             Column::text_column("STANDS ON"),
             Column::text_column("MARKS").as_prose(),
         ];

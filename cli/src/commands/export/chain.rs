@@ -93,12 +93,16 @@ fn state_files(
         let node = NodeRef::Snapshot(image, snapshot.serial);
         (node, snapshot.name.to_string())
     });
-    let nodes = snapshots.chain([(NodeRef::Image(image), name.clone())]);
-    let (states, names) = nodes
-        .map(|(node, text)| {
-            let file_name = files.unique_name(&text, format.image_format().format_name());
-            (StateFile { node, file_name }, tree.display_name(node))
-        })
+    // A snapshot that is called like its image does not take the name from it.
+    let ending = format.image_format().format_name();
+    let own_name = files.unique_name(&name, ending);
+    let snapshots: Vec<(NodeRef, String)> = snapshots
+        .map(|(node, text)| (node, files.unique_name(&text, ending)))
+        .collect();
+    let (states, names) = snapshots
+        .into_iter()
+        .chain([(NodeRef::Image(image), own_name)])
+        .map(|(node, file_name)| (StateFile { node, file_name }, tree.display_name(node)))
         .unzip();
     (name, states, names)
 }

@@ -214,7 +214,7 @@ impl Render for MachineListing {
             Column::text_column("NAME"),
             Column::number_column("DISKS"),
             Column::number_column("SIZE"),
-            Column::text_column("CREATED").as_whole().giving_way(1),
+            Column::text_column("CREATED").as_time().giving_way(1),
         ];
         let row = |row: &ShownMachine| {
             let size = row.disks.iter().map(|disk| disk.size).sum();

@@ -22,6 +22,7 @@ use crate::output::page::TextPage;
 use crate::output::{OutputLayout, Render, Units};
 use crate::picture;
 use crate::report::document::Document;
+use crate::report::html::PageOptions;
 use crate::report::sheet::{RowLimit, Sheet};
 use crate::report::{ReportPart, csv, html, part_sheet, pictures, prometheus};
 use crate::retention_args::KeepArgs;
@@ -257,8 +258,16 @@ fn print_report(
             .output
             .print_verbatim(csv::render_csv(&part_sheet(report, part, RowLimit::Whole)).as_bytes())
     } else if let Some(file) = &args.html {
-        let store = session.store_dir()?.display().to_string();
-        let page = html::render_html(report, &store, args.top.unwrap_or(TOP_OF_PAGE), units);
+        let folder = session.store_dir()?.display().to_string();
+        let page = html::render_html(
+            report,
+            &PageOptions {
+                store: &folder,
+                rows_max: args.top.unwrap_or(TOP_OF_PAGE),
+                units,
+                is_protected: &|name| is_name_protected(store, name),
+            },
+        );
         file::write_report_file(session, file, &page, args.force)
     } else if let Some(folder) = &args.pictures {
         let pictures = ReportPart::ALL
@@ -362,6 +371,13 @@ fn is_protected(store: &Store, node: NodeRef) -> bool {
         NodeRef::Image(image) => tree.plan_delete_image(image, true).is_err(),
         NodeRef::Snapshot(image, serial) => tree.plan_delete_snapshot(image, serial).is_err(),
     }
+}
+
+/// The same of a name; one that is gone meanwhile is not proposed either.
+fn is_name_protected(store: &Store, name: &str) -> bool {
+    store
+        .find_whole(name)
+        .map_or(true, |node| is_protected(store, node))
 }
 
 impl Render for ReportTables<'_> {

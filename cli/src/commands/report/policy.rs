@@ -129,7 +129,7 @@ impl Render for Forecast {
         page.write_table(
             &[
                 Column::text_column("SNAPSHOT"),
-                Column::text_column("TAKEN").as_whole().giving_way(1),
+                Column::text_column("TAKEN").as_time().giving_way(1),
                 Column::text_column("VERDICT").as_whole(),
                 Column::text_column("WHY").as_prose(),
             ],

@@ -151,6 +151,21 @@ rm web@a%d ? vellum rm -n web@a..@d
 rm -n web@a%d ? vellum rm -n web@a..@d
 rollback web@monday ~ vellum snapshot restore web@monday
 rollback -r web@monday ~ later snapshots
+rollback web monday ~ vellum snapshot restore web@monday
+delsnapshot web monday ~ vellum rm -n web@monday
+qm list ~ vellum machine list
+qm snapshot 100 before ~ vellum machine snapshot take 100@before
+qm rollback 100 before ~ vellum machine snapshot restore 100@before
+qm delsnapshot 100 before ~ vellum machine snapshot delete 100@before
+qm disk import 100 disk.qcow2 local-lvm ~ vellum import DISK NAME
+qm start 100 ~ vellum machine --help
+vzdump 100 --storage local ~ vellum backup push REPO IMAGE
+qmrestore a.vma 100 ~ vellum probe a.vma
+list --format json ~ vellum list --json
+backup backup repo web.raw ~ vellum backup push repo IMAGE --from-file web.raw
+backup backup repo /srv/web.raw ~ vellum backup push repo IMAGE --from-file /srv/web.raw
+backup init repo --no-password ~ vellum backup init repo --no-encryption
+backup backup ~ vellum backup push REPO IMAGE
 clone web@monday web-test = clone web@monday web-test
 promote trial ~ vellum flatten trial
 rename web www = rename web www
