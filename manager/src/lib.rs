@@ -1,4 +1,4 @@
-//! The Virtual Disk Manager: a store's tree, live, in a browser.
+//! The Virtual Disk Manager: a store's tree, live, in a browser or at a terminal.
 //!
 //! It knows HTTP, pages, sessions, jobs and news; it knows no store. All that it sees of one is
 //! [`Operations`]: typed questions that are answered at once, and command lines that are run as
@@ -8,7 +8,8 @@
 //! A request passes `request_check` (the server's names, where the request comes from, the session)
 //! before anything else looks at it; `listener` bounds connections, heads and time;
 //! `routes` gives answers, of `pages`, which are whole without scripts. `action_table` is
-//! what can be done, `actions` makes a command line of it; `jobs` runs them.
+//! what can be done, `actions` makes a command line of it; `jobs` runs them. `terminal` is the same
+//! for keys and cells, without HTTP.
 //!
 //! # What this does not do
 //!

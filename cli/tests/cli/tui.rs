@@ -1,5 +1,5 @@
-//! The manager at a terminal: a person's day in tmux, on a small screen and on a large one, with the
-//! program itself and beside a server; and terminals that are as they were, however it ended.
+//! The manager at a terminal: a person's day in tmux, on a small screen and, beside a server, on a
+//! large one; and terminals that are as they were, however it ended.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

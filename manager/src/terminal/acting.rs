@@ -2,16 +2,16 @@
 
 use super::action_form::ActionForm;
 use super::key_table::ScreenPage;
-use super::model::{MessageKind, PlanSheet, ScreenDialog, TerminalEffect, TerminalModel};
+use super::model::{
+    MessageKind, PlanSheet, ScreenDialog, TerminalEffect, TerminalEffects, TerminalModel,
+};
 use super::page_rows::RowSubject;
 use crate::action_table::ACTIONS;
 use crate::actions::{ActionSpec, ActionSubject, find_action};
 use crate::operations::NodeKind;
 
-type Effects = Vec<TerminalEffect>;
-
 impl TerminalModel {
-    pub(super) fn do_plan(&mut self, sheet: PlanSheet) -> Effects {
+    pub(super) fn do_plan(&mut self, sheet: PlanSheet) -> TerminalEffects {
         let fault = match (&sheet.preview, &sheet.planned.preview) {
             (Some(preview), _) if !preview.is_fine => Some("the plan says why it cannot be done"),
             (None, Some(_)) => Some("the plan is still being made"),
@@ -64,7 +64,7 @@ impl TerminalModel {
         self.view.dialog = Some(ScreenDialog::Menu { actions, cursor: 0 });
     }
 
-    pub(super) fn begin_named(&mut self, key: &str) -> Effects {
+    pub(super) fn begin_named(&mut self, key: &str) -> TerminalEffects {
         match find_action(key) {
             Ok(action) => self.begin_action(action),
             Err(fault) => {
@@ -75,7 +75,7 @@ impl TerminalModel {
     }
 
     /// Opens the form of an action, or its plan if it asks for nothing.
-    pub(super) fn begin_action(&mut self, action: &'static ActionSpec) -> Effects {
+    pub(super) fn begin_action(&mut self, action: &'static ActionSpec) -> TerminalEffects {
         if let Some(reason) = &self.facts.read_only_reason {
             let text = format!("nothing can be changed here: {reason}");
             self.tell(MessageKind::Warning, text);
@@ -137,7 +137,7 @@ impl TerminalModel {
         }
     }
 
-    pub(super) fn plan_form(&mut self, mut form: ActionForm) -> Effects {
+    pub(super) fn plan_form(&mut self, mut form: ActionForm) -> TerminalEffects {
         let Ok(action) = find_action(form.action) else {
             return Vec::new();
         };

@@ -1,4 +1,5 @@
-//! The table of keys: where each is understood, and the command that it is. Pure.
+//! The table of keys: where each is understood, and the command that it is. Pure. It is
+//! longer than other files, since it is one table.
 
 use super::key_press::KeyPress;
 

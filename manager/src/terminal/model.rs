@@ -131,6 +131,9 @@ pub(crate) enum TerminalEffect {
     ReadGuest(String),
 }
 
+/// The effects of one key.
+pub(crate) type TerminalEffects = Vec<TerminalEffect>;
+
 /// News for the program, beside keys.
 pub(crate) enum TerminalAnswer {
     Tree(Arc<Vec<TreeLine>>, Vec<MachineFacts>),

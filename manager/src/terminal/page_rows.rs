@@ -1,9 +1,9 @@
 //! The rows of the pages beside the tree, the details of a node, and the lines of sheets: texts
 //! alone.
 
+use super::folded_rows::fold_rows;
 use super::key_table::{ScreenPage, all_bindings};
 use super::model::{ScreenDialog, TerminalModel};
-use super::screen::text_width;
 use crate::action_table::ACTIONS;
 use crate::actions::find_action;
 use crate::jobs::{CommandJob, age_text, now_ms, seconds_text, shell_line};
@@ -463,20 +463,6 @@ impl TerminalModel {
     }
 }
 
-/// Rows of a part of the screen that is `width` columns wide.
-pub(super) fn fold_rows(rows: &[PageRow], width: usize) -> Vec<PageRow> {
-    let width = width.saturating_sub(2).max(1);
-    let lines = |row: &PageRow| -> Vec<PageRow> {
-        let line = |text: &str| PageRow {
-            text: text.to_owned(),
-            ..row.clone()
-        };
-        let lines = row.text.split('\n').map(line);
-        lines.flat_map(|row| fold_row(&row, width)).collect()
-    };
-    rows.iter().flat_map(lines).collect()
-}
-
 fn link_rows(title: &str, links: &[NodeLink]) -> Vec<PageRow> {
     let more = links.len().saturating_sub(LINKS_MAX);
     let rows = links.iter().take(LINKS_MAX).enumerate().map(|(nth, link)| {
@@ -485,33 +471,4 @@ fn link_rows(title: &str, links: &[NodeLink]) -> Vec<PageRow> {
     });
     let more = (more > 0).then(|| PageRow::fact("", &format!("and {more} more")));
     rows.chain(more).collect()
-}
-
-/// `row` in rows of at most `width` columns, broken at blanks where that is possible.
-fn fold_row(row: &PageRow, width: usize) -> Vec<PageRow> {
-    let mut rows = Vec::new();
-    let (mut text, mut taken, mut blank) = (String::new(), 0, None);
-    for letter in row.text.chars() {
-        let more = text_width(letter.encode_utf8(&mut [0; 4]));
-        if taken + more > width && !text.is_empty() {
-            let rest = match blank.filter(|at| *at > 0) {
-                Some(at) => text.split_off(at).trim_start().to_owned(),
-                None => String::new(),
-            };
-            rows.push(std::mem::replace(&mut text, rest));
-            taken = text_width(&text);
-            blank = None;
-        }
-        if letter == ' ' {
-            blank = Some(text.len());
-        }
-        text.push(letter);
-        taken += more;
-    }
-    rows.push(text);
-    let fold = |text: String| PageRow {
-        text,
-        ..row.clone()
-    };
-    rows.into_iter().map(fold).collect()
 }

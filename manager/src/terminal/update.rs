@@ -1,21 +1,20 @@
-//! The effects of a key on the state of the program. Pure: whatever acts on a store is an effect that
-//! is given back.
+//! The effects of a key on the state of the program. Pure: whatever acts on a store is an effect
+//! that is given back.
 
 use super::key_press::KeyPress;
 use super::key_table::{CursorStep, KeyCommand, KeyScope, ScreenPage, find_command};
 use super::model::{
-    MessageKind, PlanSheet, ScreenDialog, TerminalEffect, TerminalModel, TerminalView,
+    MessageKind, PlanSheet, ScreenDialog, TerminalEffect, TerminalEffects, TerminalModel,
+    TerminalView,
 };
 use super::page_rows::RowSubject;
 use crate::action_table::ACTIONS;
 use crate::actions::{ActionSpec, ActionSubject};
 use crate::tree_view::{TreeOrder, TreeWish};
 
-type Effects = Vec<TerminalEffect>;
-
 impl TerminalModel {
     /// Reacts to a key. Each one changes something, has an effect, or leaves a message.
-    pub(crate) fn handle_key(&mut self, key: KeyPress) -> Effects {
+    pub(crate) fn handle_key(&mut self, key: KeyPress) -> TerminalEffects {
         let (before, old) = (self.view.clone(), self.message.take());
         let effects = match find_command(self.key_scopes(), key) {
             Some(command) => self.run_key(command),
@@ -33,7 +32,7 @@ impl TerminalModel {
     }
 
     /// A key that is not in the table: a letter of a text, an action of the tree, or nothing.
-    fn other_key(&mut self, key: KeyPress) -> Effects {
+    fn other_key(&mut self, key: KeyPress) -> TerminalEffects {
         if let KeyPress::Char(letter) = key {
             if self.type_letter(letter) {
                 return Vec::new();
@@ -81,7 +80,7 @@ impl TerminalModel {
         actions.find(|action| action.letter == Some(letter))
     }
 
-    fn run_key(&mut self, command: KeyCommand) -> Effects {
+    fn run_key(&mut self, command: KeyCommand) -> TerminalEffects {
         match command {
             KeyCommand::Step(step) => self.move_cursor(step),
             KeyCommand::OpenBranch => self.open_branch(),
@@ -160,8 +159,8 @@ impl TerminalModel {
         }
     }
 
-    /// Puts the cursor on the line of just this name, else on the first that is searched for, unless
-    /// it is on one already.
+    /// Puts the cursor on the line of just this name, else on the first that is searched for,
+    /// unless it is on one already.
     fn go_to_match(&mut self, is_kept: bool) {
         let search = &self.view.wish.search;
         let is_match = |nth: &usize| self.shown.get(*nth).is_some_and(|shown| shown.is_match);
@@ -299,7 +298,7 @@ impl TerminalModel {
         self.refresh_lines(None);
     }
 
-    fn compare_parent(&mut self) -> Effects {
+    fn compare_parent(&mut self) -> TerminalEffects {
         let from = self.cursor_facts().and_then(|facts| facts.chain.first());
         let from = from.and_then(|link| link.name.clone());
         if let (Some(to), Some(from)) = (self.cursor_name().map(str::to_owned), from) {
@@ -309,7 +308,7 @@ impl TerminalModel {
         Vec::new()
     }
 
-    fn read_guest(&mut self) -> Effects {
+    fn read_guest(&mut self) -> TerminalEffects {
         let name = self.cursor_name().map(str::to_owned);
         if name.is_none() {
             self.tell(MessageKind::Note, "a shared base is no guest's disk");
@@ -317,7 +316,7 @@ impl TerminalModel {
         name.map(TerminalEffect::ReadGuest).into_iter().collect()
     }
 
-    fn count_anew(&mut self) -> Effects {
+    fn count_anew(&mut self) -> TerminalEffects {
         if self.view.page == ScreenPage::Backups {
             self.is_reading_backups = true;
             return vec![TerminalEffect::ReadBackups];
@@ -326,7 +325,7 @@ impl TerminalModel {
         vec![TerminalEffect::CountUsage]
     }
 
-    fn show_page(&mut self, page: ScreenPage) -> Effects {
+    fn show_page(&mut self, page: ScreenPage) -> TerminalEffects {
         self.view = TerminalView {
             page,
             row: 0,
@@ -344,7 +343,7 @@ impl TerminalModel {
         }
     }
 
-    fn cancel_job(&mut self) -> Effects {
+    fn cancel_job(&mut self) -> TerminalEffects {
         let row = self.cursor_row().and_then(|row| match row.subject {
             RowSubject::Job(number) => Some(number),
             _ => None,
@@ -372,7 +371,7 @@ impl TerminalModel {
         vec![TerminalEffect::StopJob(job.number)]
     }
 
-    fn ask_to_quit(&mut self) -> Effects {
+    fn ask_to_quit(&mut self) -> TerminalEffects {
         let running = self.running_count();
         if running == 0 {
             return vec![TerminalEffect::Quit];
@@ -407,7 +406,7 @@ impl TerminalModel {
         }
     }
 
-    fn accept_dialog(&mut self) -> Effects {
+    fn accept_dialog(&mut self) -> TerminalEffects {
         match self.view.dialog.take() {
             Some(ScreenDialog::Menu { actions, cursor }) => match actions.get(cursor) {
                 Some(key) => self.begin_named(key),
@@ -448,7 +447,7 @@ impl TerminalModel {
         }
     }
 
-    fn confirm_dialog(&mut self) -> Effects {
+    fn confirm_dialog(&mut self) -> TerminalEffects {
         match self.view.dialog.take() {
             Some(ScreenDialog::Quit { .. }) => vec![TerminalEffect::Quit],
             Some(ScreenDialog::Plan(sheet)) => self.do_plan(sheet),
