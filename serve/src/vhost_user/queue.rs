@@ -81,10 +81,10 @@ fn run_chain(
 
 /// What the guest wrote, the room for what it reads, and for the result; none if there is no room
 /// for a result.
-fn split_chain<'m>(
+fn split_chain(
     chain: DescriptorChain<PresentMemory>,
-    memory: &'m GuestMemoryMmap,
-) -> Option<(Reader<'m>, Writer<'m>, Writer<'m>)> {
+    memory: &GuestMemoryMmap,
+) -> Option<(Reader<'_>, Writer<'_>, Writer<'_>)> {
     let written = chain.clone().reader(memory).ok()?;
     let mut answer = chain.writer(memory).ok()?;
     let answer_len = answer.available_bytes().checked_sub(1)?;

@@ -25,7 +25,7 @@ use crate::error::ServeError;
 use crate::nbd::Report;
 use crate::peer::Peer;
 use crate::socket::ListeningSocket;
-use crate::writers::Writers;
+use crate::writers::{WriteRight, Writers};
 
 /// The end of a socket's name, behind the export's.
 const ENDING: &str = ".sock";
@@ -377,7 +377,7 @@ fn open_backend(shared: &SharedState, id: u64, name: &str) -> Result<DiskBackend
         .map_err(|error| error.to_string())?;
     let peer = Peer::Guest(id);
     let right = (!device.is_shareable()).then(|| shared.writers.enter_disk(&device, &peer));
-    let writer = right.as_ref().and_then(|right| right.blocking_writer());
+    let writer = right.as_ref().and_then(WriteRight::blocking_writer);
     let is_read_only = shared.options.read_only || device.is_read_only() || writer.is_some();
     let target = DiskTarget::new(TargetParts {
         name: name.to_owned(),

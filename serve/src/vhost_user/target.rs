@@ -122,33 +122,37 @@ impl DiskTarget {
         answer_len: usize,
         buffer: &mut [u8],
     ) -> BlockStatus {
-        let mut header = [0; HEADER_LEN];
-        let done = match written.read_exact(&mut header) {
-            Err(error) => Err(RequestFault::Memory(error)),
-            Ok(()) => {
-                let data_len = written_len - HEADER_LEN;
-                match BlockOperation::parse_header(header) {
-                    BlockOperation::Read(offset) => {
-                        self.read_range(offset, answer_len, answer, buffer)
-                    }
-                    BlockOperation::Write(offset) => {
-                        self.write_range(offset, data_len, written, buffer)
-                    }
-                    BlockOperation::Flush => self.flush(),
-                    BlockOperation::Identify => self.identify(answer, answer_len),
-                    BlockOperation::Discard => self.zero_segments(written, data_len, false),
-                    BlockOperation::WriteZeroes => self.zero_segments(written, data_len, true),
-                    BlockOperation::Unknown => Err(RequestFault::Unsupported),
-                }
-            }
-        };
-        match done {
+        match self.try_request(written, written_len, answer, answer_len, buffer) {
             Ok(()) => BlockStatus::Done,
             Err(RequestFault::Unsupported) => BlockStatus::Unsupported,
             Err(fault) => {
                 self.report_failure(&fault);
                 BlockStatus::Failed
             }
+        }
+    }
+
+    fn try_request(
+        &self,
+        written: &mut impl Read,
+        written_len: usize,
+        answer: &mut impl Write,
+        answer_len: usize,
+        buffer: &mut [u8],
+    ) -> Result<(), RequestFault> {
+        let mut header = [0; HEADER_LEN];
+        written
+            .read_exact(&mut header)
+            .map_err(RequestFault::Memory)?;
+        let data_len = written_len.saturating_sub(HEADER_LEN);
+        match BlockOperation::parse_header(header) {
+            BlockOperation::Read(offset) => self.read_range(offset, answer_len, answer, buffer),
+            BlockOperation::Write(offset) => self.write_range(offset, data_len, written, buffer),
+            BlockOperation::Flush => self.flush(),
+            BlockOperation::Identify => self.identify(answer, answer_len),
+            BlockOperation::Discard => self.zero_segments(written, data_len, false),
+            BlockOperation::WriteZeroes => self.zero_segments(written, data_len, true),
+            BlockOperation::Unknown => Err(RequestFault::Unsupported),
         }
     }
 

@@ -202,12 +202,12 @@ fn header_of(
     };
     let chunks: Vec<&[u8]> = plain.chunks_exact(chunk_len).collect();
     let hashes = hash_chunks(&chunks);
-    let ids = match other.filter(|other| other.chunk_hashes().map(|(_, hash)| hash).eq(&hashes)) {
-        Some(other) => Some(other.chunk_hashes().map(|(id, _)| id).collect()),
-        None => {
-            let end = ids.end.min(first.advance_by(SPAN_MAX.into()));
-            assign_ids(first, end, &indexed_ids(database, &hashes)?)
-        }
+    let has_same = |other: &&FrameHeader| other.chunk_hashes().map(|(_, hash)| hash).eq(&hashes);
+    let ids = if let Some(other) = other.filter(has_same) {
+        Some(other.chunk_hashes().map(|(id, _)| id).collect())
+    } else {
+        let end = ids.end.min(first.advance_by(SPAN_MAX.into()));
+        assign_ids(first, end, &indexed_ids(database, &hashes)?)
     };
     Ok(ids.map(|ids: Vec<ChunkId>| {
         let chunks = ids.into_iter().zip(hashes);
