@@ -31,7 +31,8 @@ pub trait Operations: Send + Sync + 'static {
         cells: usize,
     ) -> Result<ChangedCells, OperationFault>;
 
-    /// The partitions of a disk, and what its guest's file systems hold. Reads their metadata: slow.
+    /// The partitions of a disk, and what its guest's file systems hold. Reads their metadata, which
+    /// takes a while.
     fn guest_parts(&self, name: &str) -> Result<Vec<GuestPart>, OperationFault>;
 
     /// The store's figures and what each node holds. All maps are read: slow in a large store.
@@ -277,7 +278,7 @@ pub struct BackupPoint {
 pub struct LocalBackup {
     /// The whole name.
     pub name: String,
-    /// The time of the newest point of that name, in milliseconds since 1970; none if there is none.
+    /// The time of the newest point of that name, in milliseconds since 1970, if there is one.
     pub taken_ms: Option<u64>,
 }
 

@@ -8,8 +8,8 @@
 //! follows from them, without socket, thread or clock; `handshake`, `execution` and `reads` do it,
 //! for a socket as for memory (`in_memory`); `transport` is one socket, plain or under TLS;
 //! `entrance` takes a client through its handshake, `connection` is its threads, `client_log` its
-//! lines in the log; `clients` is what they share, `server` all of them, from the first to a bounded
-//! end, `seats` their limits.
+//! lines in the log; `clients` is what they share, `server` all of them, from the first to a
+//! bounded end, `seats` their limits.
 //!
 //! # Limits
 //!
@@ -20,7 +20,7 @@
 //!
 //! # Writers
 //!
-//! One client writes to an export at a time ([`Writers`]), unless its device says that it is made for
+//! One client writes to an export at a time (`writers`), unless its device says that it is made for
 //! several ([`Device::is_shareable`](vellum_core::device::Device::is_shareable)). A client is a
 //! process behind a Unix socket, and an address behind TCP: guests of one host that connect over
 //! TCP look alike.

@@ -40,7 +40,8 @@ Images can be written, by one client at a time; snapshots (IMAGE@SNAPSHOT) only 
 a repository (--from REPO) only read, and so are files, by their names. With -v it says who comes \
 and goes, what fails and what takes long. With --vhost-user a virtual machine has a disk as \
 `-chardev socket,id=c,path=DIR/web.sock,reconnect=1 -device vhost-user-blk-pci,chardev=c` of QEMU \
-(its memory shared: `-object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m`). Started by systemd with sockets, it listens on those.")]
+(its memory shared: `-object memory-backend-memfd,id=m,size=2G,share=on -numa node,memdev=m`). \
+Started by systemd with sockets, it listens on those.")]
 pub(crate) struct Args {
     /// Files of any format, to be read, in place of the store
     #[arg(value_name = "FILE", conflicts_with = "from")]
@@ -65,8 +66,8 @@ pub(crate) struct Args {
     /// Show images and snapshots as files in this empty folder too
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
-    /// Keep a vhost-user-blk socket for each image and snapshot in this folder too: virtual machines
-    /// on this one reach their disks through shared memory
+    /// Keep a vhost-user-blk socket for each image and snapshot in this folder too: virtual
+    /// machines on this one reach their disks through shared memory
     #[arg(long, value_name = "DIR", conflicts_with = "files")]
     vhost_user: Option<PathBuf>,
     /// Show the store in a browser too, as `vellum manager` does [default: 127.0.0.1:10880]

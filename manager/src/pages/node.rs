@@ -240,7 +240,9 @@ pub(crate) fn guest_part(parts: &[GuestPart], operations: &dyn Operations) -> Ma
         @else {
             table.list {
                 thead {
-                    tr { th { "Part" } th { "Content" } th { "Length" } th { "Used" } th { "Free" } }
+                    tr {
+                        th { "Part" } th { "Content" } th { "Length" } th { "Used" } th { "Free" }
+                    }
                 }
                 tbody {
                     @for part in parts {

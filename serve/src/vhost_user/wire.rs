@@ -19,8 +19,8 @@
 //! 12      4     flags: bit 0 unmap (of zeroes only)
 //! ```
 //!
-//! The answer is the bytes of a read or the serial number, and one byte of result: 0 done, 1 failed,
-//! 2 not supported. The configuration space, of which a front end reads any part:
+//! The answer is the bytes of a read or the serial number, and one byte of result: 0 done,
+//! 1 failed, 2 not supported. The configuration space, of which a front end reads any part:
 //!
 //! ```text
 //! offset  size  meaning

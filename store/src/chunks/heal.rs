@@ -94,8 +94,8 @@ impl Chunks {
     }
 
     /// Writes the frame that holds `id` anew if its payload is not the one that its header was
-    /// written with, but has chunks of it. A lost table leaves such a pair: below it lies the record
-    /// that one of the two replaced, and both times the frame held the same chunks, or more of them.
+    /// written with, but has chunks of it. A lost table leaves such a pair: below it lies the
+    /// record that one of the two replaced, and both times the frame held the same chunks, or more.
     /// True if it was written, and the id behind the frame.
     ///
     /// Locks: as [`Chunks::heal_chunks`].
