@@ -126,6 +126,27 @@ pub(crate) const ACTIONS: &[ActionSpec] = &[
         is_destructive: false,
     },
     ActionSpec {
+        key: "describe",
+        title: "Describe",
+        subject: ActionSubject::Node,
+        meaning: "Gives it a description; an empty one takes it away.",
+        fields: &[optional_field(text_field("text", "Description", ""))],
+        letter: None,
+        is_destructive: false,
+    },
+    ActionSpec {
+        key: "set",
+        title: "Properties",
+        subject: ActionSubject::Node,
+        meaning: "Gives a property of yours a value; an empty one takes it away.",
+        fields: &[
+            text_field("property", "Property", "such as owner"),
+            optional_field(text_field("value", "Value", "")),
+        ],
+        letter: None,
+        is_destructive: false,
+    },
+    ActionSpec {
         key: "tag",
         title: "Tags",
         subject: ActionSubject::Node,

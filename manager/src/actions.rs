@@ -237,6 +237,19 @@ impl ActionSpec {
             "machine-delete" => own(&["machine", "snapshot", "delete", node]),
             "rename" => own(&["rename", node, &name()?]),
             "tag" => self.tag_words(input, node)?,
+            "describe" => match self.field(input, "text")?.as_str() {
+                "" => own(&["describe", "--clear", node]),
+                text => own(&["describe", "--", node, text]),
+            },
+            "set" => {
+                let (property, value) =
+                    (self.field(input, "property")?, self.field(input, "value")?);
+                if value.is_empty() {
+                    own(&["set", node, &format!("--unset={property}")])
+                } else {
+                    own(&["set", "--", node, &format!("{property}={value}")])
+                }
+            }
             "pin" => {
                 let words = own(&["pin"]).into_iter().chain(option("off", "--off"));
                 words.chain(own(&[node])).collect()
@@ -598,6 +611,25 @@ mod tests {
                 &["web"],
                 &[("add", "a b"), ("remove", "c")],
                 "tag web --add=a --add=b --remove=c",
+            ),
+            (
+                "describe",
+                &["web"],
+                &[("text", "as delivered")],
+                "describe -- web as delivered",
+            ),
+            ("describe", &["web"], &[], "describe --clear web"),
+            (
+                "set",
+                &["web"],
+                &[("property", "owner"), ("value", "anna")],
+                "set -- web owner=anna",
+            ),
+            (
+                "set",
+                &["web"],
+                &[("property", "owner")],
+                "set web --unset=owner",
             ),
             ("pin", &["web"], &[], "pin web"),
             ("pin", &["web"], &[("off", "on")], "pin --off web"),

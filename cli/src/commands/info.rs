@@ -136,7 +136,14 @@ impl NodeInfo {
             .autoreset
             .map(|autoreset| if autoreset { "on" } else { "off" }.to_owned());
         let machines = self.machines.join(", ");
+        let properties = description.properties.iter();
+        let properties: Vec<String> = properties
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        let told = |text: String| Some(text).filter(|text| !text.is_empty());
         let optional = [
+            ("description", told(description.description.clone())),
+            ("properties", told(properties.join(", "))),
             ("own data", Some(units.format_bytes(description.own_bytes))),
             ("mode", description.mode.map(str::to_owned)),
             ("autoreset", autoreset),
@@ -145,10 +152,11 @@ impl NodeInfo {
             ("imported from", self.source_format.clone()),
             ("commits to", self.origin.clone()),
             ("layers", Some(self.layers.to_string())),
-            ("machines", Some(machines).filter(|names| !names.is_empty())),
+            ("machines", told(machines)),
         ];
-        let told = optional.into_iter();
-        told.filter_map(|(name, value)| Some((name, value?)))
+        let facts = optional.into_iter();
+        facts
+            .filter_map(|(name, value)| Some((name, value?)))
             .collect()
     }
 }

@@ -14,6 +14,7 @@ mod describe;
 mod diff;
 mod export;
 mod flatten;
+mod forget;
 mod gc;
 mod import;
 pub(crate) mod info;
@@ -79,6 +80,7 @@ pub(crate) enum Command {
     Probe(probe::Args),
     #[command(name = "rm", visible_alias = "delete", alias = "remove")]
     Remove(remove::Args),
+    Forget(forget::Args),
     #[command(visible_alias = "mv")]
     Rename(rename::Args),
     Resize(resize::Args),
@@ -212,6 +214,7 @@ pub(crate) fn run_command(
         Command::Convert(args) => convert::run_convert(args, session),
         Command::Probe(args) => probe::run_probe(args, session),
         Command::Remove(args) => remove::run_remove(args, session),
+        Command::Forget(args) => forget::run_forget(args, session),
         Command::Rename(args) => rename::run_rename(args, session),
         Command::Resize(args) => resize::run_resize(args, session),
         Command::Modify(args) => modify::run_modify(args, session),

@@ -176,6 +176,21 @@ const ACTIONS: &[(&str, &str, &str)] = &[
     ),
     ("do=tag&node=web&add=a+b", "vellum tag web", "web: a, b"),
     ("do=tag&node=web&remove=a", "--remove=a", "web: b"),
+    (
+        "do=describe&node=web&text=as+delivered",
+        "vellum describe",
+        "web: as delivered",
+    ),
+    (
+        "do=set&node=web&property=owner&value=anna",
+        "vellum set",
+        "owner=anna",
+    ),
+    (
+        "do=set&node=web&property=owner",
+        "--unset=owner",
+        "no properties",
+    ),
     ("do=pin&node=web%40now", "vellum pin web@now", "told done"),
     ("do=pin&node=web%40now&off=on", "--off", "told done"),
     ("do=resize&node=child&size=%2B1M", "+1M", "told done"),

@@ -125,6 +125,13 @@ const SHORTENED: Rows = &[
     ),
     ("tag web +x", &["did you mean web2?"]),
     ("tag web2@mon -x", &["did you mean web2@monday-evening?"]),
+    ("forget web --keep-last 1", &["did you mean web2?"]),
+    ("forget", &["nothing says which snapshots to keep"]),
+    ("forget web2 --keep-last 0", &["keeps nothing"]),
+    (
+        "forget web2@monday-evening --keep-last 1",
+        &["is a snapshot"],
+    ),
     ("describe web text", &["did you mean web2?"]),
     ("set web owner=anna", &["did you mean web2?"]),
     ("set owner=anna web2", &["`vellum set web2 owner=anna`"]),

@@ -119,3 +119,50 @@ fn a_list_has_the_rows_and_columns_that_are_asked_for() {
         assert_eq!(sandbox.run(line.split(' ')).code, Some(2), "{line}");
     }
 }
+
+/// Retention of the store itself: the same verdicts before and when it is done, images by
+/// themselves, and nothing but snapshots goes.
+#[test]
+fn what_no_rule_keeps_is_forgotten_as_it_was_foretold() {
+    let sandbox = Sandbox::empty();
+    sandbox.succeed(["init", "--quiet"]);
+    for image in ["web", "db"] {
+        sandbox.random_file("disk.raw", 100_000, image.len() as u64);
+        sandbox.succeed(["import", "disk.raw", image, "--quiet"]);
+        for snapshot in ["one", "two", "three"] {
+            let name = format!("{image}@{snapshot}");
+            sandbox.succeed(["snapshot", "take", &name, "--quiet"]);
+        }
+    }
+    sandbox.succeed(["pin", "web@one", "--quiet"]);
+    sandbox.succeed(["tag", "--quiet", "db@one", "+nightly"]);
+    let told = sandbox.succeed(["forget", "-n", "--keep-last", "1"]);
+    assert!(
+        told.contains("3 snapshots would stay, 3 would go") && told.contains("give back"),
+        "{told}"
+    );
+    assert_eq!(sandbox.names().len(), 8, "nothing went");
+    sandbox.succeed(["forget", "web", "--keep-last", "1", "--quiet"]);
+    let mut left = sandbox.names();
+    left.sort();
+    assert_eq!(
+        left,
+        [
+            "db",
+            "db@one",
+            "db@three",
+            "db@two",
+            "web",
+            "web@one",
+            "web@three"
+        ]
+    );
+    // Only what has the tag is looked at, and the newest of that stays.
+    let told = sandbox.succeed(["forget", "--tag", "nightly", "--keep-last", "1"]);
+    assert!(told.contains("kept 1 snapshot, deleted 0"), "{told}");
+    let told = sandbox.succeed(["forget", "--keep-last", "1"]);
+    assert!(told.contains("kept 3 snapshots, deleted 2"), "{told}");
+    let again = sandbox.succeed(["forget", "--keep-last", "1"]);
+    assert!(again.contains("kept 3 snapshots, deleted 0"), "{again}");
+    sandbox.succeed(["check", "--read-data", "--quiet"]);
+}

@@ -1,5 +1,6 @@
 //! Previews the effect of retention rules on the snapshots of images, before anything is deleted.
 
+use vellum_core::name::Name;
 use vellum_core::retention::{RetentionCandidate, RetentionRules, RetentionVerdict, apply_rules};
 use vellum_core::tree::{NodeRef, Tree};
 use vellum_core::units::ImageId;
@@ -20,8 +21,8 @@ pub struct RetentionRow {
 }
 
 impl Store {
-    /// The verdicts of `rules` on the snapshots of each of `images`, one image after the other, in
-    /// the order of taking. A snapshot that cannot be deleted, since it is pinned or a machine's
+    /// The verdicts of `rules` on the snapshots of each of `images` that have all of `tags`, one
+    /// image after the other, in the order of taking. A snapshot that cannot be deleted, since it is pinned or a machine's
     /// snapshot needs it, counts as pinned. `offset_s` tells for a moment, in milliseconds since
     /// 1970, how many seconds clocks on the wall were ahead of UTC.
     #[must_use]
@@ -29,12 +30,13 @@ impl Store {
         &self,
         rules: &RetentionRules,
         images: &[ImageId],
+        tags: &[Name],
         offset_s: &dyn Fn(u64) -> i32,
     ) -> Vec<RetentionRow> {
         let tree = self.tree();
         images
             .iter()
-            .flat_map(|image| preview_rows(&tree, rules, *image, offset_s))
+            .flat_map(|image| preview_rows(&tree, rules, *image, tags, offset_s))
             .collect()
     }
 }
@@ -43,17 +45,21 @@ fn preview_rows(
     tree: &Tree,
     rules: &RetentionRules,
     image: ImageId,
+    tags: &[Name],
     offset_s: &dyn Fn(u64) -> i32,
 ) -> Vec<RetentionRow> {
+    let has_all = |snapshot: &&vellum_core::tree::Snapshot| {
+        tags.iter().all(|tag| snapshot.marks.tags.contains(tag))
+    };
+    let snapshots = || tree.snapshots_of(image).filter(has_all);
     let candidate = |snapshot: &vellum_core::tree::Snapshot| {
         (
             snapshot.created_ms,
             tree.plan_delete_snapshot(image, snapshot.serial).is_err(),
         )
     };
-    let facts: Vec<(u64, bool)> = tree.snapshots_of(image).map(candidate).collect();
-    let candidates: Vec<RetentionCandidate<'_>> = tree
-        .snapshots_of(image)
+    let facts: Vec<(u64, bool)> = snapshots().map(candidate).collect();
+    let candidates: Vec<RetentionCandidate<'_>> = snapshots()
         .zip(&facts)
         .map(|(snapshot, (taken_ms, pinned))| RetentionCandidate {
             taken_ms: *taken_ms,
@@ -71,7 +77,7 @@ fn preview_rows(
             verdict,
         }
     };
-    tree.snapshots_of(image)
+    snapshots()
         .zip(apply_rules(rules, &candidates))
         .map(row)
         .collect()
@@ -109,7 +115,7 @@ mod tests {
             last: KeepLimit::Newest(1),
             ..RetentionRules::default()
         };
-        let rows = store.preview_retention(&rules, &images, &|_| 0);
+        let rows = store.preview_retention(&rules, &images, &[], &|_| 0);
         let kept: Vec<(&str, bool)> = rows
             .iter()
             .map(|row| (row.name.as_str(), row.verdict.is_kept()))

@@ -2,7 +2,7 @@
 //! deleting would free.
 
 pub(super) mod file;
-mod policy;
+pub(super) mod policy;
 mod reclaim;
 
 use std::io;

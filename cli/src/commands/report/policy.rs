@@ -5,8 +5,10 @@ use std::time::SystemTime;
 
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use vellum_core::name::Name;
 use vellum_core::retention::RetentionRules;
 use vellum_core::tree::NodeRef;
+use vellum_core::units::ImageId;
 use vellum_store::Store;
 use vellum_store::report::RetentionRow;
 
@@ -30,7 +32,7 @@ struct Forecast {
 
 /// One of them.
 #[derive(Serialize)]
-struct ShownRetention {
+pub(in crate::commands) struct ShownRetention {
     name: String,
     taken: String,
     /// The caller's local time: the rules' days are those of its clock.
@@ -40,7 +42,9 @@ struct ShownRetention {
 }
 
 /// The rules, if there are any.
-pub(super) fn given_rules(keep: &KeepArgs) -> Result<Option<RetentionRules>, CommandFailure> {
+pub(in crate::commands) fn given_rules(
+    keep: &KeepArgs,
+) -> Result<Option<RetentionRules>, CommandFailure> {
     let rules = keep.retention_rules(now_ms())?;
     if rules.is_empty() && keep.are_given() {
         return Err(CommandFailure::usage_error(
@@ -56,7 +60,8 @@ pub(super) fn run_policy(
     rules: &RetentionRules,
     session: &mut CommandContext,
 ) -> Result<Outcome, CommandFailure> {
-    let (goes, snapshots) = judge_snapshots(store, rules, session.time_zone());
+    let images: Vec<_> = store.tree().images().map(|image| image.id).collect();
+    let (goes, snapshots) = judge_snapshots(store, rules, &images, &[], session.time_zone());
     let census = take_census(store, session)?;
     let deletion = Deletion::new(&census, census.estimate_reclaim(&goes), Vec::new());
     session.output.print_answer(&Forecast {
@@ -66,14 +71,16 @@ pub(super) fn run_policy(
     Ok(tell_uncounted(census.uncounted_items(), session))
 }
 
-/// The snapshots that would go, and the reasons why the others stay; each image's by themselves.
-fn judge_snapshots(
+/// The snapshots of `images` that would go, and the reasons why the others stay; each image's by
+/// themselves, and of those with all of `tags`.
+pub(in crate::commands) fn judge_snapshots(
     store: &Store,
     rules: &RetentionRules,
+    images: &[ImageId],
+    tags: &[Name],
     zone: &TimeZone,
 ) -> (Vec<NodeRef>, Vec<ShownRetention>) {
-    let images: Vec<_> = store.tree().images().map(|image| image.id).collect();
-    let rows = store.preview_retention(rules, &images, &|moment_ms| {
+    let rows = store.preview_retention(rules, images, tags, &|moment_ms| {
         time_zone::offset_s(zone, moment_ms)
     });
     let goes = rows
@@ -114,28 +121,36 @@ impl ShownRetention {
     }
 }
 
+/// Writes what becomes of each snapshot; how many stay.
+pub(in crate::commands) fn render_verdicts(
+    snapshots: &[ShownRetention],
+    page: &mut TextPage,
+) -> io::Result<u64> {
+    let row = |judged: &ShownRetention| {
+        let verdict = if judged.kept { "stays" } else { "goes" };
+        vec![
+            judged.name.clone(),
+            judged.local_time.clone(),
+            verdict.to_owned(),
+            judged.reasons.join(", "),
+        ]
+    };
+    let rows: Vec<Vec<String>> = snapshots.iter().map(row).collect();
+    page.write_table(
+        &[
+            Column::text_column("SNAPSHOT"),
+            Column::text_column("TAKEN").as_time().giving_way(1),
+            Column::text_column("VERDICT").as_whole(),
+            Column::text_column("WHY").as_prose(),
+        ],
+        &rows,
+    )?;
+    Ok(snapshots.iter().filter(|judged| judged.kept).count() as u64)
+}
+
 impl Render for Forecast {
     fn render_page(&self, page: &mut TextPage) -> io::Result<()> {
-        let row = |judged: &ShownRetention| {
-            let verdict = if judged.kept { "stays" } else { "goes" };
-            vec![
-                judged.name.clone(),
-                judged.local_time.clone(),
-                verdict.to_owned(),
-                judged.reasons.join(", "),
-            ]
-        };
-        let rows: Vec<Vec<String>> = self.snapshots.iter().map(row).collect();
-        page.write_table(
-            &[
-                Column::text_column("SNAPSHOT"),
-                Column::text_column("TAKEN").as_time().giving_way(1),
-                Column::text_column("VERDICT").as_whole(),
-                Column::text_column("WHY").as_prose(),
-            ],
-            &rows,
-        )?;
-        let kept = self.snapshots.iter().filter(|judged| judged.kept).count() as u64;
+        let kept = render_verdicts(&self.snapshots, page)?;
         page.write_line(format!(
             "{} would stay, {} would go",
             format_count(kept, "snapshot"),

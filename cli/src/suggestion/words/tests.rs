@@ -203,7 +203,6 @@ snapshots --json ~ vellum snapshot list
 -r /mnt/b snapshots ~ vellum backup list /mnt/b
 --repo /mnt/b forget --keep-last 3 ~ vellum backup forget -n /mnt/b --keep-last 3
 init --repo /mnt/b ~ vellum backup init /mnt/b
-forget --keep-last 3 ~ vellum backup forget -n REPO --keep-last 3
 prune ~ vellum gc -n
 compact ~ vellum backup prune -n REPO
 garbage-collect ~ vellum gc -n
@@ -267,7 +266,6 @@ show snapshots web = snapshot list web
 show snapshots = snapshot list
 show web = info web
 inspect web --json = info web --json
-describe machine vm ? vellum machine show vm
 backup restore /mnt/b latest --target x ~ vellum backup restore /mnt/b IMAGE@latest FILE
 delete snapshot web@monday ? vellum snapshot delete -n web@monday
 rm image web ? vellum rm -n web
