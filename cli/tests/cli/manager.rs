@@ -342,38 +342,28 @@ fn the_file_systems_of_a_disk_are_told() {
 
 #[test]
 fn beside_a_server_the_page_is_the_servers_and_ends_with_who_asked() {
+    let shows = |client: &ManagerClient, path: &str, expected: &str| {
+        let page = client.get(path);
+        assert!(page.contains(expected), "{path} has no {expected}: {page}");
+    };
     let sandbox = sandbox_with_tree();
     let server = ManagerClient::open_page(&sandbox, &["serve", "--manager=0"]);
-    assert!(
-        server
-            .get("/node?name=web")
-            .contains("nbd+unix:///web?socket=")
-    );
+    shows(&server, "/node?name=web", "nbd+unix:///web?socket=");
     let beside = ManagerClient::open_page(&sandbox, &["ui", "--listen", "0", "--read-only"]);
-    assert!(
-        beside
-            .get("/node?name=web")
-            .contains("nbd+unix:///web?socket=")
-    );
+    shows(&beside, "/node?name=web", "nbd+unix:///web?socket=");
     let (head, _) = beside.post("/run", "do=delete&node=trial");
     assert!(head.contains(" 403 "), "{head}");
-    assert!(
-        server
-            .get("/jobs")
-            .contains("vellum ui --listen 0 --read-only")
-    );
-    assert!(
-        beside
-            .get("/jobs")
-            .contains("vellum ui --listen 0 --read-only")
-    );
+    shows(&server, "/jobs", "vellum ui --listen 0 --read-only");
+    shows(&beside, "/jobs", "vellum ui --listen 0 --read-only");
     server.act("do=snapshot&node=web&name=seen");
-    assert!(beside.get("/rows").contains("web@seen"));
-    assert_eq!(beside.stop().code, Some(0));
-    assert!(server.get("/rows").contains("web@seen"));
+    shows(&beside, "/rows", "web@seen");
+    let ended = beside.stop();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    shows(&server, "/rows", "web@seen");
     sandbox.succeed(["snapshot", "take", "web@after", "--quiet"]);
-    assert!(server.get("/rows").contains("web@after"));
-    assert_eq!(server.stop().code, Some(0));
+    shows(&server, "/rows", "web@after");
+    let ended = server.stop();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
 #[test]
