@@ -4,7 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -24,6 +25,8 @@ const WORKERS: usize = 2;
 const BLOCKING_MAX: usize = 48;
 /// The grace period for answers that are under way once the manager ends.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
+/// The pause between two looks for threads that are about to end.
+const OWNER_PAUSE: Duration = Duration::from_millis(2);
 
 /// The choices of who starts a manager.
 pub struct ManagerOptions {
@@ -143,6 +146,18 @@ impl ManagerServer {
         drop(self.news.take());
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(ANSWER_GRACE);
+        }
+        self.await_threads();
+    }
+
+    /// Waits until no other thread can reach the store, in bounded time. The last one closes it,
+    /// and that must not be a thread that the process ends under.
+    fn await_threads(&self) {
+        let begun = Instant::now();
+        let is_shared =
+            || Arc::strong_count(&self.state) > 1 || Arc::strong_count(&self.state.operations) > 1;
+        while is_shared() && begun.elapsed() < ANSWER_GRACE {
+            thread::sleep(OWNER_PAUSE);
         }
     }
 }

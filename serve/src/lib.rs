@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod blank_device;
 mod change_board;
+mod ending;
 mod error;
 pub mod fuse;
 pub mod nbd;
