@@ -237,19 +237,8 @@ impl ActionSpec {
             "machine-delete" => own(&["machine", "snapshot", "delete", node]),
             "rename" => own(&["rename", node, &name()?]),
             "tag" => self.tag_words(input, node)?,
-            "describe" => match self.field(input, "text")?.as_str() {
-                "" => own(&["describe", "--clear", node]),
-                text => own(&["describe", "--", node, text]),
-            },
-            "set" => {
-                let (property, value) =
-                    (self.field(input, "property")?, self.field(input, "value")?);
-                if value.is_empty() {
-                    own(&["set", node, &format!("--unset={property}")])
-                } else {
-                    own(&["set", "--", node, &format!("{property}={value}")])
-                }
-            }
+            "describe" => self.describe_words(input, node)?,
+            "set" => self.property_words(input, node)?,
             "pin" => {
                 let words = own(&["pin"]).into_iter().chain(option("off", "--off"));
                 words.chain(own(&[node])).collect()
@@ -425,6 +414,27 @@ impl ActionSpec {
         let (file, format) = (self.field(input, "file")?, self.field(input, "format")?);
         let words = words.iter().map(|word| (*word).to_owned());
         Ok(words.chain([file, "-O".to_owned(), format]).collect())
+    }
+
+    fn describe_words(&self, input: &ActionInput, node: &str) -> Result<Vec<String>, InputFault> {
+        let text = self.field(input, "text")?;
+        let words = if text.is_empty() {
+            vec!["describe", "--clear", node]
+        } else {
+            vec!["describe", "--", node, text.as_str()]
+        };
+        Ok(words.into_iter().map(str::to_owned).collect())
+    }
+
+    fn property_words(&self, input: &ActionInput, node: &str) -> Result<Vec<String>, InputFault> {
+        let (key, value) = (self.field(input, "property")?, self.field(input, "value")?);
+        let words = if value.is_empty() {
+            ["set".to_owned(), node.to_owned(), format!("--unset={key}")].to_vec()
+        } else {
+            let change = format!("{key}={value}");
+            ["set".to_owned(), "--".to_owned(), node.to_owned(), change].to_vec()
+        };
+        Ok(words)
     }
 
     fn tag_words(&self, input: &ActionInput, node: &str) -> Result<Vec<String>, InputFault> {

@@ -111,12 +111,12 @@ impl DiskClient {
     fn read_in_order(&mut self, len: u64) -> f64 {
         let mut bytes = vec![0; LONG];
         let (began, mut free, mut done) = (Instant::now(), vec![0, 1, 2, 3], 0);
-        let (mut begun, total) = (0, len / LONG as u64);
+        let (mut next, total) = (0, len / LONG as u64);
         while done < total {
             for slot in free.drain(..) {
-                if begun < total {
-                    self.begin_read(slot, begun * LONG as u64 % WARM_LEN, LONG);
-                    begun += 1;
+                if next < total {
+                    self.begin_read(slot, next * LONG as u64 % WARM_LEN, LONG);
+                    next += 1;
                 }
             }
             self.await_reads(&mut bytes, &mut free);
