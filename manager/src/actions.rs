@@ -239,10 +239,8 @@ impl ActionSpec {
             "tag" => self.tag_words(input, node)?,
             "describe" => self.describe_words(input, node)?,
             "set" => self.property_words(input, node)?,
-            "pin" => {
-                let words = own(&["pin"]).into_iter().chain(option("off", "--off"));
-                words.chain(own(&[node])).collect()
-            }
+            "pin" if self.is_checked(input, "off") => own(&["pin", "--off", node]),
+            "pin" => own(&["pin", node]),
             "export" => self.file_words(input, &["export", node])?,
             "mode" => self.mode_words(input, node)?,
             "resize" => {

@@ -31,8 +31,8 @@ pub trait Operations: Send + Sync + 'static {
         cells: usize,
     ) -> Result<ChangedCells, OperationFault>;
 
-    /// The partitions of a disk, and what its guest's file systems hold. Reads their metadata, which
-    /// takes a while.
+    /// The partitions of a disk, and what its guest's file systems hold. Reads their metadata,
+    /// which takes a while.
     fn guest_parts(&self, name: &str) -> Result<Vec<GuestPart>, OperationFault>;
 
     /// The store's figures and what each node holds. All maps are read: slow in a large store.

@@ -22,9 +22,9 @@ pub struct RetentionRow {
 
 impl Store {
     /// The verdicts of `rules` on the snapshots of each of `images` that have all of `tags`, one
-    /// image after the other, in the order of taking. A snapshot that cannot be deleted, since it is pinned or a machine's
-    /// snapshot needs it, counts as pinned. `offset_s` tells for a moment, in milliseconds since
-    /// 1970, how many seconds clocks on the wall were ahead of UTC.
+    /// image after the other, in the order of taking. A snapshot that cannot be deleted, since it
+    /// is pinned or a machine's snapshot needs it, counts as pinned. `offset_s` tells for a moment,
+    /// in milliseconds since 1970, how many seconds clocks on the wall were ahead of UTC.
     #[must_use]
     pub fn preview_retention(
         &self,
