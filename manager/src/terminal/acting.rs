@@ -5,7 +5,7 @@ use super::key_table::ScreenPage;
 use super::model::{
     MessageKind, PlanSheet, ScreenDialog, TerminalEffect, TerminalEffects, TerminalModel,
 };
-use super::page_rows::RowSubject;
+use super::page_row::RowSubject;
 use crate::action_table::ACTIONS;
 use crate::actions::{ActionSpec, ActionSubject, find_action};
 use crate::operations::NodeKind;

@@ -6,7 +6,7 @@ use super::folded_rows::fold_rows;
 use super::form_rows::form_rows;
 use super::look::ScreenLook;
 use super::model::{ScreenDialog, ScreenPart, TerminalModel};
-use super::page_rows::PageRow;
+use super::page_row::PageRow;
 use super::screen::{CellPainter, draw_rows, first_row};
 use crate::actions::find_action;
 

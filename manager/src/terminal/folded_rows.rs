@@ -1,6 +1,6 @@
 //! Rows folded to the width of their part of the screen.
 
-use super::page_rows::PageRow;
+use super::page_row::PageRow;
 use super::screen::text_width;
 
 /// Rows of a part of the screen that is `width` columns wide.

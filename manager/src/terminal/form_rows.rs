@@ -1,7 +1,7 @@
 //! The form of an action as rows.
 
 use super::action_form::ActionForm;
-use super::page_rows::PageRow;
+use super::page_row::PageRow;
 use crate::actions::{ActionField, FieldKind, find_action};
 
 /// Names of a selection that are shown.

@@ -1,10 +1,10 @@
 //! The manager at a terminal: the same tree, plans and jobs as in a browser, for keys and cells.
 //!
 //! `key_press` makes keys of bytes, `key_table` says which command each is, `update` and `acting`
-//! what a command does to the state (`model`), `news` what is heard does to it, and `page_rows`,
-//! `folded_rows`, `form_rows` and the `screen`s show that; all of them are pure. `program` alone
-//! reads, waits and writes, through `ansi_backend`. What acts on the store is a command line, as in
-//! a browser.
+//! what a command does to the state (`model`), `news` what is heard does to it, and `page_rows` (of
+//! `page_row`s), `folded_rows`, `form_rows` and the `screen`s show that; all of them are pure.
+//! `program` alone reads, waits and writes, through `ansi_backend`. What acts on the store is a
+//! command line, as in a browser.
 //!
 //! # What this does not do
 //!
@@ -22,6 +22,7 @@ mod key_table;
 mod look;
 mod model;
 mod news;
+mod page_row;
 mod page_rows;
 mod program;
 mod screen;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::action_form::ActionForm;
 use super::key_table::{KeyScope, ScreenPage};
 use super::look::ScreenLook;
-use super::page_rows::PageRow;
+use super::page_row::PageRow;
 use crate::actions::{ActionInput, PlanPreview, PlannedAction};
 use crate::jobs::CommandJob;
 use crate::operations::{

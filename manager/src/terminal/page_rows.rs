@@ -4,6 +4,7 @@
 use super::folded_rows::fold_rows;
 use super::key_table::{ScreenPage, all_bindings};
 use super::model::{ScreenDialog, TerminalModel};
+use super::page_row::{PageRow, RowSubject};
 use crate::action_table::ACTIONS;
 use crate::actions::find_action;
 use crate::jobs::{CommandJob, age_text, now_ms, seconds_text, shell_line};
@@ -16,52 +17,6 @@ use crate::operations::{
 const LINKS_MAX: usize = 50;
 /// Parts of the strip that shows where a disk differs from another.
 pub(crate) const STRIP_CELLS: usize = 60;
-/// The column of a fact's value.
-const VALUE_COLUMN: usize = 14;
-
-/// The object of a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum RowSubject {
-    Nothing,
-    Job(u64),
-    Machine(String),
-    MachineSnapshot(String),
-    Point(String),
-}
-
-/// A row of a page.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PageRow {
-    pub(crate) text: String,
-    pub(crate) is_heading: bool,
-    pub(crate) subject: RowSubject,
-}
-
-impl PageRow {
-    pub(crate) fn plain(text: impl Into<String>) -> Self {
-        Self::of_subject(text, RowSubject::Nothing)
-    }
-
-    fn heading(text: impl Into<String>) -> Self {
-        Self {
-            is_heading: true,
-            ..Self::plain(text)
-        }
-    }
-
-    fn of_subject(text: impl Into<String>, subject: RowSubject) -> Self {
-        Self {
-            text: text.into(),
-            is_heading: false,
-            subject,
-        }
-    }
-
-    fn fact(name: &str, value: &str) -> Self {
-        Self::plain(format!("{name:VALUE_COLUMN$} {value}"))
-    }
-}
-
 impl TerminalModel {
     /// The rows of the present page, if it is not the tree.
     pub(crate) fn page_rows(&self) -> Vec<PageRow> {

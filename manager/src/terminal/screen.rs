@@ -9,7 +9,7 @@ use ratatui_core::text::Span;
 use super::key_table::{KeyScope, ScreenPage};
 use super::look::ScreenLook;
 use super::model::{MessageKind, SMALLEST, ScreenDialog, ScreenPart, TerminalModel};
-use super::page_rows::PageRow;
+use super::page_row::PageRow;
 
 /// Writes into the cells of a part of the screen.
 pub(super) struct CellPainter<'b> {

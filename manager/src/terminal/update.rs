@@ -7,7 +7,7 @@ use super::model::{
     MessageKind, PlanSheet, ScreenDialog, TerminalEffect, TerminalEffects, TerminalModel,
     TerminalView,
 };
-use super::page_rows::RowSubject;
+use super::page_row::RowSubject;
 use crate::action_table::ACTIONS;
 use crate::actions::{ActionSpec, ActionSubject};
 use crate::tree_view::{TreeOrder, TreeWish};
