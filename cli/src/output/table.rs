@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 
 use super::escape::escape_invisible;
-use super::time_column::ZoneOffset;
+use super::time::ZoneOffset;
 use super::width::{PageWidth, display_width, fold_text};
 
 /// The space between two columns.

@@ -3,40 +3,7 @@
 //! Where the clocks were changed between the rows' times, each cell tells its own offset.
 
 use super::table::Column;
-
-/// Letters of an offset: `+01:00`.
-const OFFSET_LEN: usize = 6;
-
-/// The offset of a clock from UTC, as it stands at the end of a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ZoneOffset {
-    minutes: i32,
-}
-
-impl ZoneOffset {
-    /// The rest of `cell` before its offset, and that.
-    fn split_cell(cell: &str) -> Option<(&str, Self)> {
-        let (time, offset) = cell.split_at_checked(cell.len().checked_sub(OFFSET_LEN)?)?;
-        let (sign, clock) = match offset.strip_prefix('-') {
-            Some(clock) => (-1, clock),
-            None => (1, offset.strip_prefix('+')?),
-        };
-        let (hours, minutes) = clock.split_once(':')?;
-        let minutes = hours.parse::<i32>().ok()? * 60 + minutes.parse::<i32>().ok()?;
-        let minutes = sign * minutes;
-        Some((time, Self { minutes }))
-    }
-
-    /// `UTC`, or `+01:00`.
-    pub(super) fn offset_title(self) -> String {
-        if self.minutes == 0 {
-            return "UTC".to_owned();
-        }
-        let sign = if self.minutes < 0 { '-' } else { '+' };
-        let (hours, minutes) = (self.minutes.abs() / 60, self.minutes.abs() % 60);
-        format!("{sign}{hours:02}:{minutes:02}")
-    }
-}
+use super::time::{OFFSET_LEN, ZoneOffset};
 
 /// Takes offsets that all cells of a column of times share out of `rows`, and gives them to the
 /// column. Cells without a time have none.
