@@ -6,7 +6,6 @@ use serde::Serialize;
 use vellum_core::tree::{Marks, Mode, NodeForest, NodeRef, Tree, TreeNode};
 use vellum_core::units::LayerId;
 
-use crate::commands::property::property_texts;
 use crate::forest::LineKind;
 use crate::output::time::Rfc3339Time;
 
@@ -111,7 +110,7 @@ impl NodeDescription {
             .annotation
             .description()
             .clone_into(&mut self.description);
-        self.properties = property_texts(&marks.annotation);
+        self.properties = marks.annotation.property_texts();
     }
 
     /// The first line of the description.

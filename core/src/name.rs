@@ -79,8 +79,10 @@ fn is_forbidden(character: char) -> bool {
     matches!(character, '/' | '\\' | '@') || is_misleading(character)
 }
 
-/// Control characters, and the invisible ones that turn the direction of text or hide.
-pub(crate) fn is_misleading(character: char) -> bool {
+/// True for control characters, and the invisible ones that turn the direction of text or hide:
+/// what is not shown as it is, nor taken into a text that people read.
+#[must_use]
+pub fn is_misleading(character: char) -> bool {
     matches!(
         character,
         '\u{ad}'

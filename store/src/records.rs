@@ -386,12 +386,9 @@ pub(crate) struct AnnotationFields {
 }
 
 fn annotation_to_fields(annotation: &Annotation) -> AnnotationFields {
-    let properties = annotation.properties().iter();
     AnnotationFields {
         description: annotation.description().to_owned(),
-        properties: properties
-            .map(|(key, value)| (key.to_string(), value.clone()))
-            .collect(),
+        properties: annotation.property_texts().into_iter().collect(),
     }
 }
 

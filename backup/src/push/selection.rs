@@ -122,12 +122,7 @@ pub(super) fn point(
         tags: marks.tags.iter().map(ToString::to_string).collect(),
         pinned: marks.pinned,
         description: marks.annotation.description().to_owned(),
-        properties: marks
-            .annotation
-            .properties()
-            .iter()
-            .map(|(key, value)| (key.to_string(), value.clone()))
-            .collect(),
+        properties: marks.annotation.property_texts(),
     })
 }
 

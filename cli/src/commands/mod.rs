@@ -32,7 +32,7 @@ mod nbd;
 mod parity;
 mod pin;
 mod probe;
-pub(crate) mod property;
+mod property;
 mod rebase;
 mod receive;
 mod remove;

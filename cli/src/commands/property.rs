@@ -145,16 +145,8 @@ fn listing_of(tree: &Tree, node: NodeRef) -> Result<PropertyListing, CommandFail
     let annotation = annotation_of(tree, node)?;
     Ok(PropertyListing {
         name: tree.display_name(node),
-        properties: property_texts(&annotation),
+        properties: annotation.property_texts(),
     })
-}
-
-/// The properties as texts.
-pub(crate) fn property_texts(annotation: &Annotation) -> BTreeMap<String, String> {
-    let properties = annotation.properties().iter();
-    properties
-        .map(|(key, value)| (key.to_string(), value.clone()))
-        .collect()
 }
 
 fn missing(node: &str, key: &Name) -> CommandFailure {

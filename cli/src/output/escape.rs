@@ -2,15 +2,17 @@
 
 use std::borrow::Cow;
 
+use vellum_core::name::is_misleading;
+
 /// `text` with every character that could move the cursor, hide or turn text around shown as an
 /// escape. Line breaks too.
 pub(crate) fn escape_invisible(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(is_active) {
+    if !text.chars().any(is_misleading) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        if is_active(character) {
+        if is_misleading(character) {
             shown.extend(character.escape_default());
         } else {
             shown.push(character);
@@ -28,19 +30,6 @@ pub(crate) fn shell_word(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
-}
-
-fn is_active(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-        )
 }
 
 #[cfg(test)]

@@ -65,6 +65,15 @@ impl Annotation {
         &self.properties
     }
 
+    /// The properties as texts, for records and people.
+    #[must_use]
+    pub fn property_texts(&self) -> BTreeMap<String, String> {
+        let properties = self.properties.iter();
+        properties
+            .map(|(key, value)| (key.to_string(), value.clone()))
+            .collect()
+    }
+
     /// True if nothing was ever said.
     #[must_use]
     pub fn is_empty(&self) -> bool {
