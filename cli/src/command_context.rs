@@ -22,6 +22,8 @@ use crate::time_zone;
 const COMMAND_LEN_MAX: usize = 150;
 /// The longest wait for parity after a stop was asked for.
 const HURRY: Duration = Duration::from_secs(3);
+/// The longest wait for threads that have ended their work to let go of the store.
+const OWNERS_GRACE: Duration = Duration::from_secs(1);
 
 /// One run of a command.
 pub(crate) struct CommandContext {
@@ -182,6 +184,7 @@ impl CommandContext {
             }
         }
         self.tell_healed(&store);
+        store.close_last(OWNERS_GRACE);
     }
 
     /// Shows what parity healed.

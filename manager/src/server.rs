@@ -4,8 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -25,8 +24,6 @@ const WORKERS: usize = 2;
 const BLOCKING_MAX: usize = 48;
 /// The grace period for answers that are under way once the manager ends.
 const ANSWER_GRACE: Duration = Duration::from_millis(500);
-/// The pause between two looks for threads that are about to end.
-const OWNER_PAUSE: Duration = Duration::from_millis(2);
 
 /// The choices of who starts a manager.
 pub struct ManagerOptions {
@@ -146,18 +143,6 @@ impl ManagerServer {
         drop(self.news.take());
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(ANSWER_GRACE);
-        }
-        self.await_threads();
-    }
-
-    /// Waits until no other thread can reach the store, in bounded time. The last one closes it,
-    /// and that must not be a thread that the process ends under.
-    fn await_threads(&self) {
-        let begun = Instant::now();
-        let is_shared =
-            || Arc::strong_count(&self.state) > 1 || Arc::strong_count(&self.state.operations) > 1;
-        while is_shared() && begun.elapsed() < ANSWER_GRACE {
-            thread::sleep(OWNER_PAUSE);
         }
     }
 }

@@ -7,7 +7,6 @@
 #[cfg(test)]
 mod blank_device;
 mod change_board;
-mod ending;
 mod error;
 pub mod fuse;
 pub mod nbd;

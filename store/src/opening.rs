@@ -1,4 +1,5 @@
-//! Opens a store: loads its state, and decides which damage prevents reading or writing.
+//! Opens a store: loads its state, and decides which damage prevents reading or writing. Closes it,
+//! with the last handle.
 //!
 //! A store opens for reading around any damage, as far as there is anything to be read. Writing
 //! needs more: the state that is shown must be the one that was acknowledged, every record must be
@@ -11,6 +12,8 @@ pub(crate) mod faults;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use vellum_core::frame::{FrameHeader, SPAN_MAX, parse_frame_key};
 use vellum_core::identity::StoreId;
@@ -42,6 +45,8 @@ use faults::Faults;
 /// Tries of a read-only open while the owner moves files about: an import does so a few times a
 /// second, an open takes some tens of milliseconds.
 const OPEN_TRIES: u32 = 100;
+/// The pause between two looks whether a handle is the last one.
+const OWNER_PAUSE: Duration = Duration::from_millis(1);
 
 /// State that is loaded from a store's database.
 struct LoadedStore {
@@ -127,6 +132,16 @@ impl Store {
 }
 
 impl Store {
+    /// Gives this handle up once nobody else has one, or `patience` is over. Who drops the last one
+    /// closes the database, and that must not be a thread that the process ends under: one that has
+    /// said that it is over may still have a handle.
+    pub fn close_last(self, patience: Duration) {
+        let begun = Instant::now();
+        while Arc::strong_count(&self.inner) > 1 && begun.elapsed() < patience {
+            thread::sleep(OWNER_PAUSE);
+        }
+    }
+
     /// Tells people of small files that parity restored before it was opened.
     fn tell_restored(self, names: &[String]) -> Self {
         for name in names {

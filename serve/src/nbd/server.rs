@@ -23,7 +23,6 @@ use super::seats::{ListenerRoom, SeatLimits, Seats};
 use super::tls::TlsIdentity;
 use super::transport::Transport;
 use crate::change_board::ChangeBoard;
-use crate::ending::await_last_owner;
 use crate::error::ServeError;
 use crate::peer::Peer;
 use crate::socket::ListeningSocket;
@@ -337,9 +336,6 @@ impl NbdServer {
         } else {
             self.shared.wait_gone(Instant::now() + CUT_TIME)
         };
-        if unfinished == 0 {
-            await_last_owner(&self.shared);
-        }
         StoppedServer {
             cut_off,
             unfinished,

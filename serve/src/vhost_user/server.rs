@@ -21,7 +21,6 @@ use vmm_sys_util::epoll::EventSet;
 use super::backend::{DiskBackend, IS_OVER};
 use super::target::{DiskTarget, TargetParts};
 use crate::change_board::ChangeBoard;
-use crate::ending::await_last_owner;
 use crate::error::ServeError;
 use crate::nbd::Report;
 use crate::peer::Peer;
@@ -144,13 +143,8 @@ impl VhostUserServer {
         let mut guests = self.shared.lock_guests();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let count = guests.connected.len();
-            if count == 0 || left.is_zero() {
-                drop(guests);
-                if count == 0 {
-                    await_last_owner(&self.shared);
-                }
-                return count;
+            if guests.connected.is_empty() || left.is_zero() {
+                return guests.connected.len();
             }
             guests = self
                 .shared
