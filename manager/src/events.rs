@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_TYPE;
@@ -13,30 +13,14 @@ use futures::Stream;
 use futures::stream;
 use tokio::sync::watch;
 
+use crate::news_look::{LOOK_PAUSE, NewsLooker, NewsState};
 use crate::state::ManagerState;
 
-/// The pause between two looks: a change is on the page within a second, and a look is cheap.
-const LOOK_PAUSE: Duration = Duration::from_millis(150);
-/// The interval at which guests' requests are counted.
-const RATE_INTERVAL: Duration = Duration::from_secs(2);
 /// Windows that hear news at once.
 pub(crate) const WINDOWS_MAX: usize = 32;
 /// The pause after which a window is told that nothing happened, so that both ends notice a
 /// connection that is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-
-/// The news of one look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct NewsState {
-    /// Another number after each change of the tree.
-    pub(crate) tree: u64,
-    /// Another number after each beginning, end and step of a job.
-    pub(crate) jobs: u64,
-    /// Jobs that run.
-    pub(crate) running: usize,
-    /// Requests of guests in a second.
-    pub(crate) guest_rate: u64,
-}
 
 /// Looks for changes until it is dropped.
 pub(crate) struct NewsThread {
@@ -70,34 +54,9 @@ impl Drop for NewsThread {
 }
 
 fn look_for_news(state: &ManagerState, sender: &watch::Sender<NewsState>, is_over: &AtomicBool) {
-    let (mut counted, mut requests) = (Instant::now(), state.operations.guest_request_count());
-    let mut guest_rate = 0;
+    let mut looker = NewsLooker::new(state.operations.as_ref());
     while !is_over.load(Ordering::Relaxed) {
-        if counted.elapsed() >= RATE_INTERVAL {
-            let now = state.operations.guest_request_count();
-            let seconds = counted.elapsed().as_secs_f64();
-            guest_rate = (now.saturating_sub(requests) as f64 / seconds).round() as u64;
-            (counted, requests) = (Instant::now(), now);
-        }
-        let running = state.jobs.running_jobs();
-        let steps = running
-            .iter()
-            .filter_map(|job| job.watch.last_progress())
-            .fold(0_u64, |sum, note| sum.wrapping_add(note.done));
-        let shells = state.operations.shell_commands();
-        let began = shells.iter().map(|command| command.began_ms);
-        let shells = began.fold(shells.len() as u64, u64::wrapping_add);
-        let pulse = NewsState {
-            tree: state.operations.change_number(),
-            jobs: state
-                .jobs
-                .change_count()
-                .wrapping_mul(1 << 48)
-                .wrapping_add(steps)
-                .wrapping_add(shells.wrapping_mul(31)),
-            running: running.len(),
-            guest_rate,
-        };
+        let pulse = looker.look(state.operations.as_ref(), &state.jobs);
         sender.send_if_modified(|last| {
             let is_new = *last != pulse;
             *last = pulse;

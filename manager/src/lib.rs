@@ -23,6 +23,7 @@ mod events;
 mod files;
 mod jobs;
 mod listener;
+mod news_look;
 mod operations;
 mod pages;
 mod request_check;

@@ -24,8 +24,8 @@ use axum::{Extension, Form, Router};
 use maud::Markup;
 use tokio::sync::watch;
 
-use crate::events::NewsState;
 use crate::listener::KnownPeer;
+use crate::news_look::NewsState;
 use crate::pages;
 use crate::request_check::RequestRefusal;
 use crate::state::ManagerState;

@@ -21,14 +21,11 @@ use super::model::{ScreenWords, TerminalAnswer, TerminalEffect, TerminalModel};
 use super::page_rows::STRIP_CELLS;
 use crate::actions::PlanPreview;
 use crate::jobs::{JobOrder, JobTable};
+use crate::news_look::{LOOK_PAUSE, NewsLooker, NewsState};
 use crate::operations::{CommandSink, OperationFault, Operations};
 
 /// The longest wait for a key: an escape that nothing follows for so long is a key of its own.
 const KEY_PAUSE: Duration = Duration::from_millis(50);
-/// The pause between two looks for changes.
-const LOOK_PAUSE: Duration = Duration::from_millis(150);
-/// The interval at which guests' requests are counted.
-const RATE_INTERVAL: Duration = Duration::from_secs(2);
 /// Bytes of keys that are taken at once: more than a person types, less than a pasted disk.
 const KEYS_LEN_MAX: usize = 4096;
 /// The size of a terminal that does not tell its own.
@@ -71,9 +68,6 @@ pub struct TerminalEnd {
     pub notices: Vec<String>,
 }
 
-/// The news of one look, to compare with the next.
-type LookedAt = (u64, u64, u64, u64);
-
 struct TerminalProgram {
     model: TerminalModel,
     operations: Arc<dyn Operations>,
@@ -86,10 +80,9 @@ struct TerminalProgram {
     answers: Receiver<TerminalAnswer>,
     notices: Receiver<String>,
     told: Vec<String>,
-    looked: Option<LookedAt>,
-    tree: Option<u64>,
+    looker: NewsLooker,
+    looked: Option<NewsState>,
     looked_at: Instant,
-    counted: (Instant, u64),
     is_over: bool,
 }
 
@@ -142,7 +135,7 @@ impl TerminalProgram {
         let (sender, answers) = channel();
         Ok(Self {
             model: TerminalModel::new(facts, look, words, options.folder, size),
-            counted: (Instant::now(), operations.guest_request_count()),
+            looker: NewsLooker::new(operations.as_ref()),
             operations,
             jobs: Arc::default(),
             terminal: Terminal::new(backend)?,
@@ -154,7 +147,6 @@ impl TerminalProgram {
             notices: options.notices,
             told: Vec::new(),
             looked: None,
-            tree: None,
             looked_at: Instant::now(),
             is_over: false,
         })
@@ -196,43 +188,25 @@ impl TerminalProgram {
             return false;
         }
         self.looked_at = Instant::now();
-        let number = self.operations.change_number();
-        let shells = self.operations.shell_commands();
-        let running = self.jobs.running_jobs();
-        let steps = running.iter().filter_map(|job| job.watch.last_progress());
-        let steps = steps.fold(0_u64, |sum, note| sum.wrapping_add(note.done));
-        let began = shells.iter().map(|command| command.began_ms);
-        let began = began.fold(shells.len() as u64, u64::wrapping_add);
-        let looked = (number, self.jobs.change_count(), steps, began);
-        let is_new = self.looked != Some(looked);
-        self.looked = Some(looked);
-        if self.tree != Some(number) {
-            self.tree = Some(number);
+        let news = self.looker.look(self.operations.as_ref(), &self.jobs);
+        let before = self.looked.replace(news);
+        let is_new = |part: fn(&NewsState) -> u64| before.as_ref().map(part) != Some(part(&news));
+        if is_new(|news| news.tree) {
             let lines = Arc::new(self.operations.tree_lines());
             let machines = self.operations.machine_facts();
             self.model
                 .take_answer(TerminalAnswer::Tree(lines, machines));
             self.model.node = None;
         }
-        if is_new {
-            let jobs = self.jobs.list_jobs();
+        if is_new(|news| news.tree) || is_new(|news| news.jobs) {
+            let (jobs, shells) = (self.jobs.list_jobs(), self.operations.shell_commands());
             self.model.take_answer(TerminalAnswer::Jobs(jobs, shells));
         }
-        is_new | self.count_guests()
-    }
-
-    fn count_guests(&mut self) -> bool {
-        let (at, before) = self.counted;
-        if at.elapsed() < RATE_INTERVAL {
-            return false;
+        if is_new(|news| news.guest_rate) {
+            self.model
+                .take_answer(TerminalAnswer::GuestRate(news.guest_rate));
         }
-        let now = self.operations.guest_request_count();
-        let seconds = at.elapsed().as_secs_f64();
-        let rate = (now.saturating_sub(before) as f64 / seconds).round() as u64;
-        self.counted = (Instant::now(), now);
-        let is_new = rate != self.model.guest_rate;
-        self.model.take_answer(TerminalAnswer::GuestRate(rate));
-        is_new
+        before != Some(news)
     }
 
     fn take_answers(&mut self) -> bool {
