@@ -22,6 +22,8 @@ use vmm_sys_util::eventfd::EventFd;
 pub const QUEUE_SIZE: u16 = 256;
 /// Requests that a queue holds at once.
 pub const SLOTS: usize = 64;
+// A slot has three descriptors.
+const _: () = assert!(SLOTS * 3 <= QUEUE_SIZE as usize);
 /// Bytes of a slot before its data: header, result, and room to spare.
 const SLOT_HEAD: u64 = 4096;
 const RESULT_AT: u64 = 16;

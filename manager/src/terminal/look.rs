@@ -2,6 +2,7 @@
 //! Nothing is said by a colour alone.
 
 use ratatui_core::style::{Color, Modifier, Style};
+use vellum_core::name::is_misleading;
 
 use crate::operations::NodeKind;
 
@@ -63,7 +64,7 @@ impl ScreenLook {
             '↓' if !self.is_unicode => 'v',
             '→' if !self.is_unicode => '>',
             '←' if !self.is_unicode => '<',
-            letter if acts_on_text(letter) => '?',
+            letter if is_misleading(letter) => '?',
             letter if !self.is_unicode && !letter.is_ascii() => '?',
             letter => letter,
         };
@@ -105,18 +106,4 @@ impl ScreenLook {
             Style::new()
         }
     }
-}
-
-/// True for letters that move the cursor, hide, or turn text round.
-fn acts_on_text(letter: char) -> bool {
-    letter.is_control()
-        || matches!(
-            letter,
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-        )
 }

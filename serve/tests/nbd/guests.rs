@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use vellum_serve::ChangeBoard;
 use vellum_serve::nbd::{NbdServer, ServerOptions};
 use vellum_serve::vhost_user::{QUEUES_MAX, VhostUserOptions, VhostUserServer};
-use vellum_testkit::front_end::{Descriptor, FrontEnd, QUEUE_SIZE, SLOTS, kind};
+use vellum_testkit::front_end::{Descriptor, FrontEnd, SLOTS, kind};
 
 use crate::client::{Client, Form, WRITE};
 use crate::memory::{Devices, Fault, Memory};
@@ -326,9 +326,7 @@ fn hostile_queues_end_nothing_and_change_nothing() {
         DONE,
         "it goes on"
     );
-    // A chance write of a hostile guest is a write; what it did not ask for did not happen.
-    assert_eq!(hosts.disk.content().len(), before.len());
-    assert!(usize::from(QUEUE_SIZE) > SLOTS * 3);
+    assert!(hosts.disk.content() == before, "none of them was a write");
 }
 
 /// The server is stopped while requests are under way: those without a result are done again by the
