@@ -607,6 +607,13 @@ fn push_to_failing(
     )
 }
 
+/// Rounds of pulls and pushes at least: about one in nine has a pull that fails, and one in two a
+/// push.
+const ROUNDS_MIN: u64 = 60;
+/// Rounds at most until each kind of failure was met: chance alone needs them once in a million
+/// runs.
+const ROUNDS_MAX: u64 = 1_000;
+
 /// Pulls from a damaged place, and pushes to it: what they cannot do leaves the store as it was.
 #[test]
 fn a_store_is_as_it_was_after_what_failed() {
@@ -616,7 +623,10 @@ fn a_store_is_as_it_was_after_what_failed() {
     let (mut dir, mut store) = store_with_own(&mut random);
     let mut pulled_to = own(&store);
     let (mut failed_pulls, mut told_pulls, mut failed_pushes) = (0_u64, 0, 0);
-    for _ in 0..60 {
+    for round in 0..ROUNDS_MAX {
+        if round >= ROUNDS_MIN && told_pulls > 0 && failed_pushes > 0 {
+            break;
+        }
         let harm = sample.harm(&mut random);
         let opened = Sample::open(
             &harm.place,
