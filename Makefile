@@ -102,10 +102,11 @@ full-disk: build ## stores on small disks fill up and are emptied, minutes; as r
 	@dev/install-packages $(to_fill)
 	dev/full-disk $(if $(SCHEDULES),--schedules $(SCHEDULES))
 
-bench: build ## the hot paths, a large report, a repository after 200 generations, guests' requests, then Vellum beside its peers, as a store, as a backup and with files of other formats; CORPUS=DIR measures the raw disks in DIR
+bench: build ## the hot paths, a large report, a repository after 200 generations and with 1,000 hosts, guests' requests, then Vellum beside its peers, as a store, as a backup and with files of other formats; CORPUS=DIR measures the raw disks in DIR
 	cargo bench --workspace
 	$(CARGO_TARGET_DIR)/release/vellum-report
 	$(CARGO_TARGET_DIR)/release/vellum-generations
+	$(CARGO_TARGET_DIR)/release/vellum-fleet
 	@dev/install-packages $(to_browse)
 	cargo test --release --workspace --test browser -- --ignored --nocapture --exact looks::ten_thousand_nodes_are_painted_at_once_and_a_change_within_a_second
 	dev/bench-manager

@@ -12,9 +12,9 @@ use crate::format::{
     Frame, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, PackWriter, Presence, SealedPack,
     SegmentEntry,
 };
-use crate::objects::{ObjectId, ObjectName};
+use crate::objects::ObjectName;
+use crate::record::IndexParts;
 use crate::repository::Repository;
-use crate::seal::SealedKind;
 
 /// The compression of chunks that lose their neighbours in a frame: as a store does by default.
 const COMPRESSION: Compression = Compression::Zstd(3);
@@ -35,7 +35,7 @@ pub(crate) struct AddressedWriter<'a> {
     loose: BTreeMap<(SegmentId, u32), Vec<u8>>,
     /// Names of chunks in packs that are not complete yet.
     waiting: BTreeMap<(SegmentId, u32), ChunkHash>,
-    indexes: Vec<ObjectId>,
+    indexes: Vec<IndexParts>,
     /// Bytes of the new packs.
     written_len: u64,
 }
@@ -90,9 +90,8 @@ impl<'a> AddressedWriter<'a> {
         Ok(())
     }
 
-    /// The IDs of the new index objects, and the length of the new packs in bytes. Everything is
-    /// durable then.
-    pub(crate) fn finish(mut self) -> Result<(Vec<ObjectId>, u64), BackupError> {
+    /// The new index objects, and the length of the new packs in bytes. Everything is durable then.
+    pub(crate) fn finish(mut self) -> Result<(Vec<IndexParts>, u64), BackupError> {
         self.gather()?;
         if let Some(pack) = self.writer.finish(self.repository.sealer())? {
             self.put_pack(pack)?;
@@ -181,13 +180,9 @@ impl<'a> AddressedWriter<'a> {
         let Some(index) = std::mem::take(&mut self.builder).finish() else {
             return Ok(());
         };
-        let sealed = self
-            .repository
-            .sealer()
-            .seal(SealedKind::Index, &index.encode())?;
-        self.repository
-            .put(&ObjectName::Index(sealed.id), &sealed.bytes)?;
-        self.indexes.push(sealed.id);
+        let sealed = self.repository.put_index(&index)?;
+        self.indexes
+            .push(IndexParts::of(sealed.object.id, &sealed.parts));
         Ok(())
     }
 }

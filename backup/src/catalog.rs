@@ -5,6 +5,10 @@
 //! get numbers in the order in which this process meets them; with them an address is a `ChunkId`,
 //! and maps of a repository are pages like a store's.
 //!
+//! Readers of single contents load on demand ([`Catalog::refresh_on_demand`]): of the index they
+//! fetch the parts that are of the segments that they meet, one request each. Whoever goes through
+//! everything loads everything ([`Catalog::refresh`]).
+//!
 //! **Memory.** Places: 50 bytes a frame, 1.5 bytes a chunk where frames hold 32 chunks. Names:
 //! loaded where they are needed, at most [`NAMES_CACHE_LEN`] kept; those that were loaded once are
 //! in a file for the next time (`drawer`). Plain frames: at most [`FRAMES_CACHE_LEN`] kept by
@@ -13,6 +17,7 @@
 
 mod ahead;
 mod copies;
+mod directory;
 mod drawer;
 mod frames;
 mod parts;
@@ -30,15 +35,19 @@ use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use vellum_core::hash::{ChunkHash, HASH_LEN};
 use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
-use vellum_core::wire::DecodeError;
 
 use crate::format::{
-    FrameEntry, FrameError, IndexObject, PackEntry, Presence, SegmentEntry, address,
+    FrameEntry, FrameError, IndexObject, IndexPart, PackEntry, Presence, SegmentEntry, address,
+    split_address,
 };
+use crate::objects::twice::{first_opened, is_of_the_place};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectId, ObjectName, Objects};
-use crate::seal::{SealError, SealedKind, Sealer};
+use crate::seal::{SealError, Sealer};
 pub(crate) use copies::Copies;
+pub use directory::ListedIndex;
+use directory::{Directory, PartPlace};
 use drawer::Drawer;
+use frames::together;
 pub use frames::{PlainFrame, WholeFrame};
 use parts::Parts;
 use shelf::Shelf;
@@ -124,14 +133,6 @@ pub enum CatalogError {
         /// The cause.
         source: SealError,
     },
-    /// An index object's content is no index.
-    #[error("{object}: {source}")]
-    Index {
-        /// The object's name.
-        object: String,
-        /// The cause.
-        source: DecodeError,
-    },
     /// A frame does not give its chunks.
     #[error("{object}, frame at {offset}: {source}")]
     Frame {
@@ -164,7 +165,7 @@ impl CatalogError {
 
     /// True if an object is gone or not what it was: a retry would not help.
     fn is_damage(&self) -> bool {
-        self.is_missing() || matches!(self, Self::Seal { .. } | Self::Index { .. })
+        self.is_missing() || matches!(self, Self::Seal { .. })
     }
 }
 
@@ -175,6 +176,8 @@ pub struct Catalog {
     chunk_len: u32,
     shelf: Shelf,
     tables: RwLock<Tables>,
+    /// The parts of index objects that are loaded on demand.
+    directory: RwLock<Directory>,
     /// Index objects that count and cannot be read, and why.
     lost: Mutex<BTreeMap<String, String>>,
     names: Cache<u32, Arc<SegmentNames>, ByLength>,
@@ -201,6 +204,7 @@ impl Catalog {
             chunk_len,
             shelf: Shelf::new(cache_folder.clone()),
             tables: RwLock::default(),
+            directory: RwLock::default(),
             lost: Mutex::default(),
             drawer: Drawer::new(cache_folder),
             names: Cache::with_weighter(256, NAMES_CACHE_LEN, ByLength),
@@ -233,6 +237,29 @@ impl Catalog {
         indexes: &BTreeSet<ObjectId>,
         condemned_packs: HashSet<ObjectId>,
     ) -> Result<(), CatalogError> {
+        self.load(indexes)?;
+        self.replace_directory(BTreeMap::new());
+        self.keep_only(indexes, condemned_packs);
+        Ok(())
+    }
+
+    /// The same; what is `listed` is loaded where it is needed, and only the other `indexes` at
+    /// once.
+    pub fn refresh_on_demand(
+        &self,
+        indexes: &BTreeSet<ObjectId>,
+        listed: BTreeMap<ObjectId, ListedIndex>,
+        condemned_packs: HashSet<ObjectId>,
+    ) -> Result<(), CatalogError> {
+        self.load(indexes)?;
+        let all: BTreeSet<ObjectId> = indexes.iter().chain(listed.keys()).copied().collect();
+        self.replace_directory(listed);
+        self.keep_only(&all, condemned_packs);
+        Ok(())
+    }
+
+    /// Loads the whole of index objects.
+    fn load(&self, indexes: &BTreeSet<ObjectId>) -> Result<(), CatalogError> {
         let known = self.read().indexes().clone();
         let new: Vec<ObjectId> = indexes.difference(&known).copied().collect();
         for some in new.chunks(LOADS_AT_ONCE) {
@@ -242,26 +269,43 @@ impl Catalog {
                 .collect::<Result<_, _>>()?;
             let mut tables = self.write();
             for (id, index) in some.iter().zip(&loaded) {
-                tables
-                    .add(*id, index)
-                    .iter()
-                    .for_each(|number| drop(self.names.remove(number)));
+                self.forget_names(&tables.add(*id, index));
             }
         }
-        let gone: BTreeSet<ObjectId> = known.difference(indexes).copied().collect();
+        Ok(())
+    }
+
+    /// Names of segments of which an index object comes new have to be looked up anew.
+    fn replace_directory(&self, listed: BTreeMap<ObjectId, ListedIndex>) {
+        let directory = Directory::new(listed);
+        let before = std::mem::replace(&mut *self.write_directory(), directory);
+        let now = self.read_directory();
+        let tables = self.read();
+        let new = now.indexes().filter(|index| !before.has(index));
+        let changed = new.flat_map(|index| now.segments_of(index));
+        let numbers: Vec<u32> = changed.filter_map(|id| tables.known_number(id)).collect();
+        self.forget_names(&numbers);
+    }
+
+    /// Drops what only other index objects told.
+    fn keep_only(&self, indexes: &BTreeSet<ObjectId>, condemned_packs: HashSet<ObjectId>) {
         let mut tables = self.write();
+        let known = tables.sources_of_all();
+        let gone: BTreeSet<ObjectId> = known.difference(indexes).copied().collect();
         if !gone.is_empty() {
-            tables
-                .remove(&gone)
-                .iter()
-                .for_each(|number| drop(self.names.remove(number)));
+            self.forget_names(&tables.remove(&gone));
             self.shelf.keep_only(indexes);
             self.drawer.forget(&gone);
         }
         tables.set_condemned(condemned_packs);
         drop(tables);
         self.lost().clear();
-        Ok(())
+    }
+
+    fn forget_names(&self, numbers: &[u32]) {
+        numbers
+            .iter()
+            .for_each(|number| drop(self.names.remove(number)));
     }
 
     /// The same with those of these index objects that can be read: for a reader that wants what is
@@ -301,14 +345,72 @@ impl Catalog {
             Some(stored) => stored,
             None => self.fetch_index(id, &object)?,
         };
-        let plain = self
-            .sealer
-            .open(SealedKind::Index, id, &stored)
-            .map_err(|source| CatalogError::Seal {
-                object: object.clone(),
-                source,
-            })?;
-        IndexObject::decode(&plain).map_err(|source| CatalogError::Index { object, source })
+        let opened = IndexObject::open(&self.sealer, id, &stored);
+        opened.map_err(|source| CatalogError::Seal { object, source })
+    }
+
+    /// A part of an index object, from the local folder or the repository. Where it does not open,
+    /// what the whole object says of `segment`.
+    fn index_part(
+        &self,
+        place: &PartPlace,
+        segment: SegmentId,
+    ) -> Result<IndexObject, CatalogError> {
+        let open = |stored: Vec<u8>| match IndexObject::open_part(&self.sealer, &stored) {
+            Ok(part) if part.segments.contains_key(&segment) => Ok((part, stored)),
+            _ => Err(()),
+        };
+        let range = place.offset..place.offset + place.len;
+        let kept = self.shelf.take_part(&place.index, range.clone());
+        if let Some(Ok((part, _))) = kept.map(open) {
+            return Ok(part);
+        }
+        let object = ObjectName::Index(place.index).to_string();
+        match first_opened(|| self.objects.get_range(&object, range.clone()), open) {
+            Ok(Ok((part, stored))) => {
+                self.shelf.keep_part(&place.index, place.offset, &stored);
+                Ok(part)
+            }
+            Err(error) if is_of_the_place(&error) => Err(error.into()),
+            // The object may be whole, or have a copy that is.
+            _ => Ok(self.index(&place.index)?.of_segment(segment)),
+        }
+    }
+
+    /// Some parts of an index object, fetched at once.
+    pub(crate) fn index_parts(
+        &self,
+        index: &ObjectId,
+        parts: &[&IndexPart],
+    ) -> Result<Vec<IndexObject>, CatalogError> {
+        together(parts, |part| {
+            let place = PartPlace {
+                index: *index,
+                offset: part.offset,
+                len: part.len,
+            };
+            self.index_part(&place, part.segments[0])
+        })
+    }
+
+    /// Loads what the directory lists of segments, as many at once as the place answers.
+    pub(crate) fn load_segments(&self, numbers: &[u32]) -> Result<(), CatalogError> {
+        let is_loaded = |number: &&u32| {
+            let tables = self.read();
+            let segment = tables.segment_of(**number);
+            let directory = self.read_directory();
+            let mut parts = segment.iter().flat_map(|id| directory.parts_of(*id));
+            parts.all(|place| tables.sources(**number).contains(&place.index))
+        };
+        let numbers: Vec<u32> = numbers
+            .iter()
+            .filter(|number| !is_loaded(number))
+            .copied()
+            .collect();
+        for some in numbers.chunks(self.objects.requests_together().max(1)) {
+            together(some, |number| self.load_segment(*number))?;
+        }
+        Ok(())
     }
 
     /// An index object as it is stored, if this client keeps it.
@@ -328,7 +430,9 @@ impl Catalog {
     /// The index objects that count.
     #[must_use]
     pub fn indexes(&self) -> BTreeSet<ObjectId> {
-        self.read().indexes().clone()
+        let mut indexes = self.read().indexes().clone();
+        indexes.extend(self.read_directory().indexes().copied());
+        indexes
     }
 
     /// The number of a segment in this process: the next one if it has none.
@@ -358,7 +462,63 @@ impl Catalog {
         }
     }
 
-    /// The frame that holds a chunk: one of a pack that is not condemned, if there is one.
+    /// The frame that holds a chunk, as [`Catalog::locate`] gives it, after the parts of the index
+    /// that are of its segment were loaded. A part that is damaged is left out:
+    /// [`Catalog::lost_index`] names it.
+    pub fn find(&self, address: ChunkId) -> Result<Option<Place>, CatalogError> {
+        self.load_segment(split_address(address).0)?;
+        Ok(self.locate(address))
+    }
+
+    /// Loads what the directory lists of a segment and is not loaded. Cost: nothing if all is.
+    fn load_segment(&self, number: u32) -> Result<(), CatalogError> {
+        let Some(segment) = self.segment_of(number) else {
+            return Ok(());
+        };
+        let mut places = self.read_directory().parts_of(segment).to_vec();
+        if !places.is_empty() {
+            let tables = self.read();
+            places.retain(|place| !tables.sources(number).contains(&place.index));
+        }
+        for place in places {
+            if self
+                .lost()
+                .contains_key(&ObjectName::Index(place.index).to_string())
+            {
+                continue;
+            }
+            match self.index_part(&place, segment) {
+                Ok(part) => {
+                    self.drawer.keep(&self.sealer, &place.index, &part.segments);
+                    let numbers = self.write().add_part(place.index, &part);
+                    self.forget_names(&numbers);
+                }
+                // Its content is elsewhere, too.
+                Err(error)
+                    if error.is_missing() && self.read_directory().is_condemned(&place.index) =>
+                {
+                    self.lose_index(&error);
+                }
+                Err(error) if error.is_missing() => return Err(error),
+                Err(error) if error.is_damage() => self.lose_index(&error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Does without an index object that cannot be read, until the next refresh.
+    pub(crate) fn lose_index(&self, error: &CatalogError) {
+        let object = match error {
+            CatalogError::Objects(error) => &error.name,
+            CatalogError::Seal { object, .. } => object,
+            CatalogError::Frame { .. } | CatalogError::Unknown { .. } => return,
+        };
+        self.lost().insert(object.clone(), error.to_string());
+    }
+
+    /// The frame that holds a chunk: one of a pack that is not condemned, if there is one. Knows
+    /// what was loaded.
     #[must_use]
     pub fn locate(&self, address: ChunkId) -> Option<Place> {
         self.read().locate(address)
@@ -370,6 +530,7 @@ impl Catalog {
         if let Some(names) = self.names.get(&number) {
             return Ok(names);
         }
+        self.load_segment(number)?;
         let sources = self.read().sources(number).to_vec();
         let segment = self.segment_of(number);
         let mut names = SegmentNames::default();
@@ -390,7 +551,15 @@ impl Catalog {
         if let Some(found) = self.drawer.take(&self.sealer, source, segment) {
             return Ok(Some(found));
         }
-        let mut index = self.index(source)?;
+        let place = {
+            let directory = self.read_directory();
+            let mut parts = directory.parts_of(segment).iter();
+            parts.find(|place| place.index == *source).copied()
+        };
+        let mut index = match place {
+            Some(place) => self.index_part(&place, segment)?,
+            None => self.index(source)?,
+        };
         self.drawer.keep(&self.sealer, source, &index.segments);
         Ok(index.segments.remove(&segment))
     }
@@ -412,7 +581,7 @@ impl Catalog {
     /// The error for an address that [`Catalog::locate`] does not find.
     #[must_use]
     pub fn unknown(&self, address: ChunkId) -> CatalogError {
-        let (number, ordinal) = crate::format::split_address(address);
+        let (number, ordinal) = split_address(address);
         let segment = self
             .segment_of(number)
             .map_or_else(|| "?".to_owned(), |id| id.to_string());
@@ -429,6 +598,18 @@ impl Catalog {
 
     fn read(&self) -> RwLockReadGuard<'_, Tables> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_directory(&self) -> RwLockReadGuard<'_, Directory> {
+        self.directory
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_directory(&self) -> RwLockWriteGuard<'_, Directory> {
+        self.directory
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Tables> {

@@ -413,15 +413,16 @@ impl Healing {
             objects: swept.collect(),
             ..Sweep::default()
         };
-        Ok(Record {
-            indexes: indexes.iter().map(ToString::to_string).collect(),
+        let mut record = Record {
             sweeps: if lost.is_empty() {
                 Vec::new()
             } else {
                 vec![sweep]
             },
             ..Record::default()
-        })
+        };
+        record.name_indexes(indexes);
+        Ok(record)
     }
 
     /// Index objects that are lost for good: those that this client keeps are put back.

@@ -7,6 +7,12 @@
 //! anew: the names of the repository's chunks are looked up in the origin, with one index object in
 //! memory at a time.
 //!
+//! **A large index is not fetched whole.** Where what others wrote is more than a push may fetch
+//! unseen ([`INDEX_FETCH_LEN`] by default), samples decide: the record that names an index object
+//! tells a few names of each part, and a part is fetched if the origin has one of them. The others
+//! are passed over, so what they alone name is sent a second time: that costs room, nothing else.
+//! A push of much looks at them again.
+//!
 //! **The origin's ids may change their meaning.** A store's folder may have been copied or
 //! restored; then the same ids stand for other chunks. So each file carries a mark of its origin,
 //! and a file whose mark the origin does not recognise is ignored.
@@ -30,14 +36,21 @@ use vellum_store::StoreError;
 use vellum_store::transfer::PointInTime;
 
 use crate::error::BackupError;
-use crate::format::{IndexObject, address, split_address};
+use crate::format::{IndexObject, IndexPart, SealedIndex, address, split_address};
 use crate::journal::{Condition, State};
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::reader::Reader;
+use crate::record::IndexParts;
 use crate::translation::Translation;
 
 const OBJECT_ID_LEN: usize = 32;
-const MAGIC: &[u8; 8] = b"VlmKnow3";
+const MAGIC: &[u8; 8] = b"VlmKnow4";
+/// Bytes of index objects that a push fetches without a sign that they are of use to it: they name
+/// some 2 GiB of data.
+pub const INDEX_FETCH_LEN: u64 = 16 << 20;
+/// A push of so many chunks looks anew at what earlier ones passed over: as many as a part of the
+/// index names at most.
+const MANY_CHUNKS: u64 = 65_536;
 /// Names that are looked for together by one thread.
 const NAMES_TOGETHER: usize = 4096;
 /// The longest file that is read: at 6 bytes a run or so, of some hundred million runs.
@@ -53,6 +66,8 @@ pub(crate) trait Origin: Sync {
     fn mark(&self, owner: &RepositoryId) -> Result<Vec<u8>, BackupError>;
     /// Finds which of its chunks have these names.
     fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, BackupError>;
+    /// True for each of these beginnings of names, as numbers, that a chunk of it probably has.
+    fn has_prefixes(&self, prefixes: &[u64]) -> Result<Vec<bool>, BackupError>;
 }
 
 /// The mark of a store is a token that is left in it whenever a file is written.
@@ -75,15 +90,45 @@ impl Origin for PointInTime {
     fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, BackupError> {
         Ok(self.find_chunks(names)?)
     }
+
+    fn has_prefixes(&self, prefixes: &[u64]) -> Result<Vec<bool>, BackupError> {
+        Ok(PointInTime::has_prefixes(self, prefixes)?)
+    }
+}
+
+/// The look at an index object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Seen {
+    /// The whole of it was looked through.
+    Whole,
+    /// The parts at these offsets were; the others were passed over.
+    Parts(BTreeSet<u64>),
+}
+
+impl Seen {
+    /// True if something of it is relied upon.
+    fn is_relied_on(&self) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Parts(offsets) => !offsets.is_empty(),
+        }
+    }
+
+    fn has(&self, part: &IndexPart) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Parts(offsets) => offsets.contains(&part.offset),
+        }
+    }
 }
 
 /// The origin's chunks that the repository has, and their addresses.
 #[derive(Default)]
 pub(crate) struct Known {
-    /// Index objects that were looked through.
-    indexes: BTreeSet<ObjectId>,
-    /// The index objects of those that this client put, and no record names yet.
-    pending: BTreeSet<ObjectId>,
+    /// Index objects that were met.
+    indexes: BTreeMap<ObjectId, Seen>,
+    /// The index objects of those that this client put, and no record names yet, with their parts.
+    pending: BTreeMap<ObjectId, IndexParts>,
     /// Condemned and damaged packs, whose chunks were left out.
     without: BTreeSet<ObjectId>,
     /// The packs that those index objects name, and their lengths: a listing shows which are lost.
@@ -98,20 +143,106 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// Opens the index of all chunks of `origin`, brought up to date. Cost: nothing if no other
-    /// client did anything; else what is new to this one.
+    /// Opens the index of the chunks of `origin`, brought up to date. Cost: nothing if no other
+    /// client did anything; else what is new to this one, `fetch_len` bytes of the index at most
+    /// but for what samples show to be of use.
     pub(crate) fn open(
         reader: &Reader<'_>,
         origin: &dyn Origin,
         state: &State,
+        fetch_len: u64,
     ) -> Result<Self, BackupError> {
         let mut known = Self::believed(reader, origin, state)?;
-        let new: Vec<ObjectId> = usable(state)
-            .filter(|index| !known.indexes.contains(index))
-            .collect();
-        new.into_iter()
-            .try_for_each(|index| known.look_through(reader, origin, index))?;
+        let indexes = known.indexes.keys().copied();
+        let old: BTreeSet<ObjectId> = indexes.collect();
+        let new = usable(state).filter(|index| !old.contains(index));
+        let (listed, whole): (Vec<ObjectId>, Vec<ObjectId>) =
+            new.partition(|index| state.index_parts(index).is_some());
+        for index in whole {
+            known.look_through(reader, origin, index)?;
+        }
+        let len = listed
+            .iter()
+            .map(|index| parts_len(state, index))
+            .sum::<u64>();
+        if len > fetch_len {
+            known.look_by_samples(reader, origin, state, &listed)?;
+        } else {
+            for index in listed {
+                known.look_through(reader, origin, index)?;
+            }
+        }
         Ok(known)
+    }
+
+    /// Looks again at what was passed over, if `missing` chunks are many.
+    pub(crate) fn reconsider(
+        &mut self,
+        reader: &Reader<'_>,
+        origin: &dyn Origin,
+        state: &State,
+        missing: u64,
+    ) -> Result<bool, BackupError> {
+        if missing < MANY_CHUNKS {
+            return Ok(false);
+        }
+        let met = self.indexes.iter();
+        let met = met.filter(|(_, seen)| matches!(seen, Seen::Parts(_)));
+        let met: Vec<ObjectId> = met.map(|(index, _)| *index).collect();
+        self.look_by_samples(reader, origin, state, &met)
+    }
+
+    /// Looks through the parts of index objects of which `origin` has something, by their samples.
+    /// True if there were some that had not been looked through.
+    fn look_by_samples(
+        &mut self,
+        reader: &Reader<'_>,
+        origin: &dyn Origin,
+        state: &State,
+        indexes: &[ObjectId],
+    ) -> Result<bool, BackupError> {
+        let mut is_any = false;
+        for index in indexes {
+            let parts = state.index_parts(index).map_or(&[][..], |parts| parts);
+            let samples = parts.iter().flat_map(|part| part.sample.iter().copied());
+            let mut has = origin
+                .has_prefixes(&samples.collect::<Vec<_>>())?
+                .into_iter();
+            let seen = self.indexes.entry(*index);
+            let seen = seen.or_insert_with(|| Seen::Parts(BTreeSet::new())).clone();
+            let is_wanted = |part: &&IndexPart| {
+                let count = has
+                    .by_ref()
+                    .take(part.sample.len())
+                    .filter(|has| *has)
+                    .count();
+                count > 0 && !seen.has(part)
+            };
+            let wanted: Vec<&IndexPart> = parts.iter().filter(is_wanted).collect();
+            is_any |= !wanted.is_empty();
+            self.look_at_parts(reader, origin, *index, &wanted)?;
+        }
+        Ok(is_any)
+    }
+
+    fn look_at_parts(
+        &mut self,
+        reader: &Reader<'_>,
+        origin: &dyn Origin,
+        id: ObjectId,
+        parts: &[&IndexPart],
+    ) -> Result<(), BackupError> {
+        let together = reader.repository().objects().requests_together().max(1);
+        for some in parts.chunks(together) {
+            let fetched = reader.catalog().index_parts(&id, some);
+            for part in &fetched.map_err(|error| reader.told(error))? {
+                self.look_in(reader, origin, part)?;
+            }
+            if let Some(Seen::Parts(offsets)) = self.indexes.get_mut(&id) {
+                offsets.extend(some.iter().map(|part| part.offset));
+            }
+        }
+        Ok(())
     }
 
     /// The index that was saved the last time, as far as it still holds.
@@ -139,7 +270,13 @@ impl Known {
             };
         }
         known.without = state.doubtful_packs();
-        usable(state).for_each(|index| _ = known.pending.remove(&index));
+        let usable: BTreeSet<ObjectId> = usable(state).collect();
+        known.pending.retain(|index, _| !usable.contains(index));
+        // What was passed over may go.
+        let pending = &known.pending;
+        known
+            .indexes
+            .retain(|index, _| usable.contains(index) || pending.contains_key(index));
         Ok(known)
     }
 
@@ -157,14 +294,15 @@ impl Known {
     /// True if everything that it relies upon is still there and not condemned.
     fn holds(&self, reader: &Reader<'_>, state: &State) -> Result<bool, BackupError> {
         let usable: BTreeSet<ObjectId> = usable(state).collect();
-        let gone = self
-            .indexes
-            .difference(&usable)
-            .any(|index| !self.pending.contains(index));
+        let relied_on = self.indexes.iter().filter(|(_, seen)| seen.is_relied_on());
+        let gone = relied_on
+            .map(|(index, _)| index)
+            .any(|index| !usable.contains(index) && !self.pending.contains_key(index));
         if gone || self.without != state.doubtful_packs() {
             return Ok(false);
         }
-        let open: Vec<&ObjectId> = self.pending.difference(&usable).collect();
+        let pending = self.pending.keys();
+        let open: Vec<&ObjectId> = pending.filter(|index| !usable.contains(index)).collect();
         Ok(open.is_empty() || is_whole(reader, state, &open)?)
     }
 
@@ -178,14 +316,25 @@ impl Known {
             .catalog()
             .index(&id)
             .map_err(|error| reader.told(error))?;
-        let chunks: Vec<(ChunkHash, ChunkId)> = self.chunks(reader, &index);
+        self.look_in(reader, origin, &index)?;
+        self.indexes.insert(id, Seen::Whole);
+        Ok(())
+    }
+
+    /// Adds what an index object, or a part of one, has of `origin`.
+    fn look_in(
+        &mut self,
+        reader: &Reader<'_>,
+        origin: &dyn Origin,
+        index: &IndexObject,
+    ) -> Result<(), BackupError> {
+        let chunks: Vec<(ChunkHash, ChunkId)> = self.chunks(reader, index);
         for (own, there) in find_in_origin(origin, &chunks)? {
             if self.sure.get(own, 1).is_none() {
                 self.unsure.insert(own, there, 1);
             }
         }
-        self.note_packs(&index);
-        self.indexes.insert(id);
+        self.note_packs(index);
         Ok(())
     }
 
@@ -336,13 +485,14 @@ impl Known {
     /// addresses, in runs.
     pub(crate) fn add(
         &mut self,
-        id: ObjectId,
+        sealed: SealedIndex,
         index: &IndexObject,
         chunks: &[(ChunkId, ChunkId, u64)],
     ) {
+        let id = sealed.object.id;
         self.note_packs(index);
-        self.indexes.insert(id);
-        self.pending.insert(id);
+        self.indexes.insert(id, Seen::Whole);
+        self.pending.insert(id, IndexParts::of(id, &sealed.parts));
         chunks
             .iter()
             .for_each(|(own, there, len)| self.sure.insert(*own, *there, *len));
@@ -356,8 +506,8 @@ impl Known {
     }
 
     /// Index objects that no record names yet.
-    pub(crate) fn pending(&self) -> &BTreeSet<ObjectId> {
-        &self.pending
+    pub(crate) fn pending(&self) -> Vec<IndexParts> {
+        self.pending.values().cloned().collect()
     }
 
     /// A record names them now.
@@ -385,10 +535,18 @@ impl Known {
         let mut bytes = MAGIC.to_vec();
         put_varint(&mut bytes, mark.len() as u64);
         bytes.extend_from_slice(mark);
-        for set in [&self.indexes, &self.pending, &self.without] {
-            put_varint(&mut bytes, set.len() as u64);
-            set.iter().for_each(|id| bytes.extend_from_slice(&id.0));
+        put_varint(&mut bytes, self.indexes.len() as u64);
+        for (id, seen) in &self.indexes {
+            bytes.extend_from_slice(&id.0);
+            seen.encode(&mut bytes);
         }
+        let pending = serde_json::to_vec(&self.pending()).expect("texts and numbers are JSON");
+        put_varint(&mut bytes, pending.len() as u64);
+        bytes.extend_from_slice(&pending);
+        put_varint(&mut bytes, self.without.len() as u64);
+        self.without
+            .iter()
+            .for_each(|id| bytes.extend_from_slice(&id.0));
         put_varint(&mut bytes, self.packs.len() as u64);
         for (id, len) in &self.packs {
             bytes.extend_from_slice(&id.0);
@@ -435,7 +593,7 @@ impl Known {
             return Ok(None);
         };
         let mut bytes = Bytes::new(&body);
-        let Ok(mark) = mark_of(&mut bytes) else {
+        let Ok(mark) = bytes_of_varint(&mut bytes) else {
             return Ok(None);
         };
         Ok(if origin.recognises(&reader.repository().id(), mark)? {
@@ -447,10 +605,18 @@ impl Known {
 
     fn decode(mut bytes: Bytes<'_>, reader: &Reader<'_>) -> Result<Self, DecodeError> {
         let mut known = Self::default();
-        for set in [&mut known.indexes, &mut known.pending, &mut known.without] {
-            for _ in 0..bytes.read_varint()? {
-                set.insert(object_id(&mut bytes)?);
-            }
+        for _ in 0..bytes.read_varint()? {
+            let id = object_id(&mut bytes)?;
+            known.indexes.insert(id, Seen::decode(&mut bytes)?);
+        }
+        let pending: Vec<IndexParts> = serde_json::from_slice(bytes_of_varint(&mut bytes)?)
+            .map_err(|_| DecodeError::Invalid("parts of index objects"))?;
+        for parts in pending {
+            let id = ObjectId::parse(&parts.index).ok_or(DecodeError::Invalid("index object"))?;
+            known.pending.insert(id, parts);
+        }
+        for _ in 0..bytes.read_varint()? {
+            known.without.insert(object_id(&mut bytes)?);
         }
         for _ in 0..bytes.read_varint()? {
             known
@@ -494,6 +660,36 @@ impl Known {
         bytes.expect_end()?;
         Ok(known)
     }
+}
+
+impl Seen {
+    /// 0 for the whole, else one more than the number of parts, and the offset of each.
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Whole => put_varint(bytes, 0),
+            Self::Parts(offsets) => {
+                put_varint(bytes, offsets.len() as u64 + 1);
+                offsets.iter().for_each(|offset| put_varint(bytes, *offset));
+            }
+        }
+    }
+
+    fn decode(bytes: &mut Bytes<'_>) -> Result<Self, DecodeError> {
+        let Some(count) = bytes.read_varint()?.checked_sub(1) else {
+            return Ok(Self::Whole);
+        };
+        let offsets = (0..count).map(|_| bytes.read_varint());
+        Ok(Self::Parts(offsets.collect::<Result<_, _>>()?))
+    }
+}
+
+/// The length of the parts of an index object, in bytes.
+fn parts_len(state: &State, index: &ObjectId) -> u64 {
+    let parts = state.index_parts(index).into_iter();
+    parts
+        .flat_map(|parts| parts.iter())
+        .map(|part| part.len)
+        .sum()
 }
 
 /// Those of `chunks`, which are names and addresses, that `origin` has: its ids, and the addresses.
@@ -578,7 +774,8 @@ fn object_id(bytes: &mut Bytes<'_>) -> Result<ObjectId, DecodeError> {
     Ok(ObjectId(id.try_into().expect("as many were taken")))
 }
 
-fn mark_of<'a>(bytes: &mut Bytes<'a>) -> Result<&'a [u8], DecodeError> {
+/// Bytes behind their number.
+fn bytes_of_varint<'a>(bytes: &mut Bytes<'a>) -> Result<&'a [u8], DecodeError> {
     let len = usize::try_from(bytes.read_varint()?).map_err(|_| DecodeError::Truncated)?;
     bytes.read_bytes(len)
 }

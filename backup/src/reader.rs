@@ -202,11 +202,11 @@ impl<'r> Reader<'r> {
         })
     }
 
-    /// Reads the index objects that count now. One that is damaged keeps nobody from what the
-    /// others know: see [`Reader::refuse_lost_indexes`]. Cost: fetching those that are not in the
-    /// cache.
+    /// Learns which index objects count now. One that is damaged keeps nobody from what the others
+    /// know: see [`Reader::refuse_lost_indexes`]. Cost: fetching those that are not in the cache and
+    /// of which no record tells the parts; parts are fetched where they are needed.
     pub fn load_indexes(&self) -> Result<(), BackupError> {
-        let load = || crate::prune::refresh(self.repository, &self.catalog);
+        let load = || crate::prune::refresh_on_demand(self.repository, &self.catalog);
         let is_missing = |error: &BackupError| match error {
             BackupError::Objects { source, .. } => source.kind == ObjectErrorKind::Missing,
             _ => false,
@@ -228,6 +228,43 @@ impl<'r> Reader<'r> {
             }
             done => done,
         }
+    }
+
+    /// Loads what the index has of the segments of `wanted`: several requests at once. A part that
+    /// is gone is looked for with the first chunk that needs it.
+    fn load_segments(&self, wanted: &IdSet) -> Result<(), BackupError> {
+        let (mut numbers, mut next) = (Vec::new(), wanted.next_from(ChunkId(0)));
+        while let Some(address) = next {
+            let (number, _) = split_address(address);
+            numbers.push(number);
+            let behind = number
+                .checked_add(1)
+                .map(|number| crate::format::address(number, 0));
+            next = behind.and_then(|behind| wanted.next_from(behind));
+        }
+        match self.catalog.load_segments(&numbers) {
+            Err(error) if error.is_missing() => Ok(()),
+            done => done.map_err(|error| self.told(error)),
+        }
+    }
+
+    /// The frame that holds the chunk at `address`.
+    pub(crate) fn place(&self, address: ChunkId) -> Result<Place, BackupError> {
+        let mut found = self.catalog.find(address);
+        if found.as_ref().is_err_and(CatalogError::is_missing) {
+            // A collection took the index object away since the journal was read.
+            self.repository.refresh()?;
+            self.load_indexes()?;
+            found = self.catalog.find(address);
+        }
+        while let Err(error) = &found
+            && error.is_missing()
+        {
+            self.catalog.lose_index(error);
+            found = self.catalog.find(address);
+        }
+        let place = found.map_err(|error| self.told(error))?;
+        place.ok_or_else(|| self.told(self.catalog.unknown(address)))
     }
 
     /// Refuses to go on if an index object is damaged: for a session that builds on what is there.
@@ -411,12 +448,10 @@ impl<'r> Reader<'r> {
     /// together.
     pub fn places(&self, wanted: &IdSet) -> Result<Vec<Vec<Place>>, BackupError> {
         let mut groups: Vec<Vec<Place>> = Vec::new();
+        self.load_segments(wanted)?;
         let mut next = wanted.next_from(ChunkId(0));
         while let Some(address) = next {
-            let place = self
-                .catalog
-                .locate(address)
-                .ok_or_else(|| self.told(self.catalog.unknown(address)))?;
+            let place = self.place(address)?;
             let is_here = |address: ChunkId| {
                 let (segment, ordinal) = split_address(address);
                 segment == place.segment
@@ -499,10 +534,7 @@ impl<'r> Reader<'r> {
         address: vellum_core::units::ChunkId,
     ) -> Result<Arc<PlainFrame>, BackupError> {
         self.again_if_missing(|| {
-            let place = self
-                .catalog
-                .locate(address)
-                .ok_or_else(|| self.told(self.catalog.unknown(address)))?;
+            let place = self.place(address)?;
             self.catalog
                 .read_frame(&place)
                 .map_err(|error| self.told(error))
@@ -523,14 +555,20 @@ impl<'r> Reader<'r> {
         let mut wanted = IdSet::new();
         for place in places {
             let first = crate::format::address(place.segment, place.first);
-            // Dead chunks may be gone by now, and are not missed.
-            let present = place
+            for address in place
                 .presence
                 .offsets()
-                .map(|at| first.advance_by(at.into()));
-            present
-                .filter(|address| self.catalog.locate(*address).is_some())
-                .for_each(|address| wanted.insert(address));
+                .map(|at| first.advance_by(at.into()))
+            {
+                let found = self
+                    .catalog
+                    .find(address)
+                    .map_err(|error| self.told(error))?;
+                // Dead chunks may be gone by now, and are not missed.
+                if found.is_some() {
+                    wanted.insert(address);
+                }
+            }
         }
         let groups = self.places(&wanted)?;
         if groups.is_empty()
@@ -584,7 +622,6 @@ impl<'r> Reader<'r> {
         match error {
             CatalogError::Objects(error) => self.repository.failed(error),
             CatalogError::Seal { object, source } => self.damaged(object, source.to_string()),
-            CatalogError::Index { object, source } => self.damaged(object, source.to_string()),
             CatalogError::Frame {
                 object,
                 offset,

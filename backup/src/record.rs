@@ -18,6 +18,15 @@ pub(crate) mod parts;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use vellum_core::identity::{IDENTITY_LEN, SegmentId};
+
+use crate::format::IndexPart;
+use crate::hexadecimal;
+use crate::objects::ObjectId;
+
+/// The longest part of an index object that is fetched by itself, in bytes: a segment of which each
+/// chunk has a frame of its own fills less.
+const INDEX_PART_LEN_MAX: u64 = 16 << 20;
 
 /// The version of records that this program writes, and the newest that it reads.
 pub const RECORD_VERSION: u32 = 1;
@@ -57,6 +66,9 @@ pub struct Record {
     /// IDs of index objects to read from now on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indexes: Vec<String>,
+    /// The parts of index objects. One of which nobody told them is read whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub index_parts: Vec<IndexParts>,
     /// Points that are gone for good.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forgotten: Vec<Said>,
@@ -88,6 +100,82 @@ pub struct Record {
     /// does not miss it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past: Option<Past>,
+}
+
+/// The parts of one index object.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct IndexParts {
+    /// The ID of the object.
+    pub index: String,
+    /// Its parts.
+    pub parts: Vec<PartOfIndex>,
+}
+
+/// A part of an index object: [`IndexPart`] in few bytes of JSON.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PartOfIndex {
+    /// The identities of its segments, one behind the other.
+    pub segments: String,
+    /// Its offset and length in the object, in bytes.
+    pub range: (u64, u64),
+    /// The first eight bytes of each name of its sample, one behind the other.
+    pub sample: String,
+}
+
+impl Record {
+    /// Names index objects, whose parts these are.
+    pub(crate) fn name_indexes(&mut self, indexes: Vec<IndexParts>) {
+        self.indexes
+            .extend(indexes.iter().map(|parts| parts.index.clone()));
+        self.index_parts.extend(indexes);
+    }
+}
+
+impl IndexParts {
+    /// The parts of the index object `index`.
+    #[must_use]
+    pub fn of(index: ObjectId, parts: &[IndexPart]) -> Self {
+        let part = |part: &IndexPart| {
+            let segments: Vec<u8> = part.segments.iter().flat_map(|id| id.0).collect();
+            let sample = part.sample.iter().flat_map(|name| name.to_be_bytes());
+            PartOfIndex {
+                segments: hexadecimal::write(&segments),
+                range: (part.offset, part.len),
+                sample: hexadecimal::write(&sample.collect::<Vec<_>>()),
+            }
+        };
+        Self {
+            index: index.to_string(),
+            parts: parts.iter().map(part).collect(),
+        }
+    }
+
+    /// The index object and its parts; none if anything of it makes no sense.
+    #[must_use]
+    pub fn parsed(&self) -> Option<(ObjectId, Vec<IndexPart>)> {
+        let parts = self.parts.iter().map(PartOfIndex::parsed);
+        Some((ObjectId::parse(&self.index)?, parts.collect::<Option<_>>()?))
+    }
+}
+
+impl PartOfIndex {
+    fn parsed(&self) -> Option<IndexPart> {
+        let (segments, sample) = (
+            hexadecimal::read(&self.segments)?,
+            hexadecimal::read(&self.sample)?,
+        );
+        let (segments, no_more) = segments.as_chunks::<IDENTITY_LEN>();
+        let (sample, rest) = sample.as_chunks::<8>();
+        let (offset, len) = self.range;
+        let is_whole = no_more.is_empty() && rest.is_empty() && len <= INDEX_PART_LEN_MAX;
+        let is_rising = segments.is_sorted() && !segments.is_empty();
+        (is_whole && is_rising && offset.checked_add(len).is_some()).then(|| IndexPart {
+            segments: segments.iter().copied().map(SegmentId).collect(),
+            offset,
+            len,
+            sample: sample.iter().copied().map(u64::from_be_bytes).collect(),
+        })
+    }
 }
 
 /// The session that made a statement first, and its place in the journal: a record that replaces

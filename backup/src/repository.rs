@@ -12,7 +12,7 @@ use vellum_core::identity::RepositoryId;
 use vellum_core::units::ChunkLen;
 
 use crate::error::BackupError;
-use crate::format::{FORMAT, RepositoryFile, RepositoryFileError};
+use crate::format::{FORMAT, IndexObject, RepositoryFile, RepositoryFileError, SealedIndex};
 use crate::journal::{HeadsError, Journal, RecordName, Remembered, State};
 pub use crate::memory::ClientFolders;
 use crate::memory::ClientMemory;
@@ -222,6 +222,14 @@ impl Repository {
     /// Puts an object.
     pub fn put(&self, name: &ObjectName, bytes: &[u8]) -> Result<(), BackupError> {
         put(&*self.objects, name, bytes)
+    }
+
+    /// Seals an index object and puts it.
+    pub(crate) fn put_index(&self, index: &IndexObject) -> Result<SealedIndex, BackupError> {
+        let sealed = index.seal(&self.sealer)?;
+        let name = ObjectName::Index(sealed.object.id);
+        self.put(&name, &sealed.object.bytes)?;
+        Ok(sealed)
     }
 
     /// The names and lengths of all objects of a kind. Names that are none are passed over.

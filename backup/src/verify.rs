@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
-use vellum_core::identity::ContentId;
+use vellum_core::identity::{ContentId, SegmentId};
 use vellum_core::page::{PageEntry, Run};
 use vellum_core::units::ChunkId;
 use vellum_store::{Progress, Watch};
@@ -27,7 +27,7 @@ use vellum_store::{Progress, Watch};
 use crate::catalog::{Catalog, Place};
 use crate::contents::read_part;
 use crate::error::BackupError;
-use crate::format::{PACK_LEN_MAX, PackEntry, split_address};
+use crate::format::{IndexObject, PACK_LEN_MAX, PackEntry, split_address};
 use crate::journal::{Condition, State};
 use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
 use crate::prune::reach::Needed;
@@ -231,7 +231,7 @@ impl<'a> Check<'a> {
         for (id, condition) in state.indexes() {
             let index = self.catalog.index(id);
             let index = index.map_err(|error| crate::prune::told(self.repository, error));
-            match damage(index)? {
+            match damage(index)?.and_then(|index| with_parts(state, id, index)) {
                 Ok(index) => {
                     good.insert(*id);
                     if *condition == Condition::Firm {
@@ -616,6 +616,26 @@ impl<'a> Check<'a> {
             read_len: self.read_len,
             findings,
         })
+    }
+}
+
+/// An index object of whose segments a record that tells its parts leaves out none: readers of
+/// single contents go by that.
+fn with_parts(state: &State, id: &ObjectId, index: IndexObject) -> Result<IndexObject, Fault> {
+    let Some(parts) = state.index_parts(id) else {
+        return Ok(index);
+    };
+    let told: BTreeSet<&SegmentId> = parts.iter().flat_map(|part| &part.segments).collect();
+    match index
+        .segments
+        .keys()
+        .find(|segment| !told.contains(segment))
+    {
+        None => Ok(index),
+        Some(segment) => Err((
+            ObjectName::Index(*id).to_string(),
+            format!("no record tells the part of its segment {segment}"),
+        )),
     }
 }
 

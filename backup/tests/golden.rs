@@ -11,8 +11,8 @@ mod files;
 use std::collections::BTreeMap;
 
 use vellum_backup::format::{
-    Frame, FrameEntry, IndexObject, MapBlob, PackEntry, PackWriter, Presence, RepositoryFile,
-    SegmentEntry, address, decode_frame, encode_frame,
+    Frame, FrameEntry, IndexObject, IndexPart, MapBlob, PackEntry, PackWriter, Presence,
+    RepositoryFile, SegmentEntry, address, decode_frame, encode_frame,
 };
 use vellum_backup::objects::ObjectId;
 use vellum_backup::seal::{
@@ -33,6 +33,7 @@ const RECORD: &[u8] =
     br#"{"version":1,"counter":1,"parents":[],"session":"00","writer":"host","time_ms":2}"#;
 const DESCRIBED: &[u8] = br#"{"version":1,"counter":2,"parents":[],"session":"01","writer":"host","time_ms":2,"described":[{"point":"0a","name":"www","snapshot":"first","mode":"normal","origin":"0b-1","time_ms":3,"tags":["release"],"pinned":true,"stamp":{"counter":1,"session":"00"}},{"point":"0c","name":"db","mode":"readonly","time_ms":4,"pinned":false}]}"#;
 const ANNOTATED: &[u8] = br#"{"version":1,"counter":3,"parents":[],"session":"02","writer":"host","time_ms":5,"points":[{"id":"0a","image":"0b-2","name":"web","content":"0c","len":4096,"mode":"normal","time_ms":6,"pinned":false,"description":"before the upgrade\nof 13","properties":{"owner":"anna","ticket":""}}]}"#;
+const INDEX_PARTS: &[u8] = br#"{"version":1,"counter":4,"parents":[],"session":"03","writer":"host","time_ms":7,"indexes":["3737373737373737373737373737373737373737373737373737373737373737"],"index_parts":[{"index":"3737373737373737373737373737373737373737373737373737373737373737","parts":[{"segments":"5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e6f6f6f6f6f6f6f6f6f6f6f6f6f6f6f6f","range":[144,300],"sample":"00112233445566778899aabbccddeeff"}]}]}"#;
 const KEY_LINE: &str =
     "vellum-key-1-000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
 const COST: PasswordCost = PasswordCost {
@@ -165,6 +166,7 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
         ("record", RECORD.to_vec()),
         ("record-described", DESCRIBED.to_vec()),
         ("record-annotated", ANNOTATED.to_vec()),
+        ("record-index-parts", INDEX_PARTS.to_vec()),
     ];
     frames.chain(maps).chain(others).collect()
 }
@@ -230,6 +232,24 @@ fn sealed() -> Vec<(&'static str, Vec<u8>)> {
         .clone();
     sealed.push(("envelope-zstd", body[8 + 24..body.len() - 16].to_vec()));
     sealed
+}
+
+/// Encodings of a later day, which the keys that are kept open.
+fn sealed_later() -> Vec<(&'static str, Vec<u8>)> {
+    let key = golden("key-password");
+    let secrets = unlock(&repository(true), &key, &password()).expect("the password opens it");
+    let sealers = [
+        (Sealer::plain(repository(false).id), "plain-index-parts"),
+        (
+            Sealer::encrypted(repository(true).id, &secrets),
+            "sealed-index-parts",
+        ),
+    ];
+    let sealed = sealers.into_iter().map(|(sealer, name)| {
+        let index = index().seal(&sealer).expect("sealed");
+        (name, index.object.bytes)
+    });
+    sealed.collect()
 }
 
 fn password() -> Opener {
@@ -302,6 +322,19 @@ fn what_was_written_once_is_read_now() {
         ("before the upgrade\nof 13", 2)
     );
     assert_eq!(serde_json::to_vec(&annotated).expect("JSON"), ANNOTATED);
+    let record: vellum_backup::record::Record =
+        serde_json::from_slice(&golden("record-index-parts")).expect("a record");
+    let part = IndexPart {
+        segments: vec![SEGMENT, OTHER],
+        offset: 144,
+        len: 300,
+        sample: vec![0x0011_2233_4455_6677, 0x8899_aabb_ccdd_eeff],
+    };
+    assert_eq!(
+        record.index_parts[0].parsed(),
+        Some((ObjectId([0x37; 32]), vec![part]))
+    );
+    assert_eq!(serde_json::to_vec(&record).expect("JSON"), INDEX_PARTS);
 }
 
 #[test]
@@ -321,6 +354,11 @@ fn what_was_sealed_once_is_opened_now() {
         };
         assert_eq!(
             IndexObject::decode(&open(SealedKind::Index, "index")),
+            Ok(index())
+        );
+        let stored = golden(&format!("{prefix}-index-parts"));
+        assert_eq!(
+            IndexObject::open(&sealer, &ObjectId::of(&stored), &stored),
             Ok(index())
         );
         assert_eq!(open(SealedKind::Record, "record"), RECORD);
@@ -357,4 +395,5 @@ fn write_missing_files() {
             .into_iter()
             .chain(sealed.into_iter().filter(|_| are_missing)),
     );
+    files::keep(sealed_later());
 }

@@ -137,9 +137,15 @@ pub fn repository_file(data: &[u8]) {
         SealedKind::Index,
         SealedKind::Maps,
         SealedKind::Record,
+        SealedKind::IndexParts,
     ] {
         let _ = sealer.open(kind, &ObjectId::of(data), data);
         let _ = vellum_backup::seal::bundle_parts(&sealer, kind, &ObjectId::of(data), data);
+    }
+    if let Ok(index) = IndexObject::open(&sealer, &ObjectId::of(data), data) {
+        let again = index.seal(&sealer).expect("it seals");
+        let opened = IndexObject::open(&sealer, &again.object.id, &again.object.bytes);
+        assert_eq!(opened.expect("it opens").chunk_count(), index.chunk_count());
     }
 }
 

@@ -133,7 +133,6 @@ mod tests {
     use super::*;
     use crate::catalog::Catalog;
     use crate::format::{IndexObject, new_segment};
-    use crate::objects::ObjectName;
     use crate::objects::memory::{Memory, Request};
     use crate::seal::Secrets;
     use crate::testing::pusher::init;
@@ -204,14 +203,8 @@ mod tests {
                 segments: segments.collect(),
                 packs: Vec::new(),
             };
-            let object = repository
-                .sealer()
-                .seal(SealedKind::Index, &index.encode())
-                .expect("sealed");
-            repository
-                .put(&ObjectName::Index(object.id), &object.bytes)
-                .expect("put");
-            ids.insert(object.id);
+            let sealed = repository.put_index(&index).expect("put");
+            ids.insert(sealed.object.id);
         }
         let place = Arc::new(memory.clone());
         let catalog = Catalog::new(place.clone(), repository.sealer().clone(), 4096, None);

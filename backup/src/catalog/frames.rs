@@ -11,8 +11,8 @@ use vellum_core::wire::DecodeError;
 use super::parts::Parts;
 use super::{Catalog, CatalogError, GAP_LEN_MAX, Place};
 use crate::format::{FrameError, Presence, decode_frame};
+use crate::objects::ObjectName;
 use crate::objects::twice::first_opened;
-use crate::objects::{ObjectError, ObjectName};
 use crate::seal::SealedKind;
 
 /// The longest fetch of one request, in bytes.
@@ -238,18 +238,18 @@ fn bad_frame(place: &Place, source: FrameError) -> CatalogError {
 
 /// The answers to requests that are under way at the same time, on threads of their own: they wait
 /// for the place, not for a core.
-fn together<T: Send>(
-    fetches: &[&[usize]],
-    ask: impl Fn(&[usize]) -> Result<T, ObjectError> + Sync,
-) -> Result<Vec<T>, ObjectError> {
-    if fetches.len() < 2 {
-        return fetches.iter().map(|fetch| ask(fetch)).collect();
+pub(super) fn together<W: Sync, T: Send, E: Send>(
+    wanted: &[W],
+    ask: impl Fn(&W) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
+    if wanted.len() < 2 {
+        return wanted.iter().map(ask).collect();
     }
     std::thread::scope(|scope| {
         let ask = &ask;
-        let asked: Vec<_> = fetches
+        let asked: Vec<_> = wanted
             .iter()
-            .map(|fetch| scope.spawn(move || ask(fetch)))
+            .map(|wanted| scope.spawn(move || ask(wanted)))
             .collect();
         asked
             .into_iter()

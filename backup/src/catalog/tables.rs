@@ -9,7 +9,7 @@ use vellum_core::identity::SegmentId;
 use vellum_core::units::ChunkId;
 
 use super::{Place, Stretch};
-use crate::format::{IndexObject, PackEntry, Presence, split_address};
+use crate::format::{FrameEntry, IndexObject, PackEntry, Presence, split_address};
 use crate::objects::ObjectId;
 
 /// Places of chunks, and the numbers of segments.
@@ -53,6 +53,19 @@ struct Located {
     len: u32,
 }
 
+impl Segment {
+    fn add(&mut self, pack: u32, frame: &FrameEntry) {
+        self.span_max = self.span_max.max(frame.presence.span());
+        self.frames.push(Located {
+            first: frame.first,
+            presence: frame.presence.clone(),
+            pack,
+            offset: frame.offset as u32,
+            len: frame.len,
+        });
+    }
+}
+
 /// True if `frame` stands behind `range`, with a gap of at most `gap_len` bytes.
 fn is_near(range: &Range<u64>, frame: &Located, gap_len: u64) -> bool {
     u64::from(frame.offset)
@@ -94,44 +107,55 @@ impl Tables {
         &self.indexes
     }
 
+    /// The index objects of which anything was loaded.
+    pub(super) fn sources_of_all(&self) -> BTreeSet<ObjectId> {
+        let sources = self.segments.iter().flat_map(|segment| &segment.sources);
+        self.indexes.iter().chain(sources).copied().collect()
+    }
+
     pub(super) fn set_condemned(&mut self, condemned: HashSet<ObjectId>) {
         self.condemned = condemned;
     }
 
     /// Adds the entries of an index object. Returns the numbers of its segments.
     pub(super) fn add(&mut self, id: ObjectId, index: &IndexObject) -> Vec<u32> {
-        if !self.indexes.insert(id) {
-            return Vec::new();
+        if self.indexes.insert(id) {
+            self.add_part(id, index)
+        } else {
+            Vec::new()
         }
-        let numbers: Vec<u32> = index
-            .segments
-            .keys()
-            .map(|segment| self.number_of(*segment))
-            .collect();
-        numbers
+    }
+
+    /// Adds the entries of a part of the index object `id`, as far as they are not there. Returns
+    /// the numbers of the segments of which there is more now.
+    pub(super) fn add_part(&mut self, id: ObjectId, part: &IndexObject) -> Vec<u32> {
+        let segments = part.segments.keys();
+        let mut numbers: Vec<u32> = segments.map(|segment| self.number_of(*segment)).collect();
+        numbers.retain(|number| !self.sources(*number).contains(&id));
+        let new: HashSet<u32> = numbers.iter().copied().collect();
+        // Another index says the same of a pack: an object's bytes are what its name says.
+        let told: HashSet<(u32, u32)> = numbers
             .iter()
-            .for_each(|number| self.segments[*number as usize].sources.push(id));
-        for pack in &index.packs {
-            let number = self.pack_number(pack);
-            let pack_sources = &mut self.packs[number as usize].sources;
-            pack_sources.push(id);
-            if pack_sources.len() > 1 {
-                // Another index says the same: an object's bytes are what its name says.
-                continue;
+            .flat_map(|number| {
+                let frames = self.segments[*number as usize].frames.iter();
+                frames.map(|frame| (*number, frame.pack))
+            })
+            .collect();
+        for pack in &part.packs {
+            let pack_number = self.pack_number(pack);
+            let sources = &mut self.packs[pack_number as usize].sources;
+            if !sources.contains(&id) {
+                sources.push(id);
             }
             for frame in &pack.frames {
-                let segment = &mut self.segments[self.numbers[&frame.segment] as usize];
-                segment.span_max = segment.span_max.max(frame.presence.span());
-                let (presence, offset, len) =
-                    (frame.presence.clone(), frame.offset as u32, frame.len);
-                segment.frames.push(Located {
-                    first: frame.first,
-                    presence,
-                    pack: number,
-                    offset,
-                    len,
-                });
+                let number = self.numbers[&frame.segment];
+                if new.contains(&number) && !told.contains(&(number, pack_number)) {
+                    self.segments[number as usize].add(pack_number, frame);
+                }
             }
+        }
+        for number in &numbers {
+            self.segments[*number as usize].sources.push(id);
         }
         self.sort(&numbers);
         numbers

@@ -247,18 +247,16 @@ fn say(
     (report.new_points, report.machines) =
         (wanted.points.len() as u64, wanted.machines.len() as u64);
     report.described_points = wanted.described.len() as u64;
-    session.commit_in_parts(Record {
+    let mut record = Record {
         points: wanted.points.iter().cloned().map(Into::into).collect(),
         contents: contents.into_iter().map(Into::into).collect(),
         described: wanted.described.iter().cloned().map(Into::into).collect(),
         machines: wanted.machines.iter().cloned().map(Into::into).collect(),
-        indexes: known
-            .iter()
-            .flat_map(|(books, _)| books.pending())
-            .map(ToString::to_string)
-            .collect(),
         ..Record::default()
-    })?;
+    };
+    let pending = known.iter().flat_map(|(books, _)| books.pending());
+    record.name_indexes(pending.collect());
+    session.commit_in_parts(record)?;
     if let Some((mut books, origin)) = known {
         books.settle();
         books.keep(&target, &origin)?;

@@ -1,11 +1,17 @@
 //! An index object: the names of a repository's chunks, and where each chunk is.
 //!
 //! It is complete in itself: it has the name of every chunk that its frames hold. A chunk's name
-//! stands once in a repository, here (beside copies while a collection is under way); packs have
-//! none.
+//! stands once in a repository, here (beside copies while a collection is under way, and where two
+//! clients sent the same without knowing of each other); packs have none.
+//!
+//! An index object is a bundle (`seal`) of blobs, its *parts*; those of early repositories are one
+//! blob. Each part holds some segments with their
+//! names, and those frames of all packs that are of these segments, so that a reader who wants
+//! chunks of one segment fetches one part. The record that names the object tells where each part
+//! stands, of which segments it is, and a sample of its names ([`IndexPart`]).
 //!
 //! ```text
-//! Content of an index object, version 1.
+//! Content of a part, version 1.
 //!
 //! size    meaning                                         guards against
 //! 1       version                                         a newer program's index
@@ -19,7 +25,7 @@
 //!   32    ID
 //!   varint  length in bytes                               a pack that lost its end, seen in a
 //!                                                         listing
-//!   varint  number of frames, at least 1; in the order of their offsets, each:
+//!   varint  number of frames of these segments, at least 1; in the order of their offsets, each:
 //!     varint  segment: its place in the list above
 //!     varint  first ordinal
 //!     varint  span, 1 to SPAN_MAX
@@ -40,9 +46,16 @@ use vellum_core::wire::{DecodeError, WireReader, put_varint};
 use super::frame::{codec_byte, codec_of, decode_place};
 use super::{PACK_LEN_MAX, Presence, SEGMENT_LEN_MAX};
 use crate::objects::ObjectId;
+use crate::seal::{Bundle, SealError, SealedKind, SealedObject, Sealer, bundle_parts};
 
 /// Chunks that one index object should name at most: about 32 MiB of it.
 pub const INDEX_CHUNK_COUNT_MAX: usize = 1_000_000;
+/// Segments share a part as long as they have no more chunks than this together: what a reader of
+/// one of them fetches in vain costs no more than a request.
+const SHARED_PART_COUNT_MAX: usize = 1024;
+/// Names in the sample of a part. One in ten of its chunks in the hands of a client shows in more
+/// than half of all parts, one in four in nine of ten.
+pub const SAMPLE_COUNT: usize = 8;
 
 const VERSION: u8 = 1;
 
@@ -92,6 +105,29 @@ pub struct FrameEntry {
     pub offset: u64,
     /// The length of their part in bytes.
     pub len: u32,
+}
+
+/// A part of an index object, as the record tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexPart {
+    /// The segments that it is of, rising.
+    pub segments: Vec<SegmentId>,
+    /// The offset of the part in the object, in bytes.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The least of its chunks' names, [`SAMPLE_COUNT`] at most, rising: of each the first eight
+    /// bytes, big-endian. Who has one of these chunks probably has others of the part.
+    pub sample: Vec<u64>,
+}
+
+/// An index object, ready to be put.
+#[derive(Clone, Debug)]
+pub struct SealedIndex {
+    /// Name and bytes.
+    pub object: SealedObject,
+    /// Its parts.
+    pub parts: Vec<IndexPart>,
 }
 
 impl SegmentEntry {
@@ -157,8 +193,141 @@ impl IndexObject {
             .sum()
     }
 
-    /// Its content, to be sealed as a [`crate::seal::SealedKind::Index`]. Panics if a frame is of a
-    /// segment that it does not have.
+    /// The object that has this content. Panics if a frame is of a segment that it does not have.
+    pub fn seal(&self, sealer: &Sealer) -> Result<SealedIndex, SealError> {
+        let mut bundle = Bundle::new(SealedKind::IndexParts);
+        let split = self.split();
+        for part in &split {
+            bundle.push(sealer.seal_blob(SealedKind::IndexParts, &part.encode())?);
+        }
+        let sealed = bundle.finish(sealer)?;
+        let parts = split.iter().zip(sealed.ranges);
+        let parts = parts.map(|(part, (offset, len))| IndexPart {
+            segments: part.segments.keys().copied().collect(),
+            offset,
+            len,
+            sample: part.sample(),
+        });
+        Ok(SealedIndex {
+            parts: parts.collect(),
+            object: sealed.object,
+        })
+    }
+
+    /// The content of the object `stored`, which is checked against its name.
+    pub fn open(sealer: &Sealer, id: &ObjectId, stored: &[u8]) -> Result<Self, SealError> {
+        if sealer.is_of(SealedKind::Index, stored) {
+            let plain = sealer.open(SealedKind::Index, id, stored)?;
+            return Ok(Self::decode(&plain)?);
+        }
+        let mut index = Self::default();
+        let mut numbers = BTreeMap::new();
+        for (offset, len) in bundle_parts(sealer, SealedKind::IndexParts, id, stored)? {
+            let part = Self::open_part(sealer, &stored[offset as usize..(offset + len) as usize])?;
+            index.add_part(part, &mut numbers)?;
+        }
+        let packs = index.packs.iter_mut();
+        packs.for_each(|pack| pack.frames.sort_by_key(|frame| frame.offset));
+        Ok(index)
+    }
+
+    /// The content of one part, as it is stored.
+    pub fn open_part(sealer: &Sealer, stored: &[u8]) -> Result<Self, SealError> {
+        let plain = sealer.open_blob(SealedKind::IndexParts, stored)?;
+        Ok(Self::decode(&plain)?)
+    }
+
+    /// What it says of one segment.
+    #[must_use]
+    pub fn of_segment(&self, segment: SegmentId) -> Self {
+        let entry = self.segments.get(&segment).cloned();
+        let mut part = Self {
+            segments: entry.map(|entry| (segment, entry)).into_iter().collect(),
+            packs: Vec::new(),
+        };
+        for pack in &self.packs {
+            let of_it = |frame: &&FrameEntry| frame.segment == segment;
+            for frame in pack.frames.iter().filter(of_it) {
+                part.add_frame(pack, frame);
+            }
+        }
+        part
+    }
+
+    /// The contents of its parts: of one segment each, or of a few that are small.
+    fn split(&self) -> Vec<Self> {
+        let (mut parts, mut numbers) = (Vec::<Self>::new(), BTreeMap::new());
+        let mut count = usize::MAX;
+        for (id, segment) in &self.segments {
+            count = count.saturating_add(segment.hashes.len());
+            if count > SHARED_PART_COUNT_MAX {
+                parts.push(Self::default());
+                count = segment.hashes.len();
+            }
+            let number = parts.len() - 1;
+            parts[number].segments.insert(*id, segment.clone());
+            numbers.insert(*id, number);
+        }
+        for pack in &self.packs {
+            for frame in &pack.frames {
+                parts[numbers[&frame.segment]].add_frame(pack, frame);
+            }
+        }
+        parts
+    }
+
+    /// Adds a frame of `pack` behind those that it has.
+    fn add_frame(&mut self, pack: &PackEntry, frame: &FrameEntry) {
+        if self.packs.last().is_none_or(|last| last.id != pack.id) {
+            self.packs.push(PackEntry {
+                frames: Vec::new(),
+                ..*pack
+            });
+        }
+        let frames = self.packs.last_mut().map(|last| &mut last.frames);
+        frames
+            .into_iter()
+            .for_each(|frames| frames.push(frame.clone()));
+    }
+
+    /// Adds what a part says. `numbers` are the places of the packs so far.
+    fn add_part(
+        &mut self,
+        part: Self,
+        numbers: &mut BTreeMap<ObjectId, usize>,
+    ) -> Result<(), DecodeError> {
+        for (id, segment) in part.segments {
+            if self.segments.insert(id, segment).is_some() {
+                return Err(DecodeError::Invalid("segment of two parts"));
+            }
+        }
+        for pack in part.packs {
+            let number = *numbers.entry(pack.id).or_insert(self.packs.len());
+            match self.packs.get_mut(number) {
+                None => self.packs.push(pack),
+                Some(known) if known.len == pack.len => known.frames.extend(pack.frames),
+                Some(_) => return Err(DecodeError::Invalid("length of a pack")),
+            }
+        }
+        Ok(())
+    }
+
+    fn sample(&self) -> Vec<u64> {
+        let hashes = self.segments.values().flat_map(|segment| &segment.hashes);
+        let mut least: Vec<u64> = hashes
+            .map(|hash| u64::from_be_bytes(hash.index_prefix()))
+            .collect();
+        let count = least.len().min(SAMPLE_COUNT);
+        if count < least.len() {
+            least.select_nth_unstable(count);
+            least.truncate(count);
+        }
+        least.sort_unstable();
+        least
+    }
+
+    /// The content of a part, to be sealed as a blob of [`SealedKind::IndexParts`]. Panics if a
+    /// frame is of a segment that it does not have.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
@@ -174,7 +343,7 @@ impl IndexObject {
         bytes
     }
 
-    /// The index that `bytes` are.
+    /// The content of a part that `bytes` are.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = WireReader::new(bytes);
         reader.read_version(VERSION)?;
@@ -324,5 +493,126 @@ impl SegmentEntry {
                 || frame
                     .ordinals()
                     .all(|ordinal| self.presence.has(ordinal - self.first)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vellum_core::identity::RepositoryId;
+
+    use super::*;
+    use crate::seal::Secrets;
+    use crate::testing::seed;
+
+    /// An index object of segments with these numbers of chunks, in packs whose frames are of any
+    /// segment.
+    fn index(random: &mut fastrand::Rng, counts: &[u32]) -> IndexObject {
+        let mut index = IndexObject::default();
+        for (nth, count) in (0_u8..).zip(counts) {
+            let name = |ordinal| {
+                let mut name = [0; 32];
+                random.fill(&mut name);
+                (ordinal, ChunkHash(name))
+            };
+            let names: Vec<(u32, ChunkHash)> = (0..*count).map(name).collect();
+            let entry = SegmentEntry::new(&names);
+            index.segments.insert(SegmentId([nth; 16]), entry);
+        }
+        let mut frames: Vec<FrameEntry> = Vec::new();
+        for (segment, entry) in &index.segments {
+            for first in (0..entry.hashes.len() as u32).step_by(16) {
+                let count = (entry.hashes.len() as u32 - first).min(16);
+                frames.push(FrameEntry {
+                    segment: *segment,
+                    first,
+                    presence: Presence::all(count),
+                    codec: FrameCodec::Zstd,
+                    offset: 0,
+                    len: 100,
+                });
+            }
+        }
+        random.shuffle(&mut frames);
+        for (nth, some) in (0_u8..).zip(frames.chunks(50)) {
+            let placed = some.iter().zip(0..).map(|(frame, at)| FrameEntry {
+                offset: at * 100,
+                ..frame.clone()
+            });
+            index.packs.push(PackEntry {
+                id: ObjectId([nth; 32]),
+                len: 5_000,
+                frames: placed.collect(),
+            });
+        }
+        index
+    }
+
+    /// The same with packs in the order of their names.
+    fn sorted(mut index: IndexObject) -> IndexObject {
+        index.packs.sort_by_key(|pack| pack.id);
+        index
+    }
+
+    #[test]
+    fn parts_together_are_the_whole_and_each_is_complete_in_itself() {
+        let mut random = fastrand::Rng::with_seed(seed());
+        let id = RepositoryId([9; 16]);
+        let secrets = Secrets::generate().expect("random bytes");
+        for sealer in [Sealer::plain(id), Sealer::encrypted(id, &secrets)] {
+            let index = index(&mut random, &[1, 700, 300, 2_000, 40, 1_024, 3, 5]);
+            let SealedIndex { object, parts } = index.seal(&sealer).expect("it seals");
+            let opened = IndexObject::open(&sealer, &object.id, &object.bytes);
+            assert_eq!(sorted(opened.expect("it opens")), sorted(index.clone()));
+            let shared: Vec<usize> = parts.iter().map(|part| part.segments.len()).collect();
+            assert_eq!(shared, [3, 1, 1, 1, 2], "few share a part");
+            let mut told: Vec<&SegmentId> = Vec::new();
+            for part in &parts {
+                let range = part.offset as usize..(part.offset + part.len) as usize;
+                let alone = IndexObject::open_part(&sealer, &object.bytes[range]);
+                let alone = alone.expect("a part opens");
+                assert!(part.segments.iter().eq(alone.segments.keys()));
+                for segment in &part.segments {
+                    assert_eq!(alone.of_segment(*segment), index.of_segment(*segment));
+                }
+                let names = alone.segments.values().flat_map(|entry| &entry.hashes);
+                let mut least: Vec<u64> = names
+                    .map(|name| u64::from_be_bytes(name.index_prefix()))
+                    .collect();
+                least.sort_unstable();
+                least.truncate(SAMPLE_COUNT);
+                assert_eq!(part.sample, least);
+                told.extend(&part.segments);
+            }
+            assert!(told.into_iter().eq(index.segments.keys()));
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let mut random = fastrand::Rng::with_seed(seed());
+        let sealer = Sealer::plain(RepositoryId([9; 16]));
+        let (one, other) = (index(&mut random, &[2_000]), index(&mut random, &[1_500]));
+        let mut long = other.clone();
+        long.segments = [(
+            SegmentId([8; 16]),
+            other.segments[&SegmentId([0; 16])].clone(),
+        )]
+        .into();
+        for pack in &mut long.packs {
+            pack.len += 1;
+            let frames = pack.frames.iter_mut();
+            frames.for_each(|frame| frame.segment = SegmentId([8; 16]));
+        }
+        for (parts, reason) in [([&one, &other], "segment"), ([&one, &long], "length")] {
+            let mut bundle = Bundle::new(SealedKind::IndexParts);
+            for part in parts {
+                let blob = sealer.seal_blob(SealedKind::IndexParts, &part.encode());
+                bundle.push(blob.expect("it seals"));
+            }
+            let object = bundle.finish(&sealer).expect("it seals").object;
+            let opened = IndexObject::open(&sealer, &object.id, &object.bytes);
+            let told = opened.expect_err("it contradicts itself").to_string();
+            assert!(told.contains(reason), "{told}");
+        }
     }
 }

@@ -12,7 +12,10 @@ mod presence;
 mod repository_file;
 
 pub use frame::{Frame, FrameError, decode_frame, encode_frame};
-pub use index::{FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, SegmentEntry};
+pub use index::{
+    FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, IndexPart, PackEntry, SAMPLE_COUNT,
+    SealedIndex, SegmentEntry,
+};
 pub use map_blob::{MAP_BLOB_LEN_TARGET, MapBlob, MapsWriter, SealedMaps, address, split_address};
 pub use pack::{
     FilledPack, PACK_LEN_MAX, PACK_LEN_TARGET, PackWriter, SealedFrame, SealedPack, read_pack,

@@ -8,10 +8,11 @@ use vellum_core::identity::ContentId;
 
 use super::status::{self, Status};
 use super::{Journal, RecordName, ground};
+use crate::format::IndexPart;
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::{
-    Content, DamageNote, Description, Fence, Machine, Point, Policy, PolicyScope, Record, Said,
-    Stamp, Stamped, Withheld,
+    Content, DamageNote, Description, Fence, IndexParts, Machine, Point, Policy, PolicyScope,
+    Record, Said, Stamp, Stamped, Withheld,
 };
 
 /// The greatest number of forgotten points that are remembered: some 2 MiB in a record that stands
@@ -104,6 +105,8 @@ pub struct State {
     policies: BTreeMap<PolicyScope, (Stamp, Policy)>,
     indexes: BTreeMap<ObjectId, Condition>,
     undecided_indexes: BTreeSet<ObjectId>,
+    /// The parts of index objects, where somebody told them.
+    index_parts: BTreeMap<ObjectId, Arc<Vec<IndexPart>>>,
     marks: BTreeMap<String, MarkState>,
     condemned: BTreeSet<ObjectName>,
     swept: BTreeSet<ObjectName>,
@@ -167,6 +170,13 @@ impl State {
             if *known == Condition::Condemned {
                 self.undecided_indexes.insert(index);
             }
+        }
+        // An object's bytes, and so its parts, are what its name says: whoever tells them.
+        let parts = record.index_parts.iter().filter_map(IndexParts::parsed);
+        for (index, parts) in parts {
+            self.index_parts
+                .entry(index)
+                .or_insert_with(|| Arc::new(parts));
         }
         for note in &record.damaged {
             self.add_damage(note, stamp_of(record, note));
@@ -335,6 +345,8 @@ impl State {
             .iter_mut()
             .filter(|(id, _)| condemned.contains(&ObjectName::Index(**id)));
         indexes.for_each(|(_, condition)| *condition = Condition::Condemned);
+        let indexes = &self.indexes;
+        self.index_parts.retain(|id, _| indexes.contains_key(id));
     }
 
     /// Chooses the description of each point: the newest, the firm before the undecided.
@@ -534,6 +546,12 @@ impl State {
         &self.indexes
     }
 
+    /// The parts of an index object, if somebody told them.
+    #[must_use]
+    pub fn index_parts(&self, index: &ObjectId) -> Option<&Arc<Vec<IndexPart>>> {
+        self.index_parts.get(index)
+    }
+
     /// The index objects that only undecided records name. Nothing may be built on chunks that they
     /// alone name, though nobody condemned their packs.
     #[must_use]
@@ -688,6 +706,11 @@ impl State {
             policies: policies.collect(),
             withheld: self.withheld(),
             indexes: self.indexes.keys().map(ToString::to_string).collect(),
+            index_parts: self
+                .index_parts
+                .iter()
+                .map(|(id, parts)| IndexParts::of(*id, parts))
+                .collect(),
             marks: self.marks.iter().map(|(id, mark)| mark.named(id)).collect(),
             waits: self
                 .marks

@@ -177,7 +177,7 @@ pub(crate) fn first_opened<T, E>(
 }
 
 /// True if a request failed for a reason that has nothing to do with the stored bytes.
-fn is_of_the_place(error: &ObjectError) -> bool {
+pub(crate) fn is_of_the_place(error: &ObjectError) -> bool {
     matches!(
         error.kind,
         ObjectErrorKind::Passing

@@ -18,7 +18,7 @@ use crate::error::BackupError;
 use crate::journal::{Condition, RecordName, State};
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::parts::{NAMES_MAX, PART_LEN};
-use crate::record::{Content, DamageNote, Mark, Said, Stamped};
+use crate::record::{Content, DamageNote, IndexParts, Mark, Said, Stamped};
 use crate::repository::Repository;
 use crate::seal::bundle_len;
 
@@ -58,9 +58,7 @@ impl Collection<'_> {
         record
             .contents
             .extend(plan.contents.into_iter().map(Into::into));
-        record
-            .indexes
-            .extend(plan.indexes.iter().map(ToString::to_string));
+        record.name_indexes(plan.indexes);
         if !is_idle {
             // No name comes twice, also if this session marks again: who waits for a mark, and that
             // it was swept, is said by its name.
@@ -178,7 +176,7 @@ struct Site<'a> {
 struct Plan {
     condemned: Condemned,
     contents: Vec<Content>,
-    indexes: Vec<ObjectId>,
+    indexes: Vec<IndexParts>,
     /// Packs that are not as they were, and that something needs.
     damaged: BTreeSet<ObjectId>,
     merged: u64,

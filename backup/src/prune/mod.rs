@@ -17,11 +17,12 @@ mod survey;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use vellum_core::identity::SessionId;
 use vellum_store::Watch;
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{Catalog, CatalogError, ListedIndex};
 use crate::error::BackupError;
 use crate::format::PackEntry;
 use crate::journal::{Condition, MarkState, RecordName, State};
@@ -652,6 +653,37 @@ pub fn refresh(repository: &Repository, catalog: &Catalog) -> Result<(), BackupE
         .map_err(|error| told(repository, error))
 }
 
+/// The same for a reader of single contents, which loads of index objects what it meets. Where the
+/// packs of some are doubtful because only undecided records name them, all are loaded at once.
+pub(crate) fn refresh_on_demand(
+    repository: &Repository,
+    catalog: &Catalog,
+) -> Result<(), BackupError> {
+    let state = repository.state();
+    if !state.undecided_indexes().is_empty() {
+        return refresh(repository, catalog);
+    }
+    let (mut whole, mut listed) = (BTreeSet::new(), BTreeMap::new());
+    for (id, condition) in state.indexes() {
+        if let Some(parts) = state.index_parts(id) {
+            let index = ListedIndex {
+                parts: Arc::clone(parts),
+                is_condemned: *condition == Condition::Condemned,
+            };
+            listed.insert(*id, index);
+        } else {
+            whole.insert(*id);
+        }
+    }
+    let condemned: HashSet<ObjectId> = state.doubtful_packs().into_iter().collect();
+    loop {
+        match catalog.refresh_on_demand(&whole, listed.clone(), condemned.clone()) {
+            Err(error) if error.is_missing() && drop_missing(&state, &error, &mut whole) => {}
+            done => return done.map_err(|error| told(repository, error)),
+        }
+    }
+}
+
 /// Takes the index object that is missing out of `indexes`, if it is one that may be.
 fn drop_missing(state: &State, error: &CatalogError, indexes: &mut BTreeSet<ObjectId>) -> bool {
     let CatalogError::Objects(error) = error else {
@@ -690,11 +722,6 @@ pub fn told(repository: &Repository, error: CatalogError) -> BackupError {
     match error {
         CatalogError::Objects(error) => repository.failed(error),
         CatalogError::Seal { object, source } => BackupError::Damaged {
-            object,
-            reason: source.to_string(),
-            points: Vec::new(),
-        },
-        CatalogError::Index { object, source } => BackupError::Damaged {
             object,
             reason: source.to_string(),
             points: Vec::new(),

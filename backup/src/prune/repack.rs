@@ -12,6 +12,7 @@ use crate::catalog::Catalog;
 use crate::error::BackupError;
 use crate::format::{IndexObject, PackEntry, decode_frame};
 use crate::objects::{ObjectId, ObjectName};
+use crate::record::IndexParts;
 use crate::repository::Repository;
 
 /// Writes the packs and index objects that a survey asks for.
@@ -31,14 +32,13 @@ impl<'a> Repacker<'a> {
     }
 
     /// Goes through `indexes` as the survey did: chunks of packs that it repacks are copied, packs
-    /// that stay get into the new index objects. The new index objects' IDs; everything is durable
-    /// then.
+    /// that stay get into the new index objects. The new index objects; everything is durable then.
     pub(crate) fn run(
         mut self,
         indexes: &BTreeSet<ObjectId>,
         needed: &IdSet,
         survey: &Survey,
-    ) -> Result<(Vec<ObjectId>, u64), BackupError> {
+    ) -> Result<(Vec<IndexParts>, u64), BackupError> {
         let mut walk = Walk::new(needed);
         // Damaged packs come last, as in the survey: what is elsewhere is not looked for in them.
         let rounds: &[bool] = if survey.damaged.is_empty() {

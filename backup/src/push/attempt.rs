@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use vellum_core::identity::ContentId;
+use vellum_core::units::ChunkId;
 use vellum_store::Watch;
 use vellum_store::transfer::PointInTime;
 
@@ -86,7 +87,8 @@ impl<'a> Attempt<'a> {
         let (mut known, mut report) = (None, PushReport::default());
         let (mut contents, is_sending) = (Vec::new(), !new.is_empty());
         if !new.is_empty() || !wanted.points.is_empty() {
-            let known = known.insert(Known::open(&reader, &wanted.moment, &state)?);
+            let fetch_len = self.request.index_fetch_len;
+            let known = known.insert(Known::open(&reader, &wanted.moment, &state, fetch_len)?);
             if looks && heal::is_lost(session.repository(), &state, known.packs())? {
                 return Ok(None);
             }
@@ -103,13 +105,13 @@ impl<'a> Attempt<'a> {
         }
         let (anew, sweeps) = replaced(&state, &contents, &lost);
         self.told_anew = anew;
-        let indexes = known.iter().flat_map(Known::pending);
-        session.commit_in_parts(Record {
+        let mut record = Record {
             contents: contents.into_iter().map(Into::into).collect(),
-            indexes: indexes.map(ToString::to_string).collect(),
             sweeps,
             ..wanted.record_without_contents()
-        })?;
+        };
+        record.name_indexes(known.as_ref().map_or_else(Vec::new, Known::pending));
+        session.commit_in_parts(record)?;
         if let Some(mut known) = known.filter(|_| is_sending) {
             known.settle();
             known.keep(&reader, &wanted.moment)?;
@@ -137,7 +139,11 @@ impl<'a> Attempt<'a> {
         if request.verify {
             known.doubt_all();
         }
-        let missing = known.missing(reader, &|visit| needed(&maps, visit), request.trust_others)?;
+        let needed = |visit: &mut dyn FnMut(ChunkId, u64)| needed(&maps, visit);
+        let mut missing = known.missing(reader, &needed, request.trust_others)?;
+        if known.reconsider(reader, moment, &reader.repository().state(), missing.len())? {
+            missing = known.missing(reader, &needed, request.trust_others)?;
+        }
         self.suspects.extend(known.damaged());
         let total = missing.len();
         if total > 0 {

@@ -30,6 +30,7 @@ use crate::clock::ClockDoubt;
 use crate::error::BackupError;
 use crate::heal::{self, HealReport};
 use crate::journal::State;
+pub use crate::known::INDEX_FETCH_LEN;
 use crate::prune::end_dead_sessions;
 use crate::record::{Description, Machine, Point, Record};
 use crate::repository::Repository;
@@ -54,6 +55,10 @@ pub struct PushRequest {
     /// Read every chunk of the repository that a new content needs before it is relied upon; what
     /// is damaged is sent again.
     pub verify: bool,
+    /// Bytes of the repository's index, as far as others wrote it, that are fetched without a sign
+    /// that they name chunks of the store ([`INDEX_FETCH_LEN`] by default). Beyond it samples
+    /// decide, and what they do not show is sent a second time.
+    pub index_fetch_len: u64,
     /// Bytes of packs that may go up in a second.
     pub limit_upload: Option<u64>,
     /// Contents that the receiver has already: for streams.

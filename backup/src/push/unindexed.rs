@@ -131,24 +131,12 @@ pub(crate) fn index_noted_packs(
     if !indexes.is_empty() {
         let index = merge(indexes);
         let runs = found_chunks(reader, origin, &index)?;
-        let (id, _) = put_index(repository, &index)?;
-        known.add(id, &index, &runs);
+        let sealed = repository.put_index(&index)?;
+        known.add(sealed, &index, &runs);
         known.keep(reader, origin)?;
     }
     notes.clear();
     Ok(())
-}
-
-/// Puts an index object: its id, and its length in bytes.
-pub(super) fn put_index(
-    repository: &Repository,
-    index: &IndexObject,
-) -> Result<(ObjectId, u64), BackupError> {
-    let sealed = repository
-        .sealer()
-        .seal(SealedKind::Index, &index.encode())?;
-    repository.put(&ObjectName::Index(sealed.id), &sealed.bytes)?;
-    Ok((sealed.id, sealed.bytes.len() as u64))
 }
 
 /// The index object of `packs`, whose chunks have these names.

@@ -14,7 +14,7 @@ use vellum_core::units::ChunkId;
 use vellum_store::transfer::{FrameExport, PlannedFrame, SuppliedFrame};
 use vellum_store::{Progress, Watch};
 
-use super::unindexed::{NamesBySegment, UnindexedPacks, index_of, put_index};
+use super::unindexed::{NamesBySegment, UnindexedPacks, index_of};
 use crate::error::BackupError;
 use crate::format::{
     FilledPack, Frame, INDEX_CHUNK_COUNT_MAX, PACK_LEN_TARGET, PackEntry, PackWriter, Presence,
@@ -396,9 +396,10 @@ impl Telling<'_, '_> {
         }
         let packs = std::mem::take(&mut self.packs);
         let index = index_of(packs, std::mem::take(&mut self.names));
-        let (id, len) = put_index(self.reader.repository(), &index)?;
-        self.bytes += len;
-        self.known.add(id, &index, &std::mem::take(&mut self.runs));
+        let sealed = self.reader.repository().put_index(&index)?;
+        self.bytes += sealed.object.bytes.len() as u64;
+        let runs = std::mem::take(&mut self.runs);
+        self.known.add(sealed, &index, &runs);
         self.known.keep(self.reader, self.origin)?;
         self.notes.clear();
         Ok(())

@@ -49,6 +49,7 @@ impl Record {
         };
         parts.add(self.contents, |record| &mut record.contents);
         parts.add(self.indexes, |record| &mut record.indexes);
+        parts.add(self.index_parts, |record| &mut record.index_parts);
         parts.add(self.points, |record| &mut record.points);
         parts.add(self.described, |record| &mut record.described);
         parts.add(self.machines, |record| &mut record.machines);

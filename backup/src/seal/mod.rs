@@ -93,12 +93,14 @@ const COMPRESSION: Compression = Compression::Zstd(3);
 pub enum SealedKind {
     /// Chunks.
     Pack,
-    /// The places of chunks.
+    /// The places of chunks, as one part.
     Index,
     /// The maps of contents.
     Maps,
     /// A record of the journal.
     Record,
+    /// The places of chunks, in parts by segments.
+    IndexParts,
 }
 
 impl SealedKind {
@@ -108,6 +110,7 @@ impl SealedKind {
             Self::Index => 2,
             Self::Maps => 3,
             Self::Record => 4,
+            Self::IndexParts => 5,
         }
     }
 
@@ -117,6 +120,7 @@ impl SealedKind {
             Self::Index => "vellum 2026-11 repository index v1",
             Self::Maps => "vellum 2026-11 repository maps v1",
             Self::Record => "vellum 2026-11 repository record v1",
+            Self::IndexParts => "vellum 2026-11 repository index-parts v1",
         }
     }
 }
@@ -169,7 +173,7 @@ pub struct SealedObject {
 pub struct Sealer {
     repository: RepositoryId,
     /// The keys of each kind, if the repository is encrypted.
-    keys: Option<[Zeroizing<[u8; 32]>; 4]>,
+    keys: Option<[Zeroizing<[u8; 32]>; 5]>,
 }
 
 impl Sealer {
@@ -190,6 +194,7 @@ impl Sealer {
             SealedKind::Index,
             SealedKind::Maps,
             SealedKind::Record,
+            SealedKind::IndexParts,
         ];
         Self {
             repository,
@@ -297,6 +302,12 @@ impl Sealer {
             u8::from(self.is_encrypted()),
             0,
         ]
+    }
+
+    /// True if `stored` begins as an object of this kind.
+    #[must_use]
+    pub fn is_of(&self, kind: SealedKind, stored: &[u8]) -> bool {
+        stored.starts_with(&self.head(kind))
     }
 
     /// The parts of an object, once its head is found to be right.

@@ -16,11 +16,12 @@ const COST: PasswordCost = PasswordCost {
     passes: 1,
     lanes: 1,
 };
-const KINDS: [SealedKind; 4] = [
+const KINDS: [SealedKind; 5] = [
     SealedKind::Pack,
     SealedKind::Index,
     SealedKind::Maps,
     SealedKind::Record,
+    SealedKind::IndexParts,
 ];
 
 fn secrets() -> Secrets {

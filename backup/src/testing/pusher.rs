@@ -20,7 +20,7 @@ use crate::format::{
 use crate::journal::State;
 use crate::objects::{ObjectName, Objects};
 use crate::prune::{catalog, told};
-use crate::record::{Content, MapPart, Point, Record};
+use crate::record::{Content, IndexParts, MapPart, Point, Record};
 use crate::repository::{ClientFolders, Repository, Rollback};
 use crate::session::{Session, SessionKind, Writer};
 
@@ -127,7 +127,7 @@ fn push_in(
         parts: Vec::new(),
     };
     let mut record = Record::default();
-    record.indexes.extend(put_chunks(repository, &new)?);
+    record.name_indexes(put_chunks(repository, &new)?.into_iter().collect());
     let delta = wanted.relative_to(&below, if parent.is_some() { PAGE_SPAN } else { 0 });
     let delta = if parent.is_none() { wanted } else { delta };
     if !delta.is_empty() {
@@ -254,7 +254,7 @@ fn name_of(fill: u16) -> ChunkHash {
         .expect("one chunk has one name")
 }
 
-fn put_chunks(repository: &Repository, new: &New) -> Result<Option<String>, BackupError> {
+fn put_chunks(repository: &Repository, new: &New) -> Result<Option<IndexParts>, BackupError> {
     if new.fills.is_empty() {
         return Ok(None);
     }
@@ -288,9 +288,8 @@ fn put_chunks(repository: &Repository, new: &New) -> Result<Option<String>, Back
         .segments
         .insert(new.segment, SegmentEntry::new(&chunks));
     index.packs.push(pack.entry);
-    let object = sealer.seal(crate::seal::SealedKind::Index, &index.encode())?;
-    repository.put(&ObjectName::Index(object.id), &object.bytes)?;
-    Ok(Some(object.id.to_string()))
+    let sealed = repository.put_index(&index)?;
+    Ok(Some(IndexParts::of(sealed.object.id, &sealed.parts)))
 }
 
 /// The content of a disk, by the chain of its maps.

@@ -148,7 +148,11 @@ fn a_guest_that_reads_one_sector_fetches_a_small_part() {
         .read_at(&mut sector, 3 * MIB as u64 + 512)
         .expect("it reads");
     assert_eq!(sector, scene.disk[3 * MIB + 512..3 * MIB + 1024]);
-    assert_eq!(scene.fetched(), 1);
+    assert_eq!(
+        scene.fetched(),
+        2,
+        "what the index has of its segment, and it"
+    );
     scene.lose_all();
     // The frames that came with it are there; most are not.
     let is_there = (0..DISK_LEN / FRAME_LEN)

@@ -11,6 +11,7 @@ mod forgets;
 mod grower;
 mod guests;
 mod heals;
+mod index_parts;
 mod losses;
 mod moves;
 mod repairs;
@@ -81,6 +82,15 @@ impl Client {
         }
     }
 
+    /// Another client of the same place, which both see change.
+    fn other_folders(&self) -> Self {
+        Self {
+            place: Arc::clone(&self.place),
+            opener: self.opener.clone(),
+            folders: tempfile::tempdir().expect("a folder"),
+        }
+    }
+
     fn objects(&self) -> Arc<dyn Objects> {
         self.place.clone()
     }
@@ -140,6 +150,7 @@ fn request(selection: PushSelection) -> PushRequest {
         again: false,
         trust_others: false,
         verify: false,
+        index_fetch_len: crate::push::INDEX_FETCH_LEN,
         limit_upload: None,
         assumed: HashSet::new(),
         writer,

@@ -231,10 +231,8 @@ impl Builder<'_> {
             .iter()
             .map(|(id, names)| (*id, SegmentEntry::new(names)))
             .collect();
-        let object = self
-            .sealer
-            .seal(SealedKind::Index, &IndexObject { segments, packs }.encode())
-            .expect("sealed");
+        let index = IndexObject { segments, packs };
+        let object = index.seal(&self.sealer).expect("sealed").object;
         self.put(ObjectName::Index(object.id), &object.bytes);
         object.id
     }

@@ -20,7 +20,7 @@ from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt as aead_ope
 from nacl.exceptions import CryptoError
 
 HEAD_LEN, PAGE_SPAN = 8, 1024
-KINDS = {"pack": 1, "index": 2, "maps": 3, "record": 4}
+KINDS = {"pack": 1, "index": 2, "maps": 3, "record": 4, "index-parts": 5}
 
 
 def need(condition, what):
@@ -148,6 +148,21 @@ class Repository:
             return data
         return self.first(name, check)
 
+    def index_parts(self, ident):
+        """What an index object says, in parts: one in those of early repositories."""
+        data = self.named("index/" + ident, ident)
+        if data[:HEAD_LEN] == self.head("index"):
+            return [self.open_blob("index", data[HEAD_LEN:])]
+        need(data[:HEAD_LEN] == self.head("index-parts"), f"index/{ident}: not what its name says")
+        end, parts = HEAD_LEN + 44, []
+        count = int.from_bytes(self.open_part("index-parts", data[HEAD_LEN:end]), "little")
+        table, end = self.open_part("index-parts", data[end : end + 40 + 4 * count]), end + 40 + 4 * count
+        for at in range(0, 4 * count, 4):
+            length = int.from_bytes(table[at : at + 4], "little")
+            parts.append(self.open_blob("index-parts", data[end : end + length]))
+            end += length
+        return parts
+
     def stored(self, kind, name, ident):
         data = self.named(name, ident)
         need(data[:HEAD_LEN] == self.head(kind), name + ": not what its name says")
@@ -222,8 +237,7 @@ class Repository:
 
     def load_indexes(self):
         self.hashes, self.frames, doubtful = {}, {}, {}
-        for ident in sorted(self.indexes):
-            reader = Reader(self.open_blob("index", self.stored("index", "index/" + ident, ident)[HEAD_LEN:]))
+        for reader in (Reader(part) for ident in sorted(self.indexes) for part in self.index_parts(ident)):
             need(reader.number(1) == 1, "version of an index")
             segments = []
             for _ in range(reader.varint()):

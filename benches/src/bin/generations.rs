@@ -282,6 +282,7 @@ fn push_all(repository: &Repository, store: &Store) {
         trust_others: false,
         verify: false,
         limit_upload: None,
+        index_fetch_len: vellum_backup::push::INDEX_FETCH_LEN,
         assumed: HashSet::new(),
         writer: writer(),
     };

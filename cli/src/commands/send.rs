@@ -77,6 +77,7 @@ pub(super) fn run_send(
         trust_others: false,
         verify: false,
         limit_upload: None,
+        index_fetch_len: vellum_backup::push::INDEX_FETCH_LEN,
         assumed,
         writer: opening::writer_name(session),
     };

@@ -202,7 +202,10 @@ impl Chunks {
     }
 
     /// Looks up many names as [`Chunks::indexed_id`] does one.
-    fn indexed_many(&self, prefixes: &[[u8; 8]]) -> Result<Vec<Option<ChunkId>>, StoreError> {
+    pub(crate) fn indexed_many(
+        &self,
+        prefixes: &[[u8; 8]],
+    ) -> Result<Vec<Option<ChunkId>>, StoreError> {
         let id = |value: &[u8]| wire::WireReader::new(value).read_varint().ok().map(ChunkId);
         let keys = prefixes.iter().map(<[u8; 8]>::as_slice);
         match self.database.get_many(Family::Index, keys) {

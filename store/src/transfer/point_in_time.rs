@@ -145,6 +145,14 @@ impl PointInTime {
         self.store.inner.chunks.open_session().find_ids(names)
     }
 
+    /// True for each of `prefixes`, the first eight bytes of chunks' names as a big-endian number,
+    /// that the store's index has. A hint: a chunk may be on its way out, or of another name.
+    pub fn has_prefixes(&self, prefixes: &[u64]) -> Result<Vec<bool>, StoreError> {
+        let prefixes: Vec<[u8; 8]> = prefixes.iter().map(|prefix| prefix.to_be_bytes()).collect();
+        let indexed = self.store.inner.chunks.indexed_many(&prefixes)?;
+        Ok(indexed.iter().map(Option::is_some).collect())
+    }
+
     /// The layer of that id, which is one that a node of this moment stands on: sealed, and so with
     /// an identity.
     pub fn layer_by_id(&self, id: LayerId) -> Result<&Arc<Layer>, StoreError> {

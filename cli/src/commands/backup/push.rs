@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use vellum_backup::clock::ClockDoubt;
-use vellum_backup::push::{PushRequest, PushSelection, push};
+use vellum_backup::push::{INDEX_FETCH_LEN, PushRequest, PushSelection, push};
 use vellum_backup::repository::Repository;
 use vellum_store::{Damage, Store, StoreError};
 
@@ -91,6 +91,7 @@ pub(super) fn run_backup_push(
         again: args.again,
         trust_others: args.trust_others,
         verify: args.verify,
+        index_fetch_len: INDEX_FETCH_LEN,
         limit_upload: args.limit_upload,
         assumed: HashSet::new(),
         writer: opening::writer_name(session),

@@ -155,6 +155,7 @@ fn repair(
         trust_others: false,
         verify: false,
         limit_upload: None,
+        index_fetch_len: vellum_backup::push::INDEX_FETCH_LEN,
         assumed: HashSet::new(),
         writer: opening::writer_name(session),
     };
