@@ -118,6 +118,12 @@ impl Catalog {
         })
     }
 
+    /// The bodies of many frames of one pack, opened and no more, in the order of `places`: for
+    /// moving them. Fetched in few requests; the pack's length bounds the memory.
+    pub fn frame_bodies(&self, places: &[Place]) -> Result<Vec<Vec<u8>>, CatalogError> {
+        self.fetch_frames(places, &|_, body| Ok(body))
+    }
+
     fn fetch_frames<T: Send>(
         &self,
         places: &[Place],

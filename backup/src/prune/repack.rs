@@ -8,9 +8,9 @@ use vellum_core::identity::SegmentId;
 
 use super::survey::{FrameUse, Survey, Walk};
 use crate::addressed::{AddressedWriter, FRAME_LEN};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Place};
 use crate::error::BackupError;
-use crate::format::{IndexObject, PackEntry, decode_frame};
+use crate::format::{FrameEntry, IndexObject, PackEntry, decode_frame};
 use crate::objects::{ObjectId, ObjectName};
 use crate::record::IndexParts;
 use crate::repository::Repository;
@@ -80,17 +80,18 @@ impl<'a> Repacker<'a> {
         pack: &PackEntry,
         frames: &[FrameUse],
     ) -> Result<(), BackupError> {
-        for (entry, of) in pack
+        let used: Vec<(&FrameEntry, &FrameUse)> = pack
             .frames
             .iter()
             .zip(frames)
             .filter(|(_, of)| of.count() > 0)
-        {
+            .collect();
+        let place = |(entry, _): &(&FrameEntry, &FrameUse)| self.catalog.place(pack, entry);
+        let places: Vec<Place> = used.iter().map(place).collect();
+        let bodies = self.catalog.frame_bodies(&places);
+        let bodies = bodies.map_err(|error| super::told(self.repository, error))?;
+        for ((entry, of), body) in used.into_iter().zip(bodies) {
             let names = &index.segments[&entry.segment];
-            let body = self
-                .catalog
-                .frame_body(&self.catalog.place(pack, entry))
-                .map_err(|error| super::told(self.repository, error))?;
             let damaged = |reason: String| BackupError::Damaged {
                 object: format!("{}, frame at {}", ObjectName::Pack(pack.id), entry.offset),
                 reason,

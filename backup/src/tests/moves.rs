@@ -10,7 +10,7 @@ use super::grower::{contents, name, new_store};
 use super::{Client, assert_same, request};
 use crate::device::RepositoryExports;
 use crate::forget::{ForgetWish, forget};
-use crate::objects::memory::Memory;
+use crate::objects::memory::{Memory, Request};
 use crate::objects::{ObjectError, Objects};
 use crate::prune::{PruneOptions, prune};
 use crate::push::PushSelection;
@@ -154,4 +154,29 @@ fn a_verification_beside_a_collection_finds_nothing() {
         let report = verify(&repository, &options, &Unwatched).expect("the place answers");
         assert_eq!(report.findings, [], "{at}");
     }
+}
+
+/// A pack that is written anew is fetched, not asked for frame by frame.
+#[test]
+fn a_collection_reads_a_pack_in_few_requests() {
+    let (_dir, store) = new_store();
+    let client = Client::new(true);
+    grow(&client, &store);
+    let count = |folder: &str| {
+        let objects = client.place.snapshot();
+        objects
+            .keys()
+            .filter(|name| name.starts_with(folder))
+            .count()
+    };
+    let packs = count("packs/");
+    client.place.take_log();
+    collect(&client);
+    assert!(count("packs/") < packs, "nothing moved");
+    let log = client.place.take_log();
+    let asked = log
+        .iter()
+        .filter(|(request, name)| *request == Request::GetRange && name.starts_with("packs/"));
+    let asked = asked.count();
+    assert!(asked <= packs, "{asked} requests for {packs} packs");
 }

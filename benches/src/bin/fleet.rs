@@ -118,7 +118,7 @@ fn main() {
         }
         measure(dir.path(), &place, fleet, "");
         let counted = Counted::new(&place);
-        let repository = open(&counted, &ClientFolders::default());
+        let repository = open(&counted, &folders_in(&dir.path().join("pruner")));
         let options = PruneOptions::default();
         prune(&repository, &options, writer(), &Unwatched).expect("a collection");
         show(fleet, "prune", &counted.counts());
@@ -128,8 +128,7 @@ fn main() {
 
 /// The figures of clients that have no cache, but for the last.
 fn measure(dir: &Path, place: &Arc<Memory>, fleet: u64, when: &str) {
-    // What this writes is not there afterwards.
-    let place = Arc::new(Memory::clone(place));
+    let place = copy_of(place);
     let counted = Counted::new(&place);
     drop(open(&counted, &ClientFolders::default()));
     show(fleet, &format!("list{when}"), &counted.counts());
@@ -145,7 +144,7 @@ fn measure(dir: &Path, place: &Arc<Memory>, fleet: u64, when: &str) {
 
     let host = Host::new(dir, u64::MAX >> 33);
     for (job, limit) in [("first push", INDEX_FETCH_LEN), ("the same by samples", 0)] {
-        let place = Arc::new(Memory::clone(&place));
+        let place = copy_of(&place);
         let counted = Counted::new(&place);
         let folders = ClientFolders::default();
         let report = host.push_within(&open(&counted, &folders), limit);
@@ -200,10 +199,7 @@ impl Host {
         live.flush().expect("room");
         drop(live);
         Self {
-            folders: ClientFolders {
-                cache: Some(dir.join("cache")),
-                state: Some(dir.join("state")),
-            },
+            folders: folders_in(&dir),
             dir,
             store,
         }
@@ -232,6 +228,20 @@ impl Host {
         drop(store);
         std::fs::remove_dir_all(dir).expect("it is there");
     }
+}
+
+fn folders_in(dir: &Path) -> ClientFolders {
+    ClientFolders {
+        cache: Some(dir.join("cache")),
+        state: Some(dir.join("state")),
+    }
+}
+
+/// A place with the same objects: what is put there is not in the first.
+fn copy_of(place: &Memory) -> Arc<Memory> {
+    let copy = Memory::new();
+    copy.replace_all(place.snapshot());
+    Arc::new(copy)
 }
 
 fn open(counted: &Arc<Counted>, folders: &ClientFolders) -> Repository {
