@@ -209,29 +209,13 @@ impl<'a> Session<'a> {
         })?;
         let own = self.id.to_string();
         let counts = self.state.status(&name) == Some(Status::Counts) && !self.is_undecided(&own);
-        if !counts && !self.is_replaced(&name) {
+        if !counts && !self.repository.journal().is_repeated(&name, &self.state) {
             return Err(BackupError::Fenced { session: own });
         }
         Ok(Committed {
             record: name,
             state: self.state.clone(),
         })
-    }
-
-    /// True if a record that counts replaces this one. Such a record names only records that
-    /// counted.
-    fn is_replaced(&self, name: &RecordName) -> bool {
-        let text = name.to_string();
-        let journal = self.repository.journal();
-        let counts = |by: &RecordName| {
-            matches!(
-                self.state.status(by),
-                Some(Status::Counts | Status::Replaced)
-            )
-        };
-        journal
-            .iter()
-            .any(|(by, record)| counts(by) && record.replaces.contains(&text))
     }
 
     fn is_undecided(&self, session: &str) -> bool {

@@ -91,7 +91,7 @@ pub use state::{Condition, ContentEntry, MarkState, PointAge, State};
 pub use status::Status;
 
 use crate::objects::{ObjectId, ObjectName};
-use crate::record::Record;
+use crate::record::{Fence, Record};
 
 /// The name of a record: `COUNTER-ID`. Sorts by counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,5 +172,30 @@ impl Journal {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// True if a record that counts in `state` repeats what this one said: it names only records
+    /// that counted, while [`Past`](crate::record::Past) names void ones, too.
+    pub(crate) fn is_repeated(&self, name: &RecordName, state: &State) -> bool {
+        let text = name.to_string();
+        let counts =
+            |by: &RecordName| matches!(state.status(by), Some(Status::Counts | Status::Replaced));
+        self.iter()
+            .any(|(by, record)| counts(by) && record.replaces.contains(&text))
+    }
+
+    /// The fences on `sessions`: the records of theirs that are here count. A record that another
+    /// decision made void stays so.
+    pub(crate) fn fences(&self, sessions: &[String], decided: bool) -> Vec<Fence> {
+        let counted = |session: &String| {
+            let own = self.iter().filter(|(_, record)| record.session == *session);
+            own.map(|(name, _)| name.to_string()).collect()
+        };
+        let fence = |session: &String| Fence {
+            session: session.clone(),
+            counted: counted(session),
+            decided,
+        };
+        sessions.iter().map(fence).collect()
     }
 }

@@ -12,7 +12,7 @@ use crate::format::IndexPart;
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::{
     Content, DamageNote, Description, Fence, IndexParts, Machine, Point, Policy, PolicyScope,
-    Record, Said, Stamp, Stamped, Withheld,
+    Record, Said, Stamp, Stamped, Wait, Withheld,
 };
 
 /// The greatest number of forgotten points that are remembered: some 2 MiB in a record that stands
@@ -617,6 +617,17 @@ impl State {
         &self.marks
     }
 
+    /// The waits of the marks that wait for nobody yet, where these sessions are open after the
+    /// marks could be seen: they may not have seen them.
+    pub(crate) fn waits_for(&self, open: &[String]) -> Vec<Wait> {
+        let new = self.marks.iter().filter(|(_, mark)| mark.waits.is_empty());
+        let wait = |(id, _): (&String, &MarkState)| Wait {
+            mark: id.clone(),
+            sessions: open.to_vec(),
+        };
+        new.map(wait).collect()
+    }
+
     /// True if a session was fenced, decided or not.
     #[must_use]
     pub fn is_fenced(&self, session: &str) -> bool {
@@ -797,8 +808,8 @@ impl MarkState {
         }
     }
 
-    fn waits_named(&self, id: &str) -> impl Iterator<Item = crate::record::Wait> {
-        self.waits.iter().map(move |sessions| crate::record::Wait {
+    fn waits_named(&self, id: &str) -> impl Iterator<Item = Wait> {
+        self.waits.iter().map(move |sessions| Wait {
             mark: id.to_owned(),
             sessions: sessions.iter().cloned().collect(),
         })

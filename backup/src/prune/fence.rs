@@ -9,7 +9,7 @@
 use super::{Collection, FenceWish};
 use crate::error::BackupError;
 use crate::objects::ObjectName;
-use crate::record::{Fence, Record};
+use crate::record::Record;
 use crate::session::OpenSession;
 
 impl Collection<'_> {
@@ -38,16 +38,14 @@ impl Collection<'_> {
         if sessions.is_empty() {
             return Ok(());
         }
-        let announced = self.fences(&sessions, false);
         self.session.commit(Record {
-            fenced: announced,
+            fenced: self.repository.journal().fences(&sessions, false),
             ..Record::default()
         })?;
         // The listing of that commit came after the announcement, and it showed no fence for this
         // session.
-        let decided = self.fences(&sessions, true);
         self.session.commit(Record {
-            fenced: decided,
+            fenced: self.repository.journal().fences(&sessions, true),
             ..Record::default()
         })?;
         for session in &open {
@@ -59,25 +57,5 @@ impl Collection<'_> {
         }
         self.report.fenced = open;
         Ok(())
-    }
-
-    /// The fences on the sessions, with the records of theirs that count by the journal as it was
-    /// read last. A record that another decision made void stays so.
-    fn fences(&self, sessions: &[String], decided: bool) -> Vec<Fence> {
-        let journal = self.repository.journal();
-        let counted = |session: &String| {
-            let own = journal
-                .iter()
-                .filter(|(_, record)| record.session == *session);
-            own.map(|(name, _)| name.to_string()).collect()
-        };
-        sessions
-            .iter()
-            .map(|session| Fence {
-                session: session.clone(),
-                counted: counted(session),
-                decided,
-            })
-            .collect()
     }
 }

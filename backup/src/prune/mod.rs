@@ -28,7 +28,7 @@ use crate::format::PackEntry;
 use crate::journal::{Condition, MarkState, RecordName, State};
 use crate::objects::twice::copy_of;
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
-use crate::record::{Record, Said, Sweep, Wait};
+use crate::record::{Record, Said, Sweep};
 use crate::repository::Repository;
 use crate::session::{OpenSession, Session, SessionKind, Writer, open_sessions, remove_leftovers};
 use reach::Needed;
@@ -398,25 +398,12 @@ impl Collection<'_> {
     /// Writes down the sessions that are open now, after the mark can be seen: they may not have
     /// seen it. If nobody is, it can be swept at once.
     fn wait_for_all(&mut self) -> Result<(), BackupError> {
-        let state = self.session.state().clone();
-        let waiting: Vec<&String> = state
-            .marks()
-            .iter()
-            .filter(|(_, mark)| mark.waits.is_empty())
-            .map(|(id, _)| id)
-            .collect();
         let others = self.others()?;
-        let sessions: Vec<String> = others
+        let open: Vec<String> = others
             .iter()
             .map(|session| session.id.to_string())
             .collect();
-        let waits: Vec<Wait> = waiting
-            .into_iter()
-            .map(|id| Wait {
-                mark: id.clone(),
-                sessions: sessions.clone(),
-            })
-            .collect();
+        let waits = self.session.state().waits_for(&open);
         if waits.is_empty() || others.is_empty() {
             return Ok(());
         }
@@ -497,21 +484,7 @@ fn sweeps(
         ObjectKind::Pack | ObjectKind::Index => !kept.contains(object),
         _ => false,
     };
-    let of = |(id, mark): &(&String, &MarkState)| Sweep {
-        mark: (*id).clone(),
-        objects: mark
-            .objects
-            .iter()
-            .filter(|object| goes(object))
-            .map(ToString::to_string)
-            .collect(),
-        contents: mark
-            .contents
-            .iter()
-            .filter(|said| !needed.entries.contains_key(said))
-            .cloned()
-            .collect(),
-    };
+    let of = |(id, mark): &(&String, &MarkState)| needed.sweep(id, mark, &goes);
     Ok(ready.iter().map(of).collect())
 }
 

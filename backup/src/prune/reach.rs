@@ -10,9 +10,9 @@ use vellum_core::page::{Page, PageEntry};
 use crate::catalog::Catalog;
 use crate::contents::{parent_of, read_part};
 use crate::error::BackupError;
-use crate::journal::{Condition, ContentEntry, State};
+use crate::journal::{Condition, ContentEntry, MarkState, State};
 use crate::objects::ObjectName;
-use crate::record::{Content, Said};
+use crate::record::{Content, Said, Sweep};
 use crate::repository::Repository;
 
 /// The needs of some contents.
@@ -84,6 +84,23 @@ impl<'a> Needed<'a> {
         parts
             .filter_map(|part| ObjectName::parse(&part.object))
             .collect()
+    }
+
+    /// The sweep of a mark: of what it condemned, the contents that are not needed, and the objects
+    /// that `goes` lets go.
+    pub(crate) fn sweep(
+        &self,
+        id: &str,
+        mark: &MarkState,
+        goes: &dyn Fn(&ObjectName) -> bool,
+    ) -> Sweep {
+        let objects = mark.objects.iter().filter(|object| goes(object));
+        let is_free = |said: &&Said| !self.entries.contains_key(said);
+        Sweep {
+            mark: id.to_owned(),
+            objects: objects.map(ToString::to_string).collect(),
+            contents: mark.contents.iter().filter(is_free).cloned().collect(),
+        }
     }
 
     /// The chunks that the entries name. Cost: reads all their maps.
