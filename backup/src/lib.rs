@@ -55,6 +55,7 @@ mod hexadecimal;
 mod hit;
 pub mod journal;
 mod known;
+mod lineage;
 mod memory;
 pub mod objects;
 pub mod policy;

@@ -63,6 +63,9 @@ pub struct Record {
     /// Retention policies. Of several for the same points the one with the greatest stamp counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<Stamped<Policy>>,
+    /// The stores that pushed, and what each left in itself when it did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<Stamped<StoreMark>>,
     /// IDs of index objects to read from now on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub indexes: Vec<String>,
@@ -354,6 +357,20 @@ impl Description {
             ..point.clone()
         }
     }
+}
+
+/// A push of a store, as the store remembers it, too: so that one that was copied is told from the
+/// one that it is a copy of.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct StoreMark {
+    /// The store's identity.
+    pub store: String,
+    /// 16 random bytes that the push left in the store.
+    pub token: String,
+    /// 16 bytes of hash over the machine and the folder that the store was in; none if the machine
+    /// has no identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
 }
 
 /// The name and serial of a snapshot.

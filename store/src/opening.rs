@@ -392,10 +392,15 @@ fn load_identity(
     if id.is_some() || access == Access::ReadOnly || !faults.blocking.is_empty() {
         return Ok(id);
     }
+    put_new_identity(database).map(Some)
+}
+
+/// Gives a store an identity that no other has: durable when this returns.
+pub(crate) fn put_new_identity(database: &Database) -> Result<StoreId, StoreError> {
     let (id, mut batch) = (StoreId(random_identity()?), Batch::default());
     put_record(&mut batch, Family::Meta, IDENTITY_KEY, &id);
     database.write_batch(batch, Durability::Logged)?;
-    Ok(Some(id))
+    Ok(id)
 }
 
 /// Every record of layers and names, as far as one of its two places has it.

@@ -26,6 +26,7 @@ use crate::folder::{CommitCounterFile, OwnerLock, StoreFolder};
 use crate::layer_resolver::LayerResolver;
 use crate::live::buffer_budget::BufferBudget;
 use crate::opening::faults::Faults;
+use crate::opening::put_new_identity;
 use crate::parity::{Parity, SmallFileSaver};
 use crate::records::StoreParameters;
 use crate::reserve::Reserve;
@@ -80,7 +81,7 @@ pub(crate) struct StoreInner {
     commits: AtomicU64,
     witness: Option<CommitCounterFile>,
     /// None only where a store that was made before there were identities is read.
-    id: Option<StoreId>,
+    id: RwLock<Option<StoreId>>,
     pub(crate) parity: Arc<Parity>,
     /// Dropped after everything that has the database open, and before the lock.
     _at_rest: SmallFileSaver,
@@ -151,7 +152,7 @@ impl Store {
             guest_requests: AtomicU64::new(0),
             commits: AtomicU64::new(opened.commits),
             witness,
-            id: opened.id,
+            id: RwLock::new(opened.id),
             parity: Arc::clone(&opened.at_rest.0),
             _at_rest: opened.at_rest,
             _lock: opened.lock,
@@ -183,7 +184,21 @@ impl Store {
     /// there were identities, until it was opened for writing once.
     #[must_use]
     pub fn id(&self) -> Option<StoreId> {
-        self.inner.id
+        *self.inner.id.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the store a new identity, durably: it was a copy of another one, and is a store of its
+    /// own from now on. What is in it stays as it is.
+    pub fn take_new_identity(&self) -> Result<StoreId, StoreError> {
+        self.check_writable()?;
+        let mut known = self
+            .inner
+            .id
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let id = put_new_identity(&self.inner.database)?;
+        *known = Some(id);
+        Ok(id)
     }
 
     /// The parameters that it was made with.

@@ -12,7 +12,7 @@ use crate::format::IndexPart;
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::{
     Content, DamageNote, Description, Fence, IndexParts, Machine, Point, Policy, PolicyScope,
-    Record, Said, Stamp, Stamped, Wait, Withheld,
+    Record, Said, Stamp, Stamped, StoreMark, Wait, Withheld,
 };
 
 /// The greatest number of forgotten points that are remembered: some 2 MiB in a record that stands
@@ -103,6 +103,8 @@ pub struct State {
     machines: BTreeMap<String, (Stamp, Arc<Machine>)>,
     /// The newest policy for each scope, those that take back others included.
     policies: BTreeMap<PolicyScope, (Stamp, Policy)>,
+    /// The last push of each store, by its identity.
+    stores: BTreeMap<String, (Stamp, StoreMark)>,
     indexes: BTreeMap<ObjectId, Condition>,
     undecided_indexes: BTreeSet<ObjectId>,
     /// The parts of index objects, where somebody told them.
@@ -145,10 +147,13 @@ impl State {
         for point in &record.points {
             self.add_point(point, stamp_of(record, point), taken, condition);
         }
-        // Undecided records take no pin away, and set no rule.
+        // Undecided records take no pin away, set no rule, and are no store's last push.
         if condition == Condition::Firm {
             for policy in &record.policies {
                 self.add_policy(policy, stamp_of(record, policy));
+            }
+            for store in &record.stores {
+                self.add_store(store, stamp_of(record, store));
             }
             for description in &record.described {
                 self.add_description(description, stamp_of(record, description));
@@ -250,6 +255,14 @@ impl State {
         if known.is_none_or(|(known, _)| *known < stamp) {
             let newest = (stamp, policy.value.clone());
             self.policies.insert(policy.value.scope.clone(), newest);
+        }
+    }
+
+    fn add_store(&mut self, mark: &Stamped<StoreMark>, stamp: Stamp) {
+        let known = self.stores.get(&mark.value.store);
+        if known.is_none_or(|(known, _)| *known < stamp) {
+            let newest = (stamp, mark.value.clone());
+            self.stores.insert(mark.value.store.clone(), newest);
         }
     }
 
@@ -535,6 +548,12 @@ impl State {
         policies.filter(|policy| !policy.keep.is_empty() || !policy.keep_tags.is_empty())
     }
 
+    /// The last push of the store with this identity, if it pushed here.
+    #[must_use]
+    pub fn last_push_of(&self, store: &str) -> Option<&StoreMark> {
+        self.stores.get(store).map(|(_, mark)| mark)
+    }
+
     /// The machines, by identity.
     pub fn machines(&self) -> impl Iterator<Item = &Arc<Machine>> {
         self.machines.values().map(|(_, machine)| machine)
@@ -699,6 +718,10 @@ impl State {
             value: policy.clone(),
             stamp: stamped(stamp),
         });
+        let stores = self.stores.values().map(|(stamp, mark)| Stamped {
+            value: mark.clone(),
+            stamp: stamped(stamp),
+        });
         let swept: Vec<String> = self
             .swept
             .iter()
@@ -715,6 +738,7 @@ impl State {
             described: described.collect(),
             machines: machines.collect(),
             policies: policies.collect(),
+            stores: stores.collect(),
             withheld: self.withheld(),
             indexes: self.indexes.keys().map(ToString::to_string).collect(),
             index_parts: self

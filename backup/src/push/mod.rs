@@ -19,7 +19,7 @@ pub(crate) mod upload;
 
 use std::collections::HashSet;
 
-use vellum_core::identity::ContentId;
+use vellum_core::identity::{ContentId, StoreId};
 use vellum_core::page::PageEntry;
 use vellum_core::tree::{NodeRef, PlanError};
 use vellum_core::units::{ChunkId, LayerId};
@@ -31,8 +31,9 @@ use crate::error::BackupError;
 use crate::heal::{self, HealReport};
 use crate::journal::State;
 pub use crate::known::INDEX_FETCH_LEN;
+use crate::lineage;
 use crate::prune::end_dead_sessions;
-use crate::record::{Description, Machine, Point, Record};
+use crate::record::{Description, Machine, Point, Record, StoreMark};
 use crate::repository::Repository;
 use crate::session::{Session, SessionKind, Writer, remove_leftovers};
 use attempt::Attempt;
@@ -76,6 +77,9 @@ pub struct PushReport {
     pub known_points: u64,
     /// Points that were left out because they were forgotten in the repository.
     pub withheld_points: u64,
+    /// The new identity of the store, if it was found to be a copy of another one that pushes to
+    /// the repository, too: its images are images of their own from this push on.
+    pub parted: Option<StoreId>,
     /// The doubt about the writer's clock, if there is one.
     pub clock: Option<ClockDoubt>,
     /// Points that were there and are called or marked otherwise now.
@@ -117,6 +121,8 @@ struct Wanted {
     /// Points that are there, with the layers that show them.
     known: Vec<(Point, LayerId)>,
     withheld_points: u64,
+    /// The mark of this push, which the store keeps, too.
+    mark: Option<StoreMark>,
 }
 
 /// Pushes what `request` names from `store` to `repository`, whose journal must have been read just
@@ -136,12 +142,14 @@ pub fn push(
             "the store has chunks of {own} bytes, the repository of {there}: they cannot be mixed"
         )));
     }
+    let parted = lineage::part_if_copied(repository, store, &request.writer)?;
     let mut wanted = look(&repository.state(), store, request)?;
     let clock = ClockDoubt::of(&repository.journal(), request.writer.time_ms);
     let own = store.id().map(|id| id.to_string()).unwrap_or_default();
     let is_due = heal::is_due(&repository.state(), &own);
     if wanted.is_nothing() && !is_due {
         let report = PushReport {
+            parted,
             clock,
             ..PushReport::default()
         };
@@ -150,6 +158,9 @@ pub fn push(
     let mut session = Session::begin(repository, SessionKind::Push, request.writer.clone())?;
     // What is left of a push that was killed is in nobody's way.
     let _ = remove_leftovers(repository, Some(session.id()));
+    if !wanted.is_nothing() {
+        wanted.mark = lineage::leave_mark(session.state(), repository, store, &request.writer)?;
+    }
     let mut attempt = Attempt::new(request, watch);
     if is_due {
         attempt.heal(&mut session, &wanted.moment)?;
@@ -176,6 +187,7 @@ pub fn push(
     // The push is done, whatever becomes of what others left.
     drop(end_dead_sessions(repository, &request.writer));
     let report = PushReport {
+        parted,
         clock,
         healed,
         unreadable,
@@ -253,6 +265,7 @@ impl Wanted {
             points: points.cloned().map(Into::into).collect(),
             described: self.described.iter().cloned().map(Into::into).collect(),
             machines: self.machines.iter().cloned().map(Into::into).collect(),
+            stores: self.mark.iter().cloned().map(Into::into).collect(),
             ..Record::default()
         }
     }
@@ -347,6 +360,7 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
         described,
         known,
         withheld_points: withheld.len() as u64,
+        mark: None,
         moment,
     })
 }

@@ -54,6 +54,7 @@ impl Record {
         parts.add(self.described, |record| &mut record.described);
         parts.add(self.machines, |record| &mut record.machines);
         parts.add(self.policies, |record| &mut record.policies);
+        parts.add(self.stores, |record| &mut record.stores);
         parts.add(self.forgotten, |record| &mut record.forgotten);
         parts.add(split_withheld(self.withheld), |record| &mut record.withheld);
         parts.add(split_marks(self.marks), |record| &mut record.marks);

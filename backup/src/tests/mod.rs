@@ -1,6 +1,7 @@
 //! The engine as a whole, on places in memory: what was pushed comes back as it was, whatever
 //! happens in between.
 
+mod copied_stores;
 mod copies;
 mod damage;
 mod diffs;

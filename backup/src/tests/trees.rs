@@ -9,6 +9,7 @@ use vellum_core::tree::{Mode, NodeRef};
 use vellum_core::units::MachineId;
 use vellum_store::{Store, Unwatched};
 
+use super::copied_stores::push_on;
 use super::grower::{self, Grower, contents, name, new_store, shape};
 use super::streams::Sink;
 use super::{Client, assert_same, request};
@@ -407,13 +408,15 @@ fn two_stores_share_what_they_have_in_common_and_nothing_is_believed_unseen() {
 fn a_store_that_was_brought_back_does_not_believe_the_books_of_its_future() {
     let mut grower = Grower::new(seed());
     let client = Client::new(false);
-    client.push(&grower.store).expect("a push");
+    push_on(&client, "one", &grower.store);
     // The folder as it was, and then a future in which ids are given to other chunks.
-    let copy = tempfile::tempdir().expect("a folder");
-    let path = copy.path().join("store");
-    copy_folder(&grower.dir.path().join("store"), &path);
+    let path = grower.dir.path().join("store");
+    copy_folder(&path, &grower.dir.path().join("kept"));
     (0..5).for_each(|_| grower.write());
-    client.push(&grower.store).expect("a push");
+    push_on(&client, "one", &grower.store);
+    drop(grower.store);
+    std::fs::remove_dir_all(&path).expect("a folder");
+    std::fs::rename(grower.dir.path().join("kept"), &path).expect("a folder");
     let back =
         Store::open_dir(&path, vellum_store::Access::ReadWrite, "test").expect("the copy opens");
     let image = back
@@ -432,7 +435,7 @@ fn a_store_that_was_brought_back_does_not_believe_the_books_of_its_future() {
         .and_then(|()| live.flush())
         .expect("write");
     drop(live);
-    client.push(&back).expect("a push of the copy");
+    assert_eq!(push_on(&client, "one", &back).parted, None);
     let (_dir, empty) = new_store();
     pull_present(&client, &empty, &back, "");
     assert_all_same(&empty, &back, &format!("pulled, {image:?}"));

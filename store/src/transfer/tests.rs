@@ -488,6 +488,15 @@ fn a_receipt_that_is_dropped_leaves_nothing_that_can_be_seen() {
 }
 
 #[test]
+fn a_store_keeps_the_new_identity_that_it_took() {
+    let (dir, store) = new_store(CHUNK);
+    let (old, new) = (store.id(), store.take_new_identity().expect("room"));
+    assert!(old != Some(new) && store.id() == Some(new));
+    drop(store);
+    assert_eq!(open(&dir).id(), Some(new));
+}
+
+#[test]
 fn a_token_tells_a_store_from_its_copies() {
     let (dir, store) = new_store(CHUNK);
     let (owner, other) = ([1; 16], [2; 16]);

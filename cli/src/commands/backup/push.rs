@@ -103,6 +103,12 @@ pub(super) fn run_backup_push(
     if let Some(doubt) = &report.clock {
         warn_of_clock(doubt, session);
     }
+    if let Some(id) = report.parted {
+        session.print_warning(&format!(
+            "this store was copied, and the other one pushed here since: it is a store of its own \
+             from now on ({id}), and so are its images"
+        ));
+    }
     let unreadable = report.unreadable.clone();
     let (hit, healed) = (report.points_hit.clone(), report.healed.clone());
     if let Some(damage) = unreadable.first().filter(|_| report.is_nothing()) {

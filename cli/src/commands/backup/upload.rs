@@ -26,6 +26,9 @@ pub(super) struct UploadSummary {
     contents: u64,
     chunks_sent: u64,
     bytes_sent: u64,
+    /// The identity that the store took, since it was a copy of another one that pushes there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_store_identity: Option<String>,
     /// What the repository had lost and got back.
     #[serde(skip_serializing_if = "Option::is_none")]
     healed: Option<HealedSummary>,
@@ -99,6 +102,7 @@ impl UploadSummary {
             contents: report.contents,
             chunks_sent: report.chunks,
             bytes_sent: report.bytes,
+            new_store_identity: report.parted.map(|id| id.to_string()),
             healed: report.healed.as_ref().map(HealedSummary::from),
             seconds,
         }
