@@ -146,6 +146,10 @@ impl Objects for RateLimitedReads {
         self.place.keeps_copies()
     }
 
+    fn keeps_versions(&self) -> bool {
+        self.place.keeps_versions()
+    }
+
     fn describe(&self) -> String {
         self.place.describe()
     }

@@ -12,6 +12,7 @@ use std::ffi::OsStr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -60,6 +61,8 @@ pub struct Cloud {
     impatient: Arc<dyn ObjectStore>,
     /// True if the store takes conditional puts; empty until that is known.
     is_conditional: OnceLock<bool>,
+    /// True once an answer said that the bucket keeps versions.
+    has_versions: AtomicBool,
     /// The secrets that no message may hold.
     secrets: Vec<String>,
 }
@@ -97,6 +100,7 @@ impl Cloud {
             impatient,
             bucket: bucket.clone(),
             is_conditional: OnceLock::new(),
+            has_versions: AtomicBool::new(false),
             secrets,
         })
     }
@@ -141,12 +145,22 @@ impl Cloud {
         CloudFailure::of(error, self.bucket.protocol, &self.bucket.name)
     }
 
+    /// Notes that the bucket keeps versions if an answer names one. Where that was ended, new
+    /// objects have the version "null".
+    fn note_version(&self, version: Option<&str>) {
+        if self.bucket.protocol == Protocol::S3 && version.is_some_and(|version| version != "null")
+        {
+            self.has_versions.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Puts only where nothing is, if the store can tell.
     fn put_new(&self, path: &Path, payload: PutPayload) -> Result<(), object_store::Error> {
         let put = |store: &dyn ObjectStore, mode: PutMode| {
+            let put = store.put_opts(path, payload.clone(), mode.into());
             self.runtime
-                .block_on(store.put_opts(path, payload.clone(), mode.into()))
-                .map(drop)
+                .block_on(put)
+                .map(|put| self.note_version(put.version.as_deref()))
         };
         if self.is_conditional.get().is_none() {
             let first = put(&*self.impatient, PutMode::Create);
@@ -254,6 +268,10 @@ impl Objects for Cloud {
 
     fn requests_together(&self) -> usize {
         REQUESTS_TOGETHER
+    }
+
+    fn keeps_versions(&self) -> bool {
+        self.has_versions.load(Ordering::Relaxed)
     }
 
     fn describe(&self) -> String {

@@ -89,6 +89,16 @@ const UNREACHABLE_WORDS: [&str; 5] = [
     "Network is unreachable",
 ];
 
+/// Words of an answer for an object that is retained: those of S3's object lock, of GCS and of Azure.
+const RETAINED_WORDS: [&str; 6] = [
+    "object lock",
+    "Object Lock",
+    "WORM protected",
+    "retentionPolicyNotMet",
+    "BlobImmutableDueToPolicy",
+    "BlobImmutableDueToLegalHold",
+];
+
 /// A failure of which it is known what to do: its kind and the advice.
 fn recognised(
     error: &StoreFailure,
@@ -119,6 +129,8 @@ fn recognised(
     } else if has(&["URL scheme is not allowed", "BadScheme"]) {
         let advice = format!("{endpoint} is an http:// address: AWS_ALLOW_HTTP=true permits it");
         (Failed, advice)
+    } else if has(&RETAINED_WORDS) {
+        (Denied, "the place retains it".to_owned())
     } else if has(&["RequestTimeTooSkewed"]) {
         let advice = "this machine's clock and the server's differ too much: set the clock";
         (Denied, advice.to_owned())
@@ -269,6 +281,11 @@ mod tests {
             (denied("InvalidAccessKeyId"), Denied, "AWS_ACCESS_KEY_ID"),
             (denied("AccessDenied"), Denied, "AccessDenied: Some words."),
             (denied("RequestTimeTooSkewed"), Denied, "clock"),
+            (
+                denied("AccessDenied because object protected by object lock."),
+                Denied,
+                "retains",
+            ),
             (denied("QuotaExceeded"), Full, "no room"),
             (
                 other("400 Bad", "ExpiredToken"),

@@ -61,6 +61,8 @@ struct Client {
     faults: Vec<Fault>,
     log: Vec<(Request, String)>,
     is_dead: bool,
+    /// The prefixes of objects that cannot be deleted.
+    retained: Vec<String>,
 }
 
 impl Clone for Memory {
@@ -89,6 +91,12 @@ impl Memory {
         let mut client = locked(&self.client);
         client.faults.clear();
         client.is_dead = false;
+    }
+
+    /// Lets go of nothing from now on whose name begins with one of `prefixes`, as an object lock
+    /// does.
+    pub fn retain(&self, prefixes: &[&str]) {
+        locked(&self.client).retained = prefixes.iter().map(ToString::to_string).collect();
     }
 
     /// Takes the requests of this client since the last call.
@@ -220,6 +228,14 @@ impl Objects for Memory {
 
     fn delete(&self, name: &str) -> Result<(), ObjectError> {
         let effect = self.ask(Request::Delete, name)?;
+        let mut retained = locked(&self.client).retained.clone().into_iter();
+        if retained.any(|prefix| name.starts_with(&prefix)) {
+            return Err(ObjectError::new(
+                ObjectErrorKind::Denied,
+                name,
+                "retained, as the test wants",
+            ));
+        }
         locked(&self.objects).remove(name);
         answered(effect, name, Vec::new()).map(drop)
     }

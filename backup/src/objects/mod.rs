@@ -86,6 +86,12 @@ pub trait Objects: Send + Sync {
         true
     }
 
+    /// True if the place told that it keeps what is deleted as an older version, which takes room
+    /// until the place lets it go.
+    fn keeps_versions(&self) -> bool {
+        false
+    }
+
     /// The place's name for people: never with credentials in it.
     fn describe(&self) -> String;
 }
@@ -118,7 +124,7 @@ pub enum ObjectErrorKind {
     Doubtful,
     /// It was waited for, and a person called that off.
     CalledOff,
-    /// The credentials do not allow it.
+    /// The credentials do not allow it, or the place retains the object.
     Denied,
     /// There is no room.
     Full,

@@ -264,6 +264,10 @@ impl Objects for PersistentObjects {
         self.place.keeps_copies()
     }
 
+    fn keeps_versions(&self) -> bool {
+        self.place.keeps_versions()
+    }
+
     fn describe(&self) -> String {
         self.place.describe()
     }

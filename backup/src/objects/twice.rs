@@ -266,6 +266,10 @@ impl Objects for Twice {
         self.place.keeps_copies()
     }
 
+    fn keeps_versions(&self) -> bool {
+        self.place.keeps_versions()
+    }
+
     fn describe(&self) -> String {
         self.place.describe()
     }

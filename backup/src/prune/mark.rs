@@ -15,7 +15,7 @@ use super::{
 };
 use crate::catalog::Catalog;
 use crate::error::BackupError;
-use crate::journal::{Condition, RecordName, State};
+use crate::journal::{Condition, RecordName, State, Status};
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::parts::{NAMES_MAX, PART_LEN};
 use crate::record::{Content, DamageNote, IndexParts, Mark, Said, Stamped};
@@ -67,20 +67,17 @@ impl Collection<'_> {
             record.marks.extend(marks);
         }
         let parts = record.into_parts(PART_LEN);
-        // As many as there must be are none too many.
-        if is_idle && journal.len() < RECORDS_MAX + parts.len() {
+        // As many as there must be are none too many, and those that the place retains say nothing.
+        let is_told = |name: &&RecordName| state.status(name) != Some(Status::Replaced);
+        if is_idle && replaced.iter().filter(is_told).count() < RECORDS_MAX + parts.len() {
             return Ok(false);
         }
         for part in parts {
             self.session.commit(part)?;
         }
         for name in &replaced {
-            repository
-                .objects()
-                .delete(&name.object().to_string())
-                .map_err(|error| repository.failed(error))?;
+            self.report.replaced_records += u64::from(self.let_go(&name.object())?);
         }
-        self.report.replaced_records = replaced.len() as u64;
         Ok(true)
     }
 }

@@ -11,6 +11,8 @@ mod merge;
 pub(crate) mod reach;
 mod repack;
 #[cfg(test)]
+mod retained_tests;
+#[cfg(test)]
 mod space_tests;
 mod survey;
 #[cfg(test)]
@@ -25,9 +27,9 @@ use vellum_store::Watch;
 use crate::catalog::{Catalog, CatalogError, ListedIndex};
 use crate::error::BackupError;
 use crate::format::PackEntry;
-use crate::journal::{Condition, MarkState, RecordName, State};
+use crate::journal::{Condition, MarkState, RecordName, State, Status};
 use crate::objects::twice::copy_of;
-use crate::objects::{ObjectId, ObjectKind, ObjectName};
+use crate::objects::{ObjectErrorKind, ObjectId, ObjectKind, ObjectName};
 use crate::record::{Record, Said, Sweep};
 use crate::repository::Repository;
 use crate::session::{OpenSession, Session, SessionKind, Writer, open_sessions, remove_leftovers};
@@ -91,6 +93,12 @@ pub struct PruneReport {
     pub condemned_contents: u64,
     /// Objects that were deleted, and their bytes.
     pub swept: Amount,
+    /// Objects that the place did not let go of: the next collection tries again. Records and
+    /// copies count no bytes.
+    pub retained: Amount,
+    /// True if the place keeps what was deleted as an older version, so that its bytes are free once
+    /// the place lets those go.
+    pub keeps_versions: bool,
     /// Bytes of new packs into which needed chunks moved (in a dry run: of chunks that would move).
     pub moved_len: u64,
     /// Bytes of packs that are free then: of frames that no point needs, in packs that go, and of
@@ -143,16 +151,22 @@ pub fn prune(
         return outlook(repository, &BTreeSet::new(), options);
     }
     let session = Session::begin(repository, SessionKind::Prune, writer)?;
-    let mut collection = Collection {
-        repository,
-        session,
-        listing: Listing::default(),
-        report: PruneReport::default(),
-    };
+    let mut collection = Collection::of(repository, session);
     let outcome = collection.run_where_there_is_room(options, watch);
     let Collection {
-        session, report, ..
+        session,
+        retained,
+        report,
+        ..
     } = collection;
+    let report = PruneReport {
+        retained: retained.values().fold(Amount::default(), |mut all, len| {
+            all.add(*len);
+            all
+        }),
+        keeps_versions: repository.objects().keeps_versions(),
+        ..report
+    };
     match outcome {
         Ok(()) => session.end().map(|()| report),
         Err(error) => Err(error),
@@ -174,12 +188,7 @@ pub(crate) fn end_dead_sessions(
         return Ok(Vec::new());
     }
     let session = Session::begin(repository, SessionKind::Prune, writer.clone())?;
-    let mut collection = Collection {
-        repository,
-        session,
-        listing: Listing::default(),
-        report: PruneReport::default(),
-    };
+    let mut collection = Collection::of(repository, session);
     match collection.refuse_beside_another(&FenceWish::None) {
         Ok(()) => collection.fence(&FenceWish::None)?,
         Err(BackupError::Locked { .. }) => {}
@@ -221,7 +230,23 @@ struct Collection<'a> {
     repository: &'a Repository,
     session: Session<'a>,
     listing: Listing,
+    /// Objects that the place did not let go of, and their lengths. They stay in the listing, and
+    /// those that were swept in the record that stands for all, so every later collection meets
+    /// them.
+    retained: BTreeMap<ObjectName, u64>,
     report: PruneReport,
+}
+
+impl<'a> Collection<'a> {
+    fn of(repository: &'a Repository, session: Session<'a>) -> Self {
+        Self {
+            repository,
+            session,
+            listing: Listing::default(),
+            retained: BTreeMap::new(),
+            report: PruneReport::default(),
+        }
+    }
 }
 
 impl Collection<'_> {
@@ -273,7 +298,11 @@ impl Collection<'_> {
         self.report.freed_len = swept + before - self.listing.packs_len();
         if self.mark(options)? {
             self.wait_for_all()?;
+            let before = self.retained_packs_len();
             self.sweep()?;
+            // They were to be freed, as far as the mark could know.
+            let kept = self.retained_packs_len().saturating_sub(before);
+            self.report.freed_len = self.report.freed_len.saturating_sub(kept);
         }
         Ok(())
     }
@@ -328,6 +357,13 @@ impl Collection<'_> {
             .copied()
             .collect();
         self.delete(&swept)?;
+        let journal = self.repository.journal();
+        let replaced = journal
+            .iter()
+            .filter(|(name, _)| state.status(name) == Some(Status::Replaced));
+        for (name, _) in replaced {
+            self.let_go(&name.object())?;
+        }
         self.pair_copies(&state)?;
         let own = Some(self.session.id());
         // One that stays is in nobody's way.
@@ -367,8 +403,12 @@ impl Collection<'_> {
             if says(lone) {
                 is_read_again |= twice.put_back(lone) && lone.kind() == ObjectKind::Record;
             } else if let Some(copy) = copy_of(lone).filter(|_| is_alone) {
-                let deleted = twice.place().delete(&copy);
-                deleted.map_err(|error| self.repository.failed(error))?;
+                match twice.place().delete(&copy) {
+                    Err(error) if error.kind == ObjectErrorKind::Denied => {
+                        self.retained.insert(*lone, 0);
+                    }
+                    deleted => deleted.map_err(|error| self.repository.failed(error))?,
+                }
             }
         }
         for whole in there.iter().filter(|name| !copies.contains_key(name)) {
@@ -384,15 +424,38 @@ impl Collection<'_> {
 
     fn delete(&mut self, objects: &[ObjectName]) -> Result<(), BackupError> {
         for object in objects {
-            self.repository
-                .objects()
-                .delete(&object.to_string())
-                .map_err(|error| self.repository.failed(error))?;
+            if !self.let_go(object)? {
+                continue;
+            }
             if let Some(len) = self.listing.lengths.remove(object) {
                 self.report.swept.add(len);
             }
         }
         Ok(())
+    }
+
+    /// Deletes an object; false if the place retains it, which is no error.
+    fn let_go(&mut self, object: &ObjectName) -> Result<bool, BackupError> {
+        match self.repository.objects().delete(&object.to_string()) {
+            Ok(()) => {
+                self.retained.remove(object);
+                Ok(true)
+            }
+            Err(error) if error.kind == ObjectErrorKind::Denied => {
+                let len = self.listing.lengths.get(object).copied().unwrap_or(0);
+                self.retained.insert(*object, len);
+                Ok(false)
+            }
+            Err(error) => Err(self.repository.failed(error)),
+        }
+    }
+
+    fn retained_packs_len(&self) -> u64 {
+        let packs = self.retained.iter();
+        packs
+            .filter(|(object, _)| object.kind() == ObjectKind::Pack)
+            .map(|(_, len)| len)
+            .sum()
     }
 
     /// Writes down the sessions that are open now, after the mark can be seen: they may not have

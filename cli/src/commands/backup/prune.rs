@@ -58,6 +58,11 @@ pub(super) struct PruneSummary {
     condemned_bytes: u64,
     deleted_objects: u64,
     deleted_bytes: u64,
+    /// Objects that the place did not let go of: the next prune tries again.
+    retained_objects: u64,
+    retained_bytes: u64,
+    /// True if the place keeps what was deleted as older versions.
+    keeps_versions: bool,
     moved_bytes: u64,
     merged_contents: u64,
     replaced_records: u64,
@@ -183,6 +188,9 @@ impl PruneSummary {
             condemned_bytes,
             deleted_objects,
             deleted_bytes,
+            retained_objects: report.retained.count,
+            retained_bytes: report.retained.len,
+            keeps_versions: report.keeps_versions,
             moved_bytes: report.moved_len,
             merged_contents: report.merged_contents,
             replaced_records: report.replaced_records,
@@ -244,11 +252,25 @@ impl Render for PruneSummary {
             "condemned {objects}, {condemned}; {moved} moved; {} objects deleted, {deleted}",
             self.deleted_objects
         ))?;
+        if self.retained_objects > 0 {
+            let objects = format_count(self.retained_objects, "object");
+            let bytes = page.format_size(self.retained_bytes);
+            page.write_line(format!(
+                "retained: {objects}, {bytes}, that may not be deleted there (yet); the next prune \
+                 tries again"
+            ))?;
+        }
         self.fenced
             .iter()
             .try_for_each(|session| page.write_line(format!("ended session {}", session.line)))?;
         if self.waits_for.is_empty() {
             let freed = page.format_size(self.freed_bytes);
+            if self.keeps_versions {
+                return page.write_line(format!(
+                    "prune deleted {freed} that nothing needs; the bucket keeps older versions: \
+                     the space is free once it lets them go"
+                ));
+            }
             return page.write_line(format!("prune freed {freed} that nothing needs"));
         }
         page.write_line(would_free(Some(self.freed_bytes), page))?;
