@@ -57,6 +57,17 @@ pub enum BackupError {
         /// The newest that this program knows.
         known: u32,
     },
+    /// A writer's key, which does not give the right to do this.
+    #[error(
+        "the key that was given is a writer's: with it points can be added to {place}, and \
+             nobody can {what}"
+    )]
+    WriterKey {
+        /// The repository.
+        place: String,
+        /// The operation that was refused.
+        what: &'static str,
+    },
     /// An earlier state: a record that was seen there is gone.
     #[error("the repository in {place} shows an earlier state: {record}, which {witness}, is gone")]
     RolledBack {
@@ -206,6 +217,9 @@ impl BackupError {
             Self::KeyNeeded { .. } => Some("give the password or the key file"),
             Self::NotEncrypted { .. } => {
                 Some("if you know it is not encrypted, give no key; else somebody exchanged it")
+            }
+            Self::WriterKey { .. } => {
+                Some("give an owner's key: `vellum backup key list` shows the role of each")
             }
             Self::Newer { .. } => Some("use a newer program"),
             Self::RolledBack { .. } => Some(

@@ -199,6 +199,7 @@ pub fn forget(
     wish: &ForgetWish,
     writer: Writer,
 ) -> Result<Vec<Decision>, BackupError> {
+    repository.refuse_writer("forget points")?;
     let mut session = Session::begin(repository, SessionKind::Forget, writer.clone())?;
     let decisions = plan(session.state(), wish)?;
     let forgotten: Vec<Said> = decisions

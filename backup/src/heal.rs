@@ -179,6 +179,7 @@ pub fn repair(
     request: &PushRequest,
     watch: &dyn Watch,
 ) -> Result<HealReport, BackupError> {
+    repository.refuse_writer("repair it")?;
     repository.refresh_with_copies()?;
     let mut session = Session::begin(repository, SessionKind::Repair, request.writer.clone())?;
     let report = match store {

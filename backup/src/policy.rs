@@ -143,6 +143,7 @@ pub fn set_policies(
     policies: Vec<Policy>,
     writer: Writer,
 ) -> Result<(), BackupError> {
+    repository.refuse_writer("set policies")?;
     let mut session = Session::begin(repository, SessionKind::Forget, writer)?;
     session.commit(Record {
         policies: policies.into_iter().map(Into::into).collect(),

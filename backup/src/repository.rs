@@ -20,7 +20,8 @@ use crate::objects::twice::{COPIES_PREFIX, Twice, original_of};
 use crate::objects::{ObjectError, ObjectErrorKind, ObjectKind, ObjectName, Objects, list_kind};
 use crate::record::{RECORD_VERSION, Record};
 use crate::seal::{
-    KeyError, Opener, PasswordCost, SealError, SealedKind, Sealer, Secrets, create_key, unlock_any,
+    KeyError, KeyRole, Opener, PasswordCost, SealError, SealedKind, Sealer, Secrets, create_key,
+    unlock_any,
 };
 use pairs::put_keys_back;
 
@@ -60,6 +61,7 @@ pub struct Repository {
     twice: Arc<Twice>,
     sealer: Arc<Sealer>,
     file: RepositoryFile,
+    role: KeyRole,
     memory: ClientMemory,
     rollback: Rollback,
     known: Mutex<Known>,
@@ -115,6 +117,7 @@ impl Repository {
             twice,
             sealer: Arc::new(sealer),
             file,
+            role: KeyRole::Owner,
             memory,
             rollback: Rollback::Refused,
             known: Mutex::default(),
@@ -192,6 +195,18 @@ impl Repository {
     #[must_use]
     pub fn file(&self) -> &RepositoryFile {
         &self.file
+    }
+
+    /// Fails if the key that opened it does not give the right to do more than add points; `what`
+    /// continues the sentence "nobody can".
+    pub fn refuse_writer(&self, what: &'static str) -> Result<(), BackupError> {
+        match self.role {
+            KeyRole::Owner => Ok(()),
+            KeyRole::Writer => Err(BackupError::WriterKey {
+                place: self.place(),
+                what,
+            }),
+        }
     }
 
     /// Its identity.
@@ -446,12 +461,13 @@ impl Found {
         if rollback == Rollback::Refused {
             memory.refuse_exchanged(&place, file.is_encrypted)?;
         }
-        let sealer = sealer(&twice, &file, opener)?;
+        let (sealer, role) = sealer(&twice, &file, opener)?;
         let repository = Repository {
             objects,
             twice,
             sealer: Arc::new(sealer),
             file,
+            role,
             memory,
             rollback,
             known: Mutex::default(),
@@ -605,10 +621,10 @@ fn sealer(
     twice: &Twice,
     file: &RepositoryFile,
     opener: Option<&Opener>,
-) -> Result<Sealer, BackupError> {
+) -> Result<(Sealer, KeyRole), BackupError> {
     let place = || twice.describe();
     match (file.is_encrypted, opener) {
-        (false, None) => Ok(Sealer::plain(file.id)),
+        (false, None) => Ok((Sealer::plain(file.id), KeyRole::Owner)),
         (false, Some(_)) => Err(BackupError::NotEncrypted { place: place() }),
         (true, None) => Err(BackupError::KeyNeeded { place: place() }),
         (true, Some(opener)) => {
@@ -620,11 +636,11 @@ fn sealer(
                     Err(error)
                 }
             });
-            let (_, secrets) = unlocked.map_err(|source| BackupError::Key {
+            let opened = unlocked.map_err(|source| BackupError::Key {
                 place: place(),
                 source,
             })?;
-            Ok(Sealer::encrypted(file.id, &secrets))
+            Ok((Sealer::encrypted(file.id, &opened.secrets), opened.role))
         }
     }
 }

@@ -16,8 +16,8 @@ use vellum_backup::format::{
 };
 use vellum_backup::objects::ObjectId;
 use vellum_backup::seal::{
-    KeyFile, Opener, PasswordCost, SealedKind, Sealer, Secrets, bundle_parts, create_key,
-    unenveloped, unlock,
+    KeyFile, KeyRole, Opener, PasswordCost, SealedKind, Sealer, Secrets, bundle_parts, create_key,
+    create_key_of, key_info, unenveloped, unlock,
 };
 use vellum_core::frame::FrameCodec;
 use vellum_core::hash::ChunkHash;
@@ -169,6 +169,15 @@ fn written() -> Vec<(&'static str, Vec<u8>)> {
         ("record-index-parts", INDEX_PARTS.to_vec()),
     ];
     frames.chain(maps).chain(others).collect()
+}
+
+/// A key of role writer for what the first files were sealed with.
+fn writers_key() -> Vec<u8> {
+    let file = repository(true);
+    let secrets = unlock(&file, &golden("key-password"), &password()).expect("it opens");
+    let role = KeyRole::Writer;
+    let key = create_key_of(role, &secrets, &file, &key_file(), "a label", 3, COST);
+    key.expect("a key").bytes
 }
 
 /// Encodings with random bytes in them: names with what could be written today.
@@ -341,7 +350,19 @@ fn what_was_written_once_is_read_now() {
 fn what_was_sealed_once_is_opened_now() {
     let secrets = unlock(&repository(true), &golden("key-password"), &password())
         .expect("the password opens it");
-    assert!(unlock(&repository(true), &golden("key-file"), &key_file()).is_ok());
+    for (name, role) in [
+        ("key-file", KeyRole::Owner),
+        ("key-writer", KeyRole::Writer),
+    ] {
+        let stored = golden(name);
+        let secrets = unlock(&repository(true), &stored, &key_file()).expect("it opens");
+        let sealed = golden("sealed-record");
+        let sealer = Sealer::encrypted(repository(true).id, &secrets);
+        let record = sealer.open(SealedKind::Record, &ObjectId::of(&sealed), &sealed);
+        assert_eq!(record.expect("one master key"), RECORD);
+        let info = key_info(ObjectId::of(&stored), &stored).expect("readable");
+        assert_eq!(info.role, role);
+    }
     for (sealer, prefix) in [
         (Sealer::plain(repository(false).id), "plain"),
         (Sealer::encrypted(repository(true).id, &secrets), "sealed"),
@@ -396,4 +417,5 @@ fn write_missing_files() {
             .chain(sealed.into_iter().filter(|_| are_missing)),
     );
     files::keep(sealed_later());
+    files::keep([("key-writer", writers_key())]);
 }

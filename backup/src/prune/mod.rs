@@ -150,6 +150,7 @@ pub fn prune(
         repository.refresh()?;
         return outlook(repository, &BTreeSet::new(), options);
     }
+    repository.refuse_writer("give space back")?;
     let session = Session::begin(repository, SessionKind::Prune, writer)?;
     let mut collection = Collection::of(repository, session);
     let outcome = collection.run_where_there_is_room(options, watch);

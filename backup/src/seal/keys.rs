@@ -66,6 +66,37 @@ pub enum Opener {
     KeyFile(KeyFile),
 }
 
+/// The right of who opens the repository with a key. Whoever holds the master key can write
+/// anything that the place lets them write: the program asks for the role, and the rights that the
+/// place gives must say the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyRole {
+    /// All.
+    #[default]
+    Owner,
+    /// To read, and to add points: not to forget, collect, repair, or change policies and keys.
+    Writer,
+}
+
+impl KeyRole {
+    /// The role as it is written.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Writer => "writer",
+        }
+    }
+
+    /// The role that `word` writes.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        [Self::Owner, Self::Writer]
+            .into_iter()
+            .find(|role| role.word() == word)
+    }
+}
+
 /// 32 random bytes in a file of text.
 #[derive(Clone)]
 pub struct KeyFile(Zeroizing<[u8; KEY_LEN]>);
@@ -100,6 +131,12 @@ impl std::fmt::Debug for KeyFile {
     }
 }
 
+impl std::fmt::Debug for OpenedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OpenedKey({}, {}, …)", self.id, self.role.word())
+    }
+}
+
 /// The failure of a key object to give the master key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
@@ -131,6 +168,9 @@ struct KeyObject {
     label: String,
     /// The time when it was made, in milliseconds since 1970.
     time_ms: u64,
+    /// `writer`; none for keys that may do anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    role: Option<String>,
     /// The cost of trying a password; none for key files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     argon2id: Option<PasswordCost>,
@@ -151,13 +191,46 @@ pub struct KeyInfo {
     pub label: String,
     /// True if a password opens it; else a key file does.
     pub is_password: bool,
+    /// The right of who opens the repository with it.
+    pub role: KeyRole,
     /// The time when it was made, in milliseconds since 1970.
     pub time_ms: u64,
 }
 
-/// A key object for `keys/`, which gives `secrets` to the holder of `opener`. Takes the time of
-/// `cost`.
+/// A key that opened a repository.
+pub struct OpenedKey {
+    /// The key object.
+    pub id: ObjectId,
+    /// The right that it gives.
+    pub role: KeyRole,
+    /// The master key.
+    pub secrets: Secrets,
+}
+
+/// A key object for `keys/`, which gives `secrets` to the holder of `opener`, with every right.
+/// Takes the time of `cost`.
 pub fn create_key(
+    secrets: &Secrets,
+    repository: &RepositoryFile,
+    opener: &Opener,
+    label: &str,
+    time_ms: u64,
+    cost: PasswordCost,
+) -> Result<SealedObject, KeyError> {
+    create_key_of(
+        KeyRole::Owner,
+        secrets,
+        repository,
+        opener,
+        label,
+        time_ms,
+        cost,
+    )
+}
+
+/// The same, with the right of a role.
+pub fn create_key_of(
+    role: KeyRole,
     secrets: &Secrets,
     repository: &RepositoryFile,
     opener: &Opener,
@@ -180,6 +253,7 @@ pub fn create_key(
         kind: kind.to_owned(),
         label: label.to_owned(),
         time_ms,
+        role: (role != KeyRole::Owner).then(|| role.word().to_owned()),
         argon2id,
         salt: hexadecimal::write(&*salt),
         nonce: hexadecimal::write(&*nonce),
@@ -237,7 +311,7 @@ pub fn unlock_any(
     objects: &dyn Objects,
     repository: &RepositoryFile,
     opener: &Opener,
-) -> Result<(ObjectId, Secrets), KeyError> {
+) -> Result<OpenedKey, KeyError> {
     let mut unreadable = None;
     let mut is_wrong = false;
     for id in key_ids(objects)? {
@@ -249,7 +323,10 @@ pub fn unlock_any(
             continue;
         }
         match unlock(repository, &stored, opener) {
-            Ok(secrets) => return Ok((id, secrets)),
+            Ok(secrets) => {
+                let role = KeyObject::parse(&stored)?.role()?;
+                return Ok(OpenedKey { id, role, secrets });
+            }
             Err(KeyError::Wrong) => is_wrong = true,
             Err(KeyError::Invalid(reason)) => unreadable = named(reason),
             Err(error) => unreadable = Some(error),
@@ -280,6 +357,7 @@ pub fn key_info(id: ObjectId, stored: &[u8]) -> Result<KeyInfo, KeyError> {
     Ok(KeyInfo {
         id,
         is_password: key.kind == "password",
+        role: key.role()?,
         label: key.label,
         time_ms: key.time_ms,
     })
@@ -302,15 +380,26 @@ impl KeyObject {
                 "its label is not text of one line".to_owned(),
             ));
         }
+        key.role()?;
         Ok(key)
     }
 
-    /// The statement that the wrapping proves beside the key.
+    fn role(&self) -> Result<KeyRole, KeyError> {
+        let unknown = |word: &str| KeyError::Invalid(format!("its role {word:?} is not known"));
+        self.role.as_deref().map_or(Ok(KeyRole::Owner), |word| {
+            KeyRole::of_word(word).ok_or_else(|| unknown(word))
+        })
+    }
+
+    /// The statement that the wrapping proves beside the key. A label has one line, so a role is
+    /// never taken for a part of it.
     fn statement(&self, repository: &RepositoryFile) -> String {
         let (kind, time_ms, label) = (&self.kind, self.time_ms, &self.label);
+        let role = self.role.iter().map(|role| format!("\nrole {role}"));
         format!(
-            "vellum 2026-11 repository key v1\n{}{kind}\n{time_ms}\n{label}",
-            repository.statement()
+            "vellum 2026-11 repository key v1\n{}{kind}\n{time_ms}\n{label}{}",
+            repository.statement(),
+            role.collect::<String>()
         )
     }
 

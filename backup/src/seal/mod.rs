@@ -63,8 +63,8 @@ use zeroize::Zeroizing;
 
 pub use bundle::{Bundle, SealedBundle, bundle_len, bundle_parts};
 pub use keys::{
-    KEY_COUNT_MAX, KeyError, KeyFile, KeyInfo, Opener, PasswordCost, create_key, key_info, unlock,
-    unlock_any,
+    KEY_COUNT_MAX, KeyError, KeyFile, KeyInfo, KeyRole, OpenedKey, Opener, PasswordCost,
+    create_key, create_key_of, key_info, unlock, unlock_any,
 };
 pub use pad::padded_len;
 pub use secrets::Secrets;

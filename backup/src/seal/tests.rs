@@ -3,8 +3,9 @@
 use vellum_core::identity::RepositoryId;
 
 use super::{
-    Bundle, KeyError, KeyFile, Opener, PLAIN_LEN_MAX, PasswordCost, SealError, SealedKind, Sealer,
-    Secrets, bundle_parts, create_key, key_info, padded_len, unenveloped, unlock, unlock_any,
+    Bundle, KeyError, KeyFile, KeyRole, Opener, PLAIN_LEN_MAX, PasswordCost, SealError, SealedKind,
+    Sealer, Secrets, bundle_parts, create_key, create_key_of, key_info, padded_len, unenveloped,
+    unlock, unlock_any,
 };
 use crate::format::RepositoryFile;
 use crate::objects::memory::Memory;
@@ -243,6 +244,51 @@ fn a_bundle_gives_each_part_and_hides_where_it_ends() {
                 .is_err()
             );
         }
+    }
+}
+
+/// A role is proven with the key: nobody can take it away, give it, or write another.
+#[test]
+fn the_role_of_a_key_cannot_be_changed() {
+    let secrets = secrets();
+    let make = |role| {
+        create_key_of(
+            role,
+            &secrets,
+            &repository(),
+            &password("right"),
+            "mine",
+            5,
+            COST,
+        )
+        .expect("a key")
+    };
+    let (owner, writer) = (make(KeyRole::Owner), make(KeyRole::Writer));
+    for (key, role) in [(&owner, KeyRole::Owner), (&writer, KeyRole::Writer)] {
+        assert!(unlock(&repository(), &key.bytes, &password("right")).is_ok());
+        assert_eq!(key_info(key.id, &key.bytes).expect("readable").role, role);
+        let objects = Memory::new();
+        let name = ObjectName::Key(key.id).to_string();
+        objects.put(&name, &key.bytes).expect("room");
+        let opened = unlock_any(&objects, &repository(), &password("right"));
+        assert_eq!(opened.ok().map(|opened| opened.role), Some(role));
+    }
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("JSON");
+    let (owner, writer) = (text(&owner.bytes), text(&writer.bytes));
+    assert!(!owner.contains("role"), "keys are as they were");
+    for changed in [
+        writer.replace(r#""role":"writer","#, ""),
+        writer.replace(r#""role":"writer""#, r#""role":"owner""#),
+        writer.replace(r#""role":"writer""#, r#""role":"reader""#),
+        owner.replace(r#""salt""#, r#""role":"writer","salt""#),
+        // The statement that is proven is one text: a label must not pass for a role.
+        writer
+            .replace(r#""role":"writer","#, "")
+            .replace(r#""mine""#, r#""mine\nrole writer""#),
+    ] {
+        assert!(changed != writer && changed != owner);
+        let opened = unlock(&repository(), changed.as_bytes(), &password("right"));
+        assert!(opened.is_err(), "{changed}");
     }
 }
 

@@ -101,7 +101,8 @@ fn sample(seed: u64, is_encrypted: bool) -> Sample {
 pub(super) fn add_key(client: &Client, first: &Opener) -> Opener {
     let file = RepositoryFile::decode(&client.place.get("vellum.repository").expect("it is there"))
         .expect("it is whole");
-    let (_, secrets) = unlock_any(&*client.place, &file, first).expect("the first key opens");
+    let opened = unlock_any(&*client.place, &file, first).expect("the first key opens");
+    let secrets = opened.secrets;
     let second = Opener::KeyFile(KeyFile::generate().expect("random bytes"));
     let key = create_key(
         &secrets,

@@ -113,6 +113,8 @@ class Repository:
                 continue
             statement = f"vellum 2026-11 repository key v1\nformat 1\nid {self.file['id']}\nencrypted true\nchunk_len {self.chunk_len}\n"
             statement += f"{key['kind']}\n{key['time_ms']}\n{key['label']}"
+            if "role" in key:
+                statement += f"\nrole {key['role']}"
             try:
                 return aead_open(bytes.fromhex(key["wrapped"]), statement.encode(), bytes.fromhex(key["nonce"]), wrapping)
             except CryptoError:

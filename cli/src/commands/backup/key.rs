@@ -8,7 +8,9 @@ use serde::Serialize;
 use vellum_backup::error::BackupError;
 use vellum_backup::objects::{ObjectError, ObjectId, ObjectKind, ObjectName};
 use vellum_backup::repository::Repository;
-use vellum_backup::seal::{KeyInfo, Opener, PasswordCost, create_key, key_info, unlock_any};
+use vellum_backup::seal::{
+    KeyInfo, KeyRole, Opener, PasswordCost, create_key_of, key_info, unlock_any,
+};
 
 use crate::command_context::CommandContext;
 use crate::failure::{CommandFailure, Outcome};
@@ -40,7 +42,7 @@ Example:
   vellum backup key passwd /mnt/backup --new-password-file new.txt
 
 Other keys stay. Without an option, it asks for a new password.")]
-    Passwd(KeyAddArgs),
+    Passwd(NewKeyArgs),
     #[command(visible_alias = "rm")]
     Remove(KeyRemoveArgs),
 }
@@ -61,10 +63,41 @@ struct KeyListArgs {
 #[command(after_help = "\
 Example:
   vellum backup key add /mnt/backup --new-password-file new.txt --label alice
-  vellum backup key add /mnt/backup --new-key-file backup.key
+  vellum backup key add /mnt/backup --new-key-file backup.key --role writer
 
-Without either, it asks for a new password.")]
+Without either file, it asks for a new password. With a key of role writer one can read and push, \
+and not forget, prune, repair, or change policies and keys. That holds against mistakes; against \
+somebody hostile the rights in the place must say the same (see the manual, \"Keys that only \
+add\").")]
 struct KeyAddArgs {
+    /// The right that the key gives
+    #[arg(long, value_name = "ROLE", value_enum, default_value = "owner")]
+    role: Role,
+    #[command(flatten)]
+    key: NewKeyArgs,
+}
+
+/// The right that a key gives, as it is asked for.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Role {
+    /// Everything
+    Owner,
+    /// To read, and to add points
+    Writer,
+}
+
+impl From<Role> for KeyRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Owner => Self::Owner,
+            Role::Writer => Self::Writer,
+        }
+    }
+}
+
+/// A new key, and the repository that it is to open.
+#[derive(clap::Args)]
+struct NewKeyArgs {
     /// The repository
     #[arg(value_name = "REPO")]
     words: Vec<String>,
@@ -97,6 +130,7 @@ struct ShownKey {
     id: String,
     label: String,
     kind: &'static str,
+    role: &'static str,
     created: Rfc3339Time,
 }
 
@@ -136,7 +170,7 @@ fn list_keys(args: &KeyListArgs, session: &mut CommandContext) -> Result<Outcome
 }
 
 fn add_key(args: &KeyAddArgs, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
-    let (.., key) = put_new_key(args, session)?;
+    let (.., key) = put_new_key(&args.key, args.role.into(), session)?;
     session.output.print_confirmation(&KeyChange {
         action: "key add",
         key,
@@ -146,8 +180,8 @@ fn add_key(args: &KeyAddArgs, session: &mut CommandContext) -> Result<Outcome, C
 
 /// The key that opened the repository goes once the new one is there: a command that is stopped
 /// leaves both.
-fn change_key(args: &KeyAddArgs, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
-    let (repository, old, key) = put_new_key(args, session)?;
+fn change_key(args: &NewKeyArgs, session: &mut CommandContext) -> Result<Outcome, CommandFailure> {
+    let (repository, old, key) = put_new_key(args, KeyRole::Owner, session)?;
     let deleted = repository
         .objects()
         .delete(&ObjectName::Key(old).to_string());
@@ -161,13 +195,15 @@ fn change_key(args: &KeyAddArgs, session: &mut CommandContext) -> Result<Outcome
 
 /// Puts a new key: the repository, the id of the key that opened it, and the new one.
 fn put_new_key(
-    args: &KeyAddArgs,
+    args: &NewKeyArgs,
+    role: KeyRole,
     session: &CommandContext,
 ) -> Result<(Repository, ObjectId, ShownKey), CommandFailure> {
     let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
     let caller = &session.caller;
     let repository = opening::open_repository(&place, &args.access, session)?;
     refuse_plain(&repository)?;
+    repository.refuse_writer("change keys")?;
     let old = repository::given_opener(&args.access.key, password::VARIABLES, caller)?;
     let old = old.map_or_else(|| ask_opener("the present password", false, session), Ok)?;
     let new = new_opener(args, session)?;
@@ -175,10 +211,10 @@ fn put_new_key(
         place: repository.place(),
         source,
     };
-    let (old, secrets) =
-        unlock_any(&**repository.objects(), repository.file(), &old).map_err(fail)?;
-    let key = create_key(
-        &secrets,
+    let old = unlock_any(&**repository.objects(), repository.file(), &old).map_err(fail)?;
+    let key = create_key_of(
+        role,
+        &old.secrets,
         repository.file(),
         &new,
         &args.label,
@@ -188,10 +224,10 @@ fn put_new_key(
     .map_err(fail)?;
     repository.put(&ObjectName::Key(key.id), &key.bytes)?;
     let key = ShownKey::from_key(&key_info(key.id, &key.bytes).map_err(fail)?);
-    Ok((repository, old, key))
+    Ok((repository, old.id, key))
 }
 
-fn new_opener(args: &KeyAddArgs, session: &CommandContext) -> Result<Opener, CommandFailure> {
+fn new_opener(args: &NewKeyArgs, session: &CommandContext) -> Result<Opener, CommandFailure> {
     let caller = &session.caller;
     if let Some(path) = &args.new_key_file {
         let file = if caller.resolve_path(path).exists() {
@@ -239,19 +275,26 @@ fn remove_key(
 ) -> Result<Outcome, CommandFailure> {
     let named = repo_args::repository_and_words(&args.words, &["KEY"], &session.caller)?;
     let repository = opening::open_repository(&named.place, &args.access, session)?;
+    repository.refuse_writer("change keys")?;
     let keys = readable_keys(&repository)?;
     let wanted = &named.rest[0];
+    let is_last_owner = |key: &KeyInfo| {
+        let mut others = keys.iter().filter(|other| other.id != key.id);
+        others.all(|other| other.role == KeyRole::Writer)
+    };
     let found: Vec<&KeyInfo> = keys
         .iter()
         .filter(|key| address::is_enough(wanted) && key.id.to_string().starts_with(wanted.as_str()))
         .collect();
     let key = match found[..] {
-        [key] if keys.len() > 1 => key,
+        [key] if !is_last_owner(key) => key,
         [_] => {
-            return Err(CommandFailure::with_hint(
-                "it is the last key: without it nobody could open the repository",
-                "add another first",
-            ));
+            let what = if keys.len() == 1 {
+                "it is the last key: without it nobody could open the repository"
+            } else {
+                "it is the last owner's key: without it nobody could forget or prune"
+            };
+            return Err(CommandFailure::with_hint(what, "add another first"));
         }
         [] => {
             return Err(CommandFailure::with_hint(
@@ -318,6 +361,7 @@ impl ShownKey {
             id: key.id.to_string(),
             label: key.label.clone(),
             kind,
+            role: key.role.word(),
             created: Rfc3339Time::new(key.time_ms),
         }
     }
@@ -328,6 +372,7 @@ impl Render for KeyListing {
         let columns = [
             Column::text_column("ID").as_whole(),
             Column::text_column("KIND").as_whole(),
+            Column::text_column("ROLE").as_whole(),
             Column::text_column("CREATED").as_time().giving_way(1),
             Column::text_column("LABEL"),
         ];
@@ -335,6 +380,7 @@ impl Render for KeyListing {
             vec![
                 address::short_id(&key.id).to_owned(),
                 key.kind.to_owned(),
+                key.role.to_owned(),
                 page.format_minute(key.created),
                 key.label.clone(),
             ]

@@ -90,6 +90,9 @@ pub(super) fn run_backup_verify(
 ) -> Result<Outcome, CommandFailure> {
     let place = repo_args::repository_and_words(&args.words, &[], &session.caller)?.place;
     let repository = opening::open_repository(&place, &args.access, session)?;
+    if args.repair {
+        repository.refuse_writer("repair it")?;
+    }
     let meter = session.watch_bytes(&format!("verifying {}", repository.place()));
     let mut report = verify(&repository, &args.verify_options(), &meter)?;
     note(&repository, &report, session)?;
