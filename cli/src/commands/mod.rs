@@ -128,6 +128,7 @@ impl Command {
             Self::Map(args) => !args.needs_store(),
             Self::Diff(args) => !args.needs_store(),
             Self::Compare(args) => !args.needs_store(),
+            Self::Manager(args) => !args.needs_store(),
             other => matches!(
                 other,
                 Self::Init(_)
