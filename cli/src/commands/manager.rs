@@ -117,6 +117,11 @@ impl Args {
         self.verb.is_none()
     }
 
+    /// True if it may be given a socket to listen at.
+    pub(super) fn listens(&self) -> bool {
+        self.verb.is_none() && !self.tui
+    }
+
     fn choose_place(&self, session: &CommandContext) -> Result<ManagerPlace<'_>, CommandFailure> {
         let socket = systemd::handed_socket(&session.caller).map_err(systemd::socket_failure)?;
         match (socket, &self.listen) {

@@ -188,6 +188,11 @@ impl Command {
         }
     }
 
+    /// True if the command listens at a socket that its caller was handed.
+    pub(crate) fn listens(&self) -> bool {
+        matches!(self, Self::Manager(args) if args.listens())
+    }
+
     /// True if the command takes all keys of the caller's terminal, and draws on it.
     pub(crate) fn needs_terminal(&self) -> bool {
         matches!(self, Self::Manager(args) if args.needs_terminal())

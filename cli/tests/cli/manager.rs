@@ -518,3 +518,49 @@ fn who_has_the_password_comes_in_under_tls() {
         assert!(!ended.stderr.contains("horse"), "{ended:?}");
     }
 }
+
+/// Becomes a command that is handed a listening socket, as systemd does.
+const SOCKET_GIVER: &str = r#"
+import os, socket, sys
+given = socket.create_server(("127.0.0.1", 0))
+os.dup2(given.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+open("port", "w").write(str(given.getsockname()[1]))
+os.execvp(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn a_socket_that_was_handed_over_is_listened_at_also_beside_a_server() {
+    let sandbox = sandbox_with_tree();
+    let given = |words: &[&str]| {
+        let mut command = sandbox.command_line("python3", ["-c", SOCKET_GIVER]);
+        command.arg(crate::sandbox::VELLUM).args(words);
+        command
+    };
+    let port = || std::fs::read_to_string(sandbox.path("port")).expect("it was written");
+    let alone = ManagerClient::of_command(given(&["manager"]));
+    assert_eq!(alone.address, format!("127.0.0.1:{}", port()));
+    assert!(alone.get("/rows").contains("web@monday"));
+    assert_eq!(alone.stop().code, Some(0));
+    let server = ManagerClient::open_page(&sandbox, &["serve", "--manager=0"]);
+    let beside = ManagerClient::of_command(given(&["manager"]));
+    assert_eq!(beside.address, format!("127.0.0.1:{}", port()));
+    assert!(beside.get("/rows").contains("web@monday"));
+    assert!(
+        server.get("/jobs").contains("vellum manager"),
+        "the server shows it"
+    );
+    assert_eq!(beside.stop().code, Some(0));
+    let run = Run::of(
+        given(&["manager", "--listen", "0"])
+            .output()
+            .expect("python3 is there"),
+    );
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(
+        run.stderr.contains("the socket that was handed over"),
+        "{run:?}"
+    );
+    assert_eq!(server.stop().code, Some(0));
+}
