@@ -8,8 +8,8 @@ use vellum_store::Store;
 
 use crate::arguments::{Arguments, asks_for_json};
 use crate::command_context::CommandContext;
-use crate::commands;
-use crate::control;
+use crate::commands::{self, Command};
+use crate::control::{self, ForwardedInput};
 use crate::deadline;
 use crate::failure::{CommandFailure, USAGE_CODE};
 use crate::invocation::Invocation;
@@ -20,6 +20,7 @@ use crate::raw_terminal::RawTerminal;
 use crate::repository::password::PASSWORD_VARIABLE;
 use crate::signals::Signals;
 use crate::suggestion::{self, Misunderstanding};
+use crate::systemd;
 
 /// Runs the command line.
 pub(crate) fn run_application() -> ExitCode {
@@ -128,12 +129,26 @@ fn forward_command(
     let raw = needs_terminal
         .then(|| RawTerminal::take_keys(caller))
         .transpose()?;
-    let reads_input = arguments.command.reads_input();
-    let forwarded = control::forward_to_server(dir, caller, variable, reads_input);
+    let input = forwarded_input(&arguments.command, caller)?;
+    let forwarded = control::forward_to_server(dir, caller, variable, &input);
     if let (Err(_), Some(raw)) = (&forwarded, &raw) {
         raw.restore_screen();
     }
     forwarded
+}
+
+fn forwarded_input(
+    command: &Command,
+    caller: &Invocation,
+) -> Result<ForwardedInput, CommandFailure> {
+    if command.reads_input() {
+        return Ok(ForwardedInput::Read);
+    }
+    if !command.listens() {
+        return Ok(ForwardedInput::Unread);
+    }
+    let socket = systemd::handed_socket(caller).map_err(systemd::socket_failure)?;
+    Ok(socket.map_or(ForwardedInput::Unread, ForwardedInput::Socket))
 }
 
 /// Shows help, the version, or what is wrong with the command line.

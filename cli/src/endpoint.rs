@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// The port that is NBD's.
 pub(crate) const NBD_PORT: u16 = 10809;
+/// The manager's port, unless it is taken: then any that is free.
+pub(crate) const MANAGER_PORT: u16 = 10880;
 /// No other machine reaches this address.
 pub(crate) const LOOPBACK: &str = "127.0.0.1";
 
@@ -25,12 +27,22 @@ pub(crate) struct HostPort {
 }
 
 impl HostPort {
-    /// `PORT` (on the loopback interface), `HOST`, `HOST:PORT`, `[IPV6]:PORT`.
+    /// `PORT` (on the loopback interface), `HOST` (NBD's port), `HOST:PORT`, `[IPV6]:PORT`.
     pub(crate) fn parse_host_port(text: &str) -> Result<Self, String> {
+        Self::parse_with_port(text, NBD_PORT)
+    }
+
+    /// The same for the manager, which has a port of its own.
+    pub(crate) fn parse_manager_place(text: &str) -> Result<Self, String> {
+        Self::parse_with_port(text, MANAGER_PORT)
+    }
+
+    fn parse_with_port(text: &str, usual: u16) -> Result<Self, String> {
+        let usual = usual.to_string();
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port),
             _ if text.bytes().all(|byte| byte.is_ascii_digit()) => (LOOPBACK, text),
-            _ => (text, "10809"),
+            _ => (text, usual.as_str()),
         };
         let port = port
             .parse()
@@ -129,6 +141,8 @@ mod tests {
                 "{text}"
             );
         }
+        let manager = HostPort::parse_manager_place("0.0.0.0").expect("an address");
+        assert_eq!(manager.port, MANAGER_PORT);
         for text in ["", ":5", "host:port", "host:70000", "70000", "host:"] {
             assert!(HostPort::parse_host_port(text).is_err(), "{text:?}");
         }

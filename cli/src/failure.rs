@@ -6,6 +6,7 @@ use vellum_backup::error::BackupError;
 use vellum_backup::seal::KeyError;
 use vellum_core::name::NameError;
 use vellum_core::tree::{LookupError, PlanError};
+use vellum_serve::ServeError;
 use vellum_store::StoreError;
 
 /// The exit code of a command line that cannot be understood.
@@ -198,6 +199,27 @@ impl From<LookupError> for CommandFailure {
 impl From<PlanError> for CommandFailure {
     fn from(error: PlanError) -> Self {
         Self::Store(error.into())
+    }
+}
+
+impl From<ServeError> for CommandFailure {
+    fn from(error: ServeError) -> Self {
+        let hint = match &error {
+            ServeError::InUse(_) | ServeError::NotSocket(_) | ServeError::Listen(..) => {
+                "choose another place to listen"
+            }
+            ServeError::Certificate(..) | ServeError::Tls(_) => {
+                "the files are those that qemu and nbdkit take"
+            }
+            _ => {
+                return Self::Failed {
+                    message: error.to_string(),
+                    hint: None,
+                    source: None,
+                };
+            }
+        };
+        Self::with_hint(error.to_string(), hint)
     }
 }
 

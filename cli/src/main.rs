@@ -31,6 +31,7 @@ mod lookup;
 mod maintenance_thread;
 mod manager_operations;
 mod manager_page;
+mod manager_password;
 mod manager_terminal;
 mod manual_page;
 mod output;

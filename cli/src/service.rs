@@ -67,6 +67,11 @@ impl NbdArgs {
     pub(crate) fn has_tls(&self) -> bool {
         self.tls_certs.is_some()
     }
+
+    /// The folder with the server's certificate and key.
+    pub(crate) fn tls_certs(&self) -> Option<&PathBuf> {
+        self.tls_certs.as_ref()
+    }
 }
 
 /// An open store, or a repository, and its servers.
@@ -209,12 +214,7 @@ impl Service {
         };
         let identity =
             |folder: &PathBuf| TlsIdentity::load_from(&session.caller.resolve_path(folder), asked);
-        let tls = args
-            .tls_certs
-            .as_ref()
-            .map(identity)
-            .transpose()
-            .map_err(|error| serve_failure(&error))?;
+        let tls = args.tls_certs.as_ref().map(identity).transpose()?;
         let default = nbd::ServerOptions::default();
         let asked_max = clients_max.unwrap_or(default.clients_max);
         let options = nbd::ServerOptions {
@@ -228,8 +228,7 @@ impl Service {
             board: Arc::clone(&self.board),
             ..default
         };
-        let server = nbd::NbdServer::start_server(exports, options)
-            .map_err(|error| serve_failure(&error))?;
+        let server = nbd::NbdServer::start_server(exports, options)?;
         if server.clients_max() < asked_max {
             session.print_notice(&format!(
                 "note: {} clients at once: this process may open few files (`ulimit -n`)",
@@ -257,8 +256,7 @@ impl Service {
         let fail = |error| CommandFailure::io_error(format!("find {}", folder.display()), error);
         let folder = std::path::absolute(&folder).map_err(fail)?;
         let exports = Arc::clone(&self.exports);
-        let server = VhostUserServer::start_server(exports, &folder, writers, options)
-            .map_err(|error| serve_failure(&error))?;
+        let server = VhostUserServer::start_server(exports, &folder, writers, options)?;
         self.guests = Some(server);
         Ok(folder.display().to_string())
     }
@@ -441,14 +439,11 @@ pub(crate) fn listen_given(
     nbd: &nbd::NbdServer,
     session: &CommandContext,
 ) -> Result<bool, CommandFailure> {
-    let sockets = systemd::activated_sockets(&session.caller).map_err(|error| {
-        CommandFailure::io_error("take the sockets that were handed over", error)
-    })?;
+    let sockets = systemd::activated_sockets(&session.caller).map_err(systemd::socket_failure)?;
     let is_given = !sockets.is_empty();
     sockets
         .into_iter()
-        .try_for_each(|socket| nbd.listen_on(socket))
-        .map_err(|error| serve_failure(&error))?;
+        .try_for_each(|socket| nbd.listen_on(socket))?;
     Ok(is_given)
 }
 
@@ -465,9 +460,7 @@ pub(crate) fn listen_unix(
         ServeError::Listen(_, error) => disk_is_full(error),
         _ => false,
     };
-    store
-        .map_or_else(listen, |store| store.make_with_reserve(listen, is_full))
-        .map_err(|error| serve_failure(&error))?;
+    store.map_or_else(listen, |store| store.make_with_reserve(listen, is_full))?;
     let absolute = std::path::absolute(&path)
         .map_err(|error| CommandFailure::io_error(format!("find {}", path.display()), error))?;
     Ok(Endpoint::Unix(absolute))
@@ -482,10 +475,7 @@ pub(crate) fn listen_tcp(
 ) -> Result<Endpoint, CommandFailure> {
     let fail =
         |error| CommandFailure::io_error(format!("find the address of {}", place.host), error);
-    let endpoint = Endpoint::Tcp(
-        nbd.listen_tcp(place.resolve_address().map_err(fail)?)
-            .map_err(|error| serve_failure(&error))?,
-    );
+    let endpoint = Endpoint::Tcp(nbd.listen_tcp(place.resolve_address().map_err(fail)?)?);
     if endpoint.is_public() && !has_tls {
         session.print_warning(
             "whoever reaches this machine can read and write what is offered; --tls-certs \
@@ -493,26 +483,6 @@ pub(crate) fn listen_tcp(
         );
     }
     Ok(endpoint)
-}
-
-/// The failure to offer anything over NBD.
-pub(crate) fn serve_failure(error: &ServeError) -> CommandFailure {
-    let hint = match error {
-        ServeError::InUse(_) | ServeError::NotSocket(_) | ServeError::Listen(..) => {
-            "choose another place to listen"
-        }
-        ServeError::Certificate(..) | ServeError::Tls(_) => {
-            "the files are those that qemu and nbdkit take"
-        }
-        _ => {
-            return CommandFailure::Failed {
-                message: error.to_string(),
-                hint: None,
-                source: None,
-            };
-        }
-    };
-    CommandFailure::with_hint(error.to_string(), hint)
 }
 
 /// Advice where a folder is missing.

@@ -2,13 +2,15 @@
 //! stops. Without systemd it does nothing.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use rustix::net::sockopt::socket_acceptconn;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
+use crate::failure::CommandFailure;
 use crate::invocation::Invocation;
 
 /// The first descriptor that is handed over; the others follow.
@@ -33,6 +35,32 @@ pub(crate) fn activated_sockets(caller: &Invocation) -> io::Result<Vec<OwnedFd>>
     (FIRST..FIRST + count)
         .map(|descriptor| Ok(pidfd_getfd(&own, descriptor, PidfdGetfdFlags::empty())?))
         .collect()
+}
+
+/// The one socket at which a command is to listen, if it was handed one: by systemd to this
+/// process, or as the caller's standard input, which is how a client hands its own on to the
+/// server.
+pub(crate) fn handed_socket(caller: &Invocation) -> io::Result<Option<OwnedFd>> {
+    let mut sockets = activated_sockets(caller)?;
+    if sockets.len() > 1 {
+        let count = sockets.len();
+        return Err(io::Error::other(format!(
+            "they are {count}, and one is listened at"
+        )));
+    }
+    if let Some(socket) = sockets.pop() {
+        return Ok(Some(socket));
+    }
+    let input = caller.streams.input.file().as_fd();
+    if socket_acceptconn(input).unwrap_or(false) {
+        return input.try_clone_to_owned().map(Some);
+    }
+    Ok(None)
+}
+
+/// The failure to take what was handed over.
+pub(crate) fn socket_failure(error: io::Error) -> CommandFailure {
+    CommandFailure::io_error("take the sockets that were handed over", error)
 }
 
 /// Notifies systemd that the service can be used.

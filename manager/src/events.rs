@@ -72,42 +72,51 @@ impl Drop for WindowSlot {
     }
 }
 
-/// The stream of news for one window; none if too many listen.
+/// The stream of news for one window, until its browser is signed out; none if too many listen.
 pub(crate) fn open_stream(
     pulse: watch::Receiver<NewsState>,
     windows: &Arc<AtomicUsize>,
+    is_signed_in: impl Fn() -> bool + Send + 'static,
 ) -> Option<Response> {
     let seat = WindowSlot(Arc::clone(windows));
     // Counted first: dropping the seat counts it out again.
     if windows.fetch_add(1, Ordering::Relaxed) >= WINDOWS_MAX {
         return None;
     }
-    let body = Body::from_stream(news_stream(pulse, seat));
+    let body = Body::from_stream(news_stream(pulse, seat, is_signed_in));
     Some(([(CONTENT_TYPE, "text/event-stream")], body).into_response())
 }
 
 fn news_stream(
     pulse: watch::Receiver<NewsState>,
     seat: WindowSlot,
+    is_signed_in: impl Fn() -> bool + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> {
     // The first message says where things stand.
     stream::unfold(
-        (pulse, seat, true),
-        |(mut pulse, seat, is_first)| async move {
-            if !is_first {
-                match tokio::time::timeout(KEEPALIVE, pulse.changed()).await {
-                    Ok(Ok(())) => {}
-                    // The manager ends.
-                    Ok(Err(_)) => return None,
-                    Err(_) => {
-                        return Some((Ok(Bytes::from_static(b": \n\n")), (pulse, seat, false)));
-                    }
-                }
+        (pulse, seat, is_signed_in, true),
+        |(mut pulse, seat, is_signed_in, is_first)| async move {
+            let has_changed = is_first || await_change(&mut pulse).await?;
+            if !is_signed_in() {
+                return None;
             }
-            let message = news_message(*pulse.borrow_and_update());
-            Some((Ok(Bytes::from(message)), (pulse, seat, false)))
+            let message = if has_changed {
+                Bytes::from(news_message(*pulse.borrow_and_update()))
+            } else {
+                Bytes::from_static(b": \n\n")
+            };
+            Some((Ok(message), (pulse, seat, is_signed_in, false)))
         },
     )
+}
+
+/// Waits for a change, but no longer than a window may hear nothing; whether there is one. None if
+/// the manager ends.
+async fn await_change(pulse: &mut watch::Receiver<NewsState>) -> Option<bool> {
+    match tokio::time::timeout(KEEPALIVE, pulse.changed()).await {
+        Ok(changed) => changed.ok().map(|()| true),
+        Err(_) => Some(false),
+    }
 }
 
 /// Numbers as text: a script's numbers are too short for them.

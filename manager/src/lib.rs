@@ -6,15 +6,18 @@
 //! words.
 //!
 //! A request passes `request_check` (the server's names, where the request comes from, the session)
-//! before anything else looks at it; `listener` bounds connections, heads and time;
+//! before anything else looks at it; `listener` bounds connections, heads and time; `remote_access`
+//! lets in who comes from another machine with a password, as often as `sign_in_attempts` allows;
 //! `routes` gives answers, of `pages`, which are whole without scripts. `action_table` is
 //! what can be done, `actions` makes a command line of it; `jobs` runs them. `terminal` is the same
 //! for keys and cells, without HTTP.
 //!
 //! # What this does not do
 //!
-//! It listens on loopback only. It protects the store from pages of others in the same browser, and
-//! from other users of the machine; programs of the same user can do what that user can.
+//! Without a password and TLS it listens on loopback only. It protects the store from pages of
+//! others in the same browser, from other users of the machine, and with a password from other
+//! machines; programs of the same user can do what that user can. It reads no certificate and
+//! knows no hash: who starts it hands over TLS's configuration and a check of the password.
 #![forbid(unsafe_code)]
 
 mod action_table;
@@ -26,10 +29,12 @@ mod listener;
 mod news_look;
 mod operations;
 mod pages;
+mod remote_access;
 mod request_check;
 mod routes;
 mod secret;
 mod server;
+mod sign_in_attempts;
 mod state;
 mod terminal;
 mod tree_view;
@@ -40,5 +45,7 @@ pub use operations::{
     LocalBackup, MachineFacts, NodeFacts, NodeHolding, NodeKind, NodeLink, OperationFault,
     Operations, ProgressNote, RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
 };
-pub use server::{ManagerError, ManagerOptions, ManagerServer};
+pub use remote_access::{HostName, PasswordCheck, RemoteAccess};
+pub use secret::SessionLimits;
+pub use server::{ListeningPlace, ManagerError, ManagerOptions, ManagerServer};
 pub use terminal::{TerminalEnd, TerminalOptions, run_terminal};

@@ -6,10 +6,12 @@
 //! from, and the session.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use axum::http::header::{CONTENT_LENGTH, COOKIE, HOST, ORIGIN, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, Method, Request, StatusCode, Version};
 
+use crate::remote_access::HostName;
 use crate::secret::{SECRET_TEXT_LEN, SessionTable};
 
 /// The longest target of a request: names are at most some hundred bytes, and a search is short.
@@ -18,8 +20,37 @@ const TARGET_LEN_MAX: usize = 8 << 10;
 /// The names that the server answers to, and the cookie's.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerNames {
+    /// The first is the one in the URL that is printed.
     hosts: Vec<String>,
     cookie: String,
+    transport: PageTransport,
+}
+
+/// The protocol that carries the pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PageTransport {
+    /// Plain, within this machine.
+    Plain,
+    /// Under TLS.
+    Tls,
+}
+
+impl PageTransport {
+    /// The beginning of a page's address.
+    pub(crate) fn scheme(self) -> &'static str {
+        match self {
+            Self::Plain => "http://",
+            Self::Tls => "https://",
+        }
+    }
+
+    /// The attributes of the session's cookie.
+    pub(crate) fn cookie_attributes(self) -> &'static str {
+        match self {
+            Self::Plain => "Path=/; HttpOnly; SameSite=Strict",
+            Self::Tls => "Path=/; HttpOnly; SameSite=Strict; Secure",
+        }
+    }
 }
 
 /// The reason why a request is not looked at.
@@ -54,7 +85,7 @@ impl RequestRefusal {
             Self::Malformed => "this is no request of a browser",
             Self::TooLong => "the address is too long",
             Self::Foreign => "only pages of this server change anything",
-            Self::Stranger => "open the URL that vellum printed",
+            Self::Stranger => "sign in first: open the page, or the URL that vellum printed",
         }
     }
 }
@@ -71,12 +102,33 @@ impl ServerNames {
                 format!("[::1]:{port}"),
             ],
             cookie: format!("vellum-{port}"),
+            transport: PageTransport::Plain,
         }
     }
 
-    /// The name in the URL that is printed.
-    pub(crate) fn own_host(&self) -> &str {
-        &self.hosts[0]
+    /// The names of a server under TLS that listens at `address`: those that it was given, and
+    /// the address itself, if it is one. None if there is no name at all.
+    pub(crate) fn of_remote(address: SocketAddr, given: &[HostName]) -> Option<Self> {
+        let port = address.port();
+        let own = (!address.ip().is_unspecified()).then(|| HostName::of_address(address.ip()));
+        let names = given.iter().chain(&own);
+        let hosts: Vec<String> = names.map(|name| name.host_header(port)).collect();
+        // Browsers take a cookie of this prefix from nobody but this very host, under TLS.
+        let cookie = format!("__Host-vellum-{port}");
+        (!hosts.is_empty()).then_some(Self {
+            hosts,
+            cookie,
+            transport: PageTransport::Tls,
+        })
+    }
+
+    /// The address of the first page.
+    pub(crate) fn page_url(&self) -> String {
+        format!("{}{}/", self.transport.scheme(), self.hosts[0])
+    }
+
+    pub(crate) fn transport(&self) -> PageTransport {
+        self.transport
     }
 
     pub(crate) fn cookie_name(&self) -> &str {
@@ -109,7 +161,7 @@ impl ServerNames {
         let is_allowed = if is_reading(request.method()) {
             may_read(headers, path)
         } else {
-            is_from_own_page(headers)
+            is_from_own_page(headers, self.transport.scheme())
         };
         if is_allowed {
             Ok(())
@@ -153,7 +205,7 @@ impl ServerNames {
         sessions: &SessionTable,
     ) -> Result<(), RequestRefusal> {
         match self.session_of(headers) {
-            Some(session) if sessions.is_session(session) => Ok(()),
+            Some(session) if sessions.use_session(session, Instant::now()) => Ok(()),
             _ => Err(RequestRefusal::Stranger),
         }
     }
@@ -175,7 +227,7 @@ fn may_read(headers: &HeaderMap, path: &str) -> bool {
 /// True if a page of this server sent it. Browsers say so in headers that no page can set. With
 /// a policy of no referrer, a form sends an origin of `null`; that counts only where the
 /// browser says as well that the page is of the same origin.
-fn is_from_own_page(headers: &HeaderMap) -> bool {
+fn is_from_own_page(headers: &HeaderMap, scheme: &str) -> bool {
     let only = |name: &str| {
         let mut values = headers.get_all(name).iter();
         match (values.next(), values.next()) {
@@ -188,7 +240,7 @@ fn is_from_own_page(headers: &HeaderMap) -> bool {
         return false;
     };
     let is_own_origin = |origin: &[u8]| {
-        let host = origin.strip_prefix(b"http://");
+        let host = origin.strip_prefix(scheme.as_bytes());
         // The page's own name, not another one of this server.
         host.is_some_and(|host| {
             headers

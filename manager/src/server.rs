@@ -1,17 +1,20 @@
 //! The manager as a whole: it listens, answers, and ends in bounded time.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
 use crate::events::NewsThread;
-use crate::listener::{accept_connections, bind_address};
+use crate::listener::{accept_connections, bind_address, take_socket};
 use crate::operations::Operations;
+use crate::remote_access::{PasswordDoor, RemoteAccess};
 use crate::request_check::ServerNames;
 use crate::routes::build_routes;
 use crate::secret::SessionTable;
@@ -27,8 +30,10 @@ const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
 /// The choices of who starts a manager.
 pub struct ManagerOptions {
-    /// The address to listen at: a loopback one.
-    pub address: SocketAddr,
+    /// The place to listen at: a loopback address, unless there is [`ManagerOptions::remote`].
+    pub place: ListeningPlace,
+    /// Access under TLS with a password, in place of the token.
+    pub remote: Option<RemoteAccess>,
     /// The reason why nothing may be changed, beside what the store says itself.
     pub read_only_reason: Option<String>,
     /// Folders below which files on this machine may be named.
@@ -39,6 +44,15 @@ pub struct ManagerOptions {
     pub upload_limit: u64,
     /// Takes the URL for the next browser, once one was used.
     pub announce: Box<dyn Fn(String) + Send + Sync>,
+}
+
+/// A place to listen at.
+#[derive(Debug)]
+pub enum ListeningPlace {
+    /// An address; a port of 0 is any that is free.
+    Address(SocketAddr),
+    /// A socket that somebody else listens at already, as systemd does.
+    Socket(OwnedFd),
 }
 
 /// A manager that answers until it is stopped.
@@ -53,12 +67,18 @@ pub struct ManagerServer {
 /// The failure to start a manager.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagerError {
-    /// The address is not a loopback one.
-    #[error("{0} is reached from other machines, which the manager does not offer")]
+    /// The address is not a loopback one, and there is no password.
+    #[error("{0} is reached from other machines: that needs TLS and a password")]
     NotLoopback(SocketAddr),
+    /// The address is all addresses of this machine, and no name was given.
+    #[error("no browser calls the server {0}: it needs a name")]
+    NoName(SocketAddr),
     /// The address cannot be listened at.
     #[error("cannot listen at {0}: {1}")]
     Listen(SocketAddr, #[source] io::Error),
+    /// The socket that was handed over cannot be listened at.
+    #[error("cannot listen at the socket that was handed over: {0}")]
+    Socket(#[source] io::Error),
     /// A folder cannot be found.
     #[error("cannot find the folder {0}: {1}")]
     Folder(String, #[source] io::Error),
@@ -67,30 +87,61 @@ pub enum ManagerError {
     Start(#[from] io::Error),
 }
 
+impl ListeningPlace {
+    fn start_listening(self) -> Result<(TcpListener, SocketAddr), ManagerError> {
+        let (listener, fail): (_, Box<dyn Fn(io::Error) -> ManagerError>) = match self {
+            Self::Address(address) => (
+                bind_address(address),
+                Box::new(move |error| ManagerError::Listen(address, error)),
+            ),
+            Self::Socket(socket) => (take_socket(socket), Box::new(ManagerError::Socket)),
+        };
+        let listener = listener.map_err(&fail)?;
+        let address = listener.local_addr().map_err(&fail)?;
+        Ok((listener, address))
+    }
+}
+
+/// The names of a server at `address`. An error: it may not listen there like that.
+fn server_names(
+    address: SocketAddr,
+    remote: Option<&RemoteAccess>,
+) -> Result<ServerNames, ManagerError> {
+    match remote {
+        None if address.ip().is_loopback() => Ok(ServerNames::of_address(address)),
+        None => Err(ManagerError::NotLoopback(address)),
+        Some(remote) => {
+            ServerNames::of_remote(address, &remote.host_names).ok_or(ManagerError::NoName(address))
+        }
+    }
+}
+
 impl ManagerServer {
     /// Begins to listen and to answer.
     pub fn start_manager(
         operations: Arc<dyn Operations>,
         options: ManagerOptions,
     ) -> Result<Self, ManagerError> {
-        if !options.address.ip().is_loopback() {
-            return Err(ManagerError::NotLoopback(options.address));
+        // Refused before it listens, where the address is known before.
+        if let ListeningPlace::Address(address) = &options.place {
+            server_names(*address, options.remote.as_ref())?;
         }
-        let fail = |error| ManagerError::Listen(options.address, error);
-        let listener = bind_address(options.address).map_err(fail)?;
-        let address = listener.local_addr().map_err(fail)?;
-        let real = |folder: &PathBuf| {
-            let fail = |error| ManagerError::Folder(folder.display().to_string(), error);
-            folder.canonicalize().map_err(fail)
-        };
+        let (listener, address) = options.place.start_listening()?;
+        let names = server_names(address, options.remote.as_ref())?;
+        let tls = options
+            .remote
+            .as_ref()
+            .map(|remote| Arc::clone(&remote.tls));
+        let limits = options.remote.as_ref().map(|remote| remote.session_limits);
         let mut facts = operations.store_facts();
         facts.read_only_reason = options.read_only_reason.or(facts.read_only_reason);
         let state = Arc::new(ManagerState::new(StateParts {
             operations,
             facts,
-            names: ServerNames::of_address(address),
-            sessions: SessionTable::new()?,
-            folders: options.folders.iter().map(real).collect::<Result<_, _>>()?,
+            names,
+            sessions: SessionTable::new(limits)?,
+            door: options.remote.map(PasswordDoor::of_remote),
+            folders: real_folders(&options.folders)?,
             spool: UploadSpool::new(options.spool, options.upload_limit),
             announce: options.announce,
         }));
@@ -103,7 +154,8 @@ impl ManagerServer {
             .enable_all()
             .build()?;
         let (stop, stopped) = oneshot::channel();
-        runtime.spawn(accept_connections(listener, routes, stopped));
+        let tls = tls.map(TlsAcceptor::from);
+        runtime.spawn(accept_connections(listener, tls, routes, stopped));
         Ok(Self {
             state,
             address,
@@ -119,13 +171,10 @@ impl ManagerServer {
         self.address
     }
 
-    /// The URL that opens the page once.
+    /// The URL that opens the page: once, or for who has the password.
     #[must_use]
     pub fn opening_url(&self) -> String {
-        opening_url(
-            self.state.names.own_host(),
-            &self.state.sessions.token_text(),
-        )
+        self.state.opening_url()
     }
 
     /// Takes no more requests, stops its jobs and waits for them, but no longer than `patience`.
@@ -153,7 +202,10 @@ impl Drop for ManagerServer {
     }
 }
 
-/// The URL of the page, with the token where browsers send it to nobody.
-pub(crate) fn opening_url(host: &str, token: &str) -> String {
-    format!("http://{host}/#token={token}")
+fn real_folders(folders: &[PathBuf]) -> Result<Vec<PathBuf>, ManagerError> {
+    let real = |folder: &PathBuf| {
+        let fail = |error| ManagerError::Folder(folder.display().to_string(), error);
+        folder.canonicalize().map_err(fail)
+    };
+    folders.iter().map(real).collect()
 }

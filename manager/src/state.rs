@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::jobs::JobTable;
 use crate::operations::{OperationFault, Operations, StoreFacts, StoreUsage, TreeLine};
+use crate::remote_access::PasswordDoor;
 use crate::request_check::ServerNames;
 use crate::secret::SessionTable;
 use crate::uploads::UploadSpool;
@@ -26,6 +27,8 @@ pub(crate) struct ManagerState {
     pub(crate) facts: StoreFacts,
     pub(crate) names: ServerNames,
     pub(crate) sessions: SessionTable,
+    /// The door of those who have a password; without it, a token opens the page.
+    pub(crate) door: Option<PasswordDoor>,
     pub(crate) jobs: Arc<JobTable>,
     /// Folders below which files on this machine may be named, as they really are.
     pub(crate) folders: Vec<PathBuf>,
@@ -45,6 +48,7 @@ pub(crate) struct StateParts {
     pub(crate) facts: StoreFacts,
     pub(crate) names: ServerNames,
     pub(crate) sessions: SessionTable,
+    pub(crate) door: Option<PasswordDoor>,
     pub(crate) folders: Vec<PathBuf>,
     pub(crate) spool: UploadSpool,
     pub(crate) announce: Box<dyn Fn(String) + Send + Sync>,
@@ -57,6 +61,7 @@ impl ManagerState {
             facts: parts.facts,
             names: parts.names,
             sessions: parts.sessions,
+            door: parts.door,
             jobs: Arc::default(),
             folders: parts.folders,
             spool: parts.spool,
@@ -65,6 +70,16 @@ impl ManagerState {
             tree: Mutex::default(),
             usage: Mutex::default(),
             usage_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The URL that opens the page. Where there is no password it has the token, where browsers
+    /// send it to nobody.
+    pub(crate) fn opening_url(&self) -> String {
+        let url = self.names.page_url();
+        match &self.door {
+            Some(_) => url,
+            None => format!("{url}#token={}", self.sessions.token_text()),
         }
     }
 

@@ -426,18 +426,24 @@ fn stretched(
     salt: &[u8],
     cost: PasswordCost,
 ) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
-    let work = u64::from(cost.memory_kib) * u64::from(cost.passes);
-    if cost.memory_kib > MEMORY_KIB_MAX || work > WORK_KIB_MAX || cost.lanes > LANES_MAX {
-        return Err(KeyError::Invalid(
-            "it asks for more memory or time than a password is worth".to_owned(),
-        ));
-    }
-    let invalid = |error: argon2::Error| KeyError::Invalid(format!("argon2id: {error}"));
-    let params =
-        Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(KEY_LEN)).map_err(invalid)?;
     let mut key = Zeroizing::new([0; KEY_LEN]);
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+    let hasher = cost.hasher(KEY_LEN).map_err(KeyError::Invalid)?;
+    hasher
         .hash_password_into(password.as_bytes(), salt, &mut *key)
-        .map_err(invalid)?;
+        .map_err(|error| KeyError::Invalid(format!("argon2id: {error}")))?;
     Ok(key)
+}
+
+impl PasswordCost {
+    /// The work of this cost, whose result has `len` bytes. An error, for people: it is more than a
+    /// password is worth, or the figures contradict each other.
+    pub(super) fn hasher(self, len: usize) -> Result<Argon2<'static>, String> {
+        let work = u64::from(self.memory_kib) * u64::from(self.passes);
+        if self.memory_kib > MEMORY_KIB_MAX || work > WORK_KIB_MAX || self.lanes > LANES_MAX {
+            return Err("it asks for more memory or time than a password is worth".to_owned());
+        }
+        let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(len))
+            .map_err(|error| format!("argon2id: {error}"))?;
+        Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
+    }
 }

@@ -48,6 +48,7 @@
 mod bundle;
 mod keys;
 mod pad;
+mod password_hash;
 mod secrets;
 #[cfg(test)]
 mod tests;
@@ -67,6 +68,7 @@ pub use keys::{
     create_key, create_key_of, key_info, unlock, unlock_any,
 };
 pub use pad::padded_len;
+pub use password_hash::{PasswordHash, PasswordHashError};
 pub use secrets::Secrets;
 
 use crate::objects::ObjectId;

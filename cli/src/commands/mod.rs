@@ -128,6 +128,7 @@ impl Command {
             Self::Map(args) => !args.needs_store(),
             Self::Diff(args) => !args.needs_store(),
             Self::Compare(args) => !args.needs_store(),
+            Self::Manager(args) => !args.needs_store(),
             other => matches!(
                 other,
                 Self::Init(_)
@@ -185,6 +186,11 @@ impl Command {
             Self::Manager(args) => args.needs_terminal(),
             _ => false,
         }
+    }
+
+    /// True if the command listens at a socket that its caller was handed.
+    pub(crate) fn listens(&self) -> bool {
+        matches!(self, Self::Manager(args) if args.listens())
     }
 
     /// True if the command takes all keys of the caller's terminal, and draws on it.

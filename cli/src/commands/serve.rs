@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
+use vellum_manager::HostName;
 
 use crate::command_context::CommandContext;
 use crate::endpoint::{Endpoint, HostPort};
 use crate::failure::{CommandFailure, Outcome};
 use crate::file_exports::FileExports;
 use crate::interruptible_stream::PATIENCE;
-use crate::manager_page::ManagerChoice;
+use crate::manager_page::{ManagerChoice, ManagerPlace, RemoteChoice};
 use crate::output::Render;
 use crate::output::page::{TextPage, format_count};
 use crate::scrubber::ScrubArgs;
@@ -77,13 +78,25 @@ pub(crate) struct Args {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = USUAL_PLACE,
-        value_parser = HostPort::parse_host_port,
+        value_parser = HostPort::parse_manager_place,
         conflicts_with_all = ["files", "from"]
     )]
     manager: Option<HostPort>,
     /// A folder below which the manager may import from and export to; can be given again
     #[arg(long, value_name = "DIR", requires = "manager")]
     manager_files: Vec<PathBuf>,
+    /// Let in who has the password whose hash is in this file, under TLS alone; then other machines
+    /// may reach the manager
+    #[arg(long, value_name = "FILE", requires_all = ["manager", "tls_certs"])]
+    manager_password_file: Option<PathBuf>,
+    /// A name by which browsers call the manager, beside its address; can be given again
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = HostName::parse,
+        requires = "manager_password_file"
+    )]
+    manager_host_name: Vec<HostName>,
     /// Let other users at these files
     #[arg(long, requires = "mount")]
     allow_other: bool,
@@ -103,7 +116,7 @@ struct ServeSummary {
     /// The folder with the files.
     #[serde(skip_serializing_if = "Option::is_none")]
     folder: Option<String>,
-    /// The URL that opens the manager's page once.
+    /// The URL that opens the manager's page: once, or for who has the password.
     #[serde(skip_serializing_if = "Option::is_none")]
     manager: Option<String>,
 }
@@ -196,7 +209,12 @@ fn start_manager(
     let tls = args.nbd.has_tls();
     let endpoints = endpoints.iter().map(|endpoint| (endpoint.clone(), tls));
     let choice = ManagerChoice {
-        place: Some(place),
+        place: ManagerPlace::Address(place),
+        remote: RemoteChoice::of_options(
+            args.nbd.tls_certs(),
+            args.manager_password_file.as_ref(),
+            &args.manager_host_name,
+        ),
         is_read_only: false,
         files: &args.manager_files,
         upload_limit: None,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal, PipeReader, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
@@ -28,14 +28,23 @@ const STOPPED_PATIENCE: Duration = Duration::from_secs(5);
 /// overloaded.
 const BEGIN_PATIENCE: Duration = Duration::from_mins(1);
 
+/// The standard input of a command that a server does.
+pub(crate) enum ForwardedInput {
+    /// The caller's, which the command does not read.
+    Unread,
+    /// The caller's, and what is typed at it.
+    Read,
+    /// A socket at which the command is to listen.
+    Socket(OwnedFd),
+}
+
 /// Sends the caller's command to the process that owns the store in `dir`. `None` if no server owns
-/// it: then it is the caller's to open. `variable` is one more than the caller has; `reads_input`
-/// says whether the command stores standard input.
+/// it: then it is the caller's to open. `variable` is one more than the caller has.
 pub(crate) fn forward_to_server(
     dir: &Path,
     caller: &Invocation,
     variable: Option<(&str, &str)>,
-    reads_input: bool,
+    input: &ForwardedInput,
 ) -> Result<Option<u8>, CommandFailure> {
     let socket = match channel::connect_to(&Store::control_socket(dir)) {
         Ok(socket) => socket,
@@ -56,7 +65,7 @@ pub(crate) fn forward_to_server(
     let request = request.encode_request().map_err(|error| {
         CommandFailure::with_hint(error.to_string(), "shorten the command, or stop the server")
     })?;
-    let Some(answer) = send_request(&socket, &request, caller, reads_input)? else {
+    let Some(answer) = send_request(&socket, &request, caller, input)? else {
         return Ok(None);
     };
     match answer {
@@ -84,19 +93,18 @@ fn send_request(
     socket: &UnixStream,
     request: &[u8],
     caller: &Invocation,
-    reads_input: bool,
+    input: &ForwardedInput,
 ) -> Result<Option<ServerReply>, CommandFailure> {
     let folder = File::open(".")
         .map_err(|error| CommandFailure::io_error("open the current folder", error))?;
     let streams = &caller.streams;
-    let relay = if reads_input && streams.input.file().is_terminal() {
-        Some(relay_input(&streams.input)?)
-    } else {
-        None
+    let is_typed = matches!(input, ForwardedInput::Read) && streams.input.file().is_terminal();
+    let relay = is_typed.then(|| relay_input(&streams.input)).transpose()?;
+    let input = match (&relay, input) {
+        (Some(relay), _) => relay.as_fd(),
+        (None, ForwardedInput::Socket(socket)) => socket.as_fd(),
+        (None, _) => streams.input.file().as_fd(),
     };
-    let input = relay
-        .as_ref()
-        .map_or(streams.input.file().as_fd(), AsFd::as_fd);
     let descriptors = [
         input,
         streams.output.file().as_fd(),

@@ -20,7 +20,7 @@ mod client;
 mod message;
 mod server;
 
-pub(crate) use client::forward_to_server;
+pub(crate) use client::{ForwardedInput, forward_to_server};
 pub(crate) use server::{ControlServer, ServedCommands};
 
 /// Programs of one version do work for each other.

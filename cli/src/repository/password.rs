@@ -100,6 +100,22 @@ pub(crate) fn of_command(
     PasswordSource::Command(command).read_password(caller)
 }
 
+/// A new password: asked twice at the caller's terminal, or the first line of a standard input that
+/// is none.
+pub(crate) fn ask_or_read(question: &str, caller: &Invocation) -> Result<Password, CommandFailure> {
+    if let Some(password) = ask_at_terminal(question, true, caller)? {
+        return Ok(password);
+    }
+    if caller.streams.input.file().is_terminal() {
+        return Err(CommandFailure::usage_error(
+            "there is no terminal to show the question at",
+            "give the password on standard input",
+        ));
+    }
+    let read = first_line(&mut caller.streams.input.clone());
+    read.map_err(|error| CommandFailure::io_error("read the password from standard input", error))
+}
+
 /// Asks at the caller's terminal; `again` also for the same once more. `None` if there is no
 /// terminal.
 pub(crate) fn ask_at_terminal(

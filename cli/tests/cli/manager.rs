@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use vellum_testkit::certificates::certificates;
+
 use crate::sandbox::{PATIENCE, Run, Sandbox};
 
 /// A manager, or a server with one, and a browser that is signed in.
@@ -426,4 +428,139 @@ fn backups_are_those_of_the_repository_in_the_environment() {
     client.act("do=delete&node=trial");
     assert!(client.act("do=pull&point=trial").1.contains("state done"));
     assert!(sandbox.names().contains(&"trial".to_owned()));
+}
+
+/// A browser that trusts an authority: it signs in with each password, and reads a page.
+const SECURE_BROWSER: &str = r#"
+import http.client, ssl, sys, urllib.parse
+port, authority, *passwords = sys.argv[1:]
+context = ssl.create_default_context(cafile=authority)
+host, cookie = f"localhost:{port}", ""
+def ask(method, path, form=None):
+    connection = http.client.HTTPSConnection("localhost", int(port), context=context)
+    headers = {"Origin": f"https://{host}", "Sec-Fetch-Site": "same-origin", "Cookie": cookie,
+               "Content-Type": "application/x-www-form-urlencoded"}
+    connection.request(method, path, form, headers)
+    answer = connection.getresponse()
+    return answer, answer.read().decode()
+for password in passwords:
+    answer, _ = ask("POST", "/session", urllib.parse.urlencode({"password": password}))
+    print("signed in" if answer.status == 303 else answer.status)
+    cookie = (answer.getheader("set-cookie") or "").split(";")[0]
+answer, page = ask("GET", "/rows")
+print(answer.status, "web@monday" in page)
+"#;
+
+#[test]
+fn who_has_the_password_comes_in_under_tls() {
+    let sandbox = sandbox_with_tree();
+    let write = |password: &str| {
+        let mut command = sandbox.command(["manager", "password", "secret", "--quiet"]);
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("it starts");
+        let mut input = child.stdin.take().expect("it was asked for");
+        writeln!(input, "{password}\nanother line").expect("it reads");
+        drop(input);
+        assert!(child.wait().expect("it was started here").success());
+    };
+    write("an earlier one");
+    write("correct horse");
+    let text = std::fs::read_to_string(sandbox.path("secret")).expect("it is there");
+    assert!(
+        text.starts_with("$argon2id$v=19$") && !text.contains("horse"),
+        "{text}"
+    );
+    let certificates = certificates();
+    let (folder, authority) = (certificates.display(), certificates.join("ca-cert.pem"));
+    for words in [
+        format!(
+            "manager --listen 127.0.0.1:0 --tls-certs {folder} --password-file secret \
+             --host-name localhost"
+        ),
+        format!(
+            "serve --manager=0 --tls-certs {folder} --manager-password-file secret \
+             --manager-host-name localhost"
+        ),
+    ] {
+        let mut command = sandbox.command(words.split_whitespace());
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().expect("it starts");
+        let output = child.stdout.take().expect("it was asked for");
+        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
+        let url = lines.find_map(|line| Some(line.strip_prefix("manager: ")?.to_owned()));
+        let url = url.expect("it tells the URL");
+        let port = url
+            .strip_prefix("https://localhost:")
+            .and_then(|rest| rest.strip_suffix('/'));
+        let mut browser = Command::new("python3");
+        browser
+            .args(["-c", SECURE_BROWSER, port.expect("a port, and no token")])
+            .arg(&authority)
+            .args(["wrong horse", "correct horse"]);
+        let run = Run::of(browser.output().expect("python3 is there"));
+        assert_eq!(run.stdout, "403\nsigned in\n200 True\n", "{run:?}");
+        let client = ManagerClient {
+            child,
+            address: String::new(),
+            cookie: String::new(),
+        };
+        let ended = client.stop();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(
+            ended
+                .stderr
+                .contains("a wrong password came from 127.0.0.1"),
+            "{ended:?}"
+        );
+        assert!(
+            ended.stderr.contains("signed in from 127.0.0.1"),
+            "{ended:?}"
+        );
+        assert!(!ended.stderr.contains("horse"), "{ended:?}");
+    }
+}
+
+/// Becomes a command that is handed a listening socket, as systemd does.
+const SOCKET_GIVER: &str = r#"
+import os, socket, sys
+given = socket.create_server(("127.0.0.1", 0))
+os.dup2(given.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+open("port", "w").write(str(given.getsockname()[1]))
+os.execvp(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn a_socket_that_was_handed_over_is_listened_at_also_beside_a_server() {
+    let sandbox = sandbox_with_tree();
+    let given = |words: &[&str]| {
+        let mut command = sandbox.command_line("python3", ["-c", SOCKET_GIVER]);
+        command.arg(crate::sandbox::VELLUM).args(words);
+        command
+    };
+    let port = || std::fs::read_to_string(sandbox.path("port")).expect("it was written");
+    let alone = ManagerClient::of_command(given(&["manager"]));
+    assert_eq!(alone.address, format!("127.0.0.1:{}", port()));
+    assert!(alone.get("/rows").contains("web@monday"));
+    assert_eq!(alone.stop().code, Some(0));
+    let server = ManagerClient::open_page(&sandbox, &["serve", "--manager=0"]);
+    let beside = ManagerClient::of_command(given(&["manager"]));
+    assert_eq!(beside.address, format!("127.0.0.1:{}", port()));
+    assert!(beside.get("/rows").contains("web@monday"));
+    assert!(
+        server.get("/jobs").contains("vellum manager"),
+        "the server shows it"
+    );
+    assert_eq!(beside.stop().code, Some(0));
+    let run = Run::of(
+        given(&["manager", "--listen", "0"])
+            .output()
+            .expect("python3 is there"),
+    );
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(
+        run.stderr.contains("the socket that was handed over"),
+        "{run:?}"
+    );
+    assert_eq!(server.stop().code, Some(0));
 }

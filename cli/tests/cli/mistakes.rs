@@ -54,7 +54,7 @@ const NAMELESS: [&str; 28] = [
     "repair",
     "gc",
     "serve",
-    "manager",
+    "manager password",
     "mount",
     "completions",
     "convert",
@@ -195,6 +195,34 @@ const OTHERS: Rows = &[
     (
         "manager --listen 0.0.0.0:0",
         &["reached from other machines", "ssh -L"],
+    ),
+    (
+        "manager --listen 0.0.0.0:0 --tls-certs .",
+        &["--password-file"],
+    ),
+    ("manager --password-file b.raw", &["--tls-certs"]),
+    ("manager --host-name nas.example", &["--tls-certs"]),
+    (
+        "manager --tls-certs . --password-file b.raw --host-name https://nas",
+        &["no name of a server"],
+    ),
+    (
+        "manager --tls-certs . --password-file b.raw",
+        &["server-cert.pem", "qemu and nbdkit"],
+    ),
+    (
+        "manager password b.raw",
+        &["mode 0644", "only a password file is replaced"],
+    ),
+    ("manager password", &["<FILE>"]),
+    ("manager pasword secret", &["unrecognized subcommand"]),
+    (
+        "serve --manager=0 --manager-password-file b.raw",
+        &["--tls-certs"],
+    ),
+    (
+        "serve --manager-host-name nas",
+        &["--manager-password-file"],
     ),
     ("manager --files nowhere", &["--files takes a folder"]),
     ("serve a.raw --manager", &["cannot be used with"]),

@@ -210,6 +210,7 @@ fn sandbox_with_many() -> Sandbox {
 /// A person's day, as the screen shows it.
 fn spend_day(sandbox: &Sandbox, screen: &TmuxScreen) {
     find_and_read(screen);
+    compare_two(screen);
     take_snapshot(sandbox, screen);
     delete_and_go_back(screen);
     give_names(screen);
@@ -249,6 +250,20 @@ fn find_and_read(screen: &TmuxScreen) {
     screen.wait_for("Size ↓");
     screen.press(&["o", "o", "o", "o"]);
     screen.wait_without("↓");
+}
+
+/// One that is marked, and another one under the cursor.
+fn compare_two(screen: &TmuxScreen) {
+    screen.go_to("web");
+    screen.press(&["Space"]);
+    screen.wait_for("1 marked");
+    screen.press(&["/", "C-u"]);
+    screen.type_text("vm-07");
+    screen.wait_for("/vm-07_");
+    screen.press(&["Enter", "="]);
+    screen.wait_for("vm-07 differs by 1 MiB from web");
+    screen.press(&["Escape"]);
+    screen.wait_without("1 marked");
 }
 
 fn take_snapshot(sandbox: &Sandbox, screen: &TmuxScreen) {

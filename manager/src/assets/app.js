@@ -6,14 +6,14 @@
   root.classList.add('js');
 
   // Signing in: the token leaves the address, and the history, before anything else happens.
-  const tokenForm = $('token-form');
-  if (tokenForm) {
+  const signInForm = $('sign-in-form');
+  if (signInForm) {
     const found = location.hash.match(/^#token=([0-9a-f]{32})$/);
     if (location.hash) history.replaceState(null, '', '/');
-    if (found) {
+    signInForm.addEventListener('submit', () => sessionStorage.setItem('restore', '1'));
+    if (found && $('token')) {
       $('token').value = found[1];
-      sessionStorage.setItem('restore', '1');
-      tokenForm.requestSubmit();
+      signInForm.requestSubmit();
     }
     return;
   }
@@ -36,10 +36,12 @@
   const rows = () => [...lines.querySelectorAll('tr[data-key]')];
   const rowOf = (key) => rows().find((row) => row.dataset.key === key);
 
-  // Requests. A session that has ended leads to the page that asks for a token.
+  // Requests. A session that has ended leads to the page that asks for a token, or the password.
+  const sessionText = location.protocol === 'https:' ? 'The session has ended. Load the page anew to sign in.'
+    : 'The manager was started anew. Open the URL that it printed.';
   async function ask(address, options = {}) {
     const answer = await fetch(address, {...options, credentials: 'same-origin'});
-    if (answer.status === 401) { showLink('The manager was started anew. Open the URL that it printed.'); throw new Error('no session'); }
+    if (answer.status === 401) { showLink(sessionText); throw new Error('no session'); }
     return answer;
   }
   const post = (address, params) => ask(address, {method: 'POST', body: new URLSearchParams(params)});

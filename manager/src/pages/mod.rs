@@ -27,6 +27,8 @@ pub(crate) struct PageFrame<'a> {
     /// True if the pane is what the person came for, and comes first on a narrow screen.
     pub(crate) is_pane_first: bool,
     pub(crate) running: usize,
+    /// True if leaving means something: who has a token would need another one.
+    pub(crate) can_sign_out: bool,
 }
 
 impl PageFrame<'_> {
@@ -54,6 +56,11 @@ impl PageFrame<'_> {
                             "Jobs" span.count #running hidden[self.running == 0] { (self.running) }
                         }
                         a href="/keys" data-pane title="Keys and signs" { "?" }
+                    }
+                    @if self.can_sign_out {
+                        form method="post" action="/session/end" {
+                            button type="submit" { "Sign out" }
+                        }
                     }
                 }
                 p #link-state role="status" aria-live="polite" hidden {}

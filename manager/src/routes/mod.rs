@@ -24,7 +24,7 @@ use axum::{Extension, Form, Router};
 use maud::Markup;
 use tokio::sync::watch;
 
-use crate::listener::KnownPeer;
+use crate::listener::ConnectionPeer;
 use crate::news_look::NewsState;
 use crate::pages;
 use crate::request_check::RequestRefusal;
@@ -120,7 +120,7 @@ fn asset_answer(kind: &'static str, text: &'static str) -> Response {
 /// Lets a request through to its route if the gate does, and puts the headers on the answer.
 async fn guard_request(
     State(context): State<RouteContext>,
-    Extension(peer): Extension<KnownPeer>,
+    Extension(peer): Extension<ConnectionPeer>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -137,14 +137,24 @@ async fn guard_request(
                 peer.mark_known();
                 next.run(request).await
             }
-            // The page that asks for the token is no failure.
+            // The page that asks for the token, or the password, is no failure.
             Err(_) if request.method() == Method::GET && request.uri().path() == "/" => {
-                session::sign_in_answer(StatusCode::OK, false)
+                session::sign_in_answer(state, StatusCode::OK, false)
+            }
+            // Somebody comes back to a page after the session has ended.
+            Err(refused) if state.door.is_some() && is_navigation(&request) => {
+                session::sign_in_answer(state, refused.status_code(), false)
             }
             Err(refused) => refused_answer(refused),
         },
     };
     with_guard_headers(answer)
+}
+
+/// True if a window shows what comes, as the browser says.
+fn is_navigation(request: &Request) -> bool {
+    let wanted = request.headers().get("sec-fetch-dest");
+    *request.method() == Method::GET && wanted.is_some_and(|wanted| wanted == "document")
 }
 
 /// True if nobody has to sign in for it: files that are the same everywhere, and signing in.

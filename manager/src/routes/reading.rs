@@ -1,6 +1,7 @@
 //! Answers that only show something.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{Path, Query, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
@@ -71,6 +72,7 @@ async fn frame_with(
             pane,
             is_pane_first: selected.is_some() || title != "Store",
             running: state.jobs.running_jobs().len(),
+            can_sign_out: state.door.is_some(),
         };
         frame.render_frame()
     };
@@ -435,8 +437,18 @@ pub(super) async fn show_job(
 }
 
 /// The stream of news.
-pub(super) async fn show_events(State(context): State<RouteContext>) -> Response {
-    let stream = open_stream(context.news.clone(), &context.windows);
+pub(super) async fn show_events(
+    State(context): State<RouteContext>,
+    headers: HeaderMap,
+) -> Response {
+    let state = Arc::clone(&context.state);
+    let session = state
+        .names
+        .session_of(&headers)
+        .unwrap_or_default()
+        .to_owned();
+    let is_signed_in = move || state.sessions.is_session(&session, Instant::now());
+    let stream = open_stream(context.news.clone(), &context.windows, is_signed_in);
     stream.unwrap_or_else(|| {
         line_answer(StatusCode::SERVICE_UNAVAILABLE, "too many windows are open")
     })

@@ -206,7 +206,7 @@ const TREE_KEYS: &[KeyBinding] = &[
         KeyScope::Tree,
         &[Char(' ')],
         "Space",
-        "mark it, to delete several",
+        "mark it, to delete several or compare two",
         Command::Mark,
     ),
     bind_keys(
@@ -248,7 +248,7 @@ const TREE_KEYS: &[KeyBinding] = &[
         KeyScope::Tree,
         &[Char('=')],
         "=",
-        "where it differs from what it stands on",
+        "where it differs from what it stands on, or from what is marked",
         Command::Compare,
     ),
     bind_keys(
@@ -300,7 +300,7 @@ const DETAIL_KEYS: &[KeyBinding] = &[
         KeyScope::Details,
         &[Char('=')],
         "=",
-        "where it differs from what it stands on",
+        "where it differs from what it stands on, or from what is marked",
         Command::Compare,
     ),
 ];

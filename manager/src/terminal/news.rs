@@ -46,7 +46,11 @@ impl TerminalModel {
                 self.is_reading_backups = false;
                 self.backups = Some(backups);
             }
-            TerminalAnswer::Changed(name, Ok(changed)) => self.changed = Some((name, changed)),
+            TerminalAnswer::Changed(name, Ok(changed)) => {
+                let text = format!("{name} differs by {}", self.difference_text(&changed));
+                self.tell(MessageKind::Note, text);
+                self.changed = Some((name, changed));
+            }
             TerminalAnswer::Changed(_, Err(fault)) => self.tell(MessageKind::Error, fault.message),
             TerminalAnswer::Guest(name, Ok(parts)) => self.guest = Some((name, parts)),
             TerminalAnswer::Guest(_, Err(fault)) => self.tell(MessageKind::Error, fault.message),

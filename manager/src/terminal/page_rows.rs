@@ -307,20 +307,24 @@ impl TerminalModel {
             // The root makes little changes visible: most changes are little.
             signs[(5.0 * share.sqrt()).ceil() as usize]
         };
-        let sum = changed
-            .cells
-            .iter()
-            .fold(0_u64, |sum, cell| sum.saturating_add(*cell));
-        let text = if sum == 0 {
-            format!("nothing: it is as {} is", changed.from)
-        } else {
-            let bytes = (self.words.format_bytes)(sum);
-            format!("{bytes} from {}, from front to back:", changed.from)
-        };
-        vec![
-            PageRow::fact("differs by", &text),
-            PageRow::plain(changed.cells.iter().map(degree).collect::<String>()),
-        ]
+        let mut rows = vec![PageRow::fact("differs by", &self.difference_text(changed))];
+        if changed.cells.iter().any(|cell| *cell > 0) {
+            rows.push(PageRow::plain("from front to back:"));
+            rows.push(PageRow::plain(
+                changed.cells.iter().map(degree).collect::<String>(),
+            ));
+        }
+        rows
+    }
+
+    /// The amount by which a disk differs from another.
+    pub(crate) fn difference_text(&self, changed: &ChangedCells) -> String {
+        let cells = changed.cells.iter();
+        let sum = cells.fold(0_u64, |sum, cell| sum.saturating_add(*cell));
+        if sum == 0 {
+            return format!("nothing: it is as {} is", changed.from);
+        }
+        format!("{} from {}", (self.words.format_bytes)(sum), changed.from)
     }
 
     /// The answer of a job, or how far it is, folded to the screen.

@@ -535,6 +535,49 @@ fn an_action_that_does_not_fit_says_so() {
 }
 
 #[test]
+fn two_that_are_marked_are_compared_wherever_the_cursor_is() {
+    let pair = |from: &str, to: &str| {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        [TerminalEffect::Compare { from, to }]
+    };
+    let mut model = model_of_size(120, 40, true);
+    assert_eq!(press(&mut model, "="), pair("web@monday", "web"));
+    // A mark, and the cursor elsewhere; on the mark itself; on what has no name.
+    assert_eq!(press(&mut model, "g <Down>="), pair("web", "trial"));
+    assert_eq!(press(&mut model, "g="), []);
+    assert!(screen_of(&model).contains("mark or go to another one"));
+    assert_eq!(press(&mut model, "<Down><Down><Down>="), []);
+    assert!(screen_of(&model).contains("a shared base has no name, and cannot be compared"));
+    // Two marks, whichever came first.
+    assert_eq!(press(&mut model, "G g="), pair("web", "db"));
+    assert_eq!(model.cursor_name(), Some("db"), "whose details tell of it");
+    // A closed branch hides one of them.
+    press(&mut model, "<Esc>g <Down> ghG");
+    assert!(!screen_of(&model).contains("trial"));
+    assert_eq!(press(&mut model, "="), pair("web", "trial"));
+    assert_eq!(model.cursor_name(), Some("trial"));
+    assert_eq!(press(&mut model, "G ="), []);
+    assert!(screen_of(&model).contains("two can be compared"));
+    press(&mut model, "g<Down><Down>");
+    let changed = |cells: &[u64]| ChangedCells {
+        from: "web".to_owned(),
+        len: 30,
+        cell_len: 10,
+        cells: cells.to_vec(),
+    };
+    let answer = |cells| TerminalAnswer::Changed("trial".to_owned(), Ok(changed(cells)));
+    model.take_answer(answer(&[0, 7, 0]));
+    let screen = screen_of(&model);
+    for text in ["trial differs by 7 B from web", "from front to back:"] {
+        assert!(screen.contains(text), "{text} is not on\n{screen}");
+    }
+    model.take_answer(answer(&[0, 0, 0]));
+    let screen = screen_of(&model);
+    assert!(screen.contains("nothing: it is as web is"), "{screen}");
+    assert!(!screen.contains("from front to back:"), "{screen}");
+}
+
+#[test]
 fn file_systems_are_read_when_they_are_asked_for() {
     let mut model = model_of_size(120, 40, true);
     assert!(screen_of(&model).contains("f reads them"));

@@ -100,7 +100,7 @@ impl TerminalModel {
             }
             KeyCommand::NextOrder => self.next_order(),
             KeyCommand::ReverseOrder => self.reverse_order(),
-            KeyCommand::Compare => return self.compare_parent(),
+            KeyCommand::Compare => return self.compare_nodes(),
             KeyCommand::Guest => return self.read_guest(),
             KeyCommand::Count => return self.count_anew(),
             KeyCommand::Act(key) => return self.begin_named(key),
@@ -298,14 +298,43 @@ impl TerminalModel {
         self.refresh_lines(None);
     }
 
-    fn compare_parent(&mut self) -> TerminalEffects {
-        let from = self.cursor_facts().and_then(|facts| facts.chain.first());
-        let from = from.and_then(|link| link.name.clone());
-        if let (Some(to), Some(from)) = (self.cursor_name().map(str::to_owned), from) {
-            return vec![TerminalEffect::Compare { from, to }];
+    /// Compares two nodes, and goes to the one whose details tell of it.
+    fn compare_nodes(&mut self) -> TerminalEffects {
+        match self.compared_pair() {
+            Ok((from, to)) => {
+                self.reveal_line(&to);
+                vec![TerminalEffect::Compare { from, to }]
+            }
+            Err(reason) => {
+                self.tell(MessageKind::Note, reason);
+                Vec::new()
+            }
         }
-        self.tell(MessageKind::Note, "it stands on nothing that has a name");
-        Vec::new()
+    }
+
+    /// The two that are meant: what is marked, in the tree's order; what is marked and the one
+    /// under the cursor; or, where nothing is marked, that one and what it stands on.
+    fn compared_pair(&self) -> Result<(String, String), &'static str> {
+        let marked = self.lines.iter().map(|line| &line.key);
+        let mut marked = marked
+            .filter(|key| self.view.marked.contains(*key))
+            .cloned();
+        let here = self.cursor_name().map(str::to_owned);
+        match (marked.next(), marked.next(), marked.next()) {
+            (_, _, Some(_)) => Err("two can be compared: Space takes a mark away"),
+            (Some(from), Some(to), None) => Ok((from, to)),
+            (Some(from), None, _) => match here {
+                Some(here) if here == from => Err("mark or go to another one, to compare it with"),
+                Some(here) => Ok((from, here)),
+                None => Err("a shared base has no name, and cannot be compared"),
+            },
+            (None, ..) => {
+                let below = self.cursor_facts().and_then(|facts| facts.chain.first());
+                let below = below.and_then(|link| link.name.clone());
+                let reason = "it stands on nothing that has a name; Space marks two to compare";
+                below.zip(here).ok_or(reason)
+            }
+        }
     }
 
     fn read_guest(&mut self) -> TerminalEffects {

@@ -594,10 +594,7 @@ fn tells_nothing(name: &str, answer: &RawAnswer, used: &str, browser: &Browser) 
 #[test]
 fn a_stranger_gets_the_sign_in_page_and_nothing_else() {
     let manager = FakeManager::open();
-    let stranger = Browser {
-        address: manager.server.local_address(),
-        cookie: String::new(),
-    };
+    let stranger = Browser::open(&manager);
     let page = stranger.get("/");
     assert_eq!(page.status, 200);
     assert!(page.text().contains("token") && !page.text().contains("web@monday"));

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vellum_manager::{
-    ChangedCells, CommandEnd, CommandSink, CommandWatch, GuestPart, MachineFacts, ManagerOptions,
-    ManagerServer, NodeFacts, NodeHolding, NodeKind, NodeLink, OperationFault, Operations,
-    RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
+    ChangedCells, CommandEnd, CommandSink, CommandWatch, GuestPart, ListeningPlace, MachineFacts,
+    ManagerOptions, ManagerServer, NodeFacts, NodeHolding, NodeKind, NodeLink, OperationFault,
+    Operations, RemoteAccess, RepositoryFacts, ShellCommand, StoreFacts, StoreUsage, TreeLine,
 };
 
 /// A text that does harm wherever it is not escaped.
@@ -35,6 +35,15 @@ impl FakeManager {
     }
 
     pub(crate) fn open_with(read_only_reason: Option<&str>) -> Self {
+        Self::open_for(read_only_reason, None)
+    }
+
+    /// A manager that lets in who has a password.
+    pub(crate) fn open_remote(remote: RemoteAccess) -> Self {
+        Self::open_for(None, Some(remote))
+    }
+
+    fn open_for(read_only_reason: Option<&str>, remote: Option<RemoteAccess>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let files = dir.path().join("files");
         std::fs::create_dir(&files).expect("room");
@@ -43,7 +52,8 @@ impl FakeManager {
         let announced: Arc<Mutex<Vec<String>>> = Arc::default();
         let heard = Arc::clone(&announced);
         let options = ManagerOptions {
-            address: "127.0.0.1:0".parse().expect("an address"),
+            place: ListeningPlace::Address("127.0.0.1:0".parse().expect("an address")),
+            remote,
             read_only_reason: read_only_reason.map(str::to_owned),
             folders: vec![files],
             spool: dir.path().join("spool"),

@@ -3,7 +3,11 @@
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::fake_store::FakeManager;
 
@@ -31,16 +35,34 @@ impl RawAnswer {
     }
 }
 
+pub(crate) fn open_socket(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).expect("it listens");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket
+}
+
+/// The same under TLS; the handshake is done with the first bytes.
+pub(crate) fn open_secure(
+    address: SocketAddr,
+    tls: &Arc<ClientConfig>,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let name = ServerName::try_from("localhost").expect("a name");
+    let session = ClientConnection::new(Arc::clone(tls), name).expect("a configuration");
+    StreamOwned::new(session, open_socket(address))
+}
+
 /// Sends `bytes`, and reads until the other end closes.
 pub(crate) fn exchange_bytes(address: SocketAddr, bytes: &[u8]) -> RawAnswer {
-    let mut socket = TcpStream::connect(address).expect("it listens");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    exchange_with(open_socket(address), bytes)
+}
+
+pub(crate) fn exchange_with(mut socket: impl Read + Write, bytes: &[u8]) -> RawAnswer {
     // A server that refuses does not read all.
     let _ = socket.write_all(bytes);
     read_answer(&mut socket)
 }
 
-pub(crate) fn read_answer(socket: &mut TcpStream) -> RawAnswer {
+fn read_answer(socket: &mut impl Read) -> RawAnswer {
     let mut answer = Vec::new();
     // One that was cut off is what came before.
     let _ = socket.read_to_end(&mut answer);
@@ -90,41 +112,57 @@ pub(crate) fn hex_text(bytes: &[u8], before: &str) -> String {
     })
 }
 
-/// A browser that has signed in.
+/// A browser, which may have signed in.
+#[derive(Clone)]
 pub(crate) struct Browser {
     pub(crate) address: SocketAddr,
+    /// The name by which it calls the server.
+    pub(crate) host: String,
     pub(crate) cookie: String,
+    /// The authority that it trusts, if it talks TLS.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 impl Browser {
+    /// One that has not signed in.
+    pub(crate) fn open(manager: &FakeManager) -> Self {
+        let address = manager.server.local_address();
+        Self {
+            address,
+            host: address.to_string(),
+            cookie: String::new(),
+            tls: None,
+        }
+    }
+
     pub(crate) fn sign_in(manager: &FakeManager) -> Self {
         let url = manager.server.opening_url();
         let (_, token) = url.split_once("#token=").expect("it has a token");
-        let mut browser = Self {
-            address: manager.server.local_address(),
-            cookie: String::new(),
-        };
+        let mut browser = Self::open(manager);
         let answer = browser.post("/session", &format!("token={token}"));
+        browser.take_session(&answer);
+        browser
+    }
+
+    /// Keeps the cookie of an answer that let it in; its attributes.
+    pub(crate) fn take_session(&mut self, answer: &RawAnswer) -> String {
         assert_eq!(answer.status, 303, "{answer:?}");
         let cookie = answer.header("set-cookie").expect("a session");
         for part in ["HttpOnly", "SameSite=Strict", "Path=/"] {
             assert!(cookie.contains(part), "{cookie}");
         }
-        cookie
-            .split(';')
-            .next()
-            .expect("a pair")
-            .clone_into(&mut browser.cookie);
-        browser
+        let (pair, attributes) = cookie.split_once(';').expect("attributes");
+        pair.clone_into(&mut self.cookie);
+        attributes.to_owned()
     }
 
     pub(crate) fn get(&self, path: &str) -> RawAnswer {
-        let Self { address, cookie } = self;
+        let Self { host, cookie, .. } = self;
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nCookie: {cookie}\r\n\
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n\
              Sec-Fetch-Site: same-origin\r\nConnection: close\r\n\r\n"
         );
-        exchange_bytes(*address, request.as_bytes())
+        self.exchange(request.as_bytes())
     }
 
     pub(crate) fn post(&self, path: &str, form: &str) -> RawAnswer {
@@ -132,13 +170,21 @@ impl Browser {
     }
 
     pub(crate) fn post_bytes(&self, path: &str, kind: &str, body: &[u8]) -> RawAnswer {
-        let Self { address, cookie } = self;
+        let Self { host, cookie, .. } = self;
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nCookie: {cookie}\r\n\
-             Origin: http://{address}\r\nSec-Fetch-Site: same-origin\r\nConnection: close\r\n\
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n\
+             Origin: {scheme}://{host}\r\nSec-Fetch-Site: same-origin\r\nConnection: close\r\n\
              Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
-        exchange_bytes(*address, &[head.as_bytes(), body].concat())
+        self.exchange(&[head.as_bytes(), body].concat())
+    }
+
+    pub(crate) fn exchange(&self, bytes: &[u8]) -> RawAnswer {
+        match &self.tls {
+            Some(tls) => exchange_with(open_secure(self.address, tls), bytes),
+            None => exchange_bytes(self.address, bytes),
+        }
     }
 }

@@ -70,6 +70,12 @@ impl TlsIdentity {
             config: Arc::new(config),
         })
     }
+
+    /// The same for a server of another protocol.
+    #[must_use]
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
 }
 
 fn read_authorities(folder: &Path) -> Result<Arc<RootCertStore>, ServeError> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use vellum_serve::nbd::ClientCertificates;
+use vellum_testkit::certificates::certificates;
 
 use crate::memory::GRID;
 use crate::tls;
@@ -198,7 +199,7 @@ fn qemu_io_writes_zeroes_discards_and_flushes() {
 #[test]
 fn qemu_and_libnbd_come_in_under_tls() {
     let world = tls::secure_world(disk(), ClientCertificates::Required);
-    let (folder, file) = (tls::certificates(), world.folder.path().join("disk.raw"));
+    let (folder, file) = (certificates(), world.folder.path().join("disk.raw"));
     let socket = world.socket();
     let secure = format!(
         "nbds+unix://localhost/disk?socket={}&tls-certificates={}",

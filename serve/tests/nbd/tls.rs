@@ -1,12 +1,11 @@
 //! TLS: required or absent, and nothing said before it counts after it.
 
-use std::cell::OnceCell;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -14,84 +13,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use vellum_serve::ServeError;
 use vellum_serve::nbd::{ClientCertificates, ServerOptions, TlsIdentity};
+use vellum_testkit::certificates::{certificates, certtool};
 
 use crate::client::{
     ACK, Client, ERR_INVALID, ERR_TLS_REQD, FIXED, Form, NO_ZEROES, OPT_ABORT, OPT_EXPORT_NAME,
     OPT_GO, OPT_INFO, OPT_LIST, OPT_STARTTLS, OPT_STRUCTURED, READ, WRITE, option, wish,
 };
 use crate::world::{World, noise};
-
-/// The folder with the certificates, as long as some test needs it.
-static CERTIFICATES: Mutex<Weak<tempfile::TempDir>> = Mutex::new(Weak::new());
-
-thread_local! {
-    /// A test's part in it, which ends with the test's thread.
-    static NEEDED: OnceCell<Arc<tempfile::TempDir>> = const { OnceCell::new() };
-}
-
-/// A folder with an authority, a server's certificate for "localhost", and a client's, made by
-/// GnuTLS's tool.
-fn make_certificates() -> tempfile::TempDir {
-    let folder = tempfile::TempDir::new().expect("a folder can be made");
-    let write = |name: &str, text: &str| {
-        fs::write(folder.path().join(name), text).expect("a file can be written");
-    };
-    write(
-        "ca.info",
-        "cn = test authority\nca\ncert_signing_key\ncrl_signing_key\nexpiration_days = 3650\n",
-    );
-    write(
-        "server.info",
-        "cn = localhost\ndns_name = localhost\ntls_www_server\nsigning_key\nencryption_key\nexpiration_days = 3650\n",
-    );
-    write(
-        "client.info",
-        "cn = client\ntls_www_client\nsigning_key\nencryption_key\nexpiration_days = 3650\n",
-    );
-    let certtool = |arguments: &str| certtool(folder.path(), arguments);
-    for who in ["ca", "server", "client"] {
-        certtool(&format!(
-            "--generate-privkey --key-type rsa --bits 2048 --outfile {who}-key.pem"
-        ));
-    }
-    certtool(
-        "--generate-self-signed --load-privkey ca-key.pem --template ca.info --outfile ca-cert.pem",
-    );
-    for who in ["server", "client"] {
-        let signing = "--load-ca-certificate ca-cert.pem --load-ca-privkey ca-key.pem";
-        certtool(&format!(
-            "--generate-certificate --load-privkey {who}-key.pem {signing} --template {who}.info --outfile {who}-cert.pem"
-        ));
-    }
-    folder
-}
-
-fn certtool(folder: &Path, arguments: &str) {
-    let done = Command::new("certtool")
-        .args(arguments.split(' '))
-        .current_dir(folder)
-        .output();
-    let done = done.expect("certtool is installed (gnutls-bin): `make test` does it");
-    assert!(
-        done.status.success(),
-        "certtool {arguments}: {}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-}
-
-/// The folder of the test's certificates: made for the first of several tests, and there until the
-/// last one ends.
-pub(crate) fn certificates() -> PathBuf {
-    let take = || {
-        let mut shared = CERTIFICATES.lock().expect("they could be made");
-        shared.upgrade().unwrap_or_else(|| {
-            let made = Arc::new(make_certificates());
-            *shared = Arc::downgrade(&made);
-            made
-        })
-    };
-    NEEDED.with(|needed| needed.get_or_init(take).path().to_owned())
-}
 
 /// A server that requires TLS.
 pub(crate) fn secure_world(bytes: Vec<u8>, clients: ClientCertificates) -> World {
