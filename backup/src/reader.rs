@@ -203,8 +203,8 @@ impl<'r> Reader<'r> {
     }
 
     /// Learns which index objects count now. One that is damaged keeps nobody from what the others
-    /// know: see [`Reader::refuse_lost_indexes`]. Cost: fetching those that are not in the cache and
-    /// of which no record tells the parts; parts are fetched where they are needed.
+    /// know: see [`Reader::refuse_lost_indexes`]. Cost: fetching those that are not in the cache
+    /// and of which no record tells the parts; parts are fetched where they are needed.
     pub fn load_indexes(&self) -> Result<(), BackupError> {
         let load = || crate::prune::refresh_on_demand(self.repository, &self.catalog);
         let is_missing = |error: &BackupError| match error {

@@ -1,4 +1,4 @@
-//! Random identities of content, so that no two stores ever give the same one.
+//! Random identities of stores and of content, so that no two stores ever give the same one.
 //!
 //! A sealed layer gets its content's identity in the batch that seals it. It keeps the identity
 //! when it is written again (a merge completes its map with its parent's entries), since it shows
@@ -9,10 +9,13 @@
 use std::borrow::Cow;
 use std::io;
 
-use vellum_core::identity::{ContentId, IDENTITY_LEN};
+use vellum_core::identity::{ContentId, IDENTITY_LEN, StoreId};
 use vellum_core::tree::TreeEdit;
 
+use crate::database::{Batch, Database, Durability, Family};
 use crate::error::StoreError;
+use crate::keys::IDENTITY_KEY;
+use crate::stored_records::put_record;
 
 /// Random bytes that nobody can foresee.
 pub(crate) fn random_identity() -> Result<[u8; IDENTITY_LEN], StoreError> {
@@ -21,6 +24,14 @@ pub(crate) fn random_identity() -> Result<[u8; IDENTITY_LEN], StoreError> {
         StoreError::of_io("get random bytes", io::Error::other(error.to_string()))
     })?;
     Ok(bytes)
+}
+
+/// Gives a store an identity that no other has: durable when this returns.
+pub(crate) fn put_new_identity(database: &Database) -> Result<StoreId, StoreError> {
+    let (id, mut batch) = (StoreId(random_identity()?), Batch::default());
+    put_record(&mut batch, Family::Meta, IDENTITY_KEY, &id);
+    database.write_batch(batch, Durability::Logged)?;
+    Ok(id)
 }
 
 /// `edits`, in which every sealed layer has an identity.

@@ -24,10 +24,10 @@ use vellum_core::tree::{
 };
 use vellum_core::units::{ChunkId, ImageId, LayerId};
 
-use crate::database::{Batch, Database, Durability, Family};
+use crate::database::{Database, Family};
 use crate::error::StoreError;
 use crate::folder::{OwnerLock, StoreFolder};
-use crate::identity::random_identity;
+use crate::identity::put_new_identity;
 use crate::keys::{COMMITS_KEY, COUNTERS_KEY, IDENTITY_KEY, PARAMETERS_KEY, PARITY_KEY};
 use crate::limits;
 use crate::logs;
@@ -38,7 +38,7 @@ use crate::records::{self, Commits, Counters, StoreParameters, StoreRecord};
 use crate::reserve::Reserve;
 use crate::sizes::Sizes;
 use crate::store::{Access, Store, StoreParts};
-use crate::stored_records::{load_meta, put_record};
+use crate::stored_records::load_meta;
 use crate::usage_history::appender::UsageHistory;
 use faults::Faults;
 
@@ -393,14 +393,6 @@ fn load_identity(
         return Ok(id);
     }
     put_new_identity(database).map(Some)
-}
-
-/// Gives a store an identity that no other has: durable when this returns.
-pub(crate) fn put_new_identity(database: &Database) -> Result<StoreId, StoreError> {
-    let (id, mut batch) = (StoreId(random_identity()?), Batch::default());
-    put_record(&mut batch, Family::Meta, IDENTITY_KEY, &id);
-    database.write_batch(batch, Durability::Logged)?;
-    Ok(id)
 }
 
 /// Every record of layers and names, as far as one of its two places has it.
