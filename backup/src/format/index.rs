@@ -200,8 +200,8 @@ impl IndexObject {
         for part in &split {
             bundle.push(sealer.seal_blob(SealedKind::IndexParts, &part.encode())?);
         }
-        let sealed = bundle.finish(sealer)?;
-        let parts = split.iter().zip(sealed.ranges);
+        let bundle = bundle.finish(sealer)?;
+        let parts = split.iter().zip(bundle.ranges);
         let parts = parts.map(|(part, (offset, len))| IndexPart {
             segments: part.segments.keys().copied().collect(),
             offset,
@@ -210,7 +210,7 @@ impl IndexObject {
         });
         Ok(SealedIndex {
             parts: parts.collect(),
-            object: sealed.object,
+            object: bundle.object,
         })
     }
 

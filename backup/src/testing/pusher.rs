@@ -288,8 +288,8 @@ fn put_chunks(repository: &Repository, new: &New) -> Result<Option<IndexParts>, 
         .segments
         .insert(new.segment, SegmentEntry::new(&chunks));
     index.packs.push(pack.entry);
-    let sealed = repository.put_index(&index)?;
-    Ok(Some(IndexParts::of(sealed.object.id, &sealed.parts)))
+    let put = repository.put_index(&index)?;
+    Ok(Some(IndexParts::of(put.object.id, &put.parts)))
 }
 
 /// The content of a disk, by the chain of its maps.

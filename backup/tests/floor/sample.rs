@@ -232,7 +232,7 @@ impl Builder<'_> {
             .map(|(id, names)| (*id, SegmentEntry::new(names)))
             .collect();
         let index = IndexObject { segments, packs };
-        let object = index.seal(&self.sealer).expect("sealed").object;
+        let object = index.seal(self.sealer).expect("sealed").object;
         self.put(ObjectName::Index(object.id), &object.bytes);
         object.id
     }
