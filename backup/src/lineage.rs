@@ -150,6 +150,7 @@ mod tests {
 
     /// One row for each thing that happens to a folder.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn only_what_cannot_be_the_same_store_is_a_copy() {
         let last = |place: Option<&str>| {
             Some(StoreMark {

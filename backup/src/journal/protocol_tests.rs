@@ -195,7 +195,7 @@ impl Protocol {
         })
     }
 
-    fn keeps(&self, place: &Place, promised: u16) -> bool {
+    fn keeps(&self, place: Place, promised: u16) -> bool {
         let shown = self.archive.read(place.journal);
         let is_whole = shown.needs.is_some_and(|needs| needs & !place.objects == 0);
         is_whole && promised & !shown.points == 0
@@ -307,7 +307,7 @@ impl Model for Protocol {
             Property::always(
                 "what was pushed is there",
                 |protocol: &Self, world: &World| {
-                    protocol.keeps(&world.place, protocol.promised(world))
+                    protocol.keeps(world.place, protocol.promised(world))
                 },
             ),
             Property::always(

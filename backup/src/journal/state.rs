@@ -12,7 +12,7 @@ use crate::format::IndexPart;
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::{
     Content, DamageNote, Description, Fence, IndexParts, Machine, Point, Policy, PolicyScope,
-    Record, Said, Stamp, Stamped, StoreMark, Wait, Withheld,
+    Record, Said, Stamp, Stamped, StoreMark, Sweep, Wait, Withheld,
 };
 
 /// The greatest number of forgotten points that are remembered: some 2 MiB in a record that stands
@@ -722,16 +722,6 @@ impl State {
             value: mark.clone(),
             stamp: stamped(stamp),
         });
-        let swept: Vec<String> = self
-            .swept
-            .iter()
-            .filter(|object| is_there(object))
-            .map(ToString::to_string)
-            .collect();
-        let sweep = crate::record::Sweep {
-            objects: swept,
-            ..Default::default()
-        };
         Record {
             points: points.collect(),
             contents: contents.collect(),
@@ -752,11 +742,7 @@ impl State {
                 .iter()
                 .flat_map(|(id, mark)| mark.waits_named(id))
                 .collect(),
-            sweeps: if sweep.objects.is_empty() {
-                Vec::new()
-            } else {
-                vec![sweep]
-            },
+            sweeps: self.sweep_of(is_there).into_iter().collect(),
             fenced: self
                 .fences
                 .keys()
@@ -775,6 +761,16 @@ impl State {
 }
 
 impl State {
+    /// The sweep of what was swept and is still there; none if that is nothing.
+    fn sweep_of(&self, is_there: &dyn Fn(&ObjectName) -> bool) -> Option<Sweep> {
+        let swept = self.swept.iter().filter(|object| is_there(object));
+        let objects: Vec<String> = swept.map(ToString::to_string).collect();
+        (!objects.is_empty()).then(|| Sweep {
+            objects,
+            ..Sweep::default()
+        })
+    }
+
     /// The forgotten points that are remembered, by the records that forgot them.
     fn withheld(&self) -> Vec<Withheld> {
         let mut newest_first: Vec<(u64, &String)> = self

@@ -204,6 +204,7 @@ impl Request<'_> {
     }
 
     /// A collection's next request, in the order of `prune`.
+    #[expect(clippy::too_many_lines, reason = "a step each, in their order")]
     fn collect(&mut self, fences: bool, parts: bool) {
         let (me, step) = (self.me, self.actor.step);
         let next = match step {
