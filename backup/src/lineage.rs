@@ -2,15 +2,15 @@
 //! of several that were copied from each other.
 //!
 //! A copy of a store's folder has the store's identity, so that two machines could push to one
-//! repository as if they were one, and their images were mixed up. So every push that says something
-//! leaves a *token* in the store, and says it in its record, too. A store that has the token of the
-//! last push under its identity is the one that made that push, wherever its folder is now: it may
-//! have been moved, and it does not matter if its client's cache is there. One that has not is older
-//! than that push. Then it is the same store, brought back from a backup of itself, if it is where
-//! the store was that made that push (the same folder of the same machine): two stores cannot be in
-//! one place. Else nothing tells a copy from a store that was brought back elsewhere, and both are
-//! *parted*: it takes a new identity. That costs no data to be sent, since contents keep theirs, and
-//! to mix two stores would cost more than to have the images of one twice.
+//! repository as if they were one, and their images were mixed up. So every push that says
+//! something leaves a *token* in the store, and says it in its record, too. A store that has the
+//! token of the last push under its identity is the one that made that push, wherever its folder is
+//! now: it may have been moved, and it does not matter if its client's cache is there. One that has
+//! not is older than that push. Then it is the same store, brought back from a backup of itself, if
+//! it is where the store was that made that push (the same folder of the same machine): two stores
+//! cannot be in one place. Else nothing tells a copy from a store that was brought back elsewhere,
+//! and both are *parted*: it takes a new identity. That costs no data to be sent, since contents
+//! keep theirs, and to mix two stores would cost more than to have the images of one twice.
 //!
 //! The store keeps two tokens, since a push that is killed may have put its record or not: the one
 //! that is not the last push's is replaced, durably, before the record is put.

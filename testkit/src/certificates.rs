@@ -27,7 +27,8 @@ fn make_certificates() -> tempfile::TempDir {
     );
     write(
         "server.info",
-        "cn = localhost\ndns_name = localhost\ntls_www_server\nsigning_key\nencryption_key\nexpiration_days = 3650\n",
+        "cn = localhost\ndns_name = localhost\ntls_www_server\nsigning_key\nencryption_key\n\
+         expiration_days = 3650\n",
     );
     write(
         "client.info",
@@ -45,7 +46,8 @@ fn make_certificates() -> tempfile::TempDir {
     for who in ["server", "client"] {
         let signing = "--load-ca-certificate ca-cert.pem --load-ca-privkey ca-key.pem";
         certtool(&format!(
-            "--generate-certificate --load-privkey {who}-key.pem {signing} --template {who}.info --outfile {who}-cert.pem"
+            "--generate-certificate --load-privkey {who}-key.pem {signing} --template {who}.info \
+             --outfile {who}-cert.pem"
         ));
     }
     folder

@@ -21,6 +21,7 @@
 //! greater name, so states that differ in names alone may go on differently.
 
 mod archive;
+mod names;
 mod requests;
 
 use std::hash::{Hash, Hasher};

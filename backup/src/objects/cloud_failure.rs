@@ -89,7 +89,8 @@ const UNREACHABLE_WORDS: [&str; 5] = [
     "Network is unreachable",
 ];
 
-/// Words of an answer for an object that is retained: those of S3's object lock, of GCS and of Azure.
+/// Words of an answer for an object that is retained: those of S3's object lock, of GCS and of
+/// Azure.
 const RETAINED_WORDS: [&str; 6] = [
     "object lock",
     "Object Lock",

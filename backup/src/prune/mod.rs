@@ -96,8 +96,8 @@ pub struct PruneReport {
     /// Objects that the place did not let go of: the next collection tries again. Records and
     /// copies count no bytes.
     pub retained: Amount,
-    /// True if the place keeps what was deleted as an older version, so that its bytes are free once
-    /// the place lets those go.
+    /// True if the place keeps what was deleted as an older version, so that its bytes are free
+    /// once the place lets those go.
     pub keeps_versions: bool,
     /// Bytes of new packs into which needed chunks moved (in a dry run: of chunks that would move).
     pub moved_len: u64,

@@ -14,7 +14,7 @@ use crate::objects::ObjectId;
 use crate::prune::reach::Needed;
 use crate::record::Record;
 
-use super::requests::{numbers_of, point_of, session};
+use super::names::{numbers_of, point_of, session};
 
 /// The number of a record in the [`Archive`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,13 +6,15 @@ use std::collections::BTreeSet;
 use vellum_core::identity::ContentId;
 
 use super::archive::{Archive, Listing, ListingNumber, Memo, NO_RECORD, RecordNumber, UNREAD};
+use super::names::{
+    bit, bits, content_id, number_of, numbers_of, object, point_of, session, sessions,
+};
 use super::{Actor, Job, Life, Place, PushPlan};
-use crate::journal::tests::point;
 use crate::journal::{Condition, ContentEntry, State};
-use crate::objects::{ObjectId, ObjectName};
+use crate::objects::ObjectName;
 use crate::prune::reach::Needed;
 use crate::record::parts::PART_LEN;
-use crate::record::{Content, MapPart, Mark, Point, RECORD_VERSION, Record, Said, Sweep};
+use crate::record::{Content, MapPart, Mark, RECORD_VERSION, Record, Said, Sweep};
 
 /// The first objects: of the contents 0, which a point shows, and 1, which nothing needs any more.
 pub(super) const FIRST_OBJECTS: u16 = 0b11;
@@ -22,46 +24,6 @@ const FIRST_SESSION: &str = "first";
 const OWN_OBJECT: u8 = 2;
 /// The last step of a collection.
 const COLLECTED: u8 = 26;
-
-pub(super) fn session(actor: u8) -> String {
-    format!("session {actor}")
-}
-
-pub(super) fn point_of(nth: u8) -> Point {
-    Point {
-        content: content_id(nth),
-        ..point(&format!("point {nth}"))
-    }
-}
-
-/// The model's objects among `names`.
-pub(super) fn numbers_of(names: &BTreeSet<ObjectName>) -> u16 {
-    names.iter().fold(0, |all, name| all | bit(number_of(name)))
-}
-
-fn content_id(nth: u8) -> String {
-    ContentId([nth; 16]).to_string()
-}
-
-fn object(nth: u8) -> ObjectName {
-    ObjectName::Maps(ObjectId([nth; 32]))
-}
-
-fn number_of(name: &ObjectName) -> u8 {
-    name.id().expect("maps have ids").0[0]
-}
-
-fn bit(nth: u8) -> u16 {
-    1 << nth
-}
-
-fn bits(set: u16) -> impl Iterator<Item = u8> {
-    (0..16).filter(move |nth| set & bit(*nth) != 0)
-}
-
-fn sessions(set: u16) -> Vec<String> {
-    bits(set).map(session).collect()
-}
 
 /// A content of some objects.
 fn content(nth: u8, parent: Option<u8>, objects: &[u8]) -> Content {
@@ -204,58 +166,59 @@ impl Request<'_> {
     }
 
     /// A collection's next request, in the order of `prune`.
-    #[expect(clippy::too_many_lines, reason = "a step each, in their order")]
     fn collect(&mut self, fences: bool, parts: bool) {
-        let (me, step) = (self.me, self.actor.step);
-        let next = match step {
-            0 => {
-                self.place.sessions |= bit(me);
-                1
-            }
-            1 => {
-                self.read_journal();
-                2
-            }
-            2 => {
-                if self.meets_another(fences) {
-                    return self.end(Life::Refused);
-                }
-                if self.to_fence() == 0 { 8 } else { 3 }
-            }
-            3 | 5 => {
-                self.put_fences(step == 5);
-                step + 1
-            }
-            10 | 22 => {
-                let open = self.actor.open;
-                self.put(open.into(), |seen| sweeping(&seen.state, open));
-                step + 1
-            }
-            4 | 6 | 11 | 15 | 19 | 23 if self.is_refused() => return self.end(Life::Refused),
-            15 => self.next_part(parts),
-            4 | 6 | 11 | 19 | 23 => step + 1,
-            7 => {
-                self.place.sessions &= !std::mem::take(&mut self.actor.fenced);
-                8
-            }
+        let next = match self.actor.step {
+            4 | 6 | 11 | 15 | 19 | 23 if self.is_refused() => None,
+            0..=7 => self.fence(fences),
+            8..=13 | 20..=24 => self.sweep(),
+            14..=19 => Some(self.mark(parts)),
+            _ => return self.end(Life::Done),
+        };
+        match next {
+            Some(next) => self.actor.step = next,
+            None => self.end(Life::Refused),
+        }
+    }
+
+    /// The steps up to the first sweep: what others began is fenced. The next one; none if it may
+    /// not go on.
+    fn fence(&mut self, fences: bool) -> Option<u8> {
+        let step = self.actor.step;
+        match step {
+            0 => self.place.sessions |= bit(self.me),
+            1 => self.read_journal(),
+            2 if self.meets_another(fences) => return None,
+            2 if self.to_fence() == 0 => return Some(8),
+            3 | 5 => self.put_fences(step == 5),
+            7 => self.place.sessions &= !std::mem::take(&mut self.actor.fenced),
+            _ => {}
+        }
+        Some(step + 1)
+    }
+
+    /// The steps of a sweep: before the mark, of what others marked, and after it.
+    fn sweep(&mut self) -> Option<u8> {
+        let step = self.actor.step;
+        match step {
             8 | 20 => {
                 if step == 8 && self.archive.read(self.actor.seen).undecided != 0 {
-                    return self.end(Life::Refused);
+                    return None;
                 }
                 self.list_sessions();
-                step + 1
             }
             9 | 21 => {
                 self.read_journal();
                 let seen = self.archive.read(self.actor.seen);
-                if seen.fenced & bit(me) != 0 {
-                    return self.end(Life::Refused);
+                if seen.fenced & bit(self.me) != 0 {
+                    return None;
                 }
-                if self.may_sweep(&seen) {
-                    step + 1
-                } else {
-                    step + 4
+                if !self.may_sweep(&seen) {
+                    return Some(step + 4);
                 }
+            }
+            10 | 22 => {
+                let open = self.actor.open;
+                self.put(open.into(), |seen| sweeping(&seen.state, open));
             }
             12 | 13 | 24 => {
                 // At 13: what a collection swept that died before it deleted it.
@@ -264,9 +227,17 @@ impl Request<'_> {
                 if step == 13 {
                     self.actor.listed = self.place.objects;
                 }
-                step + 1
             }
+            _ => {}
+        }
+        Some(step + 1)
+    }
+
+    /// The steps of the mark.
+    fn mark(&mut self, parts: bool) -> u8 {
+        match self.actor.step {
             14 => self.put_mark(parts),
+            15 => self.next_part(parts),
             16 => {
                 let replaced = std::mem::replace(&mut self.actor.marked, UNREAD);
                 self.place.journal = self.archive.without(self.place.journal, replaced);
@@ -285,9 +256,8 @@ impl Request<'_> {
                 });
                 19
             }
-            _ => return self.end(Life::Done),
-        };
-        self.actor.step = next;
+            step => step + 1,
+        }
     }
 
     fn list_sessions(&mut self) {
