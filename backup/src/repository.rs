@@ -636,11 +636,11 @@ fn sealer(
                     Err(error)
                 }
             });
-            let opened = unlocked.map_err(|source| BackupError::Key {
+            let key = unlocked.map_err(|source| BackupError::Key {
                 place: place(),
                 source,
             })?;
-            Ok((Sealer::encrypted(file.id, &opened.secrets), opened.role))
+            Ok((Sealer::encrypted(file.id, &key.secrets), key.role))
         }
     }
 }
