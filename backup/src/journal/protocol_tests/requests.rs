@@ -6,9 +6,7 @@ use std::collections::BTreeSet;
 use vellum_core::identity::ContentId;
 
 use super::archive::{Archive, Listing, ListingNumber, Memo, NO_RECORD, RecordNumber, UNREAD};
-use super::names::{
-    bit, bits, content_id, number_of, numbers_of, object, point_of, session, sessions,
-};
+use super::names::{bit, bits, content_id, number_of, object, point_of, session, sessions};
 use super::{Actor, Job, Life, Place, PushPlan};
 use crate::journal::{Condition, ContentEntry, State};
 use crate::objects::ObjectName;
@@ -167,7 +165,8 @@ impl Request<'_> {
 
     /// A collection's next request, in the order of `prune`.
     fn collect(&mut self, fences: bool, parts: bool) {
-        let next = match self.actor.step {
+        let step = self.actor.step;
+        let next = match step {
             4 | 6 | 11 | 15 | 19 | 23 if self.is_refused() => None,
             0..=7 => self.fence(fences),
             8..=13 | 20..=24 => self.sweep(),
