@@ -493,28 +493,29 @@ impl Catalog {
                     let numbers = self.write().add_part(place.index, &part);
                     self.forget_names(&numbers);
                 }
-                // Its content is elsewhere, too.
-                Err(error)
-                    if error.is_missing() && self.read_directory().is_condemned(&place.index) =>
-                {
+                Err(error) => {
+                    // What a condemned one has is elsewhere, too.
+                    let may_go = self.read_directory().is_condemned(&place.index);
+                    if !error.is_damage() || error.is_missing() && !may_go {
+                        return Err(error);
+                    }
                     self.lose_index(&error);
                 }
-                Err(error) if error.is_missing() => return Err(error),
-                Err(error) if error.is_damage() => self.lose_index(&error),
-                Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// Does without an index object that cannot be read, until the next refresh.
-    pub(crate) fn lose_index(&self, error: &CatalogError) {
+    /// Does without an index object that cannot be read, until the next refresh. False if it does
+    /// already, or the error is of something else.
+    pub(crate) fn lose_index(&self, error: &CatalogError) -> bool {
         let object = match error {
             CatalogError::Objects(error) => &error.name,
             CatalogError::Seal { object, .. } => object,
-            CatalogError::Frame { .. } | CatalogError::Unknown { .. } => return,
+            CatalogError::Frame { .. } | CatalogError::Unknown { .. } => return false,
         };
-        self.lost().insert(object.clone(), error.to_string());
+        let before = self.lost().insert(object.clone(), error.to_string());
+        before.is_none()
     }
 
     /// The frame that holds a chunk: one of a pack that is not condemned, if there is one. Knows

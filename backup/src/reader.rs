@@ -259,8 +259,8 @@ impl<'r> Reader<'r> {
         }
         while let Err(error) = &found
             && error.is_missing()
+            && self.catalog.lose_index(error)
         {
-            self.catalog.lose_index(error);
             found = self.catalog.find(address);
         }
         let place = found.map_err(|error| self.told(error))?;

@@ -356,9 +356,9 @@ fn what_was_sealed_once_is_opened_now() {
     ] {
         let stored = golden(name);
         let secrets = unlock(&repository(true), &stored, &key_file()).expect("it opens");
-        let sealed = golden("sealed-record");
+        let record = golden("sealed-record");
         let sealer = Sealer::encrypted(repository(true).id, &secrets);
-        let record = sealer.open(SealedKind::Record, &ObjectId::of(&sealed), &sealed);
+        let record = sealer.open(SealedKind::Record, &ObjectId::of(&record), &record);
         assert_eq!(record.expect("one master key"), RECORD);
         let info = key_info(ObjectId::of(&stored), &stored).expect("readable");
         assert_eq!(info.role, role);
