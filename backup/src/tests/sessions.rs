@@ -72,17 +72,19 @@ fn open_count(client: &Client) -> usize {
     open_sessions(&repository).expect("a listing").len()
 }
 
-/// Makes something that a collection would take away.
+/// Makes something that a collection would take away: random writes may be nothing new, so it
+/// writes until a push brings a content.
 fn make_rubbish(client: &Client, grower: &mut Grower) {
     let ids = |client: &Client| -> Vec<String> {
         let state = client.open(client.objects()).expect("it opens").state();
         state.points().map(|point| point.id.clone()).collect()
     };
     let before = ids(client);
-    grower.write();
-    client.push(&grower.store).expect("a push");
+    while client.push(&grower.store).expect("a push").contents == 0 {
+        grower.write();
+    }
     let goes = ids(client);
-    let goes = goes.into_iter().filter(|id| !before.contains(id)).take(1);
+    let goes = goes.into_iter().filter(|id| !before.contains(id));
     let repository = client.open(client.objects()).expect("it opens");
     let wish = ForgetWish::Points(goes.collect());
     forget(&repository, &wish, request(PushSelection::All).writer).expect("nothing is pinned");
