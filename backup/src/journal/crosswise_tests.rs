@@ -108,6 +108,61 @@ fn contents_that_are_said_crosswise_can_be_read() {
     );
 }
 
+/// The sweeps of the marks that everybody has seen, where these sessions are open.
+fn swept(state: &State, open: &BTreeSet<String>) -> Vec<Sweep> {
+    let needed = Needed::by_all_that_stays(state, &|_, mark| mark.is_seen(open));
+    let ready = state.marks().iter().filter(|(_, mark)| mark.is_seen(open));
+    ready
+        .map(|(id, mark)| needed.sweep(id, mark, &|_| false))
+        .collect()
+}
+
+/// One mark waits for a session that builds on what it condemned; a later mark condemns that, and
+/// waits for another that builds on it in turn. Once the first is gone, what the first mark
+/// condemned is needed by nothing that is firm, and yet it stays.
+#[test]
+fn what_a_mark_condemned_stays_for_what_another_waits_for() {
+    let mark = |session: &str, nth: u8, said_by: &str, waits_for: &str| Record {
+        marks: vec![Mark {
+            id: session.to_owned(),
+            objects: Vec::new(),
+            contents: vec![Said {
+                id: id(nth),
+                session: said_by.to_owned(),
+            }],
+        }],
+        waits: vec![Wait {
+            mark: session.to_owned(),
+            sessions: vec![waits_for.to_owned()],
+        }],
+        ..record(session, u64::from(nth) + 1, &[])
+    };
+    let says = |session: &str, counter: u64, nth: u8, parent: Option<u8>| Record {
+        contents: vec![content(nth, parent)],
+        ..record(session, counter, &[])
+    };
+    let mut all = vec![
+        (name(1, "a"), says("a", 1, 1, None)),
+        (name(2, "b"), mark("m1", 1, "a", "first")),
+        (name(3, "c"), says("first", 3, 2, Some(1))),
+    ];
+    let seen = State::of(&journal(&all));
+    let built_on = ContentId([2; 16]);
+    assert!(seen.may_build_on(built_on), "the second session does");
+    all.push((name(4, "d"), mark("m2", 2, "first", "second")));
+    let open = BTreeSet::from(["second".to_owned()]);
+    let sweeps = swept(&State::of(&journal(&all)), &open);
+    assert_eq!(sweeps.len(), 1, "the first mark waits for nobody");
+    let sweep = Record {
+        sweeps,
+        ..record("s", 5, &[])
+    };
+    all.push((name(5, "e"), sweep));
+    all.push((name(6, "f"), says("second", 4, 3, Some(2))));
+    let state = State::of(&journal(&all));
+    assert!(leads_out(&state, ContentId([3; 16])));
+}
+
 /// A session, with the journal as it saw it when it began.
 struct Open {
     name: String,
@@ -246,20 +301,7 @@ impl World {
     /// Takes away what marks condemned that nobody waits for and nothing needs.
     fn sweep(&mut self, open: &Open) {
         let here: BTreeSet<String> = self.open.iter().map(|open| open.name.clone()).collect();
-        let needed = Needed::by_all_that_is_firm(&open.seen);
-        let ready = open
-            .seen
-            .marks()
-            .iter()
-            .filter(|(_, mark)| mark.waits.iter().any(|wait| wait.is_disjoint(&here)));
-        let goes = |said: &&Said| !needed.entries.contains_key(*said);
-        let of = |contents: &BTreeSet<Said>| contents.iter().filter(goes).cloned().collect();
-        let sweeps = ready.map(|(mark, state)| Sweep {
-            mark: mark.clone(),
-            objects: Vec::new(),
-            contents: of(&state.contents),
-        });
-        let sweeps: Vec<Sweep> = sweeps.collect();
+        let sweeps = swept(&open.seen, &here);
         if !sweeps.is_empty() {
             self.put(
                 open.seen.next_counter(),

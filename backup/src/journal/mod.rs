@@ -27,7 +27,8 @@
 //!   them, are condemned.
 //! - (c) After that, it lists `sessions/`: those that are open now must end (`Wait`).
 //! - (d) Once a listing shows none of them, it reads the journal again and finds from scratch what
-//!   is needed by points and by *every content that is not condemned*.
+//!   is needed by points and by *every content that stays*: that no mark condemns, or one that is
+//!   not swept now.
 //! - (e) It puts a record with the *sweep*: what is condemned and not needed.
 //! - (f) It deletes what was swept.
 //!
@@ -41,9 +42,10 @@
 //! - `sessions/S` was put later. Then S read the journal (2) later still, so its reading shows M,
 //!   which was put before (c). So S did not build on t itself, but on something not condemned (a
 //!   content, an address in a pack) that needs t. What S saw as not condemned is not condemned by
-//!   M. Either it was put before (d), which therefore keeps t; or a session S' put it after (d).
-//!   Then the record R' of S' needs t, and the same argument applies to S', which came before S in
-//!   a finite row.
+//!   M. Either it was put before (d), or a session S' put it after (d). If before, it stays, and
+//!   (d) keeps t, unless another mark M' condemned it in the meantime and is done with or swept
+//!   now: then M' did not wait for S any more, so R was there before (d), too. If after, the record
+//!   R' of S' needs t, and the same argument applies to S', which came before S in a finite row.
 //!
 //! Names never come back: object names begin with random bytes, and contents and points are
 //! condemned, swept and forgotten as *one session said them*

@@ -526,7 +526,8 @@ fn sweeps(
     state: &State,
     ready: &[(&String, &MarkState)],
 ) -> Result<Vec<Sweep>, BackupError> {
-    let needed = Needed::by_all_that_is_firm(state);
+    let is_swept = |id: &String, _: &MarkState| ready.iter().any(|(swept, _)| *swept == id);
+    let needed = Needed::by_all_that_stays(state, &is_swept);
     refuse_missing(state, &needed)?;
     let condemned = |kind: ObjectKind| {
         ready

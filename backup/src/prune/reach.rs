@@ -48,6 +48,33 @@ impl<'a> Needed<'a> {
         needed
     }
 
+    /// The same, and the needs of what other marks condemned than those that are swept now
+    /// (`is_swept`): a session that they wait for may build on it still. What such an entry lacks
+    /// is not missed: nothing may be built on it by who comes now.
+    pub(crate) fn by_all_that_stays(
+        state: &'a State,
+        is_swept: &dyn Fn(&String, &MarkState) -> bool,
+    ) -> Self {
+        let firm = Self::by_all_that_is_firm(state);
+        let mut needed = Self {
+            entries: firm.entries,
+            missing: BTreeSet::new(),
+        };
+        let others = state
+            .marks()
+            .iter()
+            .filter(|(id, mark)| !is_swept(id, mark));
+        let held: BTreeSet<&Said> = others.flat_map(|(_, mark)| &mark.contents).collect();
+        let entries = state.contents().flat_map(|(_, entries)| entries);
+        for entry in entries.filter(|entry| held.contains(&entry.said())) {
+            needed.add(state, entry);
+        }
+        Self {
+            missing: firm.missing,
+            ..needed
+        }
+    }
+
     /// Every entry of every content that the journal has.
     pub(crate) fn by_all(state: &'a State) -> Self {
         let entries = state.contents().flat_map(|(_, entries)| entries);

@@ -375,7 +375,7 @@ fn may_rely(seen: &State, nth: u8) -> bool {
 /// The sweeps of marks that everybody has seen, where these sessions are open.
 fn sweeping(state: &State, open: u16) -> Record {
     let open: BTreeSet<String> = sessions(open).into_iter().collect();
-    let needed = Needed::by_all_that_is_firm(state);
+    let needed = Needed::by_all_that_stays(state, &|_, mark| mark.is_seen(&open));
     let maps = needed.maps();
     let ready = state.marks().iter().filter(|(_, mark)| mark.is_seen(&open));
     let sweeps: Vec<Sweep> = ready
