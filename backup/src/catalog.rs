@@ -277,13 +277,18 @@ impl Catalog {
 
     /// Names of segments of which an index object comes new have to be looked up anew.
     fn replace_directory(&self, listed: BTreeMap<ObjectId, ListedIndex>) {
-        let directory = Directory::new(listed);
-        let before = std::mem::replace(&mut *self.write_directory(), directory);
-        let now = self.read_directory();
-        let tables = self.read();
-        let new = now.indexes().filter(|index| !before.has(index));
-        let changed = new.flat_map(|index| now.segments_of(index));
-        let numbers: Vec<u32> = changed.filter_map(|id| tables.known_number(id)).collect();
+        let now = Directory::new(listed);
+        let changed: Vec<SegmentId> = {
+            let before = self.read_directory();
+            let new = now.indexes().filter(|index| !before.has(index));
+            new.flat_map(|index| now.segments_of(index)).collect()
+        };
+        *self.write_directory() = now;
+        let numbers: Vec<u32> = {
+            let tables = self.read();
+            let changed = changed.into_iter();
+            changed.filter_map(|id| tables.known_number(id)).collect()
+        };
         self.forget_names(&numbers);
     }
 
@@ -384,27 +389,15 @@ impl Catalog {
         parts: &[&IndexPart],
     ) -> Result<Vec<IndexObject>, CatalogError> {
         together(parts, |part| {
-            let place = PartPlace {
-                index: *index,
-                offset: part.offset,
-                len: part.len,
-            };
-            self.index_part(&place, part.segments[0])
+            self.index_part(&PartPlace::of(*index, part), part.segments[0])
         })
     }
 
     /// Loads what the directory lists of segments, as many at once as the place answers.
     pub(crate) fn load_segments(&self, numbers: &[u32]) -> Result<(), CatalogError> {
-        let is_loaded = |number: &&u32| {
-            let tables = self.read();
-            let segment = tables.segment_of(**number);
-            let directory = self.read_directory();
-            let mut parts = segment.iter().flat_map(|id| directory.parts_of(*id));
-            parts.all(|place| tables.sources(**number).contains(&place.index))
-        };
         let numbers: Vec<u32> = numbers
             .iter()
-            .filter(|number| !is_loaded(number))
+            .filter(|number| !self.unloaded_parts(**number).is_empty())
             .copied()
             .collect();
         for some in numbers.chunks(self.objects.requests_together().max(1)) {
@@ -475,12 +468,7 @@ impl Catalog {
         let Some(segment) = self.segment_of(number) else {
             return Ok(());
         };
-        let mut places = self.read_directory().parts_of(segment).to_vec();
-        if !places.is_empty() {
-            let tables = self.read();
-            places.retain(|place| !tables.sources(number).contains(&place.index));
-        }
-        for place in places {
+        for place in self.unloaded_parts(number) {
             if self
                 .lost()
                 .contains_key(&ObjectName::Index(place.index).to_string())
@@ -504,6 +492,20 @@ impl Catalog {
             }
         }
         Ok(())
+    }
+
+    /// The parts that the directory lists of a segment and that are not loaded. Holds one lock at a
+    /// time, as everything here does.
+    fn unloaded_parts(&self, number: u32) -> Vec<PartPlace> {
+        let Some(segment) = self.segment_of(number) else {
+            return Vec::new();
+        };
+        let mut places = self.read_directory().parts_of(segment).to_vec();
+        if !places.is_empty() {
+            let tables = self.read();
+            places.retain(|place| !tables.sources(number).contains(&place.index));
+        }
+        places
     }
 
     /// Does without an index object that cannot be read, until the next refresh. False if it does

@@ -29,6 +29,16 @@ pub(super) struct PartPlace {
     pub(super) len: u64,
 }
 
+impl PartPlace {
+    pub(super) fn of(index: ObjectId, part: &IndexPart) -> Self {
+        Self {
+            index,
+            offset: part.offset,
+            len: part.len,
+        }
+    }
+}
+
 /// The parts that name chunks of each segment.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
@@ -41,11 +51,7 @@ impl Directory {
         let mut parts = HashMap::<SegmentId, Vec<PartPlace>>::new();
         for (index, listed) in &indexes {
             for part in listed.parts.iter() {
-                let place = PartPlace {
-                    index: *index,
-                    offset: part.offset,
-                    len: part.len,
-                };
+                let place = PartPlace::of(*index, part);
                 for segment in &part.segments {
                     parts.entry(*segment).or_default().push(place);
                 }
