@@ -66,8 +66,6 @@ pub(crate) trait Origin: Sync {
     fn mark(&self, owner: &RepositoryId) -> Result<Vec<u8>, BackupError>;
     /// Finds which of its chunks have these names.
     fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, BackupError>;
-    /// True for each of these beginnings of names, as numbers, that a chunk of it probably has.
-    fn has_prefixes(&self, prefixes: &[u64]) -> Result<Vec<bool>, BackupError>;
 }
 
 /// The mark of a store is a token that is left in it whenever a file is written.
@@ -89,10 +87,6 @@ impl Origin for PointInTime {
 
     fn find(&self, names: &[ChunkHash]) -> Result<Vec<Option<ChunkId>>, BackupError> {
         Ok(self.find_chunks(names)?)
-    }
-
-    fn has_prefixes(&self, prefixes: &[u64]) -> Result<Vec<bool>, BackupError> {
-        Ok(PointInTime::has_prefixes(self, prefixes)?)
     }
 }
 
@@ -148,7 +142,7 @@ impl Known {
     /// but for what samples show to be of use.
     pub(crate) fn open(
         reader: &Reader<'_>,
-        origin: &dyn Origin,
+        origin: &PointInTime,
         state: &State,
         fetch_len: u64,
     ) -> Result<Self, BackupError> {
@@ -179,7 +173,7 @@ impl Known {
     pub(crate) fn reconsider(
         &mut self,
         reader: &Reader<'_>,
-        origin: &dyn Origin,
+        origin: &PointInTime,
         state: &State,
         missing: u64,
     ) -> Result<bool, BackupError> {
@@ -197,7 +191,7 @@ impl Known {
     fn look_by_samples(
         &mut self,
         reader: &Reader<'_>,
-        origin: &dyn Origin,
+        origin: &PointInTime,
         state: &State,
         indexes: &[ObjectId],
     ) -> Result<bool, BackupError> {

@@ -116,11 +116,6 @@ impl Origin for SourceChunks<'_> {
         let wanted = self.names.read().unwrap_or_else(PoisonError::into_inner);
         Ok(names.iter().map(|name| wanted.get(name).copied()).collect())
     }
-
-    /// A copy looks through everything.
-    fn has_prefixes(&self, prefixes: &[u64]) -> Result<Vec<bool>, BackupError> {
-        Ok(vec![true; prefixes.len()])
-    }
 }
 
 /// Visits what is in a set, in runs.

@@ -656,15 +656,9 @@ pub fn refresh(repository: &Repository, catalog: &Catalog) -> Result<(), BackupE
     let state = repository.state();
     let mut indexes: BTreeSet<ObjectId> = state.indexes().keys().copied().collect();
     let condemned: HashSet<ObjectId> = state.doubtful_packs().into_iter().collect();
-    loop {
-        match catalog.refresh(&indexes, condemned.clone()) {
-            Ok(()) => break,
-            // Objects that a collection condemned may be gone before it is decided whether that
-            // counts. Their content is elsewhere, too.
-            Err(error) if error.is_missing() && drop_missing(&state, &error, &mut indexes) => {}
-            Err(error) => return Err(told(repository, error)),
-        }
-    }
+    refresh_with(repository, &state, &mut indexes, &|indexes| {
+        catalog.refresh(indexes, condemned.clone())
+    })?;
     if state.undecided_indexes().is_disjoint(&indexes) {
         return Ok(());
     }
@@ -714,9 +708,22 @@ pub(crate) fn refresh_on_demand(
         }
     }
     let condemned: HashSet<ObjectId> = state.doubtful_packs().into_iter().collect();
+    refresh_with(repository, &state, &mut whole, &|whole| {
+        catalog.refresh_on_demand(whole, listed.clone(), condemned.clone())
+    })
+}
+
+/// Does `refresh` with these index objects, and without those that a collection condemned and that
+/// are gone: they may be before it is decided whether that counts, and their content is elsewhere.
+fn refresh_with(
+    repository: &Repository,
+    state: &State,
+    indexes: &mut BTreeSet<ObjectId>,
+    refresh: &dyn Fn(&BTreeSet<ObjectId>) -> Result<(), CatalogError>,
+) -> Result<(), BackupError> {
     loop {
-        match catalog.refresh_on_demand(&whole, listed.clone(), condemned.clone()) {
-            Err(error) if error.is_missing() && drop_missing(&state, &error, &mut whole) => {}
+        match refresh(indexes) {
+            Err(error) if error.is_missing() && drop_missing(state, &error, indexes) => {}
             done => return done.map_err(|error| told(repository, error)),
         }
     }
