@@ -12,7 +12,9 @@ use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
+use vhost::vhost_user::message::{
+    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures,
+};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
@@ -192,10 +194,14 @@ impl FrontEnd {
         Ok(self.front.get_config(0, len, flags, &empty)?.1)
     }
 
-    /// Writes a byte of the configuration space.
+    /// Writes a byte of the configuration space, and waits until the server has taken it, as QEMU
+    /// does: requests go another way, and might come first.
     pub fn write_config(&mut self, offset: u32, byte: u8) -> Result<(), FrontEndError> {
+        self.front.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         let flags = VhostUserConfigFlags::WRITABLE;
-        Ok(self.front.set_config(offset, flags, &[byte])?)
+        let written = self.front.set_config(offset, flags, &[byte]);
+        self.front.set_hdr_flags(VhostUserHeaderFlag::empty());
+        Ok(written?)
     }
 
     /// Does one request and waits for it: its result, and the bytes that it read. `written` is a
