@@ -126,6 +126,15 @@ pub struct PartOfIndex {
 }
 
 impl Record {
+    /// Gives what it tells of images that return to a state now its counter.
+    pub(crate) fn date_returns(&mut self, counter: u64) {
+        let returned = self.described.iter_mut();
+        returned
+            .filter_map(|description| description.value.returned.as_mut())
+            .filter(|returned| **returned == RETURNS_NOW)
+            .for_each(|returned| *returned = counter);
+    }
+
     /// Names index objects, whose parts these are.
     pub(crate) fn name_indexes(&mut self, indexes: Vec<IndexParts>) {
         self.indexes
@@ -278,6 +287,9 @@ pub struct Point {
     pub properties: BTreeMap<String, String>,
 }
 
+/// [`Description::returned`] of what a record tells that is not put yet.
+pub(crate) const RETURNS_NOW: u64 = u64::MAX;
+
 /// A point's name and marks, where they changed after it was pushed. It makes no point and keeps
 /// none: a reader that does not know of it sees the point as it was pushed.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -297,8 +309,8 @@ pub struct Description {
     /// The time when the snapshot was taken, or the state pushed, in milliseconds since 1970: the
     /// last time if the image returned to it from another one.
     pub time_ms: u64,
-    /// The counter of the journal when the image was last seen to have returned to this state from
-    /// another one; none if it never was.
+    /// The counter of the record that last told that the image had returned to this state from
+    /// another one; none if it never had. [`RETURNS_NOW`] until the record has a counter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returned: Option<u64>,
     /// The tags that people gave it.

@@ -136,7 +136,7 @@ impl<'a> Session<'a> {
             !self.stays && !self.is_over,
             "a session that is over says nothing more"
         );
-        let record = Record {
+        let mut record = Record {
             version: RECORD_VERSION,
             counter: self.state.next_counter(),
             parents: self.state.heads().iter().map(ToString::to_string).collect(),
@@ -146,6 +146,7 @@ impl<'a> Session<'a> {
             past: with_written_off(record.past, &self.repository.written_off()),
             ..record
         };
+        record.date_returns(record.counter);
         let plain = serde_json::to_vec(&record).expect("texts and numbers are JSON");
         let sealed = self.repository.sealer().seal(SealedKind::Record, &plain)?;
         let name = RecordName {

@@ -42,7 +42,7 @@ mod origin;
 mod plan;
 mod supply;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
@@ -61,7 +61,7 @@ use crate::push::maps::{Maps, ToldMap, translated};
 use crate::push::unindexed::index_noted_packs;
 use crate::push::upload::Manner;
 use crate::reader::{ContentView, Reader};
-use crate::record::{Content, Description, Machine, Point, Record};
+use crate::record::{Content, Description, Machine, Point, RETURNS_NOW, Record};
 use crate::repository::Repository;
 use crate::session::{Session, SessionKind, Writer};
 
@@ -172,26 +172,42 @@ impl Wanted {
             .machines()
             .filter(|_| request.points.is_none())
             .filter(is_new);
+        let points: Vec<Point> = points.into_iter().map(|point| (**point).clone()).collect();
+        let returned = returned(source, target, &points);
+        let described = known
+            .iter()
+            .filter_map(|point| described(target, point, returned.contains(point.id.as_str())));
         Self {
-            points: points.into_iter().map(|point| (**point).clone()).collect(),
             machines: machines.map(|machine| (**machine).clone()).collect(),
-            described: known
-                .iter()
-                .filter_map(|point| described(target, point))
-                .collect(),
+            described: described.collect(),
+            points,
             known_points: known.len() as u64,
             withheld_points: withheld.len() as u64,
         }
     }
 }
 
-/// The description of `point`, if the target has another one. Counters are of one journal: an image
-/// that returned to a state in the source has a later time for it, and returns in the target now.
-fn described(target: &State, point: &Point) -> Option<Description> {
+/// The states of images that are the newest in the source and would not be in the target, which
+/// holds as the newest, or is given now, something that the source knows to be older. Counters are
+/// of one journal: such an image returns in the target now. An image whose newest state the source
+/// does not know went on elsewhere.
+fn returned<'a>(source: &'a State, target: &State, new: &[Point]) -> HashSet<&'a str> {
+    let there = target.newest_with(new);
+    let newest = source.newest_with(&[]).into_values();
+    let has_returned = |point: &&Point| {
+        let other = there.get(point.image.as_str());
+        let is_older = |other: &&&Point| other.id != point.id && source.point(&other.id).is_some();
+        point.snapshot.is_none() && other.filter(is_older).is_some()
+    };
+    let ids = newest.filter(has_returned);
+    ids.map(|point| point.id.as_str()).collect()
+}
+
+/// The description of `point`, if the target has another one.
+fn described(target: &State, point: &Point, has_returned: bool) -> Option<Description> {
     let there = target.point(&point.id)?;
-    let has_returned = point.snapshot.is_none() && point.time_ms > there.time_ms;
     let returned = if has_returned {
-        Some(target.next_counter())
+        Some(RETURNS_NOW)
     } else {
         target.description(there).returned
     };

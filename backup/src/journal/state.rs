@@ -1,7 +1,7 @@
 //! The state of a repository: the fold of its records. Order does not matter: every part of it is a
 //! union, or a choice by stamp.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use vellum_core::identity::ContentId;
@@ -426,6 +426,17 @@ impl State {
         let mut shown: Vec<&ShownPoint> = self.shown.values().collect();
         shown.sort_by_key(|shown| shown.age);
         shown.into_iter().map(|shown| &shown.point).collect()
+    }
+
+    /// The newest point of each image once a record has brought `new` as well. A snapshot that
+    /// comes late counts as the newest, though it is not: it was taken before others that are
+    /// there.
+    pub(crate) fn newest_with<'a>(&'a self, new: &'a [Point]) -> HashMap<&'a str, &'a Point> {
+        let mut new: Vec<&Point> = new.iter().collect();
+        new.sort_by_key(|point| PointAge::of(point, 0));
+        let known = self.points_oldest_first().into_iter().map(AsRef::as_ref);
+        let points = known.chain(new);
+        points.map(|point| (point.image.as_str(), point)).collect()
     }
 
     /// The description of a point as it is called now.

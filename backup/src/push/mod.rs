@@ -352,8 +352,7 @@ fn look_once(state: &State, store: &Store, request: &PushRequest) -> Result<Want
             .map(|(point, _)| point.clone())
             .collect::<Vec<_>>()
     };
-    let described =
-        selection::descriptions(state, &of(&known), &[of(&points), of(&withheld)].concat());
+    let described = selection::descriptions(state, &of(&known), &of(&points), &of(&withheld));
     Ok(Wanted {
         points,
         machines: changed,

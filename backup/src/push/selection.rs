@@ -9,7 +9,7 @@ use vellum_core::units::{ImageId, LayerId, MachineId};
 
 use crate::error::BackupError;
 use crate::journal::State;
-use crate::record::{self, Description, Point, SnapshotName};
+use crate::record::{self, Description, Point, RETURNS_NOW, SnapshotName};
 use crate::session::Writer;
 use crate::wording::{base64, mode_text};
 
@@ -127,12 +127,19 @@ pub(super) fn point(
 }
 
 /// The new descriptions of points that the repository has: `known` are those that the store has as
-/// well, as it describes them, `new` those that the repository has not (yet). A state that an image
-/// has left is called as the image is now; it keeps its tags, and its pin until the image has none.
-pub(super) fn descriptions(state: &State, known: &[Point], new: &[Point]) -> Vec<Description> {
+/// well, as it describes them, `new` those that this push brings, `withheld` those that it does not
+/// bring. A state that an image has left is called as the image is now; it keeps its tags, and its
+/// pin until the image has none.
+pub(super) fn descriptions(
+    state: &State,
+    known: &[Point],
+    new: &[Point],
+    withheld: &[Point],
+) -> Vec<Description> {
     let present: HashMap<&str, &Point> = known
         .iter()
         .chain(new)
+        .chain(withheld)
         .map(|point| (point.id.as_str(), point))
         .collect();
     let own = |point: &&Point| point.snapshot.is_none();
@@ -142,7 +149,7 @@ pub(super) fn descriptions(state: &State, known: &[Point], new: &[Point]) -> Vec
         .filter(own)
         .map(|point| (point.image.as_str(), point))
         .collect();
-    let newest = newest(state);
+    let newest = state.newest_with(new);
     let mut descriptions = Vec::new();
     for point in state.points() {
         let now = match (
@@ -164,22 +171,13 @@ pub(super) fn descriptions(state: &State, known: &[Point], new: &[Point]) -> Vec
     descriptions
 }
 
-/// The newest point of each image that the repository has.
-fn newest(state: &State) -> HashMap<&str, &Point> {
-    let points = state.points_oldest_first();
-    let by_image = points
-        .into_iter()
-        .map(|point| (point.image.as_str(), point.as_ref()));
-    by_image.collect()
-}
-
 /// The description of a point that is pushed again as `now`. An image that went back to an older
-/// state than its `newest` shows that one last.
+/// state than its `newest`, be it a snapshot that comes with this push, shows that one last.
 fn shown_again(state: &State, point: &Point, now: &Point, newest: &Point) -> Description {
     let known = state.description(point);
-    let has_returned = point.snapshot.is_none() && newest.content != point.content;
+    let has_returned = point.snapshot.is_none() && newest.id != point.id;
     let (time_ms, returned) = if has_returned {
-        (now.time_ms, Some(state.next_counter()))
+        (now.time_ms, Some(RETURNS_NOW))
     } else {
         (known.time_ms, known.returned)
     };

@@ -15,6 +15,7 @@ mod heals;
 mod index_parts;
 mod losses;
 mod moves;
+mod newest;
 mod repairs;
 mod resumes;
 mod sessions;
