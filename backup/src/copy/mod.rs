@@ -187,6 +187,15 @@ impl Wanted {
     }
 }
 
+/// The descriptions of images that return to a state in the target once everything is there: of
+/// several states that one record brought, times decide which is the newest, and no clock may.
+fn late_returns(source: &State, target: &State) -> Vec<Description> {
+    let points = returned(source, target, &[]).into_iter();
+    points
+        .filter_map(|id| described(target, source.point(id)?, true))
+        .collect()
+}
+
 /// The states of images that are the newest in the source and would not be in the target, which
 /// holds as the newest, or is given now, something that the source knows to be older. Counters are
 /// of one journal: such an image returns in the target now. An image whose newest state the source
@@ -272,7 +281,14 @@ fn say(
     };
     let pending = known.iter().flat_map(|(books, _)| books.pending());
     record.name_indexes(pending.collect());
-    session.commit_in_parts(record)?;
+    let committed = session.commit_in_parts(record)?;
+    let late = late_returns(&source.repository().state(), &committed.state);
+    if !late.is_empty() {
+        session.commit(Record {
+            described: late.into_iter().map(Into::into).collect(),
+            ..Record::default()
+        })?;
+    }
     if let Some((mut books, origin)) = known {
         books.settle();
         books.keep(&target, &origin)?;
