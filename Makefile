@@ -107,6 +107,7 @@ bench: build ## the hot paths, a large report, a repository after 200 generation
 	$(CARGO_TARGET_DIR)/release/vellum-report
 	$(CARGO_TARGET_DIR)/release/vellum-generations
 	$(CARGO_TARGET_DIR)/release/vellum-fleet
+	$(CARGO_TARGET_DIR)/release/vellum-fleet memory
 	@dev/install-packages $(to_browse)
 	cargo test --release --workspace --test browser -- --ignored --nocapture --exact looks::ten_thousand_nodes_are_painted_at_once_and_a_change_within_a_second
 	dev/bench-manager

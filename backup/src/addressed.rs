@@ -182,7 +182,7 @@ impl<'a> AddressedWriter<'a> {
         };
         let sealed = self.repository.put_index(&index)?;
         self.indexes
-            .push(IndexParts::of(sealed.object.id, &sealed.parts));
+            .push(IndexParts::of(sealed.object.id, sealed.parts));
         Ok(())
     }
 }

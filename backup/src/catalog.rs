@@ -386,7 +386,7 @@ impl Catalog {
     pub(crate) fn index_parts(
         &self,
         index: &ObjectId,
-        parts: &[&IndexPart],
+        parts: &[IndexPart<'_>],
     ) -> Result<Vec<IndexObject>, CatalogError> {
         together(parts, |part| {
             self.index_part(&PartPlace::of(*index, part), part.segments[0])
@@ -500,7 +500,7 @@ impl Catalog {
         let Some(segment) = self.segment_of(number) else {
             return Vec::new();
         };
-        let mut places = self.read_directory().parts_of(segment).to_vec();
+        let mut places: Vec<PartPlace> = self.read_directory().parts_of(segment).collect();
         if !places.is_empty() {
             let tables = self.read();
             places.retain(|place| !tables.sources(number).contains(&place.index));
@@ -556,8 +556,8 @@ impl Catalog {
         }
         let place = {
             let directory = self.read_directory();
-            let mut parts = directory.parts_of(segment).iter();
-            parts.find(|place| place.index == *source).copied()
+            let mut parts = directory.parts_of(segment);
+            parts.find(|place| place.index == *source)
         };
         let mut index = match place {
             Some(place) => self.index_part(&place, segment)?,

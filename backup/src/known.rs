@@ -108,7 +108,7 @@ impl Seen {
         }
     }
 
-    fn has(&self, part: &IndexPart) -> bool {
+    fn has(&self, part: &IndexPart<'_>) -> bool {
         match self {
             Self::Whole => true,
             Self::Parts(offsets) => offsets.contains(&part.offset),
@@ -197,14 +197,14 @@ impl Known {
     ) -> Result<bool, BackupError> {
         let mut is_any = false;
         for index in indexes {
-            let parts = state.index_parts(index).map_or(&[][..], |parts| parts);
+            let parts = state.index_parts(index).cloned().unwrap_or_default();
             let samples = parts.iter().flat_map(|part| part.sample.iter().copied());
             let mut has = origin
                 .has_prefixes(&samples.collect::<Vec<_>>())?
                 .into_iter();
             let seen = self.indexes.entry(*index);
             let seen = seen.or_insert_with(|| Seen::Parts(BTreeSet::new())).clone();
-            let is_wanted = |part: &&IndexPart| {
+            let is_wanted = |part: &IndexPart<'_>| {
                 let count = has
                     .by_ref()
                     .take(part.sample.len())
@@ -212,7 +212,7 @@ impl Known {
                     .count();
                 count > 0 && !seen.has(part)
             };
-            let wanted: Vec<&IndexPart> = parts.iter().filter(is_wanted).collect();
+            let wanted: Vec<IndexPart<'_>> = parts.iter().filter(is_wanted).collect();
             is_any |= !wanted.is_empty();
             self.look_at_parts(reader, origin, *index, &wanted)?;
         }
@@ -224,7 +224,7 @@ impl Known {
         reader: &Reader<'_>,
         origin: &dyn Origin,
         id: ObjectId,
-        parts: &[&IndexPart],
+        parts: &[IndexPart<'_>],
     ) -> Result<(), BackupError> {
         let together = reader.repository().objects().requests_together().max(1);
         for some in parts.chunks(together) {
@@ -486,7 +486,8 @@ impl Known {
         let id = sealed.object.id;
         self.note_packs(index);
         self.indexes.insert(id, Seen::Whole);
-        self.pending.insert(id, IndexParts::of(id, &sealed.parts));
+        self.pending
+            .insert(id, IndexParts::of(id, sealed.parts.clone()));
         chunks
             .iter()
             .for_each(|(own, there, len)| self.sure.insert(*own, *there, *len));

@@ -13,20 +13,16 @@
 //! back a statement that one has seen never takes back the same statement made anew by another. A
 //! record that replaces others repeats their statements under the original stamps.
 
+mod part_texts;
 pub(crate) mod parts;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use vellum_core::identity::{IDENTITY_LEN, SegmentId};
 
-use crate::format::IndexPart;
-use crate::hexadecimal;
+use crate::format::PartTable;
 use crate::objects::ObjectId;
-
-/// The longest part of an index object that is fetched by itself, in bytes: a segment of which each
-/// chunk has a frame of its own fills less.
-const INDEX_PART_LEN_MAX: u64 = 16 << 20;
 
 /// The version of records that this program writes, and the newest that it reads.
 pub const RECORD_VERSION: u32 = 1;
@@ -110,19 +106,9 @@ pub struct Record {
 pub struct IndexParts {
     /// The ID of the object.
     pub index: String,
-    /// Its parts.
-    pub parts: Vec<PartOfIndex>,
-}
-
-/// A part of an index object: [`IndexPart`] in few bytes of JSON.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
-pub struct PartOfIndex {
-    /// The identities of its segments, one behind the other.
-    pub segments: String,
-    /// Its offset and length in the object, in bytes.
-    pub range: (u64, u64),
-    /// The first eight bytes of each name of its sample, one behind the other.
-    pub sample: String,
+    /// Its parts; none if anything of them makes no sense.
+    #[serde(with = "part_texts")]
+    pub parts: Arc<PartTable>,
 }
 
 impl Record {
@@ -146,47 +132,17 @@ impl Record {
 impl IndexParts {
     /// The parts of the index object `index`.
     #[must_use]
-    pub fn of(index: ObjectId, parts: &[IndexPart]) -> Self {
-        let part = |part: &IndexPart| {
-            let segments: Vec<u8> = part.segments.iter().flat_map(|id| id.0).collect();
-            let sample = part.sample.iter().flat_map(|name| name.to_be_bytes());
-            PartOfIndex {
-                segments: hexadecimal::write(&segments),
-                range: (part.offset, part.len),
-                sample: hexadecimal::write(&sample.collect::<Vec<_>>()),
-            }
-        };
+    pub fn of(index: ObjectId, parts: impl Into<Arc<PartTable>>) -> Self {
         Self {
             index: index.to_string(),
-            parts: parts.iter().map(part).collect(),
+            parts: parts.into(),
         }
     }
 
-    /// The index object and its parts; none if anything of it makes no sense.
-    #[must_use]
-    pub fn parsed(&self) -> Option<(ObjectId, Vec<IndexPart>)> {
-        let parts = self.parts.iter().map(PartOfIndex::parsed);
-        Some((ObjectId::parse(&self.index)?, parts.collect::<Option<_>>()?))
-    }
-}
-
-impl PartOfIndex {
-    fn parsed(&self) -> Option<IndexPart> {
-        let (segments, sample) = (
-            hexadecimal::read(&self.segments)?,
-            hexadecimal::read(&self.sample)?,
-        );
-        let (segments, no_more) = segments.as_chunks::<IDENTITY_LEN>();
-        let (sample, rest) = sample.as_chunks::<8>();
-        let (offset, len) = self.range;
-        let is_whole = no_more.is_empty() && rest.is_empty() && len <= INDEX_PART_LEN_MAX;
-        let is_rising = segments.is_sorted() && !segments.is_empty();
-        (is_whole && is_rising && offset.checked_add(len).is_some()).then(|| IndexPart {
-            segments: segments.iter().copied().map(SegmentId).collect(),
-            offset,
-            len,
-            sample: sample.iter().copied().map(u64::from_be_bytes).collect(),
-        })
+    /// The index object and its parts; none if it makes no sense, or tells of no part.
+    pub(crate) fn parsed(&self) -> Option<(ObjectId, &Arc<PartTable>)> {
+        let id = ObjectId::parse(&self.index)?;
+        (!self.parts.is_empty()).then_some((id, &self.parts))
     }
 }
 

@@ -625,7 +625,7 @@ fn with_parts(state: &State, id: &ObjectId, index: IndexObject) -> Result<IndexO
     let Some(parts) = state.index_parts(id) else {
         return Ok(index);
     };
-    let told: BTreeSet<&SegmentId> = parts.iter().flat_map(|part| &part.segments).collect();
+    let told: BTreeSet<&SegmentId> = parts.segments().iter().collect();
     match index
         .segments
         .keys()

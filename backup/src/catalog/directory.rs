@@ -1,20 +1,20 @@
 //! The directory of a repository's segments: the parts of index objects that name chunks of each.
 //! Pure, from what records tell ([`IndexPart`]). With it a reader fetches what it needs of the
-//! index, and no more: about 100 bytes a segment are in memory, of 65,536 chunks at most.
+//! index, and no more: 24 bytes a segment beside what records told, of 65,536 chunks at most.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vellum_core::identity::SegmentId;
 
-use crate::format::IndexPart;
+use crate::format::{IndexPart, PartTable};
 use crate::objects::ObjectId;
 
 /// An index object that counts, as a reader that loads on demand knows it.
 #[derive(Clone, Debug)]
 pub struct ListedIndex {
     /// Its parts.
-    pub parts: Arc<Vec<IndexPart>>,
+    pub parts: Arc<PartTable>,
     /// True if a collection has condemned it: it may be gone, and its content be elsewhere.
     pub is_condemned: bool,
 }
@@ -30,7 +30,7 @@ pub(super) struct PartPlace {
 }
 
 impl PartPlace {
-    pub(super) fn of(index: ObjectId, part: &IndexPart) -> Self {
+    pub(super) fn of(index: ObjectId, part: &IndexPart<'_>) -> Self {
         Self {
             index,
             offset: part.offset,
@@ -42,47 +42,77 @@ impl PartPlace {
 /// The parts that name chunks of each segment.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
-    indexes: BTreeMap<ObjectId, ListedIndex>,
-    parts: HashMap<SegmentId, Vec<PartPlace>>,
+    /// In the order of their ids.
+    indexes: Vec<(ObjectId, ListedIndex)>,
+    /// Rising.
+    parts: Box<[Entry]>,
+}
+
+/// A segment, and a part that names chunks of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    segment: SegmentId,
+    /// The place of the index object among all.
+    index: u32,
+    /// The number of the part there.
+    part: u32,
 }
 
 impl Directory {
     pub(super) fn new(indexes: BTreeMap<ObjectId, ListedIndex>) -> Self {
-        let mut parts = HashMap::<SegmentId, Vec<PartPlace>>::new();
-        for (index, listed) in &indexes {
-            for part in listed.parts.iter() {
-                let place = PartPlace::of(*index, part);
-                for segment in &part.segments {
-                    parts.entry(*segment).or_default().push(place);
-                }
+        let indexes: Vec<(ObjectId, ListedIndex)> = indexes.into_iter().collect();
+        let count = indexes
+            .iter()
+            .map(|(_, listed)| listed.parts.segments().len());
+        let mut parts = Vec::with_capacity(count.sum());
+        for (index, (_, listed)) in (0..).zip(&indexes) {
+            for (number, part) in (0..).zip(listed.parts.iter()) {
+                parts.extend(part.segments.iter().map(|segment| Entry {
+                    segment: *segment,
+                    index,
+                    part: number,
+                }));
             }
         }
-        Self { indexes, parts }
+        parts.sort_unstable();
+        Self {
+            indexes,
+            parts: parts.into(),
+        }
     }
 
     /// The parts that name chunks of a segment.
-    pub(super) fn parts_of(&self, segment: SegmentId) -> &[PartPlace] {
-        self.parts.get(&segment).map_or(&[], Vec::as_slice)
+    pub(super) fn parts_of(&self, segment: SegmentId) -> impl Iterator<Item = PartPlace> {
+        let first = self.parts.partition_point(|entry| entry.segment < segment);
+        let of_it = self.parts[first..].iter();
+        let of_it = of_it.take_while(move |entry| entry.segment == segment);
+        of_it.map(|entry| {
+            let (index, listed) = &self.indexes[entry.index as usize];
+            PartPlace::of(*index, &listed.parts.part(entry.part as usize))
+        })
     }
 
     /// The index objects.
     pub(super) fn indexes(&self) -> impl Iterator<Item = &ObjectId> {
-        self.indexes.keys()
+        self.indexes.iter().map(|(index, _)| index)
     }
 
     pub(super) fn has(&self, index: &ObjectId) -> bool {
-        self.indexes.contains_key(index)
+        self.listed(index).is_some()
     }
 
     pub(super) fn is_condemned(&self, index: &ObjectId) -> bool {
-        let listed = self.indexes.get(index);
-        listed.is_some_and(|listed| listed.is_condemned)
+        self.listed(index).is_some_and(|listed| listed.is_condemned)
     }
 
     /// The segments of an index object.
     pub(super) fn segments_of(&self, index: &ObjectId) -> impl Iterator<Item = SegmentId> {
-        let parts = self.indexes.get(index).map(|listed| &listed.parts);
-        let parts = parts.into_iter().flat_map(|parts| parts.iter());
-        parts.flat_map(|part| part.segments.iter().copied())
+        let listed = self.listed(index).into_iter();
+        listed.flat_map(|listed| listed.parts.segments().iter().copied())
+    }
+
+    fn listed(&self, index: &ObjectId) -> Option<&ListedIndex> {
+        let place = self.indexes.binary_search_by_key(index, |(id, _)| *id);
+        Some(&self.indexes[place.ok()?].1)
     }
 }

@@ -44,7 +44,7 @@ use vellum_core::identity::SegmentId;
 use vellum_core::wire::{DecodeError, WireReader, put_varint};
 
 use super::frame::{codec_byte, codec_of, decode_place};
-use super::{PACK_LEN_MAX, Presence, SEGMENT_LEN_MAX};
+use super::{IndexPart, PACK_LEN_MAX, PartTable, Presence, SEGMENT_LEN_MAX};
 use crate::objects::ObjectId;
 use crate::seal::{Bundle, SealError, SealedKind, SealedObject, Sealer, bundle_parts};
 
@@ -107,27 +107,13 @@ pub struct FrameEntry {
     pub len: u32,
 }
 
-/// A part of an index object, as the record tells of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IndexPart {
-    /// The segments that it is of, rising.
-    pub segments: Vec<SegmentId>,
-    /// The offset of the part in the object, in bytes.
-    pub offset: u64,
-    /// Its length in bytes.
-    pub len: u64,
-    /// The least of its chunks' names, [`SAMPLE_COUNT`] at most, rising: of each the first eight
-    /// bytes, big-endian. Who has one of these chunks probably has others of the part.
-    pub sample: Vec<u64>,
-}
-
 /// An index object, ready to be put.
 #[derive(Clone, Debug)]
 pub struct SealedIndex {
     /// Name and bytes.
     pub object: SealedObject,
     /// Its parts.
-    pub parts: Vec<IndexPart>,
+    pub parts: PartTable,
 }
 
 impl SegmentEntry {
@@ -201,15 +187,17 @@ impl IndexObject {
             bundle.push(sealer.seal_blob(SealedKind::IndexParts, &part.encode())?);
         }
         let bundle = bundle.finish(sealer)?;
-        let parts = split.iter().zip(bundle.ranges);
-        let parts = parts.map(|(part, (offset, len))| IndexPart {
-            segments: part.segments.keys().copied().collect(),
-            offset,
-            len,
-            sample: part.sample(),
-        });
+        let mut parts = PartTable::default();
+        for (part, (offset, len)) in split.iter().zip(bundle.ranges) {
+            parts.push(IndexPart {
+                segments: &part.segments.keys().copied().collect::<Vec<_>>(),
+                offset,
+                len,
+                sample: &part.sample(),
+            });
+        }
         Ok(SealedIndex {
-            parts: parts.collect(),
+            parts,
             object: bundle.object,
         })
     }
@@ -566,12 +554,12 @@ mod tests {
             let shared: Vec<usize> = parts.iter().map(|part| part.segments.len()).collect();
             assert_eq!(shared, [3, 1, 1, 1, 2], "few share a part");
             let mut told: Vec<&SegmentId> = Vec::new();
-            for part in &parts {
+            for part in parts.iter() {
                 let range = part.offset as usize..(part.offset + part.len) as usize;
                 let alone = IndexObject::open_part(&sealer, &object.bytes[range]);
                 let alone = alone.expect("a part opens");
                 assert!(part.segments.iter().eq(alone.segments.keys()));
-                for segment in &part.segments {
+                for segment in part.segments {
                     assert_eq!(alone.of_segment(*segment), index.of_segment(*segment));
                 }
                 let names = alone.segments.values().flat_map(|entry| &entry.hashes);
@@ -581,7 +569,7 @@ mod tests {
                 least.sort_unstable();
                 least.truncate(SAMPLE_COUNT);
                 assert_eq!(part.sample, least);
-                told.extend(&part.segments);
+                told.extend(part.segments);
             }
             assert!(told.into_iter().eq(index.segments.keys()));
         }

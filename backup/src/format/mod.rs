@@ -8,18 +8,20 @@ mod frame;
 mod index;
 mod map_blob;
 mod pack;
+mod part_table;
 mod presence;
 mod repository_file;
 
 pub use frame::{Frame, FrameError, decode_frame, encode_frame};
 pub use index::{
-    FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, IndexPart, PackEntry, SAMPLE_COUNT,
-    SealedIndex, SegmentEntry,
+    FrameEntry, INDEX_CHUNK_COUNT_MAX, IndexObject, PackEntry, SAMPLE_COUNT, SealedIndex,
+    SegmentEntry,
 };
 pub use map_blob::{MAP_BLOB_LEN_TARGET, MapBlob, MapsWriter, SealedMaps, address, split_address};
 pub use pack::{
     FilledPack, PACK_LEN_MAX, PACK_LEN_TARGET, PackWriter, SealedFrame, SealedPack, read_pack,
 };
+pub use part_table::{IndexPart, PartTable};
 pub use presence::Presence;
 pub use repository_file::{FORMAT, REPOSITORY_FILE_LEN_MAX, RepositoryFile, RepositoryFileError};
 pub use vellum_core::identity::{RepositoryId, SegmentId};

@@ -8,7 +8,7 @@ use vellum_core::identity::ContentId;
 
 use super::status::{self, Status};
 use super::{Journal, RecordName, ground};
-use crate::format::IndexPart;
+use crate::format::PartTable;
 use crate::objects::{ObjectId, ObjectKind, ObjectName};
 use crate::record::{
     Content, DamageNote, Description, Fence, IndexParts, Machine, Point, Policy, PolicyScope,
@@ -108,7 +108,7 @@ pub struct State {
     indexes: BTreeMap<ObjectId, Condition>,
     undecided_indexes: BTreeSet<ObjectId>,
     /// The parts of index objects, where somebody told them.
-    index_parts: BTreeMap<ObjectId, Arc<Vec<IndexPart>>>,
+    index_parts: BTreeMap<ObjectId, Arc<PartTable>>,
     marks: BTreeMap<String, MarkState>,
     condemned: BTreeSet<ObjectName>,
     swept: BTreeSet<ObjectName>,
@@ -181,7 +181,7 @@ impl State {
         for (index, parts) in parts {
             self.index_parts
                 .entry(index)
-                .or_insert_with(|| Arc::new(parts));
+                .or_insert_with(|| parts.clone());
         }
         for note in &record.damaged {
             self.add_damage(note, stamp_of(record, note));
@@ -578,7 +578,7 @@ impl State {
 
     /// The parts of an index object, if somebody told them.
     #[must_use]
-    pub fn index_parts(&self, index: &ObjectId) -> Option<&Arc<Vec<IndexPart>>> {
+    pub fn index_parts(&self, index: &ObjectId) -> Option<&Arc<PartTable>> {
         self.index_parts.get(index)
     }
 
@@ -745,7 +745,7 @@ impl State {
             index_parts: self
                 .index_parts
                 .iter()
-                .map(|(id, parts)| IndexParts::of(*id, parts))
+                .map(|(id, parts)| IndexParts::of(*id, parts.clone()))
                 .collect(),
             marks: self.marks.iter().map(|(id, mark)| mark.named(id)).collect(),
             waits: self

@@ -289,7 +289,7 @@ fn put_chunks(repository: &Repository, new: &New) -> Result<Option<IndexParts>, 
         .insert(new.segment, SegmentEntry::new(&chunks));
     index.packs.push(pack.entry);
     let put = repository.put_index(&index)?;
-    Ok(Some(IndexParts::of(put.object.id, &put.parts)))
+    Ok(Some(IndexParts::of(put.object.id, put.parts)))
 }
 
 /// The content of a disk, by the chain of its maps.

@@ -6,17 +6,21 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use vellum_backup::format::{IndexPart, PartTable};
+use vellum_backup::objects::folder::Folder;
 use vellum_backup::objects::memory::Memory;
-use vellum_backup::objects::{ObjectError, Objects};
+use vellum_backup::objects::{ObjectError, ObjectId, Objects};
 use vellum_backup::prune::{PruneOptions, prune};
 use vellum_backup::push::{INDEX_FETCH_LEN, PushReport, PushRequest, PushSelection, push};
 use vellum_backup::reader::Reader;
+use vellum_backup::record::{IndexParts, Record};
 use vellum_backup::restore::{RestoreTarget, restore};
-use vellum_backup::{ClientFolders, Repository, Rollback, Writer};
-use vellum_benches::{name, new_store};
-use vellum_core::identity::ContentId;
+use vellum_backup::{ClientFolders, Repository, Rollback, Session, SessionKind, Writer};
+use vellum_benches::{name, new_store, peak_memory_kib};
+use vellum_core::identity::{ContentId, SegmentId};
 use vellum_core::units::ChunkLen;
 use vellum_store::{Store, Unwatched};
 
@@ -25,6 +29,13 @@ const FLEETS: [u64; 3] = [10, 100, 1_000];
 const CHUNK: usize = 4096;
 /// Chunks of a disk that all hosts have, and as many of its own.
 const HALF: u64 = 2_048;
+
+/// Unique data in TB at which a client's memory is measured.
+const UNIQUE_TB: [u64; 4] = [0, 1, 10, 50];
+/// Segments of a TB: 65,536 chunks each.
+const SEGMENTS_OF_TB: u64 = 1_000_000_000_000 / (65_536 * CHUNK as u64);
+/// Parts of an index object, each of one segment.
+const PARTS: u64 = 256;
 
 /// Requests and bytes, by the first part of the objects' names.
 type Counts = BTreeMap<String, (u64, u64)>;
@@ -102,6 +113,16 @@ impl Objects for Counted {
 }
 
 fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["client", job, dir] => client(Path::new(dir), job),
+        ["memory"] => measure_memory(),
+        _ => measure_fleets(),
+    }
+}
+
+fn measure_fleets() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let place = Arc::new(Memory::new());
     let folders = ClientFolders::default();
@@ -124,6 +145,86 @@ fn main() {
         show(fleet, "prune", &counted.counts());
         measure(dir.path(), &place, fleet, " after it");
     }
+}
+
+/// The peak memory of clients without a cache, each in a process of its own.
+fn measure_memory() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = || -> Arc<dyn Objects> { Arc::new(Folder::new(dir.path().join("repository"))) };
+    let folders = ClientFolders::default;
+    Repository::init(place(), ChunkLen::DEFAULT, None, 0, folders()).expect("a repository");
+    let open = || Repository::open(place(), None, folders(), Rollback::Refused);
+    let host = Host::new(dir.path(), 0);
+    host.push(&open().expect("it opens"));
+    host.remove();
+    println!("| TB | job | peak MiB |");
+    println!("| --- | --- | --- |");
+    let mut segments = 0;
+    for unique in UNIQUE_TB {
+        let wanted = unique * SEGMENTS_OF_TB;
+        grow_index(&open().expect("it opens"), segments..wanted);
+        segments = wanted;
+        for job in ["list", "restore", "push"] {
+            let program = std::env::current_exe().expect("a process knows its program");
+            let client = Command::new(program)
+                .args(["client", job])
+                .arg(dir.path())
+                .output();
+            let client = client.expect("it starts");
+            assert!(client.status.success(), "{client:?}");
+            let told = String::from_utf8_lossy(&client.stdout);
+            println!("| {unique} | {job} | {} |", told.trim());
+        }
+    }
+}
+
+/// Tells of index objects with a part for each of these segments.
+fn grow_index(repository: &Repository, segments: Range<u64>) {
+    let mut random = fastrand::Rng::with_seed(segments.start);
+    let session = Session::begin(repository, SessionKind::Push, writer());
+    let mut session = session.expect("nobody else is there");
+    let mut record = Record::default();
+    for first in segments.clone().step_by(PARTS as usize) {
+        let mut bytes = [0; 32];
+        random.fill(&mut bytes);
+        let mut parts = PartTable::default();
+        (first..segments.end.min(first + PARTS)).for_each(|_| add_part(&mut parts, &mut random));
+        let parts = IndexParts::of(ObjectId(bytes), parts);
+        record.indexes.push(parts.index.clone());
+        record.index_parts.push(parts);
+    }
+    session.commit_in_parts(record).expect("it is counted");
+    session.end().expect("it ends");
+}
+
+fn add_part(parts: &mut PartTable, random: &mut fastrand::Rng) {
+    let mut segment = SegmentId([0; 16]);
+    random.fill(&mut segment.0);
+    let mut sample: Vec<u64> = (0..8).map(|_| random.u64(..)).collect();
+    sample.sort_unstable();
+    parts.push(IndexPart {
+        segments: &[segment],
+        offset: random.u64(..1 << 40),
+        len: 2 << 20,
+        sample: &sample,
+    });
+}
+
+/// One client's work in `dir`, and its peak.
+fn client(dir: &Path, job: &str) {
+    let place: Arc<dyn Objects> = Arc::new(Folder::new(dir.join("repository")));
+    let folders = ClientFolders::default();
+    let repository = Repository::open(place, None, folders, Rollback::Refused).expect("it opens");
+    match job {
+        "restore" => restore_one(dir, &repository, 0),
+        "push" => {
+            let host = Host::new(dir, u64::from(std::process::id()));
+            host.push_within(&repository, 0);
+            host.remove();
+        }
+        _ => {}
+    }
+    println!("{}", peak_memory_kib() / 1024);
 }
 
 /// The figures of clients that have no cache, but for the last.
