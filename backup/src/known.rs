@@ -8,10 +8,10 @@
 //! memory at a time.
 //!
 //! **A large index is not fetched whole.** Where what others wrote is more than a push may fetch
-//! unseen ([`INDEX_FETCH_LEN`] by default), samples decide: the record that names an index object
-//! tells a few names of each part, and a part is fetched if the origin has one of them. The others
-//! are passed over, so what they alone name is sent a second time: that costs room, nothing else.
-//! A push of much looks at them again.
+//! unseen ([`INDEX_FETCH_LEN`], or a hundredth of what it may send), samples decide: the record
+//! that names an index object tells a few names of each part, and a part is fetched if the origin
+//! has one of them. The others are passed over, so what they alone name is sent a second time: that
+//! costs room, nothing else. A push of much looks at them again.
 //!
 //! **The origin's ids may change their meaning.** A store's folder may have been copied or
 //! restored; then the same ids stand for other chunks. So each file carries a mark of its origin,
@@ -45,9 +45,13 @@ use crate::translation::Translation;
 
 const OBJECT_ID_LEN: usize = 32;
 const MAGIC: &[u8; 8] = b"VlmKnow4";
-/// Bytes of index objects that a push fetches without a sign that they are of use to it: they name
-/// some 2 GiB of data.
+/// Bytes of index objects that a push fetches at most without a sign that they are of use to it:
+/// they name some 2 GiB of data.
 pub const INDEX_FETCH_LEN: u64 = 16 << 20;
+/// The share of that in what the push may have to send: one in so many bytes.
+pub(crate) const INDEX_FETCH_DIVISOR: u64 = 100;
+/// The least limit of a push that may fetch any: some 128 MiB of data are named there.
+pub(crate) const INDEX_FETCH_LEN_MIN: u64 = 1 << 20;
 /// A push of so many chunks looks anew at what earlier ones passed over: as many as a part of the
 /// index names at most.
 const MANY_CHUNKS: u64 = 65_536;

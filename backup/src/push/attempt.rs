@@ -14,10 +14,11 @@ use super::{PushReport, PushRequest, Wanted, needed, selection};
 use crate::error::BackupError;
 use crate::heal::{self, HealReport, Healing};
 use crate::journal::State;
-use crate::known::Known;
+use crate::known::{INDEX_FETCH_DIVISOR, INDEX_FETCH_LEN_MIN, Known};
 use crate::objects::{ObjectErrorKind, ObjectName};
 use crate::reader::Reader;
 use crate::record::{Content, Record, Said, Sweep};
+use crate::repository::Repository;
 use crate::session::Session;
 
 /// A push under way.
@@ -87,7 +88,7 @@ impl<'a> Attempt<'a> {
         let (mut known, mut report) = (None, PushReport::default());
         let (mut contents, is_sending) = (Vec::new(), !new.is_empty());
         if !new.is_empty() || !wanted.points.is_empty() {
-            let fetch_len = self.request.index_fetch_len;
+            let fetch_len = self.index_fetch_len(wanted, &new, session.repository());
             let known = known.insert(Known::open(&reader, &wanted.moment, &state, fetch_len)?);
             if looks && heal::is_lost(session.repository(), &state, known.packs())? {
                 return Ok(None);
@@ -117,6 +118,22 @@ impl<'a> Attempt<'a> {
             known.keep(&reader, &wanted.moment)?;
         }
         Ok(Some(report))
+    }
+
+    /// The bytes of the index to fetch without a sign that they are of use: a small part of what
+    /// may have to be sent.
+    fn index_fetch_len(
+        &self,
+        wanted: &Wanted,
+        new: &[selection::NewContent],
+        repository: &Repository,
+    ) -> u64 {
+        let tree = wanted.moment.tree();
+        let layers = new.iter().filter_map(|new| tree.layer(new.layer));
+        let chunks: u64 = layers.map(|layer| layer.chunks).sum();
+        let data_len = chunks.saturating_mul(u64::from(repository.file().chunk_len));
+        let share = (data_len / INDEX_FETCH_DIVISOR).max(INDEX_FETCH_LEN_MIN);
+        share.min(self.request.index_fetch_len)
     }
 
     /// Sends the chunks and maps of new contents.

@@ -57,8 +57,9 @@ pub struct PushRequest {
     /// is damaged is sent again.
     pub verify: bool,
     /// Bytes of the repository's index, as far as others wrote it, that are fetched without a sign
-    /// that they name chunks of the store ([`INDEX_FETCH_LEN`] by default). Beyond it samples
-    /// decide, and what they do not show is sent a second time.
+    /// that they name chunks of the store: at most ([`INDEX_FETCH_LEN`] by default); and no more
+    /// than a hundredth of the data that may have to be sent, or 1 MiB. Beyond it samples decide,
+    /// and what they do not show is sent a second time.
     pub index_fetch_len: u64,
     /// Bytes of packs that may go up in a second.
     pub limit_upload: Option<u64>,
