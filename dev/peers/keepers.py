@@ -86,18 +86,22 @@ class Repository(Keeper):
     name = "vellum repository"
     slow = False
 
-    def __init__(self, work: Path, source: Vellum) -> None:
+    def __init__(self, work: Path, source: Vellum, place: str | None = None, env: dict[str, str] | None = None) -> None:
         super().__init__(work)
+        if place:
+            self.home = self.home.with_name(self.home.name + "-elsewhere")
+        self.place = place or self.store
         self.source = source
         self.env = {
             "VELLUM_PASSWORD": "bench",
             "VELLUM_CACHE_DIR": str(self.home / "cache"),
             "XDG_STATE_HOME": str(self.home / "state"),
             "VELLUM_STORE": str(source.store),
+            **(env or {}),
         }
 
     def backup(self, verb: str, *arguments: str | Path) -> Timed:
-        return run(RELEASE / "vellum", "-q", "backup", verb, self.store, *arguments, env=self.env)
+        return run(RELEASE / "vellum", "-q", "backup", verb, self.place, *arguments, env=self.env)
 
     def create(self) -> None:
         super().create()
@@ -108,6 +112,10 @@ class Repository(Keeper):
 
     def restore(self, disk: Path, label: str, file: Path) -> Timed:
         return self.backup("restore", label, file)
+
+    def restore_to_output(self, label: str) -> Timed:
+        quiet = ["sh", "-c", 'exec "$@" >/dev/null', "sh"]
+        return run(*quiet, RELEASE / "vellum", "-q", "backup", "restore", self.place, label, "-", env=self.env)
 
 
 class Borg(Keeper):
@@ -143,9 +151,15 @@ class Borg(Keeper):
 class Restic(Keeper):
     name = "restic"
 
+    def __init__(self, work: Path, place: str | None = None, env: dict[str, str] | None = None) -> None:
+        super().__init__(work)
+        if place:
+            self.home = self.home.with_name(self.home.name + "-elsewhere")
+        cache = str(self.home / "cache")
+        self.env = {"RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": cache, "RESTIC_REPOSITORY": place or str(self.store), **(env or {})}
+
     def create(self) -> None:
         super().create()
-        self.env = {"RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(self.home / "cache"), "RESTIC_REPOSITORY": str(self.store)}
         run("restic", "init", "--repository-version", "2", env=self.env)
 
     def add(self, disk: Path, label: str) -> Timed:
