@@ -17,6 +17,9 @@ use crate::secret::{SECRET_TEXT_LEN, SessionTable};
 /// The longest target of a request: names are at most some hundred bytes, and a search is short.
 const TARGET_LEN_MAX: usize = 8 << 10;
 
+/// The header with which a page asks for what is new while nobody touches it.
+const UNATTENDED: &str = "x-vellum-unattended";
+
 /// The names that the server answers to, and the cookie's.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerNames {
@@ -198,17 +201,31 @@ impl ServerNames {
         }
     }
 
-    /// Checks the session.
-    pub(crate) fn check_session(
+    /// Checks the session. A request that nobody stands behind does not keep it alive.
+    pub(crate) fn check_session<B>(
         &self,
-        headers: &HeaderMap,
+        request: &Request<B>,
         sessions: &SessionTable,
     ) -> Result<(), RequestRefusal> {
-        match self.session_of(headers) {
-            Some(session) if sessions.use_session(session, Instant::now()) => Ok(()),
+        let now = Instant::now();
+        let is_there = |session: &str| {
+            if is_unattended(request) {
+                sessions.is_session(session, now)
+            } else {
+                sessions.use_session(session, now)
+            }
+        };
+        match self.session_of(request.headers()) {
+            Some(session) if is_there(session) => Ok(()),
             _ => Err(RequestRefusal::Stranger),
         }
     }
+}
+
+/// True if a page asks by itself: it listens for news, or nobody has touched it for a while.
+fn is_unattended<B>(request: &Request<B>) -> bool {
+    request.method() == Method::GET
+        && (request.uri().path() == "/events" || request.headers().contains_key(UNATTENDED))
 }
 
 /// True unless a page of another origin asks: those may lead a person here, and no more.

@@ -19,7 +19,7 @@ type Secret = [u8; SECRET_LEN];
 /// The time after which a browser has to sign in again.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionLimits {
-    /// Without a request.
+    /// Without a request that somebody stands behind.
     pub idle: Duration,
     /// In any case, however much it asked.
     pub whole: Duration,

@@ -37,9 +37,16 @@
   const rowOf = (key) => rows().find((row) => row.dataset.key === key);
 
   // Requests. A session that has ended leads to the page that asks for a token, or the password.
+  // What the page asks for by itself while nobody touches it does not keep the session alive.
+  const UNATTENDED = 60_000;
+  let touched = Date.now();
+  for (const kind of ['keydown', 'pointerdown', 'pointermove', 'wheel'])
+    addEventListener(kind, () => { touched = Date.now(); }, {capture: true, passive: true});
   const sessionText = location.protocol === 'https:' ? 'The session has ended. Load the page anew to sign in.'
     : 'The manager was started anew. Open the URL that it printed.';
   async function ask(address, options = {}) {
+    if (!options.method && Date.now() - touched > UNATTENDED)
+      options = {...options, headers: {...options.headers, 'x-vellum-unattended': '1'}};
     const answer = await fetch(address, {...options, credentials: 'same-origin'});
     if (answer.status === 401) { showLink(sessionText); throw new Error('no session'); }
     return answer;

@@ -129,10 +129,7 @@ async fn guard_request(
     let answer = match checked {
         Err(refused) => refused_answer(refused),
         Ok(()) if is_public(&request) => next.run(request).await,
-        Ok(()) => match state
-            .names
-            .check_session(request.headers(), &state.sessions)
-        {
+        Ok(()) => match state.names.check_session(&request, &state.sessions) {
             Ok(()) => {
                 peer.mark_known();
                 next.run(request).await

@@ -157,9 +157,14 @@ impl Browser {
     }
 
     pub(crate) fn get(&self, path: &str) -> RawAnswer {
+        self.get_with(path, "")
+    }
+
+    /// The same with more headers: each ends with CR and LF.
+    pub(crate) fn get_with(&self, path: &str, headers: &str) -> RawAnswer {
         let Self { host, cookie, .. } = self;
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n\
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n{headers}\
              Sec-Fetch-Site: same-origin\r\nConnection: close\r\n\r\n"
         );
         self.exchange(request.as_bytes())

@@ -561,6 +561,14 @@ fn a_session_ends_by_itself_and_takes_its_windows_along() {
     let idle = remote.sign_in();
     thread::sleep(Duration::from_millis(2100));
     assert_eq!(idle.get("/rows").status, 401, "nobody asked for a while");
+    let (alone, began) = (remote.sign_in(), Instant::now());
+    let asks_alone = || alone.get_with("/rows", "X-Vellum-Unattended: 1\r\n").status;
+    while began.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(asks_alone(), 200, "{:?}", began.elapsed());
+        thread::sleep(Duration::from_millis(250));
+    }
+    thread::sleep(Duration::from_millis(2100).saturating_sub(began.elapsed()));
+    assert_eq!(asks_alone(), 401, "only the page asked");
     let (busy, began) = (remote.sign_in(), Instant::now());
     while began.elapsed() < Duration::from_secs(4) {
         assert_eq!(busy.get("/rows").status, 200, "{:?}", began.elapsed());
