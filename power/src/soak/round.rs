@@ -29,8 +29,9 @@ const SERVED_LIMIT: Duration = Duration::from_millis(700);
 const FIRST_GUESS: Duration = Duration::from_millis(80);
 /// The free space that a full disk has left, in MiB.
 const LEFT_OVER: [u64; 6] = [0, 1, 4, 10, 25, 40];
-/// Bytes that a disk has again which is no longer full, at least.
-const ROOM_AGAIN: u64 = 24 << 20;
+/// Bytes that commands on a full disk may have taken of what there was before it was full: all that
+/// was left over, and some of what the store had kept back.
+const TAKEN_MAX: u64 = 48 << 20;
 /// Commands on a full disk.
 const FULL_MAX: u64 = 5;
 
@@ -367,6 +368,11 @@ impl<'s, 'o> Round<'s, 'o> {
     /// Fills the disk; commands may be refused, and nothing is lost.
     fn full_disk(&mut self) -> Result<(), String> {
         let left = LEFT_OVER[self.random.usize(..LEFT_OVER.len())] << 20;
+        let free = self.site.shell("echo $(($(stat -f -c '%a * %S' .)))")?;
+        let free: u64 = String::from_utf8_lossy(&free)
+            .trim()
+            .parse()
+            .map_err(|error| format!("free bytes: {error}"))?;
         self.site.shell(&format!(
             "free=$(($(stat -f -c '%a * %S' .) - {left})); [ $free -le 0 ] \
              || fallocate -l $free filler 2>/dev/null \
@@ -386,7 +392,7 @@ impl<'s, 'o> Round<'s, 'o> {
         self.site.shell(&format!(
             "rm -f filler; for try in $(seq 100); do sync -f .; \
              [ $(($(stat -f -c '%a * %S' .))) -lt {} ] || break; sleep 0.1; done",
-            left + ROOM_AGAIN
+            free.saturating_sub(TAKEN_MAX)
         ))?;
         if outcome == Outcome::Unknown {
             self.settle()?;
