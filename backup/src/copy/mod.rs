@@ -282,16 +282,16 @@ fn say(
     let pending = known.iter().flat_map(|(books, _)| books.pending());
     record.name_indexes(pending.collect());
     let committed = session.commit_in_parts(record)?;
+    if let Some((mut books, origin)) = known {
+        books.settle();
+        books.keep(&target, &origin)?;
+    }
     let late = late_returns(&source.repository().state(), &committed.state);
     if !late.is_empty() {
         session.commit(Record {
             described: late.into_iter().map(Into::into).collect(),
             ..Record::default()
         })?;
-    }
-    if let Some((mut books, origin)) = known {
-        books.settle();
-        books.keep(&target, &origin)?;
     }
     Ok(report)
 }
