@@ -422,7 +422,7 @@ fn a_day_without_scripts() {
     browser.open_address(&format!("{}/", page.origin));
     let (_, token) = page.url.split_once("token=").expect("a token");
     browser.type_text("#token", token);
-    browser.click("#token-form button");
+    browser.click("#sign-in-form button");
     browser.await_text("#pane h1", "The store");
     browser.await_text("#tree-pager", "Later lines");
     browser.type_text("#search", "web");
