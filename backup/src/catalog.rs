@@ -47,6 +47,7 @@ pub(crate) use copies::Copies;
 pub use directory::ListedIndex;
 use directory::{Directory, PartPlace};
 use drawer::Drawer;
+pub(crate) use frames::share_out;
 use frames::together;
 pub use frames::{PlainFrame, WholeFrame};
 use parts::Parts;

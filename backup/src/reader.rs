@@ -19,7 +19,7 @@ use vellum_core::tree::{PageSet, page_start, pages_for};
 use vellum_core::units::{ChunkId, ChunkLen, IMAGE_LEN_MAX, PageIndex};
 
 use crate::catalog::{
-    Catalog, CatalogError, Copies, FRAMES_CACHE_LEN, Place, PlainFrame, WholeFrame,
+    Catalog, CatalogError, Copies, FRAMES_CACHE_LEN, Place, PlainFrame, WholeFrame, share_out,
 };
 use crate::error::BackupError;
 use crate::format::{MapBlob, split_address};
@@ -489,6 +489,20 @@ impl<'r> Reader<'r> {
     /// The chunks of frames of one pack, verified. If the pack is gone, wherever they are now.
     pub fn frames(&self, places: &[Place]) -> Result<Vec<(u32, PlainFrame)>, BackupError> {
         self.frames_by(places, &|places| self.catalog.read_frames(places))
+    }
+
+    /// Visits the frames of each group, in any order: as many groups are under way as the place
+    /// answers requests at once, or as there are cores. Memory: so many groups.
+    pub(crate) fn each_group(
+        &self,
+        groups: &[Vec<Place>],
+        visit: &(dyn Fn(Vec<(u32, PlainFrame)>) -> Result<(), BackupError> + Sync),
+    ) -> Result<(), BackupError> {
+        let requests = self.repository.objects().requests_together();
+        let at_once = requests.max(rayon::current_num_threads());
+        share_out(groups.len(), at_once, &|nth| {
+            visit(self.frames(&groups[nth])?)
+        })
     }
 
     /// The same, each with its payload.

@@ -11,10 +11,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::{Mutex, PoisonError};
 
-use rayon::prelude::{
-    IndexedParallelIterator, IntoParallelIterator, IntoParallelRefIterator, ParallelIterator,
-};
+use rayon::prelude::{IntoParallelIterator, ParallelIterator};
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::page::{PAGE_SPAN, Page, PageEntry};
@@ -185,16 +184,13 @@ impl Restorer<'_> {
         self.total = stretches.iter().map(|stretch| stretch.len).sum::<u64>()
             * self.reader.chunk_len()?.byte_len();
         let groups = self.reader.places_by_pack(&wanted)?;
-        groups
-            .into_par_iter()
-            .with_max_len(1)
-            .try_for_each(|group| {
-                for (number, frame) in self.reader.frames(&group)? {
-                    self.write_frame(number, &frame, &stretches, partial.file())
-                        .map_err(|error| error.told(fail))?;
-                }
-                self.go_on()
-            })?;
+        self.reader.each_group(&groups, &|frames| {
+            for (number, frame) in frames {
+                self.write_frame(number, &frame, &stretches, partial.file())
+                    .map_err(|error| error.told(fail))?;
+            }
+            self.go_on()
+        })?;
         Ok(partial.publish_file(overwrite)?)
     }
 
@@ -345,11 +341,14 @@ impl Restorer<'_> {
             }
         }
         let groups = self.reader.places_by_pack(&wanted)?;
-        let frames: Vec<Vec<(u32, PlainFrame)>> = groups
-            .par_iter()
-            .map(|group| self.reader.frames(group))
-            .collect::<Result<_, _>>()?;
-        let chunks = frames.iter().flatten().flat_map(|(number, frame)| {
+        let frames = Mutex::new(Vec::new());
+        self.reader.each_group(&groups, &|some| {
+            let mut frames = frames.lock().unwrap_or_else(PoisonError::into_inner);
+            frames.extend(some);
+            Ok(())
+        })?;
+        let frames = frames.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let chunks = frames.iter().flat_map(|(number, frame)| {
             frame
                 .chunks()
                 .map(|(at, plain)| (address(*number, at), plain))

@@ -2,7 +2,8 @@
 //! chunks.
 
 use std::panic::resume_unwind;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::{IntoParallelRefIterator, ParallelIterator};
 use vellum_core::frame::FrameCodec;
@@ -262,6 +263,34 @@ pub(super) fn together<W: Sync, T: Send, E: Send>(
             .map(|asked| asked.join().unwrap_or_else(|panic| resume_unwind(panic)))
             .collect()
     })
+}
+
+/// Does `work` for each number below `count`, so many at once, on threads of their own: they wait
+/// for the place as well. The first failure ends it.
+pub(crate) fn share_out<E: Send>(
+    count: usize,
+    at_once: usize,
+    work: &(dyn Fn(usize) -> Result<(), E> + Sync),
+) -> Result<(), E> {
+    let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
+    std::thread::scope(|scope| {
+        for _ in 0..at_once.min(count) {
+            scope.spawn(|| {
+                while let Some(number) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < count)
+                {
+                    if let Err(error) = work(number) {
+                        next.store(count, Ordering::Relaxed);
+                        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                        failure.get_or_insert(error);
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failure.map_or(Ok(()), Err)
 }
 
 /// Neighbours in `order` that one request fetches.
