@@ -205,8 +205,8 @@ fn returned<'a>(source: &'a State, target: &State, new: &[Point]) -> HashSet<&'a
     let newest = source.newest_with(&[]).into_values();
     let has_returned = |point: &&Point| {
         let other = there.get(point.image.as_str());
-        let is_older = |other: &&&Point| other.id != point.id && source.point(&other.id).is_some();
-        point.snapshot.is_none() && other.filter(is_older).is_some()
+        let is_older = |other: &&Point| other.id != point.id && source.point(&other.id).is_some();
+        point.snapshot.is_none() && other.is_some_and(is_older)
     };
     let ids = newest.filter(has_returned);
     ids.map(|point| point.id.as_str()).collect()

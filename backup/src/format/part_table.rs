@@ -78,6 +78,7 @@ impl PartTable {
     }
 
     /// All parts.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = IndexPart<'_>> {
         (0..self.len()).map(|number| self.part(number))
     }
