@@ -80,7 +80,7 @@ soak: build ## power cuts, kills, full disks, flipped bits for MINUTES (20), aga
 	$(CARGO_TARGET_DIR)/release/vellum-soak $(CARGO_TARGET_DIR)/release/vellum \
 	  --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
 
-defects: packages python s3-server ## 59 seeded defects, each of which a test must notice; NAME tries some
+defects: packages python s3-server ## 60 seeded defects, each of which a test must notice; NAME tries some
 	dev/defects $(NAME)
 
 mutants: packages ## changes of the pure code that no test notices; hours. MUTANTS are more options of cargo-mutants

@@ -69,6 +69,7 @@ pub mod repository;
 pub mod restore;
 pub mod seal;
 pub mod session;
+mod spool;
 pub mod stream;
 #[cfg(test)]
 mod testing;

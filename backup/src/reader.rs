@@ -505,7 +505,24 @@ impl<'r> Reader<'r> {
         })
     }
 
-    /// The same, each with its payload.
+    /// The same with their parts as they are stored. Groups whose pack is gone are left out.
+    pub(crate) fn each_group_sealed(
+        &self,
+        groups: &[Vec<Place>],
+        visit: &(dyn Fn(&[Place], Vec<Vec<u8>>) -> Result<(), BackupError> + Sync),
+    ) -> Result<(), BackupError> {
+        let requests = self.repository.objects().requests_together();
+        share_out(groups.len(), requests.max(1), &|nth| match self
+            .catalog
+            .sealed_parts(&groups[nth])
+        {
+            Ok(parts) => visit(&groups[nth], parts),
+            Err(error) if error.is_missing() => Ok(()),
+            Err(error) => Err(self.told(error)),
+        })
+    }
+
+    /// The frames of a group, each with its payload.
     pub(crate) fn whole_frames(
         &self,
         places: &[Place],

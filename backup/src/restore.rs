@@ -2,7 +2,8 @@
 //!
 //! A file is written pack by pack: each frame is fetched once, decoded and verified on any core,
 //! and each of its chunks is written wherever the disk has it. A stream is produced a few pages at
-//! a time, in order; the next pages are read while one is written.
+//! a time, in order; the next pages are read while one is written. From a far-away place its frames
+//! are fetched before, into a [`Spool`].
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,7 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-use rayon::prelude::{IntoParallelIterator, ParallelIterator};
+use rayon::prelude::{
+    IntoParallelIterator, IntoParallelRefIterator, ParallelIterator, ParallelSlice,
+};
 use vellum_core::id_set::IdSet;
 use vellum_core::identity::ContentId;
 use vellum_core::page::{PAGE_SPAN, Page, PageEntry};
@@ -23,10 +26,11 @@ use vellum_store::{
     AtomicFile, Destination, FilePlace, NewFileMode, Progress, Watch, open_device, open_stream,
 };
 
-use crate::catalog::PlainFrame;
+use crate::catalog::{Place, PlainFrame};
 use crate::error::BackupError;
 use crate::format::address;
 use crate::reader::{ContentView, Reader};
+use crate::spool::Spool;
 
 /// Pages of a stream that are read at once: 32 MiB of disk at most. One such window is written
 /// while the next waits and another is read.
@@ -262,10 +266,12 @@ impl Restorer<'_> {
         };
         let chunk_len = self.reader.chunk_len()?;
         let zeros = vec![0; page_len(chunk_len)];
+        let spool = self.spool()?;
+        let spool = spool.as_ref();
         let (ready, windows) = sync_channel::<Result<Window, BackupError>>(1);
         let (used, spare) = channel::<Vec<u8>>();
         std::thread::scope(|scope| {
-            scope.spawn(move || self.read_windows(&ready, &spare));
+            scope.spawn(move || self.read_windows(spool, &ready, &spare));
             for window in windows {
                 for (index, bytes) in window? {
                     let start = chunk_len.offset_of(page_start(index));
@@ -290,10 +296,26 @@ impl Restorer<'_> {
         })
     }
 
+    /// All frames, if the place is far away and the disk more than a window.
+    fn spool(&self) -> Result<Option<Spool>, BackupError> {
+        let is_far = self.reader.repository().objects().requests_together() > 1;
+        let pages = pages_for(self.reader.chunk_len()?.count_for(self.view.len));
+        if !is_far || pages <= STREAM_WINDOW {
+            return Ok(None);
+        }
+        let mut wanted = IdSet::new();
+        self.stretches()?
+            .iter()
+            .for_each(|stretch| wanted.insert_run(stretch.first, stretch.len));
+        let groups = self.reader.places_by_pack(&wanted)?;
+        Spool::fetch(self.reader, &groups, self.watch)
+    }
+
     /// Reads one window after the other, until there are no more or nobody wants them. `spare`
     /// brings back what they were read into.
     fn read_windows(
         &self,
+        spool: Option<&Spool>,
         ready: &SyncSender<Result<Window, BackupError>>,
         spare: &Receiver<Vec<u8>>,
     ) {
@@ -313,7 +335,7 @@ impl Restorer<'_> {
                     .map(PageIndex)
                     .map(|index| (index, buffer(&index)))
                     .collect();
-                self.fill(&mut window)?;
+                self.fill(&mut window, spool)?;
                 if ready.send(Ok(window)).is_err() {
                     break;
                 }
@@ -327,7 +349,7 @@ impl Restorer<'_> {
     }
 
     /// Reads those pages of `window` that have memory, zeros included.
-    fn fill(&self, window: &mut Window) -> Result<(), BackupError> {
+    fn fill(&self, window: &mut Window, spool: Option<&Spool>) -> Result<(), BackupError> {
         let chunk_len = self.reader.chunk_len()?.as_usize();
         let filled: Vec<(Page, &mut Vec<u8>)> = window
             .iter_mut()
@@ -341,13 +363,7 @@ impl Restorer<'_> {
             }
         }
         let groups = self.reader.places_by_pack(&wanted)?;
-        let frames = Mutex::new(Vec::new());
-        self.reader.each_group(&groups, &|some| {
-            let mut frames = frames.lock().unwrap_or_else(PoisonError::into_inner);
-            frames.extend(some);
-            Ok(())
-        })?;
-        let frames = frames.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let frames = self.frames(&groups, spool)?;
         let chunks = frames.iter().flat_map(|(number, frame)| {
             frame
                 .chunks()
@@ -374,6 +390,27 @@ impl Restorer<'_> {
             bytes[end..].fill(0);
             Ok(())
         })
+    }
+
+    fn frames(
+        &self,
+        groups: &[Vec<Place>],
+        spool: Option<&Spool>,
+    ) -> Result<Vec<(u32, PlainFrame)>, BackupError> {
+        if let Some(spool) = spool {
+            let frames = groups.par_iter().flat_map(|group| group.par_chunks(16));
+            let frames: Vec<Vec<(u32, PlainFrame)>> = frames
+                .map(|group| spool.frames(self.reader, group))
+                .collect::<Result<_, _>>()?;
+            return Ok(frames.into_iter().flatten().collect());
+        }
+        let frames = Mutex::new(Vec::new());
+        self.reader.each_group(groups, &|some| {
+            let mut frames = frames.lock().unwrap_or_else(PoisonError::into_inner);
+            frames.extend(some);
+            Ok(())
+        })?;
+        Ok(frames.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn missing(&self, id: ChunkId) -> BackupError {

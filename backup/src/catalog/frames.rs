@@ -12,8 +12,8 @@ use vellum_core::wire::DecodeError;
 use super::parts::Parts;
 use super::{Catalog, CatalogError, GAP_LEN_MAX, Place};
 use crate::format::{FrameError, Presence, decode_frame};
-use crate::objects::ObjectName;
 use crate::objects::twice::first_opened;
+use crate::objects::{ObjectError, ObjectName};
 use crate::seal::SealedKind;
 
 /// The longest fetch of one request, in bytes.
@@ -102,12 +102,12 @@ impl Catalog {
     /// The chunks of many frames of one pack, in the order of `places`: fetched in few requests,
     /// decoded on all cores, kept nowhere. The caller bounds how many it asks for at once.
     pub fn read_frames(&self, places: &[Place]) -> Result<Vec<PlainFrame>, CatalogError> {
-        self.fetch_frames(places, &|place, body| self.decode(place, &body))
+        self.fetch_bodies(places, &|place, body| self.decode(place, &body))
     }
 
     /// The same, each with its payload.
     pub fn read_whole_frames(&self, places: &[Place]) -> Result<Vec<WholeFrame>, CatalogError> {
-        self.fetch_frames(places, &|place, body| {
+        self.fetch_bodies(places, &|place, body| {
             let plain = self.decode(place, &body)?;
             let fail = |source: DecodeError| bad_frame(place, source.into());
             let frame = decode_frame(&body).map_err(fail)?;
@@ -122,13 +122,38 @@ impl Catalog {
     /// The bodies of many frames of one pack, opened and no more, in the order of `places`: for
     /// moving them. Fetched in few requests; the pack's length bounds the memory.
     pub fn frame_bodies(&self, places: &[Place]) -> Result<Vec<Vec<u8>>, CatalogError> {
-        self.fetch_frames(places, &|_, body| Ok(body))
+        self.fetch_bodies(places, &|_, body| Ok(body))
     }
 
-    fn fetch_frames<T: Send>(
+    /// The parts of many frames of one pack as they are stored, in the order of `places`; each has
+    /// a whole seal. Fetched in few requests.
+    pub(crate) fn sealed_parts(&self, places: &[Place]) -> Result<Vec<Vec<u8>>, CatalogError> {
+        self.fetch_parts(places, &|place, part| {
+            if self.open_part(place, part).is_ok() {
+                return Ok(part.to_vec());
+            }
+            let whole = |part: Vec<u8>| self.open_part(place, &part).map(|_| part);
+            first_opened(|| self.ask_part(place), whole)?
+        })
+    }
+
+    fn fetch_bodies<T: Send>(
         &self,
         places: &[Place],
         decode: &(dyn Fn(&Place, Vec<u8>) -> Result<T, CatalogError> + Sync),
+    ) -> Result<Vec<T>, CatalogError> {
+        self.fetch_parts(places, &|place, part| {
+            let body = self.open_part(place, part);
+            // Bits flip on the way, too: a part whose seal is broken is asked for alone.
+            decode(place, body.or_else(|_| self.frame_body(place))?)
+        })
+    }
+
+    /// What `take` makes of each part, as it came.
+    fn fetch_parts<T: Send>(
+        &self,
+        places: &[Place],
+        take: &(dyn Fn(&Place, &[u8]) -> Result<T, CatalogError> + Sync),
     ) -> Result<Vec<T>, CatalogError> {
         let Some(pack) = places.first().map(|place| place.pack) else {
             return Ok(Vec::new());
@@ -147,13 +172,11 @@ impl Catalog {
                     .get_range(&name, places[fetch[0]].offset..end_of(places, fetch))
             })?;
             for (fetch, bytes) in some.iter().zip(fetched) {
-                let decode = |nth: &usize| {
+                let take = |nth: &usize| {
                     let place = &places[*nth];
-                    let body = self.body_in(place, &bytes, places[fetch[0]].offset);
-                    // Bits flip on the way, too: a part whose seal is broken is asked for alone.
-                    decode(place, body.or_else(|_| self.frame_body(place))?)
+                    take(place, part_in(place, &bytes, places[fetch[0]].offset))
                 };
-                let decoded: Vec<T> = fetch.par_iter().map(decode).collect::<Result<_, _>>()?;
+                let decoded: Vec<T> = fetch.par_iter().map(take).collect::<Result<_, _>>()?;
                 fetch
                     .iter()
                     .zip(decoded)
@@ -174,7 +197,7 @@ impl Catalog {
     ) -> Result<Vec<PlainFrame>, CatalogError> {
         places
             .par_iter()
-            .map(|place| self.decode(place, &self.body_in(place, stored, 0)?))
+            .map(|place| self.decode_part(place, part_in(place, stored, 0)))
             .collect()
     }
 
@@ -182,9 +205,12 @@ impl Catalog {
     /// moving frames as they are. What does not open is asked for again before it is called
     /// damage.
     pub fn frame_body(&self, place: &Place) -> Result<Vec<u8>, CatalogError> {
+        first_opened(|| self.ask_part(place), |part| self.open_part(place, &part))?
+    }
+
+    fn ask_part(&self, place: &Place) -> Result<Vec<u8>, ObjectError> {
         let object = ObjectName::Pack(place.pack).to_string();
-        let ask = || self.objects.get_range(&object, place.offset..place.end());
-        first_opened(ask, |part| self.open_part(place, &part))?
+        self.objects.get_range(&object, place.offset..place.end())
     }
 
     fn open_part(&self, place: &Place, part: &[u8]) -> Result<Vec<u8>, CatalogError> {
@@ -199,17 +225,12 @@ impl Catalog {
         })
     }
 
-    /// The body of a frame's part in `bytes`, which begin at `start` of its pack.
-    fn body_in(&self, place: &Place, bytes: &[u8], start: u64) -> Result<Vec<u8>, CatalogError> {
-        let at = (place.offset - start) as usize;
-        // A stretch that ends too early is too short for any part.
-        self.open_part(
-            place,
-            bytes.get(at..at + place.len as usize).unwrap_or_default(),
-        )
-    }
-
-    fn decode_part(&self, place: &Place, part: &[u8]) -> Result<PlainFrame, CatalogError> {
+    /// The chunks of a frame, out of its part as it is stored.
+    pub(crate) fn decode_part(
+        &self,
+        place: &Place,
+        part: &[u8],
+    ) -> Result<PlainFrame, CatalogError> {
         self.decode(place, &self.open_part(place, part)?)
     }
 
@@ -233,6 +254,13 @@ impl Catalog {
             chunk_len: self.chunk_len as usize,
         })
     }
+}
+
+/// The part of a frame in `bytes`, which begin at `start` of its pack. If they end too early, it is
+/// empty: too short for any part.
+fn part_in<'b>(place: &Place, bytes: &'b [u8], start: u64) -> &'b [u8] {
+    let at = (place.offset - start) as usize;
+    bytes.get(at..at + place.len as usize).unwrap_or_default()
 }
 
 fn bad_frame(place: &Place, source: FrameError) -> CatalogError {

@@ -5,6 +5,7 @@ mod copied_stores;
 mod copies;
 mod damage;
 mod diffs;
+mod far_places;
 mod faults;
 mod follows;
 mod forgets;
