@@ -27,11 +27,11 @@ const ROOM_DIVISOR: u64 = 2;
 /// The parts of packs that were fetched.
 pub(crate) struct Spool {
     file: File,
-    parts: Mutex<Parts>,
+    parts: Mutex<SpooledParts>,
 }
 
 #[derive(Default)]
-struct Parts {
+struct SpooledParts {
     /// The offset of each part in the file, by its place.
     offsets: HashMap<(ObjectId, u64), u64>,
     end: u64,
