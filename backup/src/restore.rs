@@ -36,6 +36,9 @@ use crate::spool::Spool;
 /// while the next waits and another is read.
 const STREAM_WINDOW: u64 = 8;
 
+/// Frames of a spool that one core decodes in a row: 2 MiB at 128 KiB each.
+const SPOOLED_TOGETHER: usize = 16;
+
 /// The target of a restore.
 pub enum RestoreTarget {
     /// A new file, which has its name only once it is whole and on disk. Zeros become holes. A link
@@ -181,13 +184,9 @@ impl Restorer<'_> {
         let partial = AtomicFile::create_beside(place, NewFileMode::Private)?;
         partial.file().set_len(self.view.len).map_err(fail)?;
         let stretches = self.stretches()?;
-        let mut wanted = IdSet::new();
-        stretches
-            .iter()
-            .for_each(|stretch| wanted.insert_run(stretch.first, stretch.len));
         self.total = stretches.iter().map(|stretch| stretch.len).sum::<u64>()
             * self.reader.chunk_len()?.byte_len();
-        let groups = self.reader.places_by_pack(&wanted)?;
+        let groups = self.groups(&stretches)?;
         self.reader.each_group(&groups, &|frames| {
             for (number, frame) in frames {
                 self.write_frame(number, &frame, &stretches, partial.file())
@@ -215,6 +214,15 @@ impl Restorer<'_> {
         }
         stretches.sort_unstable_by_key(|stretch| stretch.first);
         Ok(stretches)
+    }
+
+    /// The frames that hold these chunks, neighbours in a pack together.
+    fn groups(&self, stretches: &[Stretch]) -> Result<Vec<Vec<Place>>, BackupError> {
+        let mut wanted = IdSet::new();
+        stretches
+            .iter()
+            .for_each(|stretch| wanted.insert_run(stretch.first, stretch.len));
+        self.reader.places_by_pack(&wanted)
     }
 
     /// Writes the chunks of a frame wherever the disk has them.
@@ -303,11 +311,7 @@ impl Restorer<'_> {
         if !is_far || pages <= STREAM_WINDOW {
             return Ok(None);
         }
-        let mut wanted = IdSet::new();
-        self.stretches()?
-            .iter()
-            .for_each(|stretch| wanted.insert_run(stretch.first, stretch.len));
-        let groups = self.reader.places_by_pack(&wanted)?;
+        let groups = self.groups(&self.stretches()?)?;
         Spool::fetch(self.reader, &groups, self.watch)
     }
 
@@ -398,7 +402,9 @@ impl Restorer<'_> {
         spool: Option<&Spool>,
     ) -> Result<Vec<(u32, PlainFrame)>, BackupError> {
         if let Some(spool) = spool {
-            let frames = groups.par_iter().flat_map(|group| group.par_chunks(16));
+            let frames = groups
+                .par_iter()
+                .flat_map(|group| group.par_chunks(SPOOLED_TOGETHER));
             let frames: Vec<Vec<(u32, PlainFrame)>> = frames
                 .map(|group| spool.frames(self.reader, group))
                 .collect::<Result<_, _>>()?;

@@ -7,9 +7,9 @@
 //! key.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, remove_file};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -17,7 +17,6 @@ use vellum_store::Watch;
 
 use crate::catalog::{Place, PlainFrame};
 use crate::error::BackupError;
-use crate::hexadecimal;
 use crate::objects::ObjectId;
 use crate::reader::Reader;
 
@@ -115,13 +114,7 @@ impl Spool {
 
 /// A file without a name in `folder`, if that has room for `len` bytes and more.
 fn nameless(folder: &Path, len: u64) -> Option<File> {
-    let mut chance = [0; 8];
-    getrandom::fill(&mut chance).ok()?;
-    let path = folder.join(format!("spool-{}", hexadecimal::write(&chance)));
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true).mode(0o600);
-    let file = options.open(&path).ok()?;
-    remove_file(&path).ok()?;
+    let file = tempfile::tempfile_in(folder).ok()?;
     let space = rustix::fs::fstatvfs(&file).ok()?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     (len <= free / ROOM_DIVISOR).then_some(file)
